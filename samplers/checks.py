@@ -1,0 +1,62 @@
+"""Checks that answer a slip with one clear line: what was given, what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`" (did you mean 'euler'?)"` when `word` is near one of `known`, else an empty string."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def look_up(kind: str, name: str, known: Mapping[str, T]) -> T:
+    """`known[name]`; raises ValueError with the nearest name and all that are known."""
+    if name not in known:
+        raise ValueError(f"unknown {kind} {name!r}{did_you_mean(name, known)}; known: {', '.join(sorted(known))}")
+    return known[name]
+
+
+def options_of(target: Callable[..., object]) -> tuple[str, ...]:
+    """The names `target` can be called with, less the `steps` and `levels` that every grid takes."""
+    return tuple(name for name in inspect.signature(target).parameters if name not in ("steps", "levels"))
+
+
+def check_options(what: str, target: Callable[..., object], options: Mapping[str, Any]) -> None:
+    """Raise ValueError at the first of `options` that `target` does not take; `what` names it in the message."""
+    known = options_of(target)
+    for option in options:
+        if option not in known:
+            takes = f"it takes: {', '.join(known)}" if known else "it takes none"
+            raise ValueError(f"{what} has no option {option!r}{did_you_mean(option, known)}; {takes}")
+
+
+def whole(where: str, value: object, low: int) -> None:
+    """Raise ValueError unless `value` is an integer of at least `low`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise ValueError(f"{where} must be an integer of at least {low}, got {value!r}")
+
+
+def within(where: str, value: object, low: float, high: float = math.inf) -> None:
+    """Raise ValueError unless `value` is a finite number with low ≤ value ≤ high."""
+    if not _finite(value) or not low <= value <= high:  # type: ignore[operator]
+        span = f"lie in [{low}, {high}]" if high < math.inf else f"be a number of at least {low}"
+        raise ValueError(f"{where} must {span}, got {value!r}")
+
+
+def positive(where: str, value: object) -> None:
+    """Raise ValueError unless `value` is a finite number above zero."""
+    if not _finite(value) or not value > 0:  # type: ignore[operator]
+        raise ValueError(f"{where} must be a number above 0, got {value!r}")
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,55 @@
+"""DDIM (Song, Meng, Ermon 2021, eq. 12 and 16).
+
+    x_{t−1} = √ᾱ_{t−1} x̂₀ + √(1−ᾱ_{t−1}−σ_t²) ε̂ + σ_t z,   σ_t² = η² (1−ᾱ_{t−1})/(1−ᾱ_t) (1 − ᾱ_t/ᾱ_{t−1})
+
+In the σ clock (each x over its own √ᾱ, ᾱ = 1/(1+σ²), ⁺ for t−1), with ε̂ = (x − x̂₀)/σ:
+    x⁺ = x̂₀ + √(σ⁺² − η² v) ε̂ + η √v z,   v = σ⁺² (σ² − σ⁺²)/σ²
+
+η = 0 is Euler's method, η = 1 is DDPM.  https://arxiv.org/abs/2010.02502
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from samplers.base import Denoiser, Noise
+from samplers.checks import within
+
+
+@dataclass(frozen=True)
+class DDIM:
+    """DDIM, from deterministic (eta 0) to DDPM (eta 1): first order, one call a step.
+
+    ValueError unless 0 ≤ eta ≤ 1.
+    """
+
+    order: ClassVar[int] = 1
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        within("DDIM.eta", self.eta, 0, 1)
+
+    @property
+    def stochastic(self) -> bool:
+        """True unless eta is 0."""
+        return self.eta > 0
+
+    def step(
+        self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
+    ) -> tuple[Tensor, None]:
+        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        x0 = denoise(x, sigma)
+        q = sigma_next / sigma
+        fresh = self.eta**2 * (1 - q * q)  # η² v as a share of σ⁺², which rounding cannot lift above 1
+        x = torch.lerp(x0, x, q * sqrt(1 - fresh))
+        return (x.add_(noise(x), alpha=sigma_next * sqrt(fresh)) if sigma_next * fresh > 0 else x), None
+
+    def nfe(self, sigmas: Sequence[float]) -> int:
+        """One call a step."""
+        return len(sigmas) - 1

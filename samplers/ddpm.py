@@ -1,0 +1,45 @@
+"""DDPM ancestral sampling (Ho, Jain, Abbeel 2020, eq. 6-7 and Algorithm 2, with the posterior variance β̃).
+
+    x_{t−1} ~ N(μ̃, β̃ I),   β̃ = (1−ᾱ_{t−1})/(1−ᾱ_t) β_t
+    μ̃ = √ᾱ_{t−1} β_t/(1−ᾱ_t) x̂₀ + √α_t (1−ᾱ_{t−1})/(1−ᾱ_t) x_t
+
+In the σ clock (each x over its own √ᾱ, ᾱ = 1/(1+σ²), ⁺ for t−1):
+    x⁺ = x̂₀ + (σ⁺²/σ²)(x − x̂₀) + √v z,   v = σ⁺² (σ² − σ⁺²)/σ²
+
+so any two levels may be neighbours, not only those of the training table.  https://arxiv.org/abs/2006.11239
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from samplers.base import Denoiser, Noise
+
+
+@dataclass(frozen=True)
+class DDPM:
+    """Ancestral sampling from the DDPM posterior: first order, one call a step."""
+
+    order: ClassVar[int] = 1
+    stochastic: ClassVar[bool] = True
+
+    def step(
+        self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
+    ) -> tuple[Tensor, None]:
+        """x at `sigma` -> a draw from the posterior at `sigma_next`, its mean when that is 0; remembers nothing."""
+        x0 = denoise(x, sigma)
+        if sigma_next == 0:
+            return x0, None
+        q = sigma_next / sigma
+        mean = torch.lerp(x0, x, q * q)
+        return mean.add_(noise(x), alpha=sigma_next * sqrt((1 - q) * (1 + q))), None
+
+    def nfe(self, sigmas: Sequence[float]) -> int:
+        """One call a step."""
+        return len(sigmas) - 1
