@@ -1,0 +1,98 @@
+"""Networks as denoisers in the σ clock, and the counting of what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from time import perf_counter
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+import samplers
+from sdlab.model.config import ModelConfig
+
+Sigma = float | Tensor  # one level for the batch, or (B,)
+
+
+class Model(Protocol):
+    """D(x; σ, c): a denoiser that still asks for its context."""
+
+    def __call__(self, x: Tensor, sigma: Sigma, context: Tensor, /) -> Tensor:
+        """x (B, …) at level σ, context (B, …) -> x̂₀ in the shape and dtype of x."""
+        ...
+
+
+@dataclass(frozen=True)
+class NetworkDenoiser:
+    """D(x; σ, c) of a variance-preserving network that was trained on discrete timesteps.
+
+    With α = 1/√(1+σ²), the network sees x_unit = α x at timestep t(σ), which may be fractional, and returns
+
+        ε:  D = x − σ ε                     Ho et al. 2020, arXiv 2006.11239, equation 11
+        v:  D = α (x_unit − σ v)            Salimans & Ho 2022, arXiv 2202.00512, appendix D, with σ_vp = α σ
+
+    The network may run in another dtype; D has that of x.
+    """
+
+    network: Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_unit, t (B,), context) -> prediction
+    levels: samplers.DiscreteLevels
+    prediction: Literal["eps", "v"] = "eps"
+
+    @classmethod
+    def of(cls, network: Callable[[Tensor, Tensor, Tensor], Tensor], config: ModelConfig) -> NetworkDenoiser:
+        """With the levels and the prediction type of a model's configuration."""
+        return cls(network, samplers.discrete_levels(**asdict(config.levels)), config.prediction)
+
+    def __call__(self, x: Tensor, sigma: Sigma, context: Tensor) -> Tensor:
+        """x (B, C, H, W) at level σ, a float or (B,); context (B, L, width) -> x̂₀ in the shape and dtype of x."""
+        if isinstance(sigma, Tensor):
+            steps = [self.levels.t(s) for s in sigma.tolist()]
+            sigma = sigma.to(x).view(-1, *[1] * (x.dim() - 1))
+        else:
+            steps = [self.levels.t(sigma)] * len(x)
+        alpha = (1 + sigma**2) ** -0.5
+        unit = alpha * x
+        t = torch.tensor(steps, dtype=torch.float32, device=x.device)
+        prediction = self.network(unit, t, context).to(x.dtype)
+        if self.prediction == "eps":
+            return x - sigma * prediction
+        return alpha * (unit - sigma * prediction)
+
+
+@dataclass
+class Counted:
+    """A model that counts its calls, the images that went through it, and the seconds it took.
+
+    A guided step sends each picture through twice in one call, so `passes` is what the step costs.
+    """
+
+    model: Model
+    calls: int = field(default=0, init=False)
+    images: int = field(default=0, init=False)
+    seconds: float = field(default=0.0, init=False)
+
+    def __call__(self, x: Tensor, sigma: Sigma, context: Tensor) -> Tensor:
+        """The model's answer; on a GPU after waiting for it, so that the seconds are its own."""
+        _wait(x)
+        start = perf_counter()
+        x0 = self.model(x, sigma, context)
+        _wait(x)
+        self.seconds += perf_counter() - start
+        self.calls += 1
+        self.images += len(x)
+        return x0
+
+    def passes(self, batch: int) -> float:
+        """Network passes per picture, when `batch` pictures were sampled."""
+        return self.images / batch
+
+    def reset(self) -> None:
+        """Count from zero again, for instance after warming up."""
+        self.calls, self.images, self.seconds = 0, 0, 0.0
+
+
+def _wait(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)

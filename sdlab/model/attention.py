@@ -1,0 +1,102 @@
+"""Attention as used in all three networks, and the transformer of the U-Net.
+
+Vaswani et al. 2017 (arXiv 1706.03762), equation 1; the placement in the U-Net: Rombach et al. 2022 (arXiv 2112.10752),
+section 3.3 and appendix E.2.1.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdlab.model.zero import zeroed
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, causal: bool = False) -> Tensor:
+    """softmax(q kᵀ / √d) v in each of `heads` heads: (B, T, C), (B, S, C), (B, S, C) -> (B, T, C)."""
+    q, k, v = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (query, key, value))  # (B, heads, T, d)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(2)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of x (B, T, C) to a context (B, S, C'), to x itself without one."""
+
+    def __init__(self, width: int, heads: int, context_width: int | None = None, qkv_bias: bool = False) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width, bias=qkv_bias)
+        self.key = nn.Linear(context_width or width, width, bias=qkv_bias)
+        self.value = nn.Linear(context_width or width, width, bias=qkv_bias)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor | None = None, causal: bool = False) -> Tensor:
+        """(B, T, C) -> (B, T, C); `causal` hides later tokens."""
+        seen = x if context is None else context
+        return self.out(attend(self.query(x), self.key(seen), self.value(seen), self.heads, causal))
+
+
+class SpatialAttention(nn.Module):
+    """Single-head self-attention over the positions of a feature map, as in the middle of the VAE."""
+
+    def __init__(self, width: int, groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, width, eps=1e-6)
+        self.query = nn.Conv2d(width, width, 1)
+        self.key = nn.Conv2d(width, width, 1)
+        self.value = nn.Conv2d(width, width, 1)
+        self.out = zeroed(nn.Conv2d(width, width, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        h = self.norm(x)
+        q, k, v = (f(h).flatten(2).transpose(1, 2) for f in (self.query, self.key, self.value))  # (B, HW, C)
+        h = attend(q, k, v, heads=1).transpose(1, 2).reshape(x.shape)
+        return x + self.out(h)
+
+
+class FeedForward(nn.Module):
+    """GEGLU: out(value(x) · gelu(gate(x))), four times as wide inside (Shazeer 2020, arXiv 2002.05202, equation 6)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.value_and_gate = nn.Linear(width, 2 * 4 * width)
+        self.out = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        value, gate = self.value_and_gate(x).chunk(2, dim=-1)
+        return self.out(value * F.gelu(gate))
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, cross-attention to the context, feed-forward; each on a normalised input and added to it."""
+
+    def __init__(self, width: int, heads: int, context_width: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(width) for _ in range(3))
+        self.self_attention = Attention(width, heads)
+        self.cross_attention = Attention(width, heads, context_width)
+        self.feed_forward = FeedForward(width)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """x (B, T, C), context (B, S, C') -> (B, T, C)."""
+        x = x + self.self_attention(self.norm1(x))
+        x = x + self.cross_attention(self.norm2(x), context)
+        return x + self.feed_forward(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """A transformer block over the positions of a feature map, added to it."""
+
+    def __init__(self, width: int, heads: int, context_width: int, groups: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, width, eps=1e-6)
+        self.proj_in = nn.Conv2d(width, width, 1)
+        self.block = TransformerBlock(width, heads, context_width)
+        self.proj_out = zeroed(nn.Conv2d(width, width, 1))
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """x (B, C, H, W), context (B, S, C') -> (B, C, H, W)."""
+        h = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)  # (B, HW, C)
+        h = self.block(h, context).transpose(1, 2).reshape(x.shape)
+        return x + self.proj_out(h)

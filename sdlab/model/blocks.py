@@ -1,0 +1,61 @@
+"""The convolutional blocks that VAE and U-Net share."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdlab.model.zero import zeroed
+
+
+class ResidualBlock(nn.Module):
+    """Twice normalise, SiLU, convolve; added to x. With `time_width`, an embedding of the timestep is added in between.
+
+    The last convolution starts at zero, so every block starts as the identity or, where the width changes, as its 1 × 1
+    skip convolution (Ho et al. 2020, arXiv 2006.11239, appendix B, after Goyal et al. 2017).
+    """
+
+    def __init__(self, width: int, width_out: int, groups: int, eps: float, time_width: int | None = None) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, width, eps=eps)
+        self.conv1 = nn.Conv2d(width, width_out, 3, padding=1)
+        self.time = nn.Linear(time_width, width_out) if time_width else None
+        self.norm2 = nn.GroupNorm(groups, width_out, eps=eps)
+        self.conv2 = zeroed(nn.Conv2d(width_out, width_out, 3, padding=1))
+        self.skip = nn.Conv2d(width, width_out, 1) if width != width_out else nn.Identity()
+
+    def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
+        """x (B, C, H, W), time (B, time_width), already through its SiLU -> (B, C_out, H, W)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        if self.time is not None:
+            h = h + self.time(time)[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h)))
+        return self.skip(x) + h
+
+
+class Downsample(nn.Module):
+    """Half the height and width by a 3 × 3 convolution of stride 2.
+
+    The U-Net pads one pixel on every side; the VAE, `asymmetric`, right and below only, as trained.
+    """
+
+    def __init__(self, width: int, asymmetric: bool = False) -> None:
+        super().__init__()
+        self.asymmetric = asymmetric
+        self.conv = nn.Conv2d(width, width, 3, stride=2, padding=0 if asymmetric else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H/2, W/2)."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
+
+
+class Upsample(nn.Module):
+    """Twice the height and width by repeating pixels, then a 3 × 3 convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, 2H, 2W)."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -1,0 +1,246 @@
+"""The sizes of a model. `SD15` and `SCENES` are two configurations of the same classes.
+
+A model folder holds its `ModelConfig` as `config.json`; `ModelConfig.from_json` accepts nothing it does not know.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from sdlab.errors import UsageError, did_you_mean
+
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+
+def _positive(config: object, *fields: str) -> None:
+    for field in fields:
+        value = getattr(config, field)
+        if any(v <= 0 for v in (value if isinstance(value, tuple) else (value,))):
+            raise ValueError(f"{type(config).__name__}.{field} must be positive, got {value!r}")
+
+
+def _divides(config: object, field: str, *widths: int) -> None:
+    divisor = getattr(config, field)
+    for width in widths:
+        if width % divisor:
+            raise ValueError(f"{type(config).__name__}.{field} must divide the width {width}, got {divisor!r}")
+
+
+@dataclass(frozen=True)
+class ClipTextConfig:
+    """The causal text transformer of CLIP (Radford et al. 2021, arXiv 2103.00020, section 2.4)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    vocab_size: int = 49408
+    context_length: int = 77  # tokens, with the start and the end token
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+
+    def __post_init__(self) -> None:
+        _positive(self, "vocab_size", "context_length", "width", "layers", "heads")
+        _divides(self, "heads", self.width)
+
+
+@dataclass(frozen=True)
+class ClipVisionConfig:
+    """CLIP's vision transformer, and the space it shares with the text transformer (same paper, section 2.4)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    image_size: int = 224
+    patch: int = 14  # pixels a side
+    width: int = 1024
+    layers: int = 24
+    heads: int = 16
+    projection: int = 768  # width of the shared space of pictures and texts
+
+    def __post_init__(self) -> None:
+        _positive(self, "image_size", "patch", "width", "layers", "heads", "projection")
+        _divides(self, "heads", self.width)
+        _divides(self, "patch", self.image_size)
+
+
+@dataclass(frozen=True)
+class VaeConfig:
+    """The autoencoder of latent diffusion (Rombach et al. 2022, arXiv 2112.10752, section 3.1).
+
+    The U-Net sees `(z - shift) * scale`, of about unit variance (appendix G).
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    image_channels: int = 3
+    latent_channels: int = 4
+    width: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)  # of `width`, one a level; each level but the last halves the picture
+    residual_blocks: int = 2  # a level in the encoder; the decoder has one more
+    groups: int = 32
+    scale: float = 0.18215
+    shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        _positive(
+            self, "image_channels", "latent_channels", "width", "multipliers", "residual_blocks", "groups", "scale"
+        )
+        _divides(self, "groups", *self.widths)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels at each level, the finest first."""
+        return tuple(self.width * m for m in self.multipliers)
+
+    @property
+    def factor(self) -> int:
+        """Pixels of the picture to one of the latents, a side."""
+        return 2 ** (len(self.multipliers) - 1)
+
+
+@dataclass(frozen=True)
+class UnetConfig:
+    """The U-Net of latent diffusion with cross-attention (Rombach et al. 2022, arXiv 2112.10752, section 3.3)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    latent_channels: int = 4
+    width: int = 320
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)  # of `width`, one a level; each level but the last halves the latents
+    residual_blocks: int = 2  # a level on the way down; one more on the way up
+    attention_rates: tuple[int, ...] = (1, 2, 4)  # downsampling rates with a transformer; the middle always has one
+    heads: int = 8
+    context_width: int = 768
+    groups: int = 32
+
+    def __post_init__(self) -> None:
+        _positive(
+            self, "latent_channels", "width", "multipliers", "residual_blocks", "heads", "context_width", "groups"
+        )
+        _divides(self, "groups", *self.widths)
+        attended = [w for i, w in enumerate(self.widths) if 2**i in self.attention_rates]
+        _divides(self, "heads", *attended, self.widths[-1])
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels at each level, the finest first."""
+        return tuple(self.width * m for m in self.multipliers)
+
+
+@dataclass(frozen=True)
+class LevelsConfig:
+    """The noise levels the U-Net was trained on: the arguments of `samplers.discrete_levels`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    betas: Literal["scaled_linear", "linear"] = "scaled_linear"
+    start: float = 0.00085
+    end: float = 0.012
+    n: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 0 < self.start <= self.end < 1:
+            raise ValueError(f"LevelsConfig needs 0 < start <= end < 1, got {self.start!r} and {self.end!r}")
+        if self.n < 2:
+            raise ValueError(f"LevelsConfig.n must be at least 2, got {self.n!r}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A whole text-to-image model. `prediction` is what the U-Net returns: the noise ε or v = α ε − σ x₀."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    name: str
+    image_size: int  # pixels a side the model was trained at
+    text: ClipTextConfig
+    vision: ClipVisionConfig | None
+    vae: VaeConfig
+    unet: UnetConfig
+    levels: LevelsConfig
+    prediction: Literal["eps", "v"]
+
+    def __post_init__(self) -> None:
+        _positive(self, "image_size")
+        for left, right in (
+            ("unet.context_width", "text.width"),
+            ("unet.latent_channels", "vae.latent_channels"),
+            *([("vision.image_size", "image_size")] if self.vision else []),
+        ):
+            a, b = self._field(left), self._field(right)
+            if a != b:
+                raise ValueError(f"ModelConfig.{left} must equal {right} = {b!r}, got {a!r}")
+        coarsest = self.vae.factor * 2 ** (len(self.unet.multipliers) - 1)
+        if self.image_size % coarsest:
+            raise ValueError(f"ModelConfig.image_size must be a multiple of {coarsest}, got {self.image_size!r}")
+
+    def _field(self, path: str) -> Any:
+        value: Any = self
+        for name in path.split("."):
+            value = getattr(value, name)
+        return value
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the latents of one picture of the trained size."""
+        side = self.image_size // self.vae.factor
+        return self.vae.latent_channels, side, side
+
+    def to_json(self) -> str:
+        """The configuration as indented JSON."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, source: str = "config.json") -> ModelConfig:
+        """The inverse of `to_json`.
+
+        Raises:
+            UsageError: not JSON, an unknown or missing key, a wrong type or value; `source` names the file.
+        """
+        try:
+            return TypeAdapter(cls).validate_json(text)
+        except ValidationError as error:
+            raise UsageError(f"{source}: {_explain(cls, error)}") from None
+
+
+def _explain(cls: type, error: ValidationError) -> str:
+    """The first fault, as `unet.widht: unknown key (did you mean 'width'?)`."""
+    fault = error.errors()[0]
+    path = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "unexpected_keyword_argument":
+        siblings = {f for c in (cls, *_PARTS) for f in c.__dataclass_fields__}
+        message = "unknown key" + did_you_mean(str(fault["loc"][-1]), siblings)
+    else:
+        message = fault["msg"].removeprefix("Value error, ")
+    return f"{path}: {message}" if path else message
+
+
+_PARTS: tuple[Any, ...] = (ClipTextConfig, ClipVisionConfig, VaeConfig, UnetConfig, LevelsConfig)
+
+SD15 = ModelConfig(
+    name="sd15",
+    image_size=512,
+    text=ClipTextConfig(),
+    vision=None,  # the checkpoint holds the text transformer alone
+    vae=VaeConfig(),
+    unet=UnetConfig(),
+    levels=LevelsConfig(),
+    prediction="eps",
+)
+
+SCENES = ModelConfig(
+    name="scenes",
+    image_size=64,
+    text=ClipTextConfig(vocab_size=1024, context_length=24, width=128, layers=4, heads=4),
+    vision=ClipVisionConfig(image_size=64, patch=8, width=128, layers=4, heads=4, projection=128),
+    # The scale is a measurement on the trained autoencoder; the trained model's config.json holds it.
+    vae=VaeConfig(width=32, multipliers=(1, 2, 4), residual_blocks=1, groups=8, scale=1.0),
+    unet=UnetConfig(
+        width=32,
+        multipliers=(1, 3, 4),
+        residual_blocks=1,
+        attention_rates=(2, 4),
+        heads=4,
+        context_width=128,
+        groups=8,
+    ),
+    levels=LevelsConfig(),
+    prediction="v",
+)

@@ -1,0 +1,115 @@
+"""The U-Net of latent diffusion (Rombach et al. 2022, arXiv 2112.10752, after Ronneberger et al. 2015, 1505.04597).
+
+The timestep enters every residual block (Ho et al. 2020, arXiv 2006.11239, appendix B), the text every transformer.
+"""
+
+from __future__ import annotations
+
+from math import log
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdlab.model.attention import SpatialTransformer
+from sdlab.model.blocks import Downsample, ResidualBlock, Upsample
+from sdlab.model.config import UnetConfig
+from sdlab.model.zero import zeroed
+
+EPS = 1e-5  # of the group norms outside the transformers
+
+
+def timestep_embedding(t: Tensor, width: int) -> Tensor:
+    """Cosines, then sines of t at width/2 frequencies from 1 down to almost 1/10000: (B,) -> (B, width), float32.
+
+    Vaswani et al. 2017 (arXiv 1706.03762), section 3.5. t may be fractional.
+    """
+    half = width // 2
+    frequencies = torch.exp(-log(10000.0) / half * torch.arange(half, dtype=torch.float32, device=t.device))
+    angles = t.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class Stage(nn.Module):
+    """Any of these, in this order: a residual block, a transformer, a change of resolution."""
+
+    def __init__(
+        self,
+        residual: ResidualBlock | None = None,
+        transformer: SpatialTransformer | None = None,
+        resample: Downsample | Upsample | None = None,
+    ) -> None:
+        super().__init__()
+        self.residual, self.transformer, self.resample = residual, transformer, resample
+
+    def forward(self, x: Tensor, time: Tensor, context: Tensor) -> Tensor:
+        """x (B, C, H, W), time (B, time_width), context (B, L, context_width) -> (B, C', H', W')."""
+        if self.residual is not None:
+            x = self.residual(x, time)
+        if self.transformer is not None:
+            x = self.transformer(x, context)
+        return x if self.resample is None else self.resample(x)
+
+
+class Unet(nn.Module):
+    """Noisy latents of unit variance, timestep and context -> the prediction (ε or v) that it was trained for."""
+
+    def __init__(self, config: UnetConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths, last = config.widths, len(config.widths) - 1
+        time_width = 4 * config.width
+
+        def residual(width: int, width_out: int) -> ResidualBlock:
+            return ResidualBlock(width, width_out, config.groups, EPS, time_width)
+
+        def transformer(width: int) -> SpatialTransformer:
+            return SpatialTransformer(width, config.heads, config.context_width, config.groups)
+
+        def attended(level: int) -> SpatialTransformer | None:
+            return transformer(widths[level]) if 2**level in config.attention_rates else None
+
+        self.time_embed = nn.Sequential(
+            nn.Linear(config.width, time_width), nn.SiLU(), nn.Linear(time_width, time_width)
+        )
+        self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        skips, before = [widths[0]], widths[0]
+        for level, width in enumerate(widths):
+            for _ in range(config.residual_blocks):
+                self.down.append(Stage(residual(before, width), attended(level)))
+                skips.append(width)
+                before = width
+            if level < last:
+                self.down.append(Stage(resample=Downsample(width)))
+                skips.append(width)
+        self.middle = nn.ModuleList(
+            [Stage(residual(before, before), transformer(before)), Stage(residual(before, before))]
+        )
+        for level in reversed(range(len(widths))):
+            for block in range(config.residual_blocks + 1):
+                up = Upsample(widths[level]) if level > 0 and block == config.residual_blocks else None
+                self.up.append(Stage(residual(before + skips.pop(), widths[level]), attended(level), up))
+                before = widths[level]
+        self.norm_out = nn.GroupNorm(config.groups, widths[0], eps=EPS)
+        self.conv_out = zeroed(nn.Conv2d(widths[0], config.latent_channels, 3, padding=1))
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+        """x (B, z, H, W), t (B,), possibly fractional, context (B, L, context_width) -> (B, z, H, W).
+
+        Casts its inputs to the dtype of the weights, and returns that.
+        """
+        dtype = self.conv_in.weight.dtype
+        # Every residual block begins its use of the timestep with the same SiLU, so it is taken once.
+        time = F.silu(self.time_embed(timestep_embedding(t, self.config.width).to(dtype)))
+        context = context.to(dtype)
+        h = self.conv_in(x.to(dtype, memory_format=torch.channels_last))
+        skips = [h]
+        for stage in self.down:
+            h = stage(h, time, context)
+            skips.append(h)
+        for stage in self.middle:
+            h = stage(h, time, context)
+        for stage in self.up:
+            h = stage(torch.cat([h, skips.pop()], dim=1), time, context)
+        return self.conv_out(F.silu(self.norm_out(h)))

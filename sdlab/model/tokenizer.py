@@ -1,0 +1,146 @@
+"""CLIP's byte-level byte-pair encoding, and the training of a small vocabulary in its format.
+
+Sennrich et al. 2015 (arXiv 1508.07909) on bytes, lower case, a word's last symbol marked `</w>`: Radford et al. 2021
+(arXiv 2103.00020), section 2.4. Prompts longer than the context are cut; the rest is filled with the end token.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Encoding, Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer as BpeTokenizer
+from torch import Tensor
+
+from sdlab.errors import UsageError
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+WORD_END = "</w>"
+
+# English contractions, runs of letters, single digits, runs of anything else that is no space.
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+
+Vocabulary = dict[str, int]
+Merges = list[tuple[str, str]]
+
+
+def _prepare(bpe: BpeTokenizer) -> BpeTokenizer:
+    """CLIP's treatment of text before any merge."""
+    bpe.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return bpe
+
+
+class Tokenizer:
+    """Prompts -> token ids (B, L), each row: start, at most L − 2 tokens, end, end, …"""
+
+    def __init__(self, vocab: Vocabulary, merges: Merges, context_length: int) -> None:
+        if missing := [word for word in (START, END) if word not in vocab]:
+            raise ValueError(f"the vocabulary lacks {missing[0]!r}")
+        model = models.BPE(vocab=vocab, merges=merges, end_of_word_suffix=WORD_END, unk_token=END)
+        self._bpe = _prepare(BpeTokenizer(model))
+        self._bpe.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace(WORD_END, " ")])
+        self._bpe.add_special_tokens([START, END])
+        self.context_length = context_length
+        self.vocab_size = len(vocab)
+        self.start, self.end = vocab[START], vocab[END]
+
+    @classmethod
+    def from_files(cls, vocab: Path, merges: Path, context_length: int) -> Tokenizer:
+        """From CLIP's `vocab.json` and `merges.txt`.
+
+        Raises:
+            UsageError: a file is missing or not of the format.
+        """
+        try:
+            words = json.loads(_read(vocab))
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{vocab}: not JSON: {error}") from None
+        if not isinstance(words, dict) or sorted(map(str, words.values())) != sorted(map(str, range(len(words)))):
+            raise UsageError(f"{vocab}: must map each token to its id, 0 to {len(words) - 1} once each")
+        pairs: Merges = []
+        for number, line in enumerate(_read(merges).splitlines(), start=1):
+            if (number == 1 and line.startswith("#version")) or not line:
+                continue
+            left, _, right = line.partition(" ")
+            if not right or " " in right:
+                raise UsageError(f"{merges}: line {number} must be two symbols with a space between, got {line!r}")
+            pairs.append((left, right))
+        try:
+            return cls(words, pairs, context_length)
+        except Exception as error:  # tokenizers raises nothing narrower for a merge that the vocabulary lacks
+            raise UsageError(f"{vocab} and {merges} do not belong together: {error}") from None
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        """Token ids, int64 (B, L)."""
+        room = self.context_length - 2
+        rows = []
+        for encoding in self._encode(prompts):
+            row = [self.start, *encoding.ids[:room], self.end]
+            rows.append(row + [self.end] * (self.context_length - len(row)))
+        return torch.tensor(rows, dtype=torch.long).reshape(len(rows), self.context_length)
+
+    def cut(self, prompt: str) -> str:
+        """The end of the prompt that does not fit into the context, empty if all of it does."""
+        dropped = self._encode([prompt])[0].offsets[self.context_length - 2 :]
+        return prompt[dropped[0][0] :] if dropped else ""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of the tokens, lower case, without start and end."""
+        return self._bpe.decode(list(tokens)).strip()
+
+    def _encode(self, prompts: Sequence[str]) -> list[Encoding]:
+        return self._bpe.encode_batch(list(prompts), add_special_tokens=False)
+
+
+def train_vocabulary(captions: Iterable[str], size: int) -> tuple[Vocabulary, Merges]:
+    """At most `size` tokens learned from captions: all bytes, all bytes that end a word, merges, start and end.
+
+    So any text can be encoded, and the end token has the highest id. The same captions give the same vocabulary.
+
+    Raises:
+        ValueError: `size` leaves no room for the bytes and the two special tokens.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    endings = [symbol + WORD_END for symbol in alphabet]
+    room = size - len(alphabet) - len(endings) - 2
+    if room < 0:
+        raise ValueError(f"size must be at least {size - room}, got {size!r}")
+    bpe = _prepare(BpeTokenizer(models.BPE(end_of_word_suffix=WORD_END)))
+    trainer = trainers.BpeTrainer(
+        vocab_size=size - 2,  # start and end come on top
+        min_frequency=2,
+        initial_alphabet=alphabet,
+        # Given in advance, word endings have the same ids in every run; ids decide between equally frequent pairs.
+        special_tokens=endings,
+        end_of_word_suffix=WORD_END,
+        show_progress=False,
+    )
+    bpe.train_from_iterator(captions, trainer)
+    merges: Merges = [(left, right) for left, right in json.loads(bpe.to_str())["model"]["merges"]]
+    words = dict.fromkeys([*alphabet, *endings, *(left + right for left, right in merges), START, END])
+    return {word: i for i, word in enumerate(words)}, merges
+
+
+def write_vocabulary(folder: Path, vocab: Vocabulary, merges: Merges) -> None:
+    """Write `vocab.json` and `merges.txt` into the folder."""
+    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
+    lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
