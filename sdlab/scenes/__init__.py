@@ -1,4 +1,4 @@
-"""The captioned picture world: scenes, their pictures, their captions, and a reader that checks one against the other."""
+"""The captioned world: scenes, their pictures, their captions, and a reader that checks one against the other."""
 
 from sdlab.scenes.captions import Statement, Thing, describe, parse
 from sdlab.scenes.render import render

@@ -1,8 +1,9 @@
 """The reader: what is in a picture, and which of the attributes that a caption states are truly there.
 
-A small convolutional network looks at the picture alone, never at the caption: a heat map of object centres (Zhou et al.
-2019, arXiv 1904.07850) with shape, colour and size at each centre, and the background from the whole. Its pooled features
-are those on which FID and KID of the lab are measured. It is trained apart from the generator and its text encoder.
+A small convolutional network looks at the picture alone, never at the caption: a heat map of object centres (Zhou et
+al. 2019, arXiv 1904.07850) with shape, colour and size at each centre, and the background from the whole. Its pooled
+features are those on which the lab's FID and KID are measured. It is trained apart from the generator and its text
+encoder.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Scenes:
 def sample(n: int, generator: torch.Generator, split: Split = "train") -> Scenes:
     """n scenes, determined by `generator`.
 
-    `split` "train" never shows a held-out (shape, colour) pair, "heldout" shows one in every scene, "all" does not care.
+    `split` "train" never shows a held-out (shape, colour) pair, "heldout" does in every scene, "all" does not care.
     """
 
     def integers(high: int, *shape: int) -> Tensor:

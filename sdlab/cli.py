@@ -1,0 +1,150 @@
+"""The command line: `sdlab sweep | report | generate | train | list`.
+
+Heavy imports wait until a command needs them, so that `--help` and a slip in an option are answered at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sdlab.errors import SdlabError
+
+app = typer.Typer(
+    name="sdlab",
+    help="A research testbed for diffusion sampling: which sampler, how many steps, which guidance, on which grid, "
+    "at what cost, and is the difference real?",
+    epilog="Start with: sdlab sweep experiments/cfg_vs_steps.toml",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+class Listed(StrEnum):
+    """What `sdlab list` can list."""
+
+    samplers = "samplers"
+    grids = "grids"
+    guidance = "guidance"
+    metrics = "metrics"
+    models = "models"
+
+
+class StageOption(StrEnum):
+    """What `sdlab train` can train."""
+
+    clip = "clip"
+    vae = "vae"
+    unet = "unet"
+    evaluator = "evaluator"
+
+
+@app.command(epilog="Example: sdlab sweep experiments/cfg_vs_steps.toml --dry-run")
+def sweep(
+    file: Annotated[Path, typer.Argument(help="the sweep, a TOML file; those that come with sdlab are found anywhere")],
+    out: Annotated[Path, typer.Option(help="folder of run directories")] = Path("runs"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only list the cells and estimate the time")] = False,
+    images: Annotated[int | None, typer.Option(help="images a cell, instead of the file's")] = None,
+    seed: Annotated[int | None, typer.Option(help="first seed, instead of the file's")] = None,
+    batch: Annotated[int | None, typer.Option(help="images at once, instead of the file's")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda, instead of the file's")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16, instead of the file's")] = None,
+    model: Annotated[str | None, typer.Option(help="a model's name or folder, instead of the file's")] = None,
+) -> None:
+    """Run every cell of a sweep that is not there yet, then draw table, contact sheet and plots."""
+    from sdlab.sweep.bench import LabBench, identify
+    from sdlab.sweep.command import sweep as run
+
+    given = {"images": images, "seed": seed, "batch": batch, "device": device, "dtype": dtype, "model": model}
+    overrides = {key: value for key, value in given.items() if value is not None}
+    raise typer.Exit(run(file, identify, LabBench, out=out, dry_run=dry_run, overrides=overrides))
+
+
+@app.command(epilog="Example: sdlab report runs/cfg_vs_steps")
+def report(directory: Annotated[Path, typer.Argument(help="a run directory")]) -> None:
+    """Draw table, contact sheet and plots of a run again, from its store alone."""
+    from sdlab.sweep.report import report as draw
+
+    draw(directory, Console())
+
+
+@app.command(
+    epilog='Example: sdlab generate "a red circle above a large blue star on grey" --sampler dpmpp_2m --steps 10 -n 8'
+)
+def generate(
+    prompt: Annotated[str, typer.Argument(help="what to draw")],
+    negative: Annotated[str, typer.Option(help="what guidance leads away from")] = "",
+    model: Annotated[str, typer.Option(help="a model's name or folder")] = "scenes",
+    sampler: Annotated[str, typer.Option(help="see sdlab list samplers")] = "dpmpp_2m",
+    grid: Annotated[str, typer.Option(help="see sdlab list grids")] = "trailing",
+    steps: Annotated[int, typer.Option(help="steps of the sampler")] = 20,
+    cfg: Annotated[float, typer.Option(help="CFG scale; 1 is the plain conditional model")] = 3.0,
+    seed: Annotated[int, typer.Option(help="seed of the first picture; the next have seed + 1, …")] = 0,
+    n: Annotated[int, typer.Option("-n", help="how many pictures")] = 1,
+    out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("out/generate"),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
+) -> None:
+    """Draw pictures of a prompt and write them as PNGs that carry their parameters."""
+    from sdlab.generate import Request
+    from sdlab.generate import generate as draw
+
+    request = Request(prompt, negative, model, sampler, grid, steps, cfg, seed, n, device, dtype)
+    for path in draw(request, out, Console(stderr=True)):
+        print(path)
+
+
+@app.command(epilog="Example: sdlab train vae experiments/train/vae.toml")
+def train(
+    stage: Annotated[StageOption, typer.Argument(help="what to train")],
+    config: Annotated[Path, typer.Argument(help="the run, a TOML file like those in experiments/train")],
+) -> None:
+    """Train a part of the lab model; the same command continues an interrupted run."""
+    from sdlab.train import run
+
+    for name, value in run(stage.value, config, Console()).items():
+        print(f"{name} {value:.5g}")
+
+
+@app.command("list", epilog="Example: sdlab list samplers")
+def list_(what: Annotated[Listed, typer.Argument(help="what to list")]) -> None:
+    """List what can stand in a sweep, a line each."""
+    for name, about in _lists(what):
+        print(f"{name:<18}{about}")
+
+
+def _lists(what: Listed) -> list[tuple[str, str]]:
+    import samplers
+    from sdlab.guidance import GUIDANCE
+    from sdlab.metrics import METRICS
+    from sdlab.model.model_loader import available_models
+
+    if what is Listed.metrics:
+        return [(m.name, f"{m.label}, {m.better} is better: {m.about}") for m in METRICS.values()]
+    if what is Listed.models:
+        return list(available_models().items())
+    registry = {Listed.samplers: samplers.SAMPLERS, Listed.grids: samplers.GRIDS, Listed.guidance: GUIDANCE}[what]
+    return [(name, samplers.describe(entry)) for name, entry in sorted(registry.items())]
+
+
+def main() -> None:
+    """Entry point: errors of ours are one line each on stderr, with their exit status."""
+    try:
+        app()
+    except SdlabError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(error.status)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Pictures to feature vectors, on which FID and KID are measured: the lab evaluator, or Inception with local weights.
+
+A `FeatureExtractor` runs once a batch; torchmetrics is then given features, not pictures, so that FID, KID and the
+reader share the one pass.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sdlab.errors import UsageError
+from sdlab.scenes.reader import FEATURES, Evaluator
+
+
+class FeatureExtractor(Protocol):
+    """Pictures (B, 3, H, W) in [−1, 1] -> features (B, `num_features`), float32."""
+
+    name: str
+    num_features: int
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The features of a batch."""
+
+
+class LabFeatures:
+    """The pooled features of the lab evaluator: sensitive to what is in a scene, where, and in what light."""
+
+    name = "lab"
+    num_features = FEATURES
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, 64, 64) in [−1, 1] -> (B, 64)."""
+        return self.evaluator(images)["features"].float()
+
+
+class InceptionFeatures:
+    """The 2048 pool features of the Inception network of the FID paper (Heusel et al. 2017, arXiv 1706.08500).
+
+    Raises:
+        UsageError: the weight file is not there, or the package torch-fidelity, which holds the network, is not.
+    """
+
+    name = "inception"
+    num_features = 2048
+
+    def __init__(self, weights: Path) -> None:
+        if not weights.is_file():
+            raise UsageError(f"{weights}: no such file; FID on Inception needs pt_inception-2015-12-05-6726825d.pth")
+        try:
+            from torchmetrics.image.fid import NoTrainInceptionV3
+
+            self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
+        except ModuleNotFoundError:
+            raise UsageError("FID on Inception needs the package torch-fidelity: pip install torch-fidelity") from None
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [−1, 1] -> (B, 2048)."""
+        return self.network(((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8))
+
+
+class Given(nn.Module):
+    """Stands in for torchmetrics' network: the features have been computed already."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        """What it was given."""
+        return features

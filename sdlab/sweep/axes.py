@@ -1,0 +1,109 @@
+"""The kinds of choice a cell makes: the names there are, the options each takes, and what is wrong with a choice."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+import samplers
+from sdlab import guidance
+from sdlab.errors import did_you_mean, unknown
+
+Mistake = tuple[str, str]  # the key inside the choice, what is wrong with it
+LEVELS = samplers.discrete_levels()  # the noise levels every model here was trained on
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A registry of names, and how one of them is built from its options."""
+
+    kind: str
+    known: Mapping[str, Callable[..., Any]]
+    build: Callable[..., Any]
+    shared: Callable[..., Any] | None = None  # its parameters are options of every name
+    supplied: frozenset[str] = frozenset()  # parameters that are no options: the cell gives them
+
+    def parameters(self, name: str) -> dict[str, inspect.Parameter]:
+        """The options `name` takes, in the order of its signature."""
+        return {
+            key: parameter
+            for built in self._sources(name)
+            for key, parameter in inspect.signature(built).parameters.items()
+            if key not in self.supplied and parameter.kind is not parameter.VAR_KEYWORD
+        }
+
+    def _sources(self, name: str) -> list[Callable[..., Any]]:
+        return [self.known[name], *([self.shared] if self.shared else [])]
+
+    def complete(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Every option of `name`, the defaults for those not given."""
+        return {key: options.get(key, parameter.default) for key, parameter in self.parameters(name).items()}
+
+    def mistakes(self, name: str, options: Mapping[str, Any], build: bool = True) -> list[Mistake]:
+        """Everything wrong with a choice; with `build` also what only its construction finds out."""
+        if name not in self.known:
+            return [("name", unknown(self.kind, name, self.known))]
+        parameters = self.parameters(name)
+        hints = {key: hint for built in self._sources(name) for key, hint in _hints(built).items()}
+        found = []
+        for key, value in options.items():
+            if key not in parameters:
+                takes = ", ".join(parameters) or "none"
+                found.append((key, f"unknown option of {name}{did_you_mean(key, parameters)}; it takes: {takes}"))
+            elif complaint := _complaint(hints.get(key, Any), value):
+                found.append((key, f"{complaint}, got {value!r}"))
+        if found or not build:
+            return found
+        try:
+            self.build(name, **options)
+        except (ValueError, TypeError) as error:
+            return [("", str(error))]
+        return []
+
+
+def _hints(built: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(built if inspect.isclass(built) or inspect.isfunction(built) else type(built))
+    except NameError:  # names imported for type checking alone
+        return {}
+
+
+def _complaint(hint: Any, value: Any) -> str:
+    """`"should be a number"`, or an empty string when the value is of the type the option wants."""
+    if isinstance(value, float) and math.isnan(value):
+        return "should be a number"
+    try:
+        TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True)).validate_python(value)
+    except (PydanticSchemaGenerationError, TypeError):
+        return ""  # a type TOML cannot write: the construction will judge
+    except ValidationError as error:
+        fault = error.errors()[0]
+        return PLAIN.get(fault["type"], fault["msg"].removeprefix("Input "))
+    return ""
+
+
+# What a value should be, in plainer words than pydantic's.
+PLAIN = {
+    "int_type": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "float_type": "should be a number",
+    "string_type": "should be a text in quotes",
+    "bool_type": "should be true or false",
+    "list_type": "should be a list",
+    "tuple_type": "should be a list",
+}
+
+
+def _grid(name: str, steps: int = 10, **options: Any) -> tuple[float, ...]:
+    return samplers.grid(name, steps=steps, levels=LEVELS, **options)
+
+
+SAMPLER = Axis("sampler", samplers.SAMPLERS, samplers.make)
+GUIDANCE = Axis("guidance", guidance.GUIDANCE, guidance.make)
+GRID = Axis("grid", samplers.GRIDS, _grid, samplers.grid, frozenset({"name", "steps", "levels"}))

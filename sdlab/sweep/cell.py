@@ -1,0 +1,89 @@
+"""What a sweep is made of: a choice (a name and its options), and a cell (one choice of each kind, and the steps)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER, Axis
+
+
+class Choice(BaseModel):
+    """A sampler, guidance or grid as the plan writes it: options left out take their defaults."""
+
+    model_config = ConfigDict(frozen=True)
+    name: str
+    options: dict[str, Any] = {}
+
+    @field_validator("options")
+    @classmethod
+    def _frozen(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return {key: _tuples(value) for key, value in options.items()}
+
+    @property
+    def label(self) -> str:
+        """`"cfg scale=3"`."""
+        return " ".join([self.name, *(f"{key}={_short(value)}" for key, value in self.options.items())])
+
+    def complete(self, axis: Axis) -> dict[str, Any]:
+        """Name and every option, defaults too: equal for two spellings of one thing."""
+        return {"name": self.name, **axis.complete(self.name, self.options)}
+
+
+class Cell(BaseModel):
+    """One cell of the grid: everything that differs between the rows of the table."""
+
+    model_config = ConfigDict(frozen=True)
+    sampler: Choice
+    grid: Choice
+    guidance: Choice
+    steps: int
+
+    @property
+    def label(self) -> str:
+        """`"ddim · trailing · cfg scale=3 · 10 steps"`."""
+        steps = f"{self.steps} step{'s' * (self.steps != 1)}"
+        return " · ".join([self.sampler.label, self.grid.label, self.guidance.label, steps])
+
+    def complete(self) -> dict[str, Any]:
+        """The cell with every default written out: two cells are the same when these are equal."""
+        return {
+            "sampler": self.sampler.complete(SAMPLER),
+            "grid": self.grid.complete(GRID),
+            "guidance": self.guidance.complete(GUIDANCE),
+            "steps": self.steps,
+        }
+
+
+def canonical(value: object) -> str:
+    """The one JSON text of a value: keys sorted, 3 and 3.0 alike, no spaces."""
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def digest(value: object) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of `canonical(value)`."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return float(value) if abs(value) < 2**53 else value
+    return value if isinstance(value, str | float | bool | None) else repr(value)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(_short(item) for item in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,68 @@
+"""What a sweep will cost: network passes, which are known exactly, and seconds, which are estimated from them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import samplers
+from sdlab.denoiser import Sigma
+from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER
+from sdlab.sweep.cell import Cell
+from sdlab.sweep.plan import Plan
+from sdlab.sweep.store import Row
+
+# Seconds a pass and image, until a run has measured it: orders of magnitude for the lab model.
+ASSUMED = {"cpu": 0.01, "cuda": 0.0005, "mps": 0.002}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Network passes of each cell (an image), and the time of a pass with where that number is from."""
+
+    passes: tuple[float, ...]
+    images: int
+    seconds_per_pass: float
+    source: str
+
+    def seconds(self, cells: Sequence[int] | None = None) -> float:
+        """Of the cells with these indices, or of all."""
+        chosen = range(len(self.passes)) if cells is None else cells
+        return sum(self.passes[i] for i in chosen) * self.images * self.seconds_per_pass
+
+
+def estimate(plan: Plan, rows: Sequence[Row] = ()) -> Estimate:
+    """The cost of a plan; `rows` of earlier runs on this model, device and dtype give the time of a pass."""
+    like = [
+        row.seconds_per_image / row.network_passes
+        for row in rows
+        if row.ok and all(row.provenance.get(key) == getattr(plan, key) for key in ("model", "device", "dtype"))
+    ]
+    passes = tuple(network_passes(cell) for cell in plan.cells)
+    if like:
+        source = f"the median of {len(like)} cell{'s' * (len(like) > 1)} measured here before"
+        return Estimate(passes, plan.images, statistics.median(like), source)
+    kind = plan.device.partition(":")[0]
+    return Estimate(passes, plan.images, ASSUMED[kind], f"assumed for {kind}; the first finished cell replaces it")
+
+
+def network_passes(cell: Cell) -> float:
+    """How often the network sees an image in this cell: the cell itself, run on a single number and counted."""
+    rule = SAMPLER.build(cell.sampler.name, **cell.sampler.options)
+    guidance = GUIDANCE.build(cell.guidance.name, **cell.guidance.options)
+    sigmas = GRID.build(cell.grid.name, steps=cell.steps, **cell.grid.options)
+    passes = 0
+
+    def model(x: Tensor, sigma: Sigma, context: Tensor) -> Tensor:
+        nonlocal passes
+        passes += len(x)
+        # Exact for data of unit variance, so that a rule that looks at its own error meets a true flow.
+        return x / (1 + torch.as_tensor(sigma).view(-1, 1) ** 2)
+
+    denoise = guidance(model, torch.ones(1, 1), torch.zeros(1, 1))
+    samplers.run(rule, denoise, torch.full((1, 1), sigmas[0]), sigmas, noise=samplers.seeded([0]))
+    return float(passes)

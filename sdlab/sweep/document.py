@@ -1,0 +1,286 @@
+"""The sweep file as it is written, and every mistake in it at once, each with its key path, its value and the way out.
+
+Types and names are checked value by value, so that one mistake hides no other. What no single value shows (too many
+steps for a grid) is checked where both values are at hand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import torch
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from sdlab import resources
+from sdlab.errors import did_you_mean, unknown
+from sdlab.metrics import METRICS
+from sdlab.model.model_loader import available_models
+from sdlab.sweep.axes import GRID, GUIDANCE, PLAIN, SAMPLER, Axis, Mistake
+from sdlab.sweep.cell import Choice
+from sdlab.sweep.prompts import SETS, SIZE, prompt_set
+
+
+def _wrong(*mistakes: Mistake) -> PydanticCustomError:
+    """The error that carries mistakes deeper than the value they are found in."""
+    return PydanticCustomError("sweep", "{mistakes}", {"mistakes": list(mistakes)})
+
+
+def _as_list(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+def _choice(value: object, axis: Axis, build: bool = True) -> Choice:
+    if isinstance(value, str):
+        choice = Choice(name=value)
+        mistakes = [("", text) for _, text in axis.mistakes(value, {}, build)]
+    elif isinstance(value, dict) and isinstance(value.get("name"), str):
+        options = {key: item for key, item in value.items() if key != "name"}
+        choice = Choice(name=value["name"], options=options)
+        mistakes = axis.mistakes(choice.name, choice.options, build)
+    else:
+        like = f'"{next(iter(axis.known))}"'
+        raise _wrong(("", f"should be a name like {like} or a table like {{name = {like}, …}}, got {value!r}"))
+    if mistakes:
+        raise _wrong(*mistakes)
+    return choice
+
+
+def _fits(steps: int, info: ValidationInfo) -> int:
+    grids = info.data.get("grid", [])
+    for grid in grids if isinstance(grids, list) else [grids]:
+        try:
+            GRID.build(grid.name, steps=steps, **grid.options)
+        except ValueError as error:
+            raise _wrong(("", str(error))) from None
+    return steps
+
+
+def _metric(name: str) -> str:
+    if name not in METRICS:
+        raise _wrong(("", unknown("metric", name, METRICS)))
+    return name
+
+
+def _model(value: object) -> object:
+    name = value.get("name") if isinstance(value, dict) and set(value) == {"name"} else value
+    if not isinstance(name, str):
+        raise _wrong(("", f'should be a name or a folder, like "scenes" or {{name = "scenes"}}, got {value!r}'))
+    if name in available_models() or resources.find(name).is_dir():
+        return name
+    if "/" in name:
+        raise _wrong(("", f"there is no model folder {name!r}"))
+    raise _wrong(("", unknown("model", name, available_models()) + ", or the path of a model folder"))
+
+
+def _device(name: str) -> str:
+    """`auto` resolved, and a device that this machine lacks refused."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu" or (name == "mps" and torch.backends.mps.is_available()):
+        return name
+    if match := re.fullmatch(r"cuda(?::(\d+))?", name):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(match[1] or 0) < count:
+            return name
+        raise _wrong(("", f"{name!r} is not on this machine, which has {count} CUDA devices; right would be: auto"))
+    raise _wrong(("", f'should be "auto", "cpu", "cuda", "cuda:1" or "mps" (where there is one), got {name!r}'))
+
+
+def _readable(path: str, info: ValidationInfo) -> str:
+    """The path as it is read: a relative one starts at the folder of the sweep file."""
+    file = Path(info.context["folder"], Path(path).expanduser()) if info.context else Path(path)
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise _wrong(("", f"cannot read {str(file)!r}: {reason}")) from None
+    if not any(line.strip() for line in lines):
+        raise _wrong(("", f"{str(file)!r} holds no prompt; it should hold one a line"))
+    return str(file)
+
+
+def _set_name(name: str) -> str:
+    if name not in SETS:
+        raise _wrong(("", unknown("prompt set", name, SETS)))
+    return name
+
+
+T = TypeVar("T")
+Listed = Annotated[list[T], BeforeValidator(_as_list), Field(min_length=1)]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Natural = Annotated[int, Field(ge=1)]
+Steps = Annotated[int, Field(ge=1), AfterValidator(_fits)]
+Sampler = Annotated[Choice, PlainValidator(partial(_choice, axis=SAMPLER))]
+Guidance = Annotated[Choice, PlainValidator(partial(_choice, axis=GUIDANCE))]
+Grid = Annotated[Choice, PlainValidator(partial(_choice, axis=GRID))]
+# An exclusion may name a part of the options, with which alone a rule could not be built.
+AnySampler = Annotated[Choice, PlainValidator(partial(_choice, axis=SAMPLER, build=False))]
+AnyGuidance = Annotated[Choice, PlainValidator(partial(_choice, axis=GUIDANCE, build=False))]
+AnyGrid = Annotated[Choice, PlainValidator(partial(_choice, axis=GRID, build=False))]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class Prompts(_Table):
+    """`[prompts]`: one of `set` (with `count`), `file` and `list`."""
+
+    set: Annotated[str, AfterValidator(_set_name)] | None = None
+    count: Annotated[int, Field(ge=1, le=SIZE)] | None = None
+    file: Annotated[str, AfterValidator(_readable)] | None = None
+    listed: Annotated[list[str], Field(min_length=1)] | None = Field(None, alias="list")
+    negative: str = ""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Prompts:
+        given = [key for key in ("set", "file", "list") if getattr(self, _ATTRIBUTE.get(key, key)) is not None]
+        if len(given) != 1:
+            raise _wrong(("", f"should have one of set, file and list, got {', '.join(given) or 'none of them'}"))
+        if self.count is not None and self.set is None:
+            raise _wrong(("count", f"goes with set alone; with {given[0]} every prompt is used"))
+        return self
+
+    def read(self, images: int) -> tuple[str, ...]:
+        """The prompts themselves; a set without `count` gives one an image."""
+        if self.set is not None:
+            return tuple(prompt_set(self.set, self.count or min(images, SIZE)))
+        if self.listed is not None:
+            return tuple(self.listed)
+        assert self.file is not None
+        lines = Path(self.file).read_text(encoding="utf-8").splitlines()
+        return tuple(line.strip() for line in lines if line.strip())
+
+
+_ATTRIBUTE = {"list": "listed"}
+
+
+class Cells(_Table):
+    """`[cells]`: every combination is a cell. The grid stands before the steps, which are checked against it."""
+
+    sampler: Listed[Sampler]
+    grid: Listed[Grid] = [Choice(name="trailing")]
+    guidance: Listed[Guidance] = [Choice(name="none")]
+    steps: Listed[Steps]
+
+
+class Extra(_Table):
+    """`[[extra]]`: one cell more."""
+
+    sampler: Sampler
+    grid: Grid
+    guidance: Guidance
+    steps: Steps
+
+
+class Exclude(_Table):
+    """`[[exclude]]`: drops the cells that match every key given, in any of its values."""
+
+    sampler: Listed[AnySampler] | None = None
+    grid: Listed[AnyGrid] | None = None
+    guidance: Listed[AnyGuidance] | None = None
+    steps: Listed[Natural] | None = None
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Exclude:
+        if not self.model_fields_set:
+            raise _wrong(("", "an empty exclusion would drop every cell; give sampler, grid, guidance or steps"))
+        return self
+
+
+class Document(_Table):
+    """The whole file."""
+
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None = None
+    model: Annotated[str, PlainValidator(_model)]
+    images: Natural = 128
+    seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
+    batch: Natural = 32
+    dtype: Dtype = "float32"
+    device: Annotated[str, AfterValidator(_device)] = Field("auto", validate_default=True)
+    metrics: Listed[Annotated[str, AfterValidator(_metric)]]
+    prompts: Prompts
+    cells: Cells | None = None
+    exclude: list[Exclude] = []
+    extra: list[Extra] = []
+
+
+_TABLES: dict[str, type[BaseModel]] = {
+    "": Document, "prompts": Prompts, "cells": Cells, "exclude": Exclude, "extra": Extra,
+}  # fmt: skip
+_RIGHT = {
+    "model": 'a model, like "scenes"',
+    "metrics": f"a list of {', '.join(METRICS)}",
+    "prompts": 'a table, like [prompts] with set = "scenes" and count = 128',
+    "sampler": 'a sampler, like "ddim" or {name = "ddim", eta = 0.5}',
+    "steps": "whole numbers from 1, like [5, 10, 20]",
+    "grid": 'a grid, like "trailing"; [cells] has not one alone that could be taken',
+    "guidance": 'a guidance, like {name = "cfg", scale = 3.0}; [cells] has not one alone that could be taken',
+}
+
+
+def read(raw: dict[str, Any], folder: Path) -> tuple[Document | None, list[Mistake]]:
+    """The document that `raw` (parsed TOML) is, or the (key path, sentence) of each of its mistakes."""
+    try:
+        return Document.model_validate(_inherit(raw), context={"folder": folder}), []
+    except ValidationError as error:
+        return None, [mistake for fault in error.errors() for mistake in _explain(fault)]
+
+
+def _inherit(raw: dict[str, Any]) -> dict[str, Any]:
+    """`raw` with what an extra cell leaves out taken from [cells], where that has one value and no more."""
+    cells, extra = raw.get("cells", {}), raw.get("extra", [])
+    if not isinstance(cells, dict) or not isinstance(extra, list):
+        return raw
+    shared: dict[str, Any] = {"grid": "trailing", "guidance": "none", **cells}
+    values = {key: _as_list(shared[key]) for key in Extra.model_fields if key in shared}
+    alone = {key: value[0] for key, value in values.items() if isinstance(value, list) and len(value) == 1}
+    return {**raw, "extra": [{**alone, **one} if isinstance(one, dict) else one for one in extra]} if extra else raw
+
+
+def _explain(fault: ErrorDetails) -> Iterator[Mistake]:
+    path, value, kind = _path(fault["loc"]), fault["input"], fault["type"]
+    if kind == "sweep":
+        for key, text in fault["ctx"]["mistakes"]:
+            yield ".".join(filter(None, (path, key))), text
+    elif kind == "extra_forbidden":
+        table = _TABLES[next((part for part in fault["loc"][:-1] if isinstance(part, str)), "")]
+        known = sorted(field.alias or key for key, field in table.model_fields.items())
+        yield path, unknown("key", str(fault["loc"][-1]), known)
+    elif kind == "missing":
+        yield path, f"missing; it should be {_RIGHT[str(fault['loc'][-1])]}"
+    elif kind == "literal_error":
+        dtypes = get_args(Dtype)
+        yield path, f"should be one of {', '.join(dtypes)}, got {value!r}{did_you_mean(str(value), dtypes)}"
+    elif kind == "too_short":
+        yield path, "should have at least one value, got []"
+    elif kind in ("greater_than_equal", "less_than_equal"):
+        bound = "at least" if kind.startswith("greater") else "at most"
+        yield path, f"should be {bound} {fault['ctx'].get('ge', fault['ctx'].get('le'))}, got {value!r}"
+    elif kind == "string_pattern_mismatch":
+        yield path, f"should be letters, digits, '_', '-' and '.', got {value!r}"
+    elif kind in ("model_type", "model_attributes_type"):
+        yield path, f"should be a table, got {value!r}"
+    else:
+        sentence = fault["msg"].removeprefix("Input ")
+        yield path, f"{PLAIN.get(kind, sentence)}, got {value!r}"
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """`("cells", "sampler", 1, "name")` as `cells.sampler[1].name`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")

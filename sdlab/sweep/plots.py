@@ -1,0 +1,97 @@
+"""A picture of each metric against its price in network passes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from sdlab.files import replacing
+from sdlab.metrics import MetricInfo
+from sdlab.sweep.compare import standard_error
+from sdlab.sweep.plan import Plan
+from sdlab.sweep.store import Row
+
+_STYLES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+def plot_metric(path: Path, plan: Plan, metric: MetricInfo, rows: Sequence[Row]) -> None:
+    """One line a sampler (its colour) and guidance (its stroke and marker), bars of ± one standard error.
+
+    Samplers are set apart sideways by a little, so that equal values do not hide each other.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    grids = len({row.cell.grid.label for row in rows}) > 1
+    series: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if math.isfinite(row.metrics.get(metric.name, math.nan)):
+            name = f"{row.cell.sampler.label}, {row.cell.grid.label}" if grids else row.cell.sampler.label
+            series.setdefault((name, row.cell.guidance.label), []).append(row)
+    names = list(dict.fromkeys(name for name, _ in series))
+    guidances = list(dict.fromkeys(guidance for _, guidance in series))
+    palette = colormaps["tab10" if len(names) <= 10 else "tab20"]
+    colour = {name: palette(i % palette.N) for i, name in enumerate(names)}
+    stroke: dict[str, dict[str, Any]] = {
+        guidance: {"linestyle": _STYLES[i % len(_STYLES)], "marker": _MARKERS[i % len(_MARKERS)]}
+        for i, guidance in enumerate(guidances)
+    }
+
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    axes = figure.add_subplot()
+    for (name, guidance), line in series.items():
+        line = sorted(line, key=lambda row: row.network_passes)
+        axes.errorbar(
+            [row.network_passes * 1.015 ** (names.index(name) - (len(names) - 1) / 2) for row in line],
+            [row.metrics[metric.name] for row in line],
+            yerr=[standard_error(metric, row) or 0.0 for row in line],
+            color=colour[name],
+            **stroke[guidance],
+            markersize=5,
+            linewidth=1.6,
+            elinewidth=1,
+            capsize=2,
+            alpha=0.9,
+        )
+    _label(axes, plan, metric, [row for line in series.values() for row in line])
+    samplers = [Line2D([], [], color=colour[name], linewidth=3, label=name) for name in names]
+    strokes = [Line2D([], [], color="0.3", label=guidance, **stroke[guidance]) for guidance in guidances]
+    figure.legend(handles=samplers, title="sampler", loc="outside right upper", frameon=False, alignment="left")
+    figure.legend(
+        handles=strokes, title="guidance", loc="outside right lower", frameon=False, alignment="left", handlelength=3
+    )
+    with replacing(path) as draft:
+        figure.savefig(draft, format="png", dpi=150)
+
+
+def _label(axes: Axes, plan: Plan, metric: MetricInfo, rows: Sequence[Row]) -> None:
+    axes.set_title(f"{plan.name}: {metric.label}", loc="left", fontsize=12)
+    axes.set_xlabel("network passes an image")
+    axes.set_ylabel(f"{metric.label}, {metric.better} is better")
+    axes.set_xscale("log")
+    ticks: list[float] = []
+    for passes in sorted({row.network_passes for row in rows}, reverse=True):
+        if not ticks or passes * 1.1 < ticks[-1]:  # closer ones would be printed over each other
+            ticks.append(passes)
+    if len(ticks) <= 12:
+        axes.set_xticks(ticks)
+    else:
+        axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.minorticks_off()
+    values = [row.metrics[metric.name] for row in rows]
+    if values and min(values) > 0 and max(values) > 20 * min(values):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)

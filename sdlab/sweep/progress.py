@@ -1,0 +1,77 @@
+"""How far a sweep is: one bar for the sweep, one for the cell, each with the time left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+
+class SweepProgress:
+    """Two bars while the block runs, and a line for every finished cell, which a log file gets too.
+
+    The time left is that of the network passes left, at the speed of those done.
+    """
+
+    def __init__(self, console: Console, passes: Sequence[float]) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[left]}", style="cyan"),
+            console=console,
+            transient=True,
+        )
+        self._passes, self._total = list(passes), sum(passes)
+        self._done = 0.0
+        self._index = -1
+        self._start = self._cell_start = time.monotonic()
+        self._sweep = self._bars.add_task("sweep", total=self._total, left="")
+        self._cell = self._bars.add_task("", total=1.0, left="", visible=False)
+
+    def __enter__(self) -> SweepProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def begin(self, label: str) -> None:
+        """The next cell starts."""
+        self._index += 1
+        if self._index == 0:
+            self._start = time.monotonic()  # what came before was loading, which no cell repeats
+        self._cell_start = time.monotonic()
+        self._bars.update(self._cell, description=label, completed=0.0, left="", visible=True)
+        self._bars.update(self._sweep, description=f"cell {self._index + 1} of {len(self._passes)}")
+
+    def update(self, share: float) -> None:
+        """A share in [0, 1] of the cell is done."""
+        now = time.monotonic()
+        done = self._done + share * self._passes[self._index]
+        self._bars.update(self._cell, completed=share, left=_left(now - self._cell_start, share))
+        self._bars.update(self._sweep, completed=done, left=_left(now - self._start, done / self._total))
+
+    def end(self, text: str) -> None:
+        """The cell is done; `text` says how it went."""
+        self.update(1.0)
+        self._done += self._passes[self._index]
+        self._bars.console.print(f"[dim]{self._index + 1:>3}/{len(self._passes)}[/] {text}", highlight=False)
+
+
+def _left(elapsed: float, share: float) -> str:
+    return f"{duration(elapsed / share - elapsed)} left" if share > 0 else ""
+
+
+def duration(seconds: float) -> str:
+    """`"45 s"`, `"3 min 20 s"`, `"2 h 05 min"`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s" if seconds >= 9.5 else f"{seconds:.1f} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,163 @@
+"""Run the cells of a plan that the store does not have, one after the other, keeping each as soon as it is done."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from sdlab.errors import RunError
+from sdlab.files import replacing
+from sdlab.metrics import METRICS
+from sdlab.sweep.cell import Cell
+from sdlab.sweep.cost import network_passes
+from sdlab.sweep.interrupts import Interrupts
+from sdlab.sweep.lock import locked
+from sdlab.sweep.plan import Plan
+from sdlab.sweep.progress import SweepProgress, duration
+from sdlab.sweep.provenance import provenance
+from sdlab.sweep.results import Bench, CellFailed, CellResult
+from sdlab.sweep.store import Store
+
+STORE = "results.sqlite"
+PLAN = "plan.json"
+_ROOM = 16 * 2**20  # bytes free on the disk without which no cell is begun
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """How a sweep ended."""
+
+    total: int  # cells in the plan
+    kept: int  # of them, those that were in the store before
+    ran: int  # and those that are new there
+    failed: tuple[tuple[str, str], ...] = ()  # (cell, reason)
+    interrupted: bool = False
+
+    @property
+    def status(self) -> int:
+        """The exit status: 130 for an interrupt that kept all, 1 when a cell failed, else 0."""
+        return 130 if self.interrupted else 1 if self.failed else 0
+
+
+def run_sweep(
+    plan: Plan, model: str, open_bench: Callable[[], Bench], directory: Path, console: Console
+) -> SweepOutcome:
+    """Run what is missing of `plan` in a run directory, which afterwards holds the resolved plan and the store.
+
+    `model` identifies the model down to its weights. `open_bench` is called only when there is a cell to run.
+
+    Raises:
+        RunError: the directory is in use, the store is damaged, the disk is full; what was finished is kept.
+        SdlabError: from `open_bench`.
+    """
+    keys = [plan.key(cell, model) for cell in plan.cells]
+    with Interrupts().listening() as interrupts, locked(directory), Store(directory / STORE) as store:
+        finished = store.finished()
+        todo = [(key, cell) for key, cell in zip(keys, plan.cells, strict=True) if key not in finished]
+        tally = _Tally()
+        try:
+            _write_plan(plan, model, keys, directory, store)
+            if todo:
+                progress = SweepProgress(console, [network_passes(cell) for _, cell in todo])
+                runner = _Runner(plan, open_bench(), store, provenance(plan, model), progress, interrupts, tally)
+                labels = (METRICS[name].label for name in plan.metrics)
+                console.print(f"each cell: {', '.join(labels)}, time", style="dim")
+                with progress:
+                    for key, cell in todo:
+                        _check_room(directory)
+                        runner.run(key, cell)
+        except KeyboardInterrupt:
+            tally.interrupted = True
+    return SweepOutcome(len(keys), len(keys) - len(todo), tally.ran, tuple(tally.failed), tally.interrupted)
+
+
+@dataclass
+class _Tally:
+    """What has been written to the store so far."""
+
+    ran: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    interrupted: bool = False
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """Runs one cell after the other and writes down how each went."""
+
+    plan: Plan
+    bench: Bench
+    store: Store
+    origin: dict[str, str | int | None]
+    progress: SweepProgress
+    interrupts: Interrupts
+    tally: _Tally
+
+    def run(self, key: str, cell: Cell) -> None:
+        """Run a cell; a failed one is written down with its reason."""
+        self.progress.begin(cell.label)
+        start = time.monotonic()
+        try:
+            result = self.bench.run(cell, self._on_progress)
+            _check_finite(result)
+        except CellFailed as failure:
+            with self.interrupts.held():
+                self.store.add_failed(key, cell, str(failure), self.origin)
+                self.tally.failed.append((cell.label, str(failure)))
+            self.progress.end(f"[red]✗ {escape(cell.label)}: {escape(str(failure))}[/]")
+            return
+        with self.interrupts.held():
+            self.store.add(key, cell, result, self.bench.prompts, self.origin)
+            self.tally.ran += 1
+        numbers = "  ".join(f"{result.metrics[name]:.{METRICS[name].digits}f}" for name in self.plan.metrics)
+        label = f"{cell.label:<{max(len(other.label) for other in self.plan.cells)}}"
+        self.progress.end(f"{escape(label)}  {numbers}  [dim]{duration(time.monotonic() - start)}[/]")
+
+    def _on_progress(self, share: float) -> None:
+        self.interrupts.check()
+        self.progress.update(share)
+
+
+def _check_finite(result: CellResult) -> None:
+    wrong = [f"{METRICS[name].label} is {value}" for name, value in result.metrics.items() if not math.isfinite(value)]
+    if wrong:
+        raise CellFailed(", ".join(wrong))
+
+
+def _check_room(directory: Path) -> None:
+    """Better to stop before a cell is computed than after."""
+    free = shutil.disk_usage(directory).free
+    if free < _ROOM:
+        raise RunError(
+            f"no space left on the disk of {directory}: {free / 2**20:.0f} MiB free, {_ROOM // 2**20} needed to go on; "
+            "the finished cells are kept, the same command runs the rest"
+        )
+
+
+def _write_plan(plan: Plan, model: str, keys: list[str], directory: Path, store: Store) -> None:
+    """The resolved plan, for people as a file, and in the store, from which the report is drawn."""
+    text = json.dumps({**plan.model_dump(), "model_identity": model, "keys": keys}, indent=1, ensure_ascii=False)
+    if store.note(PLAN) != text:
+        store.set_note(PLAN, text)
+    with replacing(directory / PLAN) as draft:
+        draft.write_text(text + "\n", encoding="utf-8")
+
+
+def read_plan(store: Store) -> tuple[Plan, list[str]]:
+    """The plan a store was last run with, and the keys of its cells.
+
+    Raises:
+        RunError: the store has none.
+    """
+    text = store.note(PLAN)
+    if text is None:
+        raise RunError(f"{store.path} holds no plan: no sweep has been run there")
+    fields = json.loads(text)
+    return Plan.model_validate({name: fields[name] for name in Plan.model_fields}), fields["keys"]

@@ -1,0 +1,237 @@
+"""The results, in one SQLite file: a row a cell, written whole or not at all.
+
+The rollback journal (SQLite's default) makes every transaction safe against a kill or a power cut at any moment, and
+leaves a single file behind.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sdlab.errors import RunError
+from sdlab.sweep.cell import Cell
+from sdlab.sweep.results import CellResult
+
+_OURS = 0x5D1AB  # PRAGMA application_id: tells our files from others
+_VERSION = 1
+_TABLES = """
+CREATE TABLE cells (
+    key               TEXT PRIMARY KEY,  -- hash of all that determines the numbers
+    cell              TEXT NOT NULL,     -- JSON
+    status            TEXT NOT NULL CHECK (status IN ('ok', 'failed')),
+    reason            TEXT NOT NULL,     -- why it failed
+    metrics           TEXT NOT NULL,     -- JSON, name -> value
+    stderr            TEXT NOT NULL,     -- JSON, name -> standard error
+    per_image         BLOB NOT NULL,     -- NumPy .npz, name -> one number an image
+    network_passes    REAL,              -- an image
+    seconds_per_image REAL,
+    ms_per_pass       REAL,
+    network_share     REAL,              -- of the time, 0 to 1
+    prompts           TEXT NOT NULL,     -- JSON, of the thumbnails
+    thumbnails        BLOB,              -- PNG, the pictures side by side
+    provenance        TEXT NOT NULL,     -- JSON
+    created           TEXT NOT NULL      -- ISO 8601, UTC
+);
+CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+_COSTS = ("network_passes", "seconds_per_image", "ms_per_pass", "network_share")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of a cell; a failed one has a reason, and no numbers."""
+
+    key: str
+    cell: Cell
+    reason: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    stderr: dict[str, float] = field(default_factory=dict)
+    per_image: dict[str, NDArray[np.floating]] = field(default_factory=dict)  # (N,) each
+    network_passes: float = math.nan
+    seconds_per_image: float = math.nan
+    ms_per_pass: float = math.nan
+    network_share: float = math.nan
+    provenance: dict[str, Any] = field(default_factory=dict)
+    created: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the cell has numbers."""
+        return not self.reason
+
+
+class Store:
+    """An open file of results. Only one process may write; any number may read."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, or make it.
+
+        Raises:
+            RunError: it is not a store, is damaged, or is of a newer sdlab; it is left as it was.
+        """
+        self.path = path
+        with self._told():
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
+        try:
+            with self._told():
+                self._check()
+        except RunError:
+            self._db.close()
+            raise
+
+    def _check(self) -> None:
+        ours, version = (self._one(f"PRAGMA {name}") for name in ("application_id", "user_version"))
+        if not self._one("SELECT count(*) FROM sqlite_master"):
+            self._db.executescript(
+                f"BEGIN; PRAGMA application_id = {_OURS}; PRAGMA user_version = {_VERSION}; {_TABLES} COMMIT;"
+            )
+        elif ours != _OURS:
+            raise RunError(f"{self.path} is a database, but not one of sdlab's; move it away or use another --out")
+        elif version > _VERSION:
+            raise RunError(f"{self.path} was written by a newer sdlab (format {version}, this one knows {_VERSION})")
+        elif self._one("PRAGMA quick_check(1)") != "ok":
+            raise sqlite3.DatabaseError("quick_check failed")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def finished(self) -> set[str]:
+        """The keys of the cells that have numbers."""
+        with self._told():
+            return {key for (key,) in self._db.execute("SELECT key FROM cells WHERE status = 'ok'")}
+
+    def rows(self, keys: Iterable[str] | None = None) -> list[Row]:
+        """The rows of `keys`, in their order, those that are there; or every row, the oldest first."""
+        columns = f"key, cell, reason, metrics, stderr, per_image, {', '.join(_COSTS)}, provenance, created"
+        with self._told():
+            found = self._db.execute(f"SELECT {columns} FROM cells ORDER BY created, rowid").fetchall()
+        rows = {row.key: row for row in map(_row, found)}
+        return list(rows.values()) if keys is None else [rows[key] for key in keys if key in rows]
+
+    def thumbnails(self, key: str) -> tuple[list[str], NDArray[np.uint8]] | None:
+        """The prompts (K) and pictures (K, H, W, 3) of a cell, if it has any."""
+        with self._told():
+            found = self._db.execute("SELECT prompts, thumbnails FROM cells WHERE key = ?", (key,)).fetchone()
+        if found is None or found[1] is None:
+            return None
+        prompts = json.loads(found[0])
+        strip = np.asarray(Image.open(io.BytesIO(found[1])).convert("RGB"))
+        return prompts, np.stack(np.split(strip, len(prompts), axis=1))
+
+    def add(self, key: str, cell: Cell, result: CellResult, prompts: Sequence[str], provenance: dict[str, Any]) -> None:
+        """Write a finished cell. `prompts` are those of its thumbnails.
+
+        Raises:
+            ValueError: there are not as many prompts as thumbnails.
+            RunError: no space is left, or the disk fails; all other rows are as they were.
+        """
+        if len(prompts) != len(result.thumbnails):
+            raise ValueError(f"{len(prompts)} prompts for {len(result.thumbnails)} thumbnails")
+        self._write(
+            key=key,
+            cell=cell,
+            status="ok",
+            reason="",
+            metrics=json.dumps(result.metrics),
+            stderr=json.dumps(result.stderr),
+            per_image=_npz(result.per_image),
+            prompts=json.dumps(list(prompts)),
+            thumbnails=_strip(result.thumbnails),
+            provenance=provenance,
+            **{name: float(getattr(result, name)) for name in _COSTS},
+        )
+
+    def add_failed(self, key: str, cell: Cell, reason: str, provenance: dict[str, Any]) -> None:
+        """Write that a cell failed, and why; the next run tries it again. Raises as `add` does."""
+        empty = {"metrics": "{}", "stderr": "{}", "per_image": _npz({}), "prompts": "[]", "thumbnails": None}
+        costs = dict.fromkeys(_COSTS)
+        self._write(key=key, cell=cell, status="failed", reason=reason, provenance=provenance, **empty, **costs)
+
+    def _write(self, cell: Cell, provenance: dict[str, Any], **columns: Any) -> None:
+        columns["cell"] = json.dumps(cell.model_dump())
+        columns["provenance"] = json.dumps(provenance)
+        columns["created"] = datetime.now(UTC).isoformat(timespec="milliseconds")
+        names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+        with self._told():
+            self._db.execute(f"INSERT OR REPLACE INTO cells ({names}) VALUES ({marks})", tuple(columns.values()))
+
+    def note(self, name: str) -> str | None:
+        """A text kept beside the cells."""
+        with self._told():
+            found = self._db.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
+        return None if found is None else found[0]
+
+    def set_note(self, name: str, value: str) -> None:
+        """Keep a text beside the cells. Raises as `add` does."""
+        with self._told():
+            self._db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
+
+    def _one(self, query: str) -> Any:
+        return self._db.execute(query).fetchone()[0]
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """SQLite's errors as ours, in one line."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            code = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT")
+            if code.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+                text = f"cannot write {self.path}: the disk is full or fails ({error}); the finished cells are kept"
+            elif code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+                text = f"{self.path} is damaged or is no SQLite file ({error}); move it away to start anew"
+            else:
+                text = f"cannot use {self.path}: {error}"
+            raise RunError(text) from error
+
+
+def _row(columns: tuple[Any, ...]) -> Row:
+    key, cell, reason, metrics, stderr, per_image, *costs, provenance, created = columns
+    with np.load(io.BytesIO(per_image), allow_pickle=False) as arrays:
+        images = {name: arrays[name] for name in arrays.files}
+    return Row(
+        key=key,
+        cell=Cell.model_validate(json.loads(cell)),
+        reason=reason,
+        metrics=json.loads(metrics),
+        stderr=json.loads(stderr),
+        per_image=images,
+        provenance=json.loads(provenance),
+        created=created,
+        **{name: math.nan if cost is None else cost for name, cost in zip(_COSTS, costs, strict=True)},
+    )
+
+
+def _npz(arrays: dict[str, NDArray[np.floating]]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _strip(pictures: NDArray[np.uint8]) -> bytes | None:
+    """(K, H, W, 3) -> PNG of the pictures side by side, or None for K = 0."""
+    if not len(pictures):
+        return None
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(list(pictures), axis=1)).save(buffer, format="PNG")
+    return buffer.getvalue()

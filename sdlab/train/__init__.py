@@ -1,0 +1,34 @@
+"""Training of the lab model: `sdlab train clip | vae | evaluator | unet CONFIG.toml`, the U-Net after CLIP and VAE."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, get_args
+
+from rich.console import Console
+
+from sdlab.train.config import TrainConfig, load_config
+
+StageName = Literal["clip", "vae", "unet", "evaluator"]
+STAGES: tuple[StageName, ...] = get_args(StageName)
+
+
+def run(stage: StageName, config_path: Path, console: Console) -> dict[str, float]:
+    """Train one stage as the file describes, resuming it if it was interrupted; what it measured at the end.
+
+    Raises:
+        UsageError: the description is wrong, or a part of the model that the stage builds on is missing.
+        RunError: training diverged, or a file could not be read or written.
+    """
+    config = load_config(config_path)
+    # Imported here, so that a slip in the description is told before seconds of imports.
+    from sdlab.train.clip import ClipStage
+    from sdlab.train.evaluator import EvaluatorStage
+    from sdlab.train.loop import Stage, train
+    from sdlab.train.unet import UnetStage
+    from sdlab.train.vae import VaeStage
+
+    builders: dict[str, Callable[[TrainConfig], Stage]]
+    builders = {"clip": ClipStage, "vae": VaeStage, "unet": UnetStage, "evaluator": EvaluatorStage}
+    return train(builders[stage](config), config, console)

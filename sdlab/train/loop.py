@@ -1,0 +1,177 @@
+"""The training loop, written once for every stage: AdamW, warm-up and cosine decay, clipping, EMA, checkpoints, a log.
+
+A stage says what is trained and what its loss is. The data of step i are a function of (seed, i) alone, so a run that
+was interrupted and resumed sees what an uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from sdlab.errors import RunError, UsageError
+from sdlab.files import replacing
+from sdlab.train.config import TrainConfig
+
+
+class Stage(Protocol):
+    """What the loop needs to know of a stage."""
+
+    trained: nn.Module
+
+    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to minimise at this step, and parts of it worth logging."""
+
+    def finish(self) -> dict[str, float]:
+        """Called with the averaged weights in place: measure, write the weights, and return what was measured."""
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Linear warm-up to `config.lr`, then half a cosine to 0 at `config.steps`."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+class Average:
+    """Exponential moving average of a module's floating-point state, short at first so that it forgets the start."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.state = {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move towards the module's present weights."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        live = module.state_dict()
+        floating = [k for k, v in live.items() if v.is_floating_point()]
+        torch._foreach_lerp_([self.state[k] for k in floating], [live[k] for k in floating], 1 - decay)
+        for k, v in live.items():
+            if not v.is_floating_point():
+                self.state[k].copy_(v)
+
+
+def train(stage: Stage, config: TrainConfig, console: Console) -> dict[str, float]:
+    """Train to `config.steps`, from the checkpoint in `config.out` when there is one; returns what the stage measured.
+
+    Raises KeyboardInterrupt after a checkpoint has been written, so that the same command continues.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    module = stage.trained.to(config.device).train()
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    decayed = [p for p in module.parameters() if p.ndim > 1]
+    plain = [p for p in module.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), fused=True)
+    average = Average(module, config.ema)
+    config.out.mkdir(parents=True, exist_ok=True)
+    checkpoint = config.out / "checkpoint.pt"
+    start, spent = _resume(checkpoint, module, average, optimizer, config)
+    if start:
+        console.print(f"continuing {checkpoint} at step {start} of {config.steps}")
+    began = time.perf_counter() - spent
+
+    def save(step: int) -> None:
+        state = {
+            "step": step,
+            "seconds": time.perf_counter() - began,
+            "config": config.model_dump_json(),
+            "module": module.state_dict(),
+            "average": average.state,
+            "optimizer": optimizer.state_dict(),
+        }
+        with replacing(checkpoint) as draft:
+            torch.save(state, draft)
+
+    step = start
+    with _log(config.out / "log.csv", start) as log, _progress(console) as progress:
+        bar = progress.add_task(config.out.name, total=config.steps, completed=start, note="")
+        try:
+            for step in range(start, config.steps):
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(step, config)
+                generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+                dtype = getattr(torch, config.precision)
+                with torch.autocast(torch.device(config.device).type, dtype, enabled=dtype != torch.float32):
+                    loss, parts = stage.loss(step, generator)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                norm = nn.utils.clip_grad_norm_(module.parameters(), config.clip)
+                if not math.isfinite(norm):
+                    raise RunError(f"{config.out}: the gradient is {norm} at step {step}; try a smaller lr")
+                optimizer.step()
+                average.update(module, step)
+                if step % 10 == 0 or step + 1 == config.steps:
+                    values = {k: float(v.detach()) for k, v in {"loss": loss, **parts}.items()}
+                    log(step, values)
+                    progress.update(bar, note=" ".join(f"{k} {v:.4g}" for k, v in values.items()))
+                progress.update(bar, completed=step + 1)
+                if (step + 1) % config.save_every == 0:
+                    save(step + 1)
+        except KeyboardInterrupt:
+            save(step)
+            console.print(f"interrupted at step {step} of {config.steps}; the same command continues from {checkpoint}")
+            raise
+    if start < config.steps:
+        save(config.steps)
+    module.load_state_dict(average.state)
+    module.eval()
+    with torch.no_grad():
+        return {**stage.finish(), "train_minutes": round((time.perf_counter() - began) / 60, 1)}
+
+
+def _resume(
+    checkpoint: Path, module: nn.Module, average: Average, optimizer: torch.optim.Optimizer, config: TrainConfig
+) -> tuple[int, float]:
+    """Load the checkpoint, if there is one, into its three owners; the step it was at and the seconds spent so far."""
+    if not checkpoint.exists():
+        return 0, 0.0
+    try:
+        saved: dict[str, Any] = torch.load(checkpoint, map_location=config.device, weights_only=True)
+    except Exception as error:
+        raise RunError(f"{checkpoint}: cannot be read ({type(error).__name__}); delete it to start again") from error
+    free = {"save_every", "threads", "device", "out"}
+    now, then = json.loads(config.model_dump_json()), json.loads(saved["config"])
+    changed = [k for k in now if k not in free and now[k] != then.get(k)]
+    if changed:
+        what = ", ".join(f"{k} was {then.get(k)!r}, is now {now[k]!r}" for k in changed)
+        raise UsageError(f"{checkpoint} belongs to another run ({what}); give `out` another folder or delete it")
+    module.load_state_dict(saved["module"])
+    average.state = saved["average"]
+    optimizer.load_state_dict(saved["optimizer"])
+    return saved["step"], saved["seconds"]
+
+
+@contextmanager
+def _log(path: Path, start: int) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """A CSV that grows by a row; rows of steps that will be repeated after a resume are dropped first."""
+    kept = path.read_text().splitlines(keepends=True) if start and path.exists() else []
+    kept = [line for line in kept if not line[0].isdigit() or int(line.split(",")[0]) < start]
+    with replacing(path) as draft:
+        draft.write_text("".join(kept))
+    with path.open("a") as file:
+
+        def row(step: int, values: dict[str, float]) -> None:
+            if file.tell() == 0:
+                file.write(",".join(["step", *values]) + "\n")
+            file.write(",".join([str(step), *(f"{v:.6g}" for v in values.values())]) + "\n")
+            file.flush()
+
+        yield row
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)

@@ -1,0 +1,201 @@
+"""Training: the loop resumes exactly, every stage learns, and what the stages write is a model that loads."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from sdlab import scenes
+from sdlab.errors import RunError, UsageError
+from sdlab.model.config import SCENES, ClipTextConfig, ClipVisionConfig, ModelConfig, UnetConfig, VaeConfig
+from sdlab.model.model_loader import load, load_part, read_config, save_config
+from sdlab.pipeline import Pipeline
+from sdlab.scenes.reader import Evaluator
+from sdlab.train import run
+from sdlab.train.config import TrainConfig, load_config
+from sdlab.train.evaluator import weather
+from sdlab.train.loop import Average, learning_rate, train
+from sdlab.train.vae import psnr
+
+QUIET = Console(quiet=True)
+
+TINY = ModelConfig(
+    name="tiny",
+    image_size=64,
+    text=ClipTextConfig(vocab_size=600, context_length=24, width=16, layers=1, heads=2),
+    vision=ClipVisionConfig(image_size=64, patch=16, width=16, layers=1, heads=2, projection=16),
+    vae=VaeConfig(width=8, multipliers=(1, 1, 1), residual_blocks=1, groups=2, scale=1.0),
+    unet=UnetConfig(
+        width=8, multipliers=(1, 1), residual_blocks=1, attention_rates=(2,), heads=2, context_width=16, groups=2
+    ),
+    levels=SCENES.levels,
+    prediction="v",
+)
+
+
+def settings(tmp_path: Path, **changes: object) -> TrainConfig:
+    given = {"model": str(tmp_path / "model"), "out": tmp_path / "out", "steps": 6, "batch": 4, "lr": 1e-2, "warmup": 2}
+    return TrainConfig(**{**given, "precision": "float32", "scenes": 8, **changes})
+
+
+class Line:
+    """The smallest stage there is: fit y = 2x + 1 from noisy points, interrupted where told."""
+
+    def __init__(self, stop_at: int | None = None, poison_at: int | None = None) -> None:
+        torch.manual_seed(0)
+        self.trained = nn.Linear(1, 1)
+        self.stop_at, self.poison_at, self.seen = stop_at, poison_at, []
+
+    def loss(self, step: int, generator: torch.Generator):
+        if step == self.stop_at:
+            raise KeyboardInterrupt
+        x = torch.randn(64, 1, generator=generator)
+        self.seen.append(float(x[0]))
+        loss = (self.trained(x) - 2 * x - 1).square().mean()
+        return loss * float("nan") if step == self.poison_at else loss, {}
+
+    def finish(self) -> dict[str, float]:
+        return {"slope": float(self.trained.weight), "offset": float(self.trained.bias)}
+
+
+def test_the_loop_fits_a_line(tmp_path: Path):
+    found = train(Line(), settings(tmp_path, steps=300, lr=0.05, ema=0.9, weight_decay=0.0), QUIET)
+    assert found["slope"] == pytest.approx(2, abs=0.02)
+    assert found["offset"] == pytest.approx(1, abs=0.02)
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path):
+    whole, half, rest = Line(), Line(stop_at=17), Line()
+    there, here = (settings(tmp_path, steps=40, out=tmp_path / name) for name in ("a", "b"))
+    expected = train(whole, there, QUIET)
+    with pytest.raises(KeyboardInterrupt):
+        train(half, here, QUIET)
+    found = train(rest, here, QUIET)
+    assert half.seen + rest.seen == whole.seen
+    assert {k: found[k] for k in ("slope", "offset")} == {k: expected[k] for k in ("slope", "offset")}
+    logs = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("a", "b")]
+    assert logs[0] == logs[1]
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path):
+    train(Line(), settings(tmp_path), QUIET)
+    with pytest.raises(UsageError, match=r"lr was 0\.01, is now 0\.5"):
+        train(Line(), settings(tmp_path, lr=0.5), QUIET)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path):
+    train(Line(), settings(tmp_path), QUIET)
+    path = tmp_path / "out" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"checkpoint\.pt: cannot be read"):
+        train(Line(), settings(tmp_path), QUIET)
+
+
+def test_a_diverging_run_stops_with_its_step(tmp_path: Path):
+    with pytest.raises(RunError, match="gradient is nan at step 3"):
+        train(Line(poison_at=3), settings(tmp_path), QUIET)
+
+
+def test_the_learning_rate_warms_up_and_decays_to_zero(tmp_path: Path):
+    config = settings(tmp_path, steps=1000, warmup=100, lr=1.0)
+    rates = [learning_rate(step, config) for step in range(1001)]
+    assert rates[0] == pytest.approx(0.01)
+    assert max(rates) == rates[99] == 1.0
+    assert rates[550] == pytest.approx(0.5, abs=0.01)
+    assert rates[1000] == pytest.approx(0.0)
+
+
+def test_the_average_of_constant_weights_is_those_weights():
+    module = nn.Linear(3, 2)
+    average = Average(module, 0.99)
+    for step in range(10):
+        average.update(module, step)
+    torch.testing.assert_close(average.state["weight"], module.weight.detach())
+
+
+def test_psnr_is_that_of_its_definition():
+    a = torch.zeros(1, 3, 8, 8)
+    assert float(psnr(a + 0.02, a)) == pytest.approx(40.0, abs=1e-3)  # an error of 1 % of the range
+
+
+def test_weather_keeps_pictures_recognisable():
+    images = scenes.render(scenes.sample(64, torch.Generator().manual_seed(0)))
+    weathered = weather(images, torch.Generator().manual_seed(1))
+    assert not torch.equal(weathered, images)
+    assert psnr(weathered, images).min() > 15
+
+
+def write(path: Path, config: TrainConfig) -> Path:
+    rows = [f'model = "{config.model}"', f'out = "{config.out}"', f"steps = {config.steps}", f"batch = {config.batch}"]
+    rows += [f"lr = {config.lr}", f"warmup = {config.warmup}", f'precision = "{config.precision}"']
+    path.write_text("\n".join([*rows, f"scenes = {config.scenes}"]))
+    return path
+
+
+def test_the_four_stages_make_a_model_that_generates(tmp_path: Path):
+    folder = tmp_path / "model"
+    save_config(folder, TINY)
+    measured = {}
+    for stage in ("clip", "vae", "unet", "evaluator"):
+        file = write(tmp_path / f"{stage}.toml", settings(tmp_path, out=tmp_path / stage))
+        measured |= run(stage, file, QUIET)
+    assert measured["psnr_db"] > 5
+    config = read_config(folder)
+    assert config.vae.scale == pytest.approx(measured["scale"])
+    pipeline = Pipeline(load(folder))
+    context, uncond = pipeline.encode(["a red circle"]), pipeline.encode([""])
+    assert context.shape == (1, 24, 16)
+    assert not torch.equal(context, uncond)
+    assert isinstance(load_part(folder / "evaluator.safetensors", Evaluator), Evaluator)
+
+
+@pytest.mark.parametrize("stage", ["clip", "vae", "unet", "evaluator"])
+def test_every_stage_learns(stage: str, tmp_path: Path):
+    folder = tmp_path / "model"
+    save_config(folder, TINY)
+    for before in ("clip", "vae") if stage == "unet" else ():
+        run(before, write(tmp_path / "before.toml", settings(tmp_path, out=tmp_path / before)), QUIET)
+    config = settings(tmp_path, out=tmp_path / "learn", steps=61, batch=16, lr=3e-3, scenes=64)
+    run(stage, write(tmp_path / "learn.toml", config), QUIET)
+    header, *rows = (tmp_path / "learn" / "log.csv").read_text().splitlines()
+    losses = [float(row.split(",")[1]) for row in rows]
+    assert header.startswith("step,loss")
+    assert len(losses) == 7
+    assert min(losses[-2:]) < 0.97 * losses[0]
+
+
+def test_the_unet_says_what_it_lacks(tmp_path: Path):
+    save_config(tmp_path / "model", TINY)
+    with pytest.raises(UsageError, match=r"clip\.safetensors: no such file"):
+        run("unet", write(tmp_path / "u.toml", settings(tmp_path)), QUIET)
+
+
+def test_mistakes_in_a_description_are_told_all_at_once(tmp_path: Path):
+    path = tmp_path / "bad.toml"
+    path.write_text('out = "x"\nsteps = -1\nbatch = "many"\nlearning_rate = 1\nlr = 0.1\n')
+    with pytest.raises(UsageError) as error:
+        load_config(path)
+    lines = str(error.value).splitlines()
+    assert len(lines) == 3
+    assert any("steps" in line and "-1" in line for line in lines)
+    assert any("batch" in line and "'many'" in line for line in lines)
+    assert any("learning_rate: unknown key" in line for line in lines)
+
+
+def test_the_shipped_descriptions_are_valid():
+    for stage in ("clip", "vae", "unet", "evaluator"):
+        assert load_config(Path("experiments/train") / f"{stage}.toml").steps > 0
+
+
+def test_untrained_configuration_is_the_scenes_one(tmp_path: Path):
+    from sdlab.train.folder import configuration, update
+
+    assert configuration(tmp_path) == SCENES
+    update(tmp_path, vae=replace(SCENES.vae, scale=0.5))
+    assert configuration(tmp_path).vae.scale == 0.5
+    assert configuration(tmp_path).text == SCENES.text
