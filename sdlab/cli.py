@@ -6,6 +6,7 @@ Heavy imports wait until a command needs them, so that `--help` and a slip in an
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -130,8 +131,9 @@ def _lists(what: Listed) -> list[tuple[str, str]]:
         return [(m.name, f"{m.label}, {m.better} is better: {m.about}") for m in METRICS.values()]
     if what is Listed.models:
         return list(available_models().items())
-    registry = {Listed.samplers: samplers.SAMPLERS, Listed.grids: samplers.GRIDS, Listed.guidance: GUIDANCE}[what]
-    return [(name, samplers.describe(entry)) for name, entry in sorted(registry.items())]
+    registries: dict[Listed, Mapping[str, Callable[..., object]]]
+    registries = {Listed.samplers: samplers.SAMPLERS, Listed.grids: samplers.GRIDS, Listed.guidance: GUIDANCE}
+    return [(name, samplers.describe(entry)) for name, entry in sorted(registries[what].items())]
 
 
 def main() -> None:

@@ -27,7 +27,10 @@ from sdlab.train.config import TrainConfig
 class Stage(Protocol):
     """What the loop needs to know of a stage."""
 
-    trained: nn.Module
+    @property
+    def trained(self) -> nn.Module:
+        """The network whose weights are trained."""
+        ...
 
     def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar to minimise at this step, and parts of it worth logging."""
