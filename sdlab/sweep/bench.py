@@ -57,6 +57,11 @@ class LabBench:
         """The prompts of the first pictures."""
         return [self._prompt(i) for i in range(min(_THUMBNAILS, self.plan.images))]
 
+    def real(self) -> dict[str, tuple[float, float]]:
+        """The metrics of as many real renders with captions of their own."""
+        found = self.meters.real(self.plan.images)
+        return {name: (value, found.stderr[name]) for name, value in found.values.items()}
+
     def run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:
         """Make the pictures of a cell, batch by batch, and measure them."""
         plan, pipeline = self.plan, self.pipeline

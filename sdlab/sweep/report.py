@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from rich.console import Console
@@ -13,9 +14,9 @@ from sdlab.sweep.cell import Cell, digest
 from sdlab.sweep.contact_sheet import Strip, contact_sheet
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.plots import plot_metric
-from sdlab.sweep.run import STORE, read_plan
+from sdlab.sweep.run import REAL, STORE, read_plan
 from sdlab.sweep.store import Row, Store
-from sdlab.sweep.table import csv_text, make_table
+from sdlab.sweep.table import Table, csv_text, make_table
 
 _DRAWN = "report"
 
@@ -34,24 +35,25 @@ def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]
     with Store(directory / STORE) as store:
         plan, keys = read_plan(store)
         rows = store.rows(keys)
+        table = make_table(plan, rows, json.loads(store.note(REAL) or "{}"))
         plots = {metric: directory / f"{metric}.png" for metric in plan.metrics}
         files = [directory / name for name in ("table.csv", "table.md", "contact_sheet.png")] + list(plots.values())
         shown = digest([plan.model_dump_json(), [(row.key, row.created) for row in rows]])
         if redraw or store.note(_DRAWN) != shown or not all(file.is_file() for file in files):
             _write(files[0], csv_text(plan, rows))
-            _write(files[1], make_table(plan, rows).markdown())
+            _write(files[1], table.markdown())
             _draw_sheet(files[2], store, rows)
             for metric, path in plots.items():
                 plot_metric(path, plan, METRICS[metric], rows)
             store.set_note(_DRAWN, shown)
-    _show(plan, rows, console)
+    _show(plan, table, console)
     return files
 
 
-def _show(plan: Plan, rows: list[Row], console: Console) -> None:
+def _show(plan: Plan, table: Table, console: Console) -> None:
     for note in plan.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
-    console.print(make_table(plan, rows).rich())
+    console.print(table.rich())
 
 
 def _write(path: Path, text: str) -> None:

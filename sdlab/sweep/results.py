@@ -24,7 +24,7 @@ class CellResult:
     network_passes: float  # an image
     seconds_per_image: float
     ms_per_pass: float
-    network_share: float  # of the time, in [0, 1]; the rest is the sampler's
+    network_share: float  # of the whole time of the cell, in [0, 1]
     thumbnails: NDArray[np.uint8]  # (K, H, W, 3), the pictures of `Bench.prompts`
 
 
@@ -38,6 +38,10 @@ class Bench(Protocol):
     @property
     def prompts(self) -> Sequence[str]:
         """The prompts of the thumbnails, K of them."""
+        ...
+
+    def real(self) -> dict[str, tuple[float, float]]:
+        """The value and standard error of each metric on as many real pictures, where there are any: what to aim at."""
         ...
 
     def run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:

@@ -28,6 +28,7 @@ from sdlab.sweep.store import Store
 
 STORE = "results.sqlite"
 PLAN = "plan.json"
+REAL = "real"  # the note in the store that holds the metrics of real pictures
 _ROOM = 16 * 2**20  # bytes free on the disk without which no cell is begun
 
 
@@ -67,7 +68,9 @@ def run_sweep(
             _write_plan(plan, model, keys, directory, store)
             if todo:
                 progress = SweepProgress(console, [network_passes(cell) for _, cell in todo])
-                runner = _Runner(plan, open_bench(), store, provenance(plan, model), progress, interrupts, tally)
+                bench = open_bench()
+                store.set_note(REAL, json.dumps(bench.real()))
+                runner = _Runner(plan, bench, store, provenance(plan, model), progress, interrupts, tally)
                 labels = (METRICS[name].label for name in plan.metrics)
                 console.print(f"each cell: {', '.join(labels)}, time", style="dim")
                 with progress:

@@ -7,8 +7,9 @@ import io
 import itertools
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from rich import box
 from rich.console import Group
@@ -79,8 +80,8 @@ class Table:
         )
 
 
-def make_table(plan: Plan, rows: Sequence[Row]) -> Table:
-    """The table of the rows of a plan, in their order."""
+def make_table(plan: Plan, rows: Sequence[Row], real: Mapping[str, Sequence[float]] = MappingProxyType({})) -> Table:
+    """The table of the rows of a plan, in their order; `real` holds value and standard error on real pictures."""
     metrics = [METRICS[name] for name in plan.metrics]
     ranked = {metric.name: standings(metric, rows) for metric in metrics}
     varying = [name for name, text in _AXES.items() if len({text(row) for row in rows}) > 1 or name == "sampler"]
@@ -99,20 +100,35 @@ def make_table(plan: Plan, rows: Sequence[Row]) -> Table:
         )
         for i, row in enumerate(rows)
     )
-    return Table(plan.name, headers, body, _caption(plan, rows, varying), left=len(varying) - ("steps" in varying))
+    return Table(
+        plan.name, headers, body, _caption(plan, rows, varying, real), left=len(varying) - ("steps" in varying)
+    )
 
 
 def _value(metric: MetricInfo, row: Row, standing: Standing | None) -> Field:
     if standing is None:
         return Field("–" if row.ok else "failed")
     error = standard_error(metric, row)
-    text = f"{row.metrics[metric.name]:.{metric.digits}f}"
-    if error is not None:
-        text += f"±{error:.{metric.digits}f}".replace("±0.", "±.")
-    return Field(text, BEST if standing.best else TIE if standing.ties else "")
+    return Field(
+        _with_error(metric, row.metrics[metric.name], error), BEST if standing.best else TIE if standing.ties else ""
+    )
 
 
-def _caption(plan: Plan, rows: Sequence[Row], varying: Sequence[str]) -> tuple[str, ...]:
+def _with_error(metric: MetricInfo, value: float, error: float | None) -> str:
+    """`"3.21±.20"`."""
+    text = f"{value:.{metric.digits}f}"
+    return text if error is None else text + f"±{error:.{metric.digits}f}".replace("±0.", "±.")
+
+
+def _network_share(rows: Sequence[Row]) -> float:
+    """The network's share of the time of all cells together; 0 when nothing was measured."""
+    spent = [(row.ms_per_pass * row.network_passes, row.network_share) for row in rows if row.ok and row.network_share]
+    return sum(network for network, _ in spent) / sum(network / share for network, share in spent) if spent else 0.0
+
+
+def _caption(
+    plan: Plan, rows: Sequence[Row], varying: Sequence[str], real: Mapping[str, Sequence[float]]
+) -> tuple[str, ...]:
     same = [f"{name} {text(rows[0])}" for name, text in _AXES.items() if rows and name not in varying]
     lines = [
         ", ".join([f"model {plan.model}", *same, f"{plan.images} images a cell", f"{len(plan.prompts)} prompts"])
@@ -120,6 +136,14 @@ def _caption(plan: Plan, rows: Sequence[Row], varying: Sequence[str]) -> tuple[s
         f"{_MARKS} ({_basis(plan)}). ± one standard error; ↓ lower is better, ↑ higher is better; passes: of the "
         "network, an image; net %: the network's share of the time.",
     ]
+    if share := _network_share(rows):
+        lines.append(
+            f"Over all cells the network took {share:.0%} of the time; decoding and metrics took most of the rest."
+        )
+    if known := [
+        f"{METRICS[name].label} {_with_error(METRICS[name], *real[name])}" for name in plan.metrics if name in real
+    ]:
+        lines.append(f"As many real renders, with captions of their own: {', '.join(known)}.")
     if len(rows) < len(plan.cells):
         lines.append(f"{len(rows)} of {len(plan.cells)} cells; the same sweep command runs the rest.")
     return (*lines, *(f"failed: {row.cell.label}: {row.reason}" for row in rows if not row.ok))
