@@ -6,6 +6,7 @@ reader share the one pass.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -27,18 +28,31 @@ class FeatureExtractor(Protocol):
 
 
 class LabFeatures:
-    """The pooled features of the lab evaluator: sensitive to what is in a scene, where, and in what light."""
+    """The pooled features of the lab evaluator, each of mean 0 and variance 1 over real renders.
+
+    They are sensitive to what is in a scene, where, and in what light. The common scale keeps one feature from drowning
+    the others, and the cubic kernel of KID from overflowing.
+    """
 
     name = "lab"
     num_features = FEATURES
 
-    def __init__(self, evaluator: Evaluator) -> None:
+    def __init__(self, evaluator: Evaluator, renders: Iterable[Tensor]) -> None:
+        """`renders` are batches of real pictures (B, 3, 64, 64), which are also the `reference` of FID and KID."""
         self.evaluator = evaluator
+        with torch.no_grad():
+            raw = torch.cat([evaluator(batch)["features"].float().cpu() for batch in renders])
+        self.mean, self.std = raw.mean(0), raw.std(0)
+        self.reference = (raw - self.mean) / self.std  # (N, 64)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """(B, 3, 64, 64) in [−1, 1] -> (B, 64)."""
-        return self.evaluator(images)["features"].float()
+        return self.of(self.evaluator(images))
+
+    def of(self, heads: dict[str, Tensor]) -> Tensor:
+        """The features in what the evaluator has already said of a batch, (B, 64)."""
+        return (heads["features"].float().cpu() - self.mean) / self.std
 
 
 class InceptionFeatures:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +19,7 @@ from sdlab.scenes.reader import Evaluator, accuracy, readings
 
 EVALUATOR = "data/scenes/evaluator.safetensors"
 REFERENCE = 2048  # renders that FID and KID compare with
+FEWEST = 4  # pictures without which FID and KID, with their standard errors, are not defined
 _REFERENCE_SEED = 30_000  # far from the seeds of the prompts and of training
 _BATCH = 64
 
@@ -65,9 +66,9 @@ class Meters:
                     f"{model.config.name!r} makes {model.config.image_size} × {model.config.image_size}"
                 )
             self.evaluator = load_part(find(EVALUATOR), Evaluator, model.device)
-            self.features = LabFeatures(self.evaluator)
         if {"fid", "kid"} & set(metrics):
-            self.distances = Distances(self._reference())
+            self.features = LabFeatures(self.evaluator, self._renders())
+            self.distances = Distances(self.features.reference)
         if "clip_score" in metrics:
             if model.clip is None:
                 raise UsageError(f"metrics: clip_score needs a vision tower, which {model.config.name!r} lacks")
@@ -81,9 +82,11 @@ class Meters:
             UsageError: a prompt is no caption of the scenes world, and prompt accuracy is asked for.
         """
         measured = Measured()
+        statements = check_prompts(prompts) if "prompt_accuracy" in self.metrics else []
         if {"fid", "kid", "prompt_accuracy"} & set(self.metrics):
             parts = [self.evaluator(part) for part in images.split(_BATCH)]
-            features = torch.cat([part["features"] for part in parts]).float().cpu()
+        if {"fid", "kid"} & set(self.metrics):
+            features = torch.cat([self.features.of(part) for part in parts])
         if "fid" in self.metrics:
             fid = self.distances.fid(features)
             measured.values["fid"], measured.stderr["fid"] = fid.value, fid.stderr
@@ -97,7 +100,6 @@ class Meters:
             ]
             measured.add("clip_score", torch.cat(scores))
         if "prompt_accuracy" in self.metrics:
-            statements = check_prompts(prompts)
             found = [reading for part in parts for reading in readings(part)]
             measured.add("prompt_accuracy", accuracy(statements, found))
         return measured
@@ -110,9 +112,8 @@ class Meters:
         captions = scenes.describe(world, generator)
         return self.measure(scenes.render(world).to(self.device), captions)
 
-    @torch.inference_mode()
-    def _reference(self) -> Tensor:
-        """Features of renders of the scenes that training draws from, (2048, 64)."""
+    def _renders(self) -> Iterator[Tensor]:
+        """Batches of the scenes that training draws from, 2048 in all."""
         world = scenes.sample(REFERENCE, torch.Generator().manual_seed(_REFERENCE_SEED), "train")
-        parts = (scenes.render(world[i : i + _BATCH]).to(self.device) for i in range(0, REFERENCE, _BATCH))
-        return torch.cat([self.features(part).cpu() for part in parts])
+        for start in range(0, REFERENCE, _BATCH):
+            yield scenes.render(world[start : start + _BATCH]).to(self.device)

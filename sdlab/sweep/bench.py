@@ -13,7 +13,8 @@ from torch import Tensor
 
 import samplers
 from sdlab import guidance
-from sdlab.metrics.meters import EVALUATOR, Meters, check_prompts
+from sdlab.errors import UsageError
+from sdlab.metrics.meters import EVALUATOR, FEWEST, Meters, check_prompts
 from sdlab.model.model_loader import load, model_files
 from sdlab.pipeline import Pipeline, to_bytes
 from sdlab.resources import find
@@ -45,6 +46,8 @@ class LabBench:
         self.plan = plan
         if "prompt_accuracy" in plan.metrics:
             check_prompts(plan.prompts)
+        if plan.images < FEWEST and {"fid", "kid"} & set(plan.metrics):
+            raise UsageError(f"images: fid and kid need at least {FEWEST} images a cell, got {plan.images}")
         model = load(plan.model, plan.device, getattr(torch, plan.dtype))
         self.pipeline = Pipeline(model)
         self.context = self.pipeline.encode(plan.prompts)

@@ -145,7 +145,7 @@ def _resume(
         saved: dict[str, Any] = torch.load(checkpoint, map_location=config.device, weights_only=True)
     except Exception as error:
         raise RunError(f"{checkpoint}: cannot be read ({type(error).__name__}); delete it to start again") from error
-    free = {"save_every", "threads", "device", "out"}
+    free = {"steps", "save_every", "threads", "device", "out"}  # more steps prolong a run
     now, then = json.loads(config.model_dump_json()), json.loads(saved["config"])
     changed = [k for k in now if k not in free and now[k] != then.get(k)]
     if changed:

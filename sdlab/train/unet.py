@@ -85,8 +85,9 @@ class UnetStage:
             errors = []
             for _ in range(8):
                 world = scenes.sample(256, generator, split)
-                with torch.autocast(torch.device(self.config.device).type, torch.bfloat16):
-                    errors.append(self._error(self._encode(world).float(), world, generator, 0.0))
+                x0 = self._encode(world).float()
+                with torch.autocast(x0.device.type, torch.bfloat16):
+                    errors.append(self._error(x0, world, generator, drop=0.0))
             measured[f"loss_{split}"] = float(torch.stack(errors).mean())
         save_part(Path(self.config.model) / "unet.safetensors", self.trained, torch.bfloat16)
         return measured

@@ -1,0 +1,224 @@
+"""The command line as a user meets it, on the model that comes with sdlab."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import samplers
+from sdlab import guidance
+from sdlab.model.model_loader import load
+from sdlab.pipeline import Pipeline
+
+ROOT = Path(__file__).parents[2]
+PROMPT = "a large red circle left of a large blue square on a white background"
+
+
+def sdlab(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "sdlab.cli", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "COLUMNS": "140", **environment},
+    )
+
+
+@pytest.mark.parametrize("command", [[], ["sweep"], ["report"], ["generate"], ["train"], ["list"]])
+def test_help_is_everywhere_and_ends_with_an_example(command: list[str], tmp_path: Path):
+    done = sdlab(*command, "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "sdlab" in done.stdout.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        ("samplers", samplers.SAMPLERS),
+        ("grids", samplers.GRIDS),
+        ("guidance", guidance.GUIDANCE),
+        ("metrics", ["fid", "kid", "clip_score", "prompt_accuracy"]),
+        ("models", ["scenes", "sd15"]),
+    ],
+)
+def test_list_names_everything_with_a_description(what: str, names: list[str], tmp_path: Path):
+    lines = sdlab("list", what, cwd=tmp_path).stdout.splitlines()
+    assert sorted(line.split()[0] for line in lines) == sorted(names)
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_generate_writes_pictures_with_their_parameters_and_replaces_none(tmp_path: Path):
+    arguments = ["generate", PROMPT, "--steps", "4", "--seed", "7", "-n", "2", "--out", "pictures"]
+    first, second = sdlab(*arguments, cwd=tmp_path), sdlab(*arguments, cwd=tmp_path)
+    assert first.returncode == second.returncode == 0, first.stderr
+    paths = [tmp_path / line for done in (first, second) for line in done.stdout.splitlines()]
+    assert len(set(paths)) == 4
+    pictures = [Image.open(path) for path in paths]
+    assert all(picture.size == (64, 64) for picture in pictures)
+    stored = json.loads(pictures[1].text["sdlab"])
+    assert (stored["prompt"], stored["seed"], stored["steps"], stored["sampler"]) == (PROMPT, 8, 4, "dpmpp_2m")
+    assert np.array_equal(np.asarray(pictures[0]), np.asarray(pictures[2]))  # the same command, the same picture
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sampler", "dpmpp2m"], "unknown sampler 'dpmpp2m' (did you mean 'dpmpp_2m'?)"),
+        (["--grid", "karas"], "unknown grid 'karas' (did you mean 'karras'?)"),
+        (["--steps", "0"], "steps"),
+        (["--steps", "2000", "--grid", "trailing"], "2000"),
+        (["--cfg", "-1"], "-1"),
+        (["-n", "0"], "-n must be at least 1, got 0"),
+        (["--seed", "-3"], "--seed must be at least 0, got -3"),
+        (["--dtype", "int8"], "--dtype must be one of float32, bfloat16, float16, got 'int8'"),
+        (["--device", "quantum"], "--device 'quantum'"),
+        (["--model", "scnes"], "unknown model 'scnes' (did you mean 'scenes'?)"),
+        (["--model", "sd15"], "v1-5-pruned-emaonly.ckpt"),
+    ],
+)
+def test_a_slip_in_an_option_is_one_line(options: list[str], message: str, tmp_path: Path):
+    done = sdlab("generate", PROMPT, *options, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+SWEEP = """
+model = "scenes"
+images = 12
+batch = 8
+dtype = "float32"
+device = "cpu"
+metrics = ["fid", "kid", "clip_score", "prompt_accuracy"]
+[prompts]
+set = "scenes"
+count = 6
+[cells]
+sampler = ["ddim", "euler_ancestral"]
+grid = "trailing"
+guidance = ["none", { name = "cfg", scale = 3.0 }]
+steps = 3
+"""
+
+
+def test_a_sweep_from_file_to_pictures_then_from_the_store(tmp_path: Path):
+    (tmp_path / "mine.toml").write_text(SWEEP)
+    done = sdlab("sweep", "mine.toml", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "prompt accuracy" in " ".join(done.stdout.split())
+    run = tmp_path / "runs" / "mine"
+    written = {path.name for path in run.iterdir()}
+    plots = {f"{name}.png" for name in ("fid", "kid", "clip_score", "prompt_accuracy")}
+    assert {"plan.json", "results.sqlite", "table.csv", "table.md", "contact_sheet.png"} | plots <= written
+    rows = (run / "table.csv").read_text().splitlines()
+    assert len(rows) == 5
+    passes = [float(row.split(",")[rows[0].split(",").index("network_passes")]) for row in rows[1:]]
+    assert passes == [3, 6, 3, 6]
+    again = sdlab("sweep", "mine.toml", cwd=tmp_path)
+    assert again.returncode == 0
+    assert "all 4 cells were already there" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("images = 12", "images = 1", "images: fid and kid need at least 4 images a cell, got 1"),
+        ('set = "scenes"\ncount = 6', 'list = ["a cat"]', "prompt_accuracy finds no object of the scenes world"),
+        ("steps = 3", "steps = -3", "cells.steps"),
+        ("steps = 3", "steps = 3000", "3000"),
+        ('"ddim"', '"dimm"', "unknown sampler 'dimm' (did you mean 'ddim'?)"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_before_it_is_tried(old: str, new: str, message: str, tmp_path: Path):
+    assert old in SWEEP
+    (tmp_path / "mine.toml").write_text(SWEEP.replace(old, new))
+    done = sdlab("sweep", "mine.toml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def copy_of_the_model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in (ROOT / "data" / "scenes").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("fault", ["missing", "truncated"])
+def test_broken_weights_are_named_before_anything_runs(fault: str, tmp_path: Path):
+    path = copy_of_the_model(tmp_path) / "unet.safetensors"
+    if fault == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:5000])
+    (tmp_path / "mine.toml").write_text(SWEEP.replace('"scenes"', '"model"', 1))
+    done = sdlab("sweep", "mine.toml", cwd=tmp_path)
+    assert done.returncode == (2 if fault == "missing" else 1)
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert "unet.safetensors" in done.stderr
+
+
+def test_nan_from_a_model_fails_its_cells_and_the_exit_status_says_so(tmp_path: Path):
+    from sdlab.model.diffusion import Unet
+    from sdlab.model.model_loader import load_part, read_config, save_part
+
+    folder = copy_of_the_model(tmp_path)
+    unet = load_part(folder / "unet.safetensors", lambda: Unet(read_config(folder).unet))
+    unet.conv_out.bias.fill_(float("nan"))
+    save_part(folder / "unet.safetensors", unet)
+    (tmp_path / "mine.toml").write_text(SWEEP.replace('"scenes"', '"model"', 1))
+    done = sdlab("sweep", "mine.toml", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "4 of 4 cells failed" in done.stdout
+    assert "NaN" in done.stdout
+
+
+def test_a_picture_depends_on_its_seed_alone():
+    pipeline = Pipeline(load("scenes"))
+    context, uncond = pipeline.encode([PROMPT]), pipeline.encode([""])
+    rule, strategy = samplers.make("euler_ancestral"), guidance.make("cfg", scale=3.0)
+    sigmas = samplers.grid("trailing", steps=4, levels=pipeline.levels)
+
+    def draw(seeds: list[int]) -> torch.Tensor:
+        n = len(seeds)
+        contexts = context.expand(n, -1, -1), uncond.expand(n, -1, -1)
+        return pipeline.decode(pipeline.sample(*contexts, rule, sigmas, strategy, seeds))
+
+    together = draw([3, 1, 4, 15])
+    alone = torch.cat([draw([seed]) for seed in (3, 1, 4, 15)])
+    # Convolutions of other batch sizes round differently; a PNG has steps of 2/255.
+    assert (together - alone).abs().max() <= 2.1 / 255
+
+
+@pytest.mark.slow
+def test_a_wheel_works_outside_the_clone(tmp_path: Path):
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, timeout=300)
+    (wheel,) = tmp_path.glob("*.whl")
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    zipfile.ZipFile(wheel).extractall(site)
+    elsewhere.mkdir()
+    where = sdlab("sweep", "experiments/cfg_vs_steps.toml", "--dry-run", cwd=elsewhere, PYTHONPATH=str(site))
+    assert where.returncode == 0, where.stderr
+    assert "36 cells" in where.stdout
+    done = sdlab("generate", PROMPT, "--steps", "2", cwd=elsewhere, PYTHONPATH=str(site))
+    assert done.returncode == 0, done.stderr
+    code = "import sdlab; print(sdlab.__file__)"
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    out = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, capture_output=True, text=True, env=environment)
+    assert out.stdout.startswith(str(site))
