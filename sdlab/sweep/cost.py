@@ -16,8 +16,8 @@ from sdlab.sweep.cell import Cell
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
 
-# Seconds a pass and image, until a run has measured it: orders of magnitude for the lab model.
-ASSUMED = {"cpu": 0.01, "cuda": 0.0005, "mps": 0.002}
+# Seconds a pass and image, until a run has measured it. For the lab model: measured on two CPU cores, guessed elsewhere.
+ASSUMED = {"cpu": 0.002, "cuda": 0.0005, "mps": 0.002}
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,10 @@ _STYLES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
-def plot_metric(path: Path, plan: Plan, metric: MetricInfo, rows: Sequence[Row]) -> None:
+def plot_metric(path: Path, plan: Plan, metric: MetricInfo, rows: Sequence[Row], real: float | None = None) -> None:
     """One line a sampler (its colour) and guidance (its stroke and marker), bars of ± one standard error.
+
+    A dotted line across is the value on `real` pictures, where it is known.
 
     Samplers are set apart sideways by a little, so that equal values do not hide each other.
 
@@ -62,6 +64,10 @@ def plot_metric(path: Path, plan: Plan, metric: MetricInfo, rows: Sequence[Row])
             capsize=2,
             alpha=0.9,
         )
+    if real is not None:
+        axes.axhline(real, color="0.4", linestyle=(0, (1, 2)), linewidth=1.2)
+        inside = axes.get_yaxis_transform()
+        axes.text(0.995, real, "real renders", color="0.4", ha="right", va="bottom", fontsize=9, transform=inside)
     _label(axes, plan, metric, [row for line in series.values() for row in line])
     samplers = [Line2D([], [], color=colour[name], linewidth=3, label=name) for name in names]
     strokes = [Line2D([], [], color="0.3", label=guidance, **stroke[guidance]) for guidance in guidances]

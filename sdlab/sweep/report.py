@@ -35,7 +35,8 @@ def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]
     with Store(directory / STORE) as store:
         plan, keys = read_plan(store)
         rows = store.rows(keys)
-        table = make_table(plan, rows, json.loads(store.note(REAL) or "{}"))
+        real = json.loads(store.note(REAL) or "{}")
+        table = make_table(plan, rows, real)
         plots = {metric: directory / f"{metric}.png" for metric in plan.metrics}
         files = [directory / name for name in ("table.csv", "table.md", "contact_sheet.png")] + list(plots.values())
         shown = digest([plan.model_dump_json(), [(row.key, row.created) for row in rows]])
@@ -44,7 +45,7 @@ def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]
             _write(files[1], table.markdown())
             _draw_sheet(files[2], store, rows)
             for metric, path in plots.items():
-                plot_metric(path, plan, METRICS[metric], rows)
+                plot_metric(path, plan, METRICS[metric], rows, real.get(metric, [None])[0])
             store.set_note(_DRAWN, shown)
     _show(plan, table, console)
     return files
