@@ -16,7 +16,7 @@ from sdlab.sweep.cell import Cell
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
 
-# Seconds a pass and image, until a run has measured it. For the lab model: measured on two CPU cores, guessed elsewhere.
+# Seconds a pass and image, until a run has measured it. The lab model: on two CPU cores measured, else guessed.
 ASSUMED = {"cpu": 0.002, "cuda": 0.0005, "mps": 0.002}
 
 

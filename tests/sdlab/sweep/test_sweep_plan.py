@@ -94,9 +94,9 @@ def test_prompts_come_from_a_set_a_file_or_a_list(file):
     assert len(load_plan(file).prompts) == 16
 
 
-def test_the_default_sweep_is_36_cells_of_128_images():
+def test_the_default_sweep_is_36_cells_of_256_images():
     plan = load_plan(ROOT / "experiments" / "cfg_vs_steps.toml")
-    assert (len(plan.cells), plan.images) == (36, 128)
+    assert (len(plan.cells), plan.images) == (36, 256)
     assert len({cell.sampler.name for cell in plan.cells}) == 4
 
 
