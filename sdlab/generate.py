@@ -17,6 +17,7 @@ from rich.progress import Progress
 import samplers
 import sdlab
 from sdlab import guidance
+from sdlab.device import resolve
 from sdlab.errors import RunError, UsageError
 from sdlab.files import reason, replacing
 from sdlab.model.model_loader import load
@@ -50,7 +51,10 @@ def generate(request: Request, out: Path, console: Console) -> list[Path]:
         UsageError: an option names nothing or has an impossible value; found before any weight is loaded.
         RunError: a file cannot be read or written, or the model gave NaN.
     """
-    device = _device(request.device)
+    try:
+        device = resolve(request.device)
+    except ValueError as error:
+        raise UsageError(f"--device: {error}") from None
     if request.dtype not in DTYPES:
         raise UsageError(f"--dtype must be one of {', '.join(DTYPES)}, got {request.dtype!r}")
     for option, value, least in (("-n", request.n, 1), ("--seed", request.seed, 0)):
@@ -100,13 +104,3 @@ def _write(picture: NDArray[np.uint8], request: Request, seed: int, out: Path) -
     with replacing(path) as draft:
         Image.fromarray(picture).save(draft, format="PNG", pnginfo=info)
     return path
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError):
-        raise UsageError(f"--device {name!r} is not on this machine; right would be auto or cpu") from None
-    return name

@@ -6,13 +6,11 @@ steps for a grid) is checked where both values are at hand.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import torch
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -27,6 +25,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from sdlab import resources
+from sdlab.device import resolve
 from sdlab.errors import did_you_mean, unknown
 from sdlab.metrics import METRICS
 from sdlab.model.model_loader import available_models
@@ -88,17 +87,10 @@ def _model(value: object) -> object:
 
 
 def _device(name: str) -> str:
-    """`auto` resolved, and a device that this machine lacks refused."""
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cpu" or (name == "mps" and torch.backends.mps.is_available()):
-        return name
-    if match := re.fullmatch(r"cuda(?::(\d+))?", name):
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if int(match[1] or 0) < count:
-            return name
-        raise _wrong(("", f"{name!r} is not on this machine, which has {count} CUDA devices; right would be: auto"))
-    raise _wrong(("", f'should be "auto", "cpu", "cuda", "cuda:1" or "mps" (where there is one), got {name!r}'))
+    try:
+        return resolve(name)
+    except ValueError as error:
+        raise _wrong(("", str(error))) from None
 
 
 def _readable(path: str, info: ValidationInfo) -> str:

@@ -81,7 +81,7 @@ def test_generate_writes_pictures_with_their_parameters_and_replaces_none(tmp_pa
         (["-n", "0"], "-n must be at least 1, got 0"),
         (["--seed", "-3"], "--seed must be at least 0, got -3"),
         (["--dtype", "int8"], "--dtype must be one of float32, bfloat16, float16, got 'int8'"),
-        (["--device", "quantum"], "--device 'quantum'"),
+        (["--device", "quantum"], '--device: should be "auto", "cpu"'),
         (["--model", "scnes"], "unknown model 'scnes' (did you mean 'scenes'?)"),
         (["--model", "sd15"], "v1-5-pruned-emaonly.ckpt"),
     ],
