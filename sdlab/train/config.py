@@ -34,6 +34,7 @@ class TrainConfig(BaseModel):
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="autocast dtype")
     device: str = "cpu"
+    compile: bool = Field(False, description="compile the network (torch.compile): faster steps, needs a C++ compiler")
     threads: int | None = Field(None, gt=0, description="CPU threads; by default PyTorch's own choice")
     save_every: int = Field(200, gt=0, description="steps between checkpoints")
     kl: float = Field(2e-4, ge=0, description="vae: weight of the mean KL divergence per latent number")

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sdlab.errors import RunError, UsageError
 from sdlab.files import replacing
@@ -74,6 +75,8 @@ def train(stage: Stage, config: TrainConfig, console: Console) -> dict[str, floa
         torch.set_num_threads(config.threads)
     module = stage.trained.to(config.device).train()
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.compile:
+        module.compile()
     decayed = [p for p in module.parameters() if p.ndim > 1]
     plain = [p for p in module.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -107,7 +110,8 @@ def train(stage: Stage, config: TrainConfig, console: Console) -> dict[str, floa
                     group["lr"] = learning_rate(step, config)
                 generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
                 dtype = getattr(torch, config.precision)
-                with torch.autocast(torch.device(config.device).type, dtype, enabled=dtype != torch.float32):
+                autocast = torch.autocast(torch.device(config.device).type, dtype, enabled=dtype != torch.float32)
+                with autocast, _attention(config.device):
                     loss, parts = stage.loss(step, generator)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
@@ -131,8 +135,13 @@ def train(stage: Stage, config: TrainConfig, console: Console) -> dict[str, floa
         save(config.steps)
     module.load_state_dict(average.state)
     module.eval()
-    with torch.no_grad():
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         return {**stage.finish(), "train_minutes": round((time.perf_counter() - began) / 60, 1)}
+
+
+def _attention(device: str) -> AbstractContextManager[object]:
+    """On a CPU the fused attention's backward pass is slow for short sequences: plain products halve a step's time."""
+    return sdpa_kernel(SDPBackend.MATH) if torch.device(device).type == "cpu" else nullcontext()
 
 
 def _resume(
@@ -145,7 +154,7 @@ def _resume(
         saved: dict[str, Any] = torch.load(checkpoint, map_location=config.device, weights_only=True)
     except Exception as error:
         raise RunError(f"{checkpoint}: cannot be read ({type(error).__name__}); delete it to start again") from error
-    free = {"steps", "save_every", "threads", "device", "out"}  # more steps prolong a run
+    free = {"steps", "save_every", "threads", "compile", "device", "out"}  # more steps prolong a run
     now, then = json.loads(config.model_dump_json()), json.loads(saved["config"])
     changed = [k for k in now if k not in free and now[k] != then.get(k)]
     if changed:
