@@ -16,57 +16,147 @@ import inspect
 from collections.abc import Callable
 from typing import Any, cast
 
-from samplers.base import Denoiser, Noise, Sampler, nfe, run
+from samplers.base import Denoiser, Noise, PathNoise, Sampler, nfe, run
+from samplers.brownian import brownian_path
+from samplers.cfg_pp import DDIMCFGpp, DPMpp2MCFGpp
 from samplers.checks import check_options, look_up
+from samplers.clock import with_levels
 from samplers.ddim import DDIM
 from samplers.ddpm import DDPM
-from samplers.dpm_solver import DPMpp2M
+from samplers.deis import DEIS
+from samplers.dialects import DIALECTS
+from samplers.dpm2 import DPM2
+from samplers.dpm2_ancestral import DPM2Ancestral
+from samplers.dpm_adaptive import DPMSolverAdaptive
+from samplers.dpm_solver import DPMpp2M, DPMpp3M, DPMSolver2M, DPMSolver3M
+from samplers.dpm_solver_single import DPMpp2S, DPMpp3S, DPMSolver2S, DPMSolver3S, DPMSolverFast
+from samplers.dpmpp_2m_sde import DPMpp2MSDE
+from samplers.dpmpp_2s_ancestral import DPMpp2SAncestral
+from samplers.dpmpp_3m_sde import DPMpp3MSDE
+from samplers.dpmpp_sde import DPMppSDE
+from samplers.edm import EDMEuler, EDMHeun
+from samplers.er_sde import ERSDE
 from samplers.euler import Euler, EulerAncestral
+from samplers.exponential_heun import ExponentialHeun
+from samplers.gradient_estimation import GradientEstimation
 from samplers.grids import ENDINGS, GRIDS, Ending, grid
 from samplers.heun import Heun
+from samplers.heunpp import HeunPP2
+from samplers.ipndm import IPNDM, IPNDMv
+from samplers.lcm import LCM
 from samplers.levels import (
+    ClockLevels,
     ContinuousLevels,
     DiscreteLevels,
     Levels,
+    TimedLevels,
     alpha_bar,
+    check_prediction,
     continuous_levels,
+    cosine_levels,
     discrete_levels,
+    edm_levels,
+    flow_levels,
     levels_of_betas,
     sigma_of,
+    ve_levels,
+    vp_levels,
+    zero_terminal_snr,
 )
-from samplers.noise import seeded
+from samplers.lms import LMS
+from samplers.noise import philox, seeded
+from samplers.pndm import PLMS, PNDM
+from samplers.reference import converged, eased, reference
+from samplers.res import RESMultistep
+from samplers.restart import Restart
+from samplers.sa_solver import SASolver
+from samplers.seeds import SEEDS2, SEEDS3
+from samplers.unipc import UniPC
 
 __all__ = [
+    "DIALECTS",
     "ENDINGS",
     "GRIDS",
     "SAMPLERS",
+    "ClockLevels",
     "ContinuousLevels",
     "Denoiser",
     "DiscreteLevels",
     "Ending",
     "Levels",
     "Noise",
+    "PathNoise",
     "Sampler",
+    "TimedLevels",
     "alpha_bar",
+    "brownian_path",
+    "check_prediction",
     "continuous_levels",
+    "converged",
+    "cosine_levels",
     "describe",
     "discrete_levels",
+    "eased",
+    "edm_levels",
+    "flow_levels",
     "grid",
     "levels_of_betas",
     "make",
     "nfe",
+    "philox",
+    "reference",
     "run",
     "seeded",
     "sigma_of",
+    "ve_levels",
+    "vp_levels",
+    "with_levels",
+    "zero_terminal_snr",
 ]
 
 SAMPLERS: dict[str, type[Sampler]] = {
     "ddim": DDIM,
+    "ddim_cfg_pp": DDIMCFGpp,
     "ddpm": DDPM,
+    "deis": DEIS,
+    "dpm2": DPM2,
+    "dpm2_ancestral": DPM2Ancestral,
+    "dpm_2m": DPMSolver2M,
+    "dpm_2s": DPMSolver2S,
+    "dpm_3m": DPMSolver3M,
+    "dpm_3s": DPMSolver3S,
+    "dpm_adaptive": DPMSolverAdaptive,
+    "dpm_fast": DPMSolverFast,
     "dpmpp_2m": DPMpp2M,
+    "dpmpp_2m_cfg_pp": DPMpp2MCFGpp,
+    "dpmpp_2m_sde": DPMpp2MSDE,
+    "dpmpp_2s": DPMpp2S,
+    "dpmpp_2s_ancestral": DPMpp2SAncestral,
+    "dpmpp_3m": DPMpp3M,
+    "dpmpp_3m_sde": DPMpp3MSDE,
+    "dpmpp_3s": DPMpp3S,
+    "dpmpp_sde": DPMppSDE,
+    "edm_euler": EDMEuler,
+    "edm_heun": EDMHeun,
+    "er_sde": ERSDE,
     "euler": Euler,
     "euler_ancestral": EulerAncestral,
+    "exponential_heun": ExponentialHeun,
+    "gradient_estimation": GradientEstimation,
     "heun": Heun,
+    "heunpp2": HeunPP2,
+    "ipndm": IPNDM,
+    "ipndm_v": IPNDMv,
+    "lcm": LCM,
+    "lms": LMS,
+    "plms": PLMS,
+    "pndm": PNDM,
+    "res_multistep": RESMultistep,
+    "restart": Restart,
+    "sa_solver": SASolver,
+    "seeds_2": SEEDS2,
+    "seeds_3": SEEDS3,
+    "unipc": UniPC,
 }
 
 

@@ -45,6 +45,13 @@ def whole(where: str, value: object, low: int) -> None:
         raise ValueError(f"{where} must be an integer of at least {low}, got {value!r}")
 
 
+def one_of(where: str, value: object, known: Iterable[str | int]) -> None:
+    """Raise ValueError unless `value` is one of `known`, which are texts or integers."""
+    known = list(known)
+    if isinstance(value, bool) or not isinstance(value, str | int) or value not in known:
+        raise ValueError(f"{where} must be one of {', '.join(map(repr, known))}, got {value!r}")
+
+
 def within(where: str, value: object, low: float, high: float = math.inf) -> None:
     """Raise ValueError unless `value` is a finite number with low ≤ value ≤ high."""
     if not _finite(value) or not low <= value <= high:  # type: ignore[operator]

@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from samplers.base import Denoiser, Noise
+from samplers.base import Denoiser, Noise, between
 from samplers.checks import within
 
 
@@ -48,7 +48,9 @@ class DDIM:
         q = sigma_next / sigma
         fresh = self.eta**2 * (1 - q * q)  # η² v as a share of σ⁺², which rounding cannot lift above 1
         x = torch.lerp(x0, x, q * sqrt(1 - fresh))
-        return (x.add_(noise(x), alpha=sigma_next * sqrt(fresh)) if sigma_next * fresh > 0 else x), None
+        if sigma_next * fresh > 0:
+            x.add_(between(noise, sigma, sigma_next, x), alpha=sigma_next * sqrt(fresh))
+        return x, None
 
     def nfe(self, sigmas: Sequence[float]) -> int:
         """One call a step."""

@@ -19,7 +19,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from samplers.base import Denoiser, Noise
+from samplers.base import Denoiser, Noise, between
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class DDPM:
             return x0, None
         q = sigma_next / sigma
         mean = torch.lerp(x0, x, q * q)
-        return mean.add_(noise(x), alpha=sigma_next * sqrt((1 - q) * (1 + q))), None
+        fresh = between(noise, sigma, sigma_next, x)
+        return mean.add_(fresh, alpha=sigma_next * sqrt((1 - q) * (1 + q))), None
 
     def nfe(self, sigmas: Sequence[float]) -> int:
         """One call a step."""

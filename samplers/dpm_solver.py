@@ -1,30 +1,50 @@
-"""DPM-Solver++(2M), the multistep method on x̂₀ (Lu et al. 2022, Algorithm 2).
+"""The multistep DPM-Solvers: DPM-Solver on ε, DPM-Solver++ on x̂₀ (Lu et al. 2022).
 
-With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level and ′ for the previous step:
-    D  = x̂₀ + (h/2h′)(x̂₀ − x̂₀′)            extrapolated to the middle of the step
-    x⁺ = (σ⁺/σ) x + (1 − σ⁺/σ) D            exact while D is constant
+With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level and ′, ″ for the last steps, r = h′/h, r′ = h″/h:
+    first difference    D′ = (D − D₋₁)/r                              at the last step
+    and there second    D″ = (D′ − (D₋₁ − D₋₂)/r′)/(r + r′)
+    the quadratic       D + (D′ + r D″) θ + D″ θ²                     θ = (λ(s) − λ)/h
 
-The first step, and the one to σ⁺ = 0, take D = x̂₀.  https://arxiv.org/abs/2211.01095
+and with the φ functions of samplers/adams.py:
+
+    DPM-Solver++(2M)   x⁺ = (σ⁺/σ) x + (1 − σ⁺/σ)(D + ½ D′)                             D = x̂₀, Algorithm 2
+    DPM-Solver++(3M)   x⁺ = (σ⁺/σ) x + h [φ₁ D + φ₂ (D′ + r D″) + 2 φ₃ D″]              D = x̂₀, φ at −h
+    DPM-Solver-2M      x⁺ = x − σ⁺ (e^h − 1)(D + ½ D′)                                  D = ε
+    DPM-Solver-3M      x⁺ = x − σ⁺ h [φ₁ D + φ₂ (D′ + r D″) + 2 φ₃ D″]                  D = ε, φ at h
+
+The two 3M rules integrate the quadratic exactly: ∫₀¹ e^{(1−θ)z} θ² dθ = 2 φ₃(z). The authors' code, and what was made
+after it, takes D″ for the second derivative and has φ₃ D″. That is variant "published": its steps keep an error of
+h³ φ₃ and the rule is of second order; "corrected" is of third.
+
+The first steps are of the order that there is something to look back on; the one to σ⁺ = 0 is Euler's, D = x̂₀.
+https://arxiv.org/abs/2206.00927, https://arxiv.org/abs/2211.01095
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log
-from typing import ClassVar, NamedTuple
+from math import expm1
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from samplers.adams import (
+    Node,
+    adams_weights,
+    along_data,
+    along_noise,
+    difference_weights,
+    log_nodes,
+    log_ratio,
+    phi,
+)
 from samplers.base import Denoiser, Noise
+from samplers.checks import one_of
 
-
-class Prediction(NamedTuple):
-    """What a multistep rule remembers of its last step."""
-
-    sigma: float
-    x0: Tensor
+Variant = Literal["corrected", "published"]
+VARIANTS = ("corrected", "published")
 
 
 @dataclass(frozen=True)
@@ -35,21 +55,146 @@ class DPMpp2M:
     stochastic: ClassVar[bool] = False
 
     def step(
+        self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Node | None, noise: Noise
+    ) -> tuple[Tensor, Node]:
+        """x at `sigma` -> x at `sigma_next`; remembers the prediction at `sigma`."""
+        d = x0 = denoise(x, sigma)
+        if memory is not None and sigma_next > 0:
+            h, h_last = log_ratio(sigma, sigma_next), log_ratio(memory.sigma, sigma)
+            d = torch.lerp(memory.value, x0, 1 + h / (2 * h_last))
+        return torch.lerp(d, x, sigma_next / sigma), Node(sigma, x0)
+
+    def nfe(self, sigmas: Sequence[float]) -> int:
+        """One call a step."""
+        return len(sigmas) - 1
+
+
+@dataclass(frozen=True)
+class DPMpp3M:
+    """DPM-Solver++(3M): third order by looking two steps back, one call a step.
+
+    `variant` "published" is the rule of the authors' code, of second order; see above. ValueError for another variant.
+    """
+
+    stochastic: ClassVar[bool] = False
+    variant: Variant = "corrected"
+
+    def __post_init__(self) -> None:
+        one_of("DPMpp3M.variant", self.variant, VARIANTS)
+
+    @property
+    def order(self) -> int:
+        """3, of the published variant 2."""
+        return 3 if self.variant == "corrected" else 2
+
+    def step(
         self,
         denoise: Denoiser,
         x: Tensor,
         sigma: float,
         sigma_next: float,
-        memory: Prediction | None,
+        memory: tuple[Node, ...] | None,
         noise: Noise,
-    ) -> tuple[Tensor, Prediction]:
-        """x at `sigma` -> x at `sigma_next`; remembers the prediction at `sigma`."""
-        d = x0 = denoise(x, sigma)
-        if memory is not None and sigma_next > 0:
-            h, h_last = log(sigma / sigma_next), log(memory.sigma / sigma)
-            d = torch.lerp(memory.x0, x0, 1 + h / (2 * h_last))
-        return torch.lerp(d, x, sigma_next / sigma), Prediction(sigma, x0)
+    ) -> tuple[Tensor, tuple[Node, ...]]:
+        """x at `sigma` -> x at `sigma_next`; remembers the last predictions."""
+        x0 = denoise(x, sigma)
+        history = (Node(sigma, x0), *(memory or ()))[:3]
+        if sigma_next == 0 or len(history) == 1:
+            return torch.lerp(x0, x, sigma_next / sigma), history
+        h = log_ratio(sigma, sigma_next)
+        weights = [h * weight for weight in _weights(log_nodes(history, h), -h, self.variant)]
+        return along_data(x, sigma_next / sigma, history, weights), history
 
     def nfe(self, sigmas: Sequence[float]) -> int:
         """One call a step."""
         return len(sigmas) - 1
+
+
+@dataclass(frozen=True)
+class DPMSolver2M:
+    """DPM-Solver-2M, the multistep rule on ε: second order by looking one step back, one call a step."""
+
+    order: ClassVar[int] = 2
+    stochastic: ClassVar[bool] = False
+
+    def step(
+        self,
+        denoise: Denoiser,
+        x: Tensor,
+        sigma: float,
+        sigma_next: float,
+        memory: tuple[Node, ...] | None,
+        noise: Noise,
+    ) -> tuple[Tensor, tuple[Node, ...]]:
+        """x at `sigma` -> x at `sigma_next`; remembers the last predictions of the noise."""
+        return _noise_step(denoise, x, sigma, sigma_next, memory, 2, "corrected")
+
+    def nfe(self, sigmas: Sequence[float]) -> int:
+        """One call a step."""
+        return len(sigmas) - 1
+
+
+@dataclass(frozen=True)
+class DPMSolver3M:
+    """DPM-Solver-3M, the multistep rule on ε: third order by looking two steps back, one call a step.
+
+    `variant` "published" is the rule of the authors' code, of second order; see above. ValueError for another variant.
+    """
+
+    stochastic: ClassVar[bool] = False
+    variant: Variant = "corrected"
+
+    def __post_init__(self) -> None:
+        one_of("DPMSolver3M.variant", self.variant, VARIANTS)
+
+    @property
+    def order(self) -> int:
+        """3, of the published variant 2."""
+        return 3 if self.variant == "corrected" else 2
+
+    def step(
+        self,
+        denoise: Denoiser,
+        x: Tensor,
+        sigma: float,
+        sigma_next: float,
+        memory: tuple[Node, ...] | None,
+        noise: Noise,
+    ) -> tuple[Tensor, tuple[Node, ...]]:
+        """x at `sigma` -> x at `sigma_next`; remembers the last predictions of the noise."""
+        return _noise_step(denoise, x, sigma, sigma_next, memory, 3, self.variant)
+
+    def nfe(self, sigmas: Sequence[float]) -> int:
+        """One call a step."""
+        return len(sigmas) - 1
+
+
+def _noise_step(
+    denoise: Denoiser,
+    x: Tensor,
+    sigma: float,
+    sigma_next: float,
+    memory: tuple[Node, ...] | None,
+    look: int,
+    variant: str,
+) -> tuple[Tensor, tuple[Node, ...]]:
+    """A step of the rules on ε with up to `look` predictions."""
+    x0 = denoise(x, sigma)
+    history = (Node(sigma, x - x0), *(memory or ()))[:look]
+    if sigma_next == 0 or len(history) == 1:
+        return torch.lerp(x0, x, sigma_next / sigma), history
+    h = log_ratio(sigma, sigma_next)
+    weights = [-sigma_next * h * weight for weight in _weights(log_nodes(history, h), h, variant)]
+    return along_noise(x, x0, history, weights), history
+
+
+def _weights(nodes: tuple[float, ...], z: float, variant: str) -> tuple[float, ...]:
+    """What each prediction adds to the mean over a step, at two nodes or three."""
+    if len(nodes) == 2:
+        half = expm1(z) / z / (2 * nodes[1])
+        return expm1(z) / z - half, half
+    exact = adams_weights(nodes, z)
+    if variant == "corrected":
+        return exact
+    missing = phi(3, z)[2]
+    return tuple(weight - missing * c for weight, c in zip(exact, difference_weights(nodes), strict=True))

@@ -4,23 +4,21 @@ Euler (Karras et al. 2022, arXiv:2206.00364, Algorithm 1 without the correction)
     d  = (x − x̂₀)/σ
     x⁺ = x + (σ⁺ − σ) d  =  x̂₀ + (σ⁺/σ)(x − x̂₀)
 
-Ancestral (Crowson, k-diffusion, 2022): an Euler step to a level below σ⁺, and fresh noise back up to it
-    σ_up²   = min(σ⁺², η² σ⁺² (σ² − σ⁺²)/σ²)
-    σ_down² = σ⁺² − σ_up²
-    x⁺      = x̂₀ + (σ_down/σ)(x − x̂₀) + σ_up z
+Ancestral: the same step to σ_down below σ⁺, and fresh noise σ_up z back up to it (samplers/ancestral.py)
+    x⁺ = x̂₀ + (σ_down/σ)(x − x̂₀) + σ_up z
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from samplers.base import Denoiser, Noise
+from samplers.ancestral import split
+from samplers.base import Denoiser, Noise, between
 from samplers.checks import within
 
 
@@ -66,10 +64,11 @@ class EulerAncestral:
     ) -> tuple[Tensor, None]:
         """x at `sigma` -> x at `sigma_next`; remembers nothing."""
         q = sigma_next / sigma
-        up = min(1.0, self.eta * sqrt((1 - q) * (1 + q)))  # σ_up and σ_down as shares of σ⁺
-        down = sqrt((1 - up) * (1 + up))
+        down, up = split(q, self.eta)
         x_down = torch.lerp(denoise(x, sigma), x, q * down)
-        return (x_down.add_(noise(x), alpha=sigma_next * up) if sigma_next * up > 0 else x_down), None
+        if sigma_next * up > 0:
+            x_down.add_(between(noise, sigma, sigma_next, x), alpha=sigma_next * up)
+        return x_down, None
 
     def nfe(self, sigmas: Sequence[float]) -> int:
         """One call a step."""

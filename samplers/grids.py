@@ -1,24 +1,50 @@
 """Grids: at which noise levels a sampler stops on its way down. Tuples of Python floats, computed in float64.
 
 A grid function takes `steps` (how many levels, all above 0) and `levels` (what the model knows) and gives the positive
-levels from the highest down; `grid` looks it up by name and adds the ending.
+levels from the highest down; `grid` looks it up by name and adds the ending. A new grid is its function and its line in
+`GRIDS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
-from math import exp, log
 from typing import Any, Literal, get_args
 
-from samplers.checks import check_options, look_up, positive, whole
-from samplers.levels import DiscreteLevels, Levels
+from samplers.checks import check_options, look_up, whole, within
+from samplers.dialects import DIALECTS
+from samplers.levels import Levels
+from samplers.sigma_grids import (
+    beta_sigma,
+    exponential,
+    flow,
+    karras,
+    kl_optimal,
+    laplace,
+    linear_quadratic,
+    polyexponential,
+)
+from samplers.table_grids import ays, explicit, gits
+from samplers.timestep_grids import (
+    beta,
+    ddim_uniform,
+    leading,
+    linspace,
+    sgm_uniform,
+    simple,
+    time_quadratic,
+    trailing,
+    turbo,
+)
 
 Ending = Literal["to_zero", "stop_at_sigma_min", "drop_penultimate"]
 ENDINGS: tuple[str, ...] = get_args(Ending)
+OURS = "ours"
 
 
-def grid(name: str, *, steps: int, levels: Levels, ending: str = "to_zero", **options: Any) -> tuple[float, ...]:
+def grid(
+    name: str, *, steps: int, levels: Levels, ending: str = "to_zero", dialect: str = OURS, **options: Any
+) -> tuple[float, ...]:
     """The grid `name` for `steps` steps: steps + 1 floats, strictly decreasing.
 
     How it ends:
@@ -28,11 +54,18 @@ def grid(name: str, *, steps: int, levels: Levels, ending: str = "to_zero", **op
 
     The last two need one level more of the grid than there are steps.
 
-    Raises ValueError for an unknown name, ending or option (with the nearest known one), for `steps` below 1 or more
-    than the model has timesteps, and for options with which neighbouring levels would coincide.
+    Where projects disagree on what a name means, `dialect` gives the numbers of one of them ("diffusers", "comfyui",
+    "a1111", "k-diffusion"; see samplers/dialects.py). A few of those have another count of levels than was asked for.
+
+    Raises ValueError for an unknown name, ending, dialect or option (with the nearest known one), for `steps` below 1
+    or more than the model has timesteps, and for options with which neighbouring levels would coincide.
     """
     spacing = look_up("grid", name, GRIDS)
     look_up("ending", ending, dict.fromkeys(ENDINGS))
+    if dialect != OURS:
+        grids = look_up("dialect", dialect, {OURS: {}, **DIALECTS})
+        spacing, own_ending = look_up(f"grid of {dialect}", name, grids)
+        ending = own_ending if ending == "to_zero" else ending
     check_options(f"grid {name!r}", spacing, options)
     whole("steps", steps, 1)
     if ending == "to_zero":
@@ -46,82 +79,52 @@ def grid(name: str, *, steps: int, levels: Levels, ending: str = "to_zero", **op
     return sigmas
 
 
-def karras(steps: int, levels: Levels, rho: float = 7.0) -> tuple[float, ...]:
-    """Even in σ^(1/ρ): fine near the data, coarse in the noise.
+def blend(
+    steps: int,
+    levels: Levels,
+    first: str | Mapping[str, Any] = "karras",
+    second: str | Mapping[str, Any] = "exponential",
+    share: float = 0.5,
+) -> tuple[float, ...]:
+    """Between two other grids, level by level: ln σ = (1 − share) ln σ_first + share ln σ_second.
 
-    σ_i = (σ_max^{1/ρ} + i/(steps−1) (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ, 0 ≤ i < steps, and ρ > 0.
-    (Karras et al. 2022, arXiv:2206.00364, eq. 5)
+    Each is a name, or a table of a name and its options, like {"name": "karras", "rho": 5.0}; 0 ≤ share ≤ 1.
     """
-    positive("karras.rho", rho)
-    return _even_in(lambda sigma: sigma ** (1 / rho), lambda u: u**rho, steps, levels)
-
-
-def exponential(steps: int, levels: Levels) -> tuple[float, ...]:
-    """Even in log σ, so in log-SNR: each step scales the noise by the same factor.
-
-    (Lu et al. 2022, arXiv:2206.00927, uniform λ)
-    """
-    return _even_in(log, exp, steps, levels)
-
-
-def leading(steps: int, levels: Levels, offset: int = 0) -> tuple[float, ...]:
-    """Even integer timesteps from the low end: t = i ⌊n/steps⌋ + offset; starts below σ_max.
-
-    The spacing of the DDIM code (Song, Meng, Ermon 2021, arXiv:2010.02502), named in Lin et al. 2023 (arXiv:2305.08891,
-    Table 2). Stable Diffusion v1 was published with offset 1. ValueError where that leads beyond the table.
-    """
-    whole("leading.offset", offset, 0)
-    table = _table("leading", steps, levels)
-    stride = table.n // steps
-    top = (steps - 1) * stride + offset
-    if top >= table.n:
-        raise ValueError(
-            f"grid 'leading' with {steps} levels, offset {offset} starts at timestep {top}; the last is {table.n - 1}"
-        )
-    return tuple(table.sigmas[i * stride + offset] for i in reversed(range(steps)))
-
-
-def linspace(steps: int, levels: Levels) -> tuple[float, ...]:
-    """Even timesteps from the last to the first, fractional ones included.
-
-    (Lin et al. 2023, arXiv:2305.08891, Table 2, unrounded)
-    Between timesteps σ is read log-linearly, as `DiscreteLevels.t` does: the network is then called at exactly these t.
-    """
-    table = _table("linspace", steps, levels)
-    last = table.n - 1
-    return tuple(table.sigma(last - last * i / max(steps - 1, 1)) for i in range(steps))
-
-
-def trailing(steps: int, levels: Levels) -> tuple[float, ...]:
-    """Even integer timesteps from the high end: t = round(n − i n/steps) − 1; starts at σ_max.
-
-    (Lin et al. 2023, arXiv:2305.08891, Table 2)
-    """
-    table = _table("trailing", steps, levels)
-    return tuple(table.sigmas[round(table.n - i * table.n / steps) - 1] for i in range(steps))
+    within("blend.share", share, 0, 1)
+    one, other = (_levels_of(choice, steps, levels) for choice in (first, second))
+    return tuple(a * (b / a) ** share for a, b in zip(one, other, strict=True))
 
 
 GRIDS: dict[str, Callable[..., tuple[float, ...]]] = {
+    "ays": ays,
+    "beta": beta,
+    "beta_sigma": beta_sigma,
+    "blend": blend,
+    "ddim_uniform": ddim_uniform,
+    "explicit": explicit,
     "exponential": exponential,
+    "flow": flow,
+    "gits": gits,
     "karras": karras,
+    "kl_optimal": kl_optimal,
+    "laplace": laplace,
     "leading": leading,
+    "linear_quadratic": linear_quadratic,
     "linspace": linspace,
+    "polyexponential": polyexponential,
+    "sgm_uniform": sgm_uniform,
+    "simple": simple,
+    "time_quadratic": time_quadratic,
     "trailing": trailing,
+    "turbo": turbo,
 }
 
 
-def _even_in(
-    scale: Callable[[float], float], inverse: Callable[[float], float], steps: int, levels: Levels
-) -> tuple[float, ...]:
-    """`steps` levels from σ_max to σ_min, evenly spaced on `scale`; the two ends are met exactly."""
-    top, low = scale(levels.sigma_max), scale(levels.sigma_min)
-    inner = (inverse(top + i / (steps - 1) * (low - top)) for i in range(1, steps - 1))
-    return (levels.sigma_max, *inner, levels.sigma_min)[:steps]
-
-
-def _table(name: str, steps: int, levels: Levels) -> DiscreteLevels:
-    if not isinstance(levels, DiscreteLevels):
-        raise ValueError(f"grid {name!r} is spaced in timesteps and needs discrete levels")
-    if steps > levels.n:
-        raise ValueError(f"grid {name!r} cannot have {steps} levels: the model has {levels.n} timesteps")
-    return levels
+def _levels_of(choice: str | Mapping[str, Any], steps: int, levels: Levels) -> tuple[float, ...]:
+    options = {"name": choice} if isinstance(choice, str) else dict(choice)
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise ValueError(f"blend needs the name of a grid, got {choice!r}")
+    spacing = look_up("grid", name, GRIDS)
+    check_options(f"grid {name!r}", spacing, options)
+    return spacing(steps, levels, **options)

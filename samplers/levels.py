@@ -1,18 +1,19 @@
-"""The noise levels a model was trained on: a range of σ, and for discrete models the table σ ↔ timestep.
+"""The noise levels a model was trained on: a range of σ, and for models that count time the relation σ ↔ t.
 
-In the σ clock x = x₀ + σ ε; a variance-preserving model sees √ᾱ x with ᾱ = 1/(1+σ²).
+In the σ clock x = x₀ + σ ε. What the network sees is the model's own affair: √ᾱ x with ᾱ = 1/(1+σ²) for a
+variance-preserving one, x/(1+σ) for a flow.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from math import expm1, isfinite, log, log1p, sqrt
-from typing import Protocol
+from math import cos, exp, expm1, isfinite, log, log1p, pi, sqrt
+from typing import Protocol, runtime_checkable
 
-from samplers.checks import look_up, positive, whole
+from samplers.checks import look_up, positive, whole, within
 
 
 def alpha_bar(sigma: float) -> float:
@@ -39,6 +40,29 @@ class Levels(Protocol):
         ...
 
 
+@runtime_checkable
+class TimedLevels(Levels, Protocol):
+    """Levels that are counted in a time t, σ rising with it: what a grid spaced in time asks for."""
+
+    @property
+    def t_min(self) -> float:
+        """The time of the lowest level."""
+        ...
+
+    @property
+    def t_max(self) -> float:
+        """The time of the highest level."""
+        ...
+
+    def sigma(self, t: float, /) -> float:
+        """σ at time t; ValueError outside [t_min, t_max]."""
+        ...
+
+    def t(self, sigma: float, /) -> float:
+        """The time of `sigma`; the nearest end for a sigma outside the range."""
+        ...
+
+
 @dataclass(frozen=True)
 class ContinuousLevels:
     """Every σ in [sigma_min, sigma_max]; ValueError unless 0 < sigma_min < sigma_max < ∞."""
@@ -54,13 +78,47 @@ class ContinuousLevels:
 
 
 @dataclass(frozen=True)
+class ClockLevels:
+    """Every time in [t_min, t_max], with σ(t) a formula and t(σ) its inverse; `vp_levels` and its like make them."""
+
+    t_min: float
+    t_max: float
+    to_sigma: Callable[[float], float]
+    to_t: Callable[[float], float]
+
+    @property
+    def sigma_min(self) -> float:
+        """σ at t_min."""
+        return self.to_sigma(self.t_min)
+
+    @property
+    def sigma_max(self) -> float:
+        """σ at t_max."""
+        return self.to_sigma(self.t_max)
+
+    def sigma(self, t: float) -> float:
+        """σ at time `t`; ValueError outside [t_min, t_max]."""
+        if not self.t_min <= t <= self.t_max:
+            raise ValueError(f"time {t!r} lies outside the levels, which go from {self.t_min} to {self.t_max}")
+        return self.to_sigma(t)
+
+    def t(self, sigma: float) -> float:
+        """The time of `sigma`; the nearest end for a sigma outside the range."""
+        if sigma <= self.sigma_min:
+            return self.t_min
+        return self.t_max if sigma >= self.sigma_max else self.to_t(sigma)
+
+
+@dataclass(frozen=True)
 class DiscreteLevels:
     """A table of n levels, `sigmas[t]` for the timesteps t = 0 … n−1; ValueError unless they rise from above 0.
 
-    Between two timesteps log σ is linear in t, so `t` and `sigma` are each other's inverse.
+    Between two timesteps log σ is linear in t, so `t` and `sigma` are each other's inverse. `zero_snr` says that the
+    last level stands for pure noise (see `zero_terminal_snr`).
     """
 
     sigmas: tuple[float, ...]
+    zero_snr: bool = False
     _logs: tuple[float, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -73,6 +131,16 @@ class DiscreteLevels:
     def n(self) -> int:
         """How many timesteps there are."""
         return len(self.sigmas)
+
+    @property
+    def t_min(self) -> float:
+        """The first timestep, 0."""
+        return 0.0
+
+    @property
+    def t_max(self) -> float:
+        """The last timestep, n−1."""
+        return float(self.n - 1)
 
     @property
     def sigma_min(self) -> float:
@@ -117,7 +185,16 @@ def _scaled_linear(start: float, end: float, n: int) -> list[float]:
     return [root * root for root in _linear(sqrt(start), sqrt(end), n)]
 
 
-BETAS = {"linear": _linear, "scaled_linear": _scaled_linear}
+def _sigmoid(start: float, end: float, n: int) -> list[float]:
+    return [start + (end - start) / (1 + exp(-u)) for u in _linear(-6.0, 6.0, n)]
+
+
+def _cosine(start: float, end: float, n: int, offset: float = 0.008, cap: float = 0.999) -> list[float]:
+    bars = [cos((t / n + offset) / (1 + offset) * pi / 2) ** 2 for t in range(n + 1)]
+    return [min(1 - after / before, cap) for before, after in pairwise(bars)]
+
+
+BETAS = {"cosine": _cosine, "linear": _linear, "scaled_linear": _scaled_linear, "sigmoid": _sigmoid}
 
 
 def discrete_levels(
@@ -126,13 +203,30 @@ def discrete_levels(
     """The levels of a variance-preserving model trained on n timesteps; the default is Stable Diffusion v1's.
 
     β rises from `start` to `end`: "linear" in β (Ho, Jain, Abbeel 2020, arXiv:2006.11239), "scaled_linear" in √β
-    (Rombach et al. 2022, arXiv:2112.10752). ValueError for another name, or unless 0 < start ≤ end < 1 and n ≥ 2.
+    (Rombach et al. 2022, arXiv:2112.10752), "sigmoid" in the logistic function from −6 to 6 (Xu et al. 2022,
+    arXiv:2203.02923). "cosine" is `cosine_levels(n)`, which has no start and end of β.
+
+    Raises ValueError for another name, or unless 0 < start ≤ end < 1 and n ≥ 2.
     """
     spacing = look_up("beta table", betas, BETAS)
     whole("n", n, 2)
     if not 0 < start <= end < 1:
         raise ValueError(f"betas need 0 < start <= end < 1, got start {start!r} and end {end!r}")
     return levels_of_betas(spacing(start, end, n))
+
+
+def cosine_levels(n: int = 1000, offset: float = 0.008, cap: float = 0.999) -> DiscreteLevels:
+    """The levels of the cosine table: ᾱ(t) = cos²((t/n + offset)/(1 + offset) π/2), β_t = min(1 − ᾱ(t+1)/ᾱ(t), cap).
+
+    (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17.) The highest σ is about 2·10⁴ at the defaults.
+
+    Raises ValueError unless n ≥ 2, offset > 0 and 0 < cap < 1.
+    """
+    whole("n", n, 2)
+    positive("offset", offset)
+    if not 0 < cap < 1:
+        raise ValueError(f"cap must lie between 0 and 1, got {cap!r}")
+    return levels_of_betas(_cosine(0, 1, n, offset, cap))
 
 
 def levels_of_betas(betas: Iterable[float]) -> DiscreteLevels:
@@ -147,3 +241,81 @@ def levels_of_betas(betas: Iterable[float]) -> DiscreteLevels:
 def continuous_levels(lo: float, hi: float) -> ContinuousLevels:
     """The levels of a model that knows every σ in [lo, hi]; ValueError unless 0 < lo < hi < ∞."""
     return ContinuousLevels(lo, hi)
+
+
+def vp_levels(beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3, t_max: float = 1.0) -> ClockLevels:
+    """The variance-preserving process with β(t) = β_min + t (β_max − β_min) on [t_min, t_max].
+
+    σ² = exp(β_min t + (β_max − β_min) t²/2) − 1  (Song et al. 2021, arXiv:2011.13456, eq. 33).
+    ValueError unless 0 < β_min < β_max and 0 < t_min < t_max.
+    """
+    _rising("beta", beta_min, beta_max)
+    _rising("t", t_min, t_max)
+    slope = beta_max - beta_min
+    return ClockLevels(
+        t_min,
+        t_max,
+        lambda t: sqrt(expm1(t * (beta_min + slope * t / 2))),
+        lambda sigma: (sqrt(beta_min**2 + 2 * slope * log1p(sigma * sigma)) - beta_min) / slope,
+    )
+
+
+def ve_levels(sigma_min: float = 0.01, sigma_max: float = 50.0) -> ClockLevels:
+    """The variance-exploding process on [0, 1]: σ = σ_min (σ_max/σ_min)^t.
+
+    (Song et al. 2021, arXiv:2011.13456, eq. 30.) ValueError unless 0 < sigma_min < sigma_max.
+    """
+    _rising("sigma", sigma_min, sigma_max)
+    ratio = sigma_max / sigma_min
+    return ClockLevels(0.0, 1.0, lambda t: sigma_min * ratio**t, lambda sigma: log(sigma / sigma_min) / log(ratio))
+
+
+def edm_levels(sigma_min: float = 0.002, sigma_max: float = 80.0) -> ClockLevels:
+    """Time that is σ itself  (Karras et al. 2022, arXiv:2206.00364, Table 1). ValueError unless 0 < σ_min < σ_max."""
+    _rising("sigma", sigma_min, sigma_max)
+    return ClockLevels(sigma_min, sigma_max, lambda t: t, lambda sigma: sigma)
+
+
+def flow_levels(t_min: float = 1e-3, t_max: float = 0.9999) -> ClockLevels:
+    """A rectified flow x_t = (1−t) x₀ + t ε: in the σ clock x = x_t/(1−t) and σ = t/(1−t).
+
+    (Liu et al. 2023, arXiv:2209.03003; Lipman et al. 2023, arXiv:2210.02747.) t = 1 is σ = ∞, so sampling starts a
+    little below it, where x is ε to one part in 10⁴. ValueError unless 0 < t_min < t_max < 1.
+    """
+    _rising("t", t_min, t_max)
+    if not t_max < 1:
+        raise ValueError(f"t_max must lie below 1, where σ is infinite, got {t_max!r}")
+    return ClockLevels(t_min, t_max, lambda t: t / (1 - t), lambda sigma: sigma / (1 + sigma))
+
+
+def zero_terminal_snr(levels: DiscreteLevels, sigma_max: float = 4096.0) -> DiscreteLevels:
+    """`levels` moved so that the last timestep is pure noise, as a model trained that way expects.
+
+    √ᾱ_t ← (√ᾱ_t − √ᾱ_T) √ᾱ_0/(√ᾱ_0 − √ᾱ_T)  (Lin et al. 2023, arXiv:2305.08891, Algorithm 1)
+
+    ᾱ_T = 0 is σ = ∞. The last σ is `sigma_max` in its place, by default that of ᾱ_T = 2⁻²⁴: x over its own deviation
+    is pure noise to one part in 4096. Such a model must predict v or x₀, for ε says nothing about the data where x is
+    ε (`check_prediction`), and its grid must start at the last timestep (trailing, not leading).
+
+    Raises ValueError where `sigma_max` does not lie above the σ of the last but one timestep.
+    """
+    roots = [sqrt(bar) for bar in levels.alpha_bars]
+    scale = roots[0] / (roots[0] - roots[-1])
+    inner = tuple(sigma_of(((root - roots[-1]) * scale) ** 2) for root in roots[1:-1])
+    below = inner[-1] if inner else levels.sigmas[0]
+    if not below < sigma_max < float("inf"):
+        raise ValueError(f"sigma_max must be finite and above {below:.6g}, the level before it, got {sigma_max!r}")
+    return DiscreteLevels((levels.sigmas[0], *inner, sigma_max), zero_snr=True)
+
+
+def check_prediction(levels: Levels, prediction: str) -> None:
+    """Raise ValueError where a network that predicts "eps" would work on levels of zero terminal SNR."""
+    if prediction == "eps" and getattr(levels, "zero_snr", False):
+        raise ValueError("levels of zero terminal SNR need a model that predicts 'v' or 'x0': at pure noise ε is x")
+
+
+def _rising(what: str, low: float, high: float) -> None:
+    positive(f"{what}_min", low)
+    within(f"{what}_max", high, low)
+    if not low < high:
+        raise ValueError(f"{what}_min must lie below {what}_max, got {low!r} and {high!r}")

@@ -15,7 +15,8 @@ MIXTURE = GaussianMixture(
     stds=torch.tensor([0.3, 0.5, 0.4]),
     weights=torch.tensor([0.5, 0.2, 0.3]),
 )
-DETERMINISTIC = [name for name in samplers.SAMPLERS if not samplers.make(name).stochastic]
+PLAIN = [name for name in samplers.SAMPLERS if not name.endswith("_cfg_pp")]  # the others need a guided denoiser
+DETERMINISTIC = [name for name in PLAIN if not samplers.make(name).stochastic]
 STOCHASTIC = [name for name in samplers.SAMPLERS if samplers.make(name).stochastic]
 
 
@@ -24,9 +25,9 @@ class Counting:
 
     def __init__(self, denoise: samplers.Denoiser) -> None:
         self.denoise = denoise
-        self.levels: list[float] = []
+        self.levels: list[float | Tensor] = []
 
-    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
         self.levels.append(sigma)
         return self.denoise(x, sigma)
 

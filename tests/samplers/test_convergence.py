@@ -1,52 +1,97 @@
 """Every deterministic rule converges to the exact probability flow, at the order it claims."""
 
 import math
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
-from sampler_problems import DETERMINISTIC, MIXTURE, SD, SPECTRUM, start
+from sampler_problems import DETERMINISTIC, MIXTURE, PLAIN, SD, SPECTRUM, start
 
 import samplers
+from samplers.law import Unguided
 
 TOP, LOW = 10.0, 0.02
-STEPS = (64, 128, 256)
 LEVELS = samplers.continuous_levels(LOW, TOP)
+VARIANTS = [
+    samplers.make("deis", max_order=4),
+    samplers.make("dpm_2s", r1=0.3),
+    samplers.make("dpm_3m", variant="published"),
+    samplers.make("dpm_adaptive", pair="12"),
+    samplers.make("dpm_fast", remainder=2),
+    samplers.make("dpmpp_2s", r1=1.0),
+    samplers.make("dpmpp_3m", variant="published"),
+    samplers.make("dpmpp_3s", r1=0.6),
+    samplers.make("gradient_estimation", gamma=1.5),
+    samplers.make("lms", max_order=3),
+    samplers.make("unipc", max_order=1),
+    samplers.make("unipc", max_order=3),
+    samplers.make("unipc", max_order=3, corrector=False),
+    samplers.make("unipc", kind="bh1"),
+]
+PROBLEMS = {"gaussian": SPECTRUM, "mixture": MIXTURE}
 
 
-def errors(rule, problem, grid):
-    """RMS distance to the exact flow, for each number of steps."""
-    x = start(6, *problem.marginal_mean(TOP).shape, sigma=TOP)
-    exact = problem.flow(x, TOP, LOW)
-    sigmas = (samplers.grid(grid, steps=n, levels=LEVELS, ending="stop_at_sigma_min") for n in STEPS)
-    return [(samplers.run(rule, problem.denoise, x, s) - exact).square().mean().sqrt().item() for s in sigmas]
+@cache
+def the_flow(problem):
+    """Starts at TOP, and where the exact flow carries them."""
+    x = start(6, *PROBLEMS[problem].marginal_mean(TOP).shape, sigma=TOP)
+    return x, PROBLEMS[problem].flow(x, TOP, LOW)
+
+
+def order(rule, problem, grid, steps, eased=False):
+    """The slope of the RMS distance to the exact flow against the number of steps, fitted."""
+    (x, exact), errors = the_flow(problem), []
+    for n in steps:
+        sigmas = samplers.grid(grid, steps=n, levels=LEVELS, ending="stop_at_sigma_min")
+        got = samplers.run(rule, Unguided(PROBLEMS[problem].denoise), x, samplers.eased(sigmas) if eased else sigmas)
+        errors.append((got - exact).square().mean().sqrt().item())
+    return -np.polyfit(np.log(steps), np.log(errors), 1)[0]
 
 
 @pytest.mark.parametrize("grid", ["karras", "exponential"])
-@pytest.mark.parametrize("problem", [SPECTRUM, MIXTURE], ids=["gaussian", "mixture"])
-@pytest.mark.parametrize("name", DETERMINISTIC)
-def test_error_shrinks_at_the_order_the_rule_claims(name, problem, grid):
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("rule", [*map(samplers.make, DETERMINISTIC), *VARIANTS], ids=str)
+def test_error_shrinks_at_the_order_the_rule_claims(rule, problem, grid):
+    """Fitted where the leading error leads; rules that look back get a first step cut up, so that theirs is all."""
+    rule = samplers.with_levels(rule, samplers.vp_levels())  # a clock without corners
+    looks_back = rule.order > 2 and samplers.nfe(rule, (3.0, 2.0, 1.0)) == 2
+    steps = (256, 512, 1024) if looks_back else (64, 128, 256)
+    assert order(rule, problem, grid, steps, eased=looks_back) == pytest.approx(rule.order, abs=0.15)
+
+
+@pytest.mark.parametrize("name", ["ipndm_v", "lms"])
+def test_what_the_first_steps_cost_shrinks_at_order_two(name):
+    """As they stand, a first step of Euler is the last thing to vanish, whatever the order of those that follow."""
     rule = samplers.make(name)
-    slope = np.polyfit(np.log(STEPS), np.log(errors(rule, problem, grid)), 1)[0]
-    assert -slope == pytest.approx(rule.order, abs=0.15)
+    assert rule.order == 4
+    assert order(rule, "gaussian", "karras", (512, 1024, 2048)) == pytest.approx(2, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["dpm_3m", "dpmpp_3m"])
+def test_what_the_first_steps_cost_is_small_where_few_steps_are_taken(name):
+    """On the mixture, with the steps people take, a third-order rule is better than second order as it stands."""
+    assert order(samplers.make(name), "mixture", "karras", (32, 64, 128)) > 2.5
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_many_steps_reach_the_exact_sample(name):
     """On Stable Diffusion's levels, where Euler's step from 0.029 to 0 leaves (0.029/std)²/2 whatever the order."""
     x = start(4, 3, sigma=SD.sigma_max)
-    got = samplers.run(samplers.make(name), SPECTRUM.denoise, x, samplers.grid("karras", steps=1000, levels=SD))
+    sigmas = samplers.grid("karras", steps=1000, levels=SD)
+    got = samplers.run(samplers.make(name), Unguided(SPECTRUM.denoise), x, sigmas)
     torch.testing.assert_close(got, SPECTRUM.flow(x, SD.sigma_max, 0.0), atol=0.0, rtol=0.01)
 
 
-@pytest.mark.parametrize("name", samplers.SAMPLERS)
-@pytest.mark.parametrize("grid", samplers.GRIDS)
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("grid", sorted(set(samplers.GRIDS) - {"explicit"}))
 def test_a_point_mass_is_hit_in_one_step(name, grid):
     """D(x, σ) = μ is exact for data at one point, and then any single step to zero is exact too."""
     point = torch.tensor([[0.3, -2.0, 5.0]])
     sigmas = samplers.grid(grid, steps=1, levels=SD)
     x = start(1, 3, sigma=sigmas[0]).float()
-    got = samplers.run(samplers.make(name), lambda x, sigma: point, x, sigmas, noise=samplers.seeded([0]))
+    denoise = Unguided(lambda x, sigma: point)
+    got = samplers.run(samplers.make(name), denoise, x, sigmas, noise=samplers.seeded([0]))
     assert torch.equal(got, point)
 
 
@@ -55,7 +100,7 @@ def test_a_rule_is_exact_where_the_denoiser_is_constant(name):
     """x̂₀ constant makes the flow a straight line in (x, σ): x⁺ = x̂₀ + (σ⁺/σ)(x − x̂₀), for every rule and step."""
     point, sigmas = torch.tensor([0.3, -2.0, 5.0], dtype=torch.float64), (7.0, 3.0, 2.5, 0.1)
     x = start(2, 3, sigma=7.0)
-    got = samplers.run(samplers.make(name), lambda x, sigma: point.expand_as(x), x, sigmas)
+    got = samplers.run(samplers.make(name), Unguided(lambda x, sigma: point.expand_as(x)), x, sigmas)
     torch.testing.assert_close(got, point + 0.1 / 7.0 * (x - point), atol=1e-12, rtol=0)
 
 

@@ -10,29 +10,74 @@ from sampler_problems import SD
 import samplers
 
 CONTINUOUS = samplers.continuous_levels(0.002, 80.0)
-IN_SIGMA, IN_TIME = ("exponential", "karras"), ("leading", "linspace", "trailing")
+FLOW = samplers.flow_levels()
+IN_TABLE = ("ddim_uniform", "leading", "simple", "trailing", "turbo")  # whole timesteps
+IN_TIME = ("beta", "linspace", "sgm_uniform", "time_quadratic")  # fractional ones
+PRINTED = ("ays", "gits")  # for Stable Diffusion's levels alone
+IN_SIGMA = (
+    "beta_sigma", "blend", "exponential", "flow", "karras", "kl_optimal", "laplace", "linear_quadratic",
+    "polyexponential",
+)  # fmt: skip
+ALL = (*IN_TABLE, *IN_TIME, *PRINTED, *IN_SIGMA)
+SPANNING = ("beta_sigma", "blend", "exponential", "karras", "kl_optimal", "laplace", "linspace", "polyexponential",
+            "time_quadratic")  # fmt: skip
 
-# Ten steps on Stable Diffusion v1's levels, to the digits of the reference implementations. linspace falls on whole
-# timesteps here, so it does not tell log-linear interpolation (ours) from linear; `test_linspace_…` below does.
+
+def test_every_grid_is_tested_here():
+    assert {*ALL, "explicit"} == set(samplers.GRIDS)
+
+
+DROPPING, COMFY = {"offset": 1, "ending": "drop_penultimate"}, {"dialect": "comfyui"}
+# Ten steps on Stable Diffusion v1's levels, to the digits of the reference implementations.
 GOLDEN = [
-    ("leading", {"offset": 1}, [8.391, 5.134, 3.348, 2.293, 1.624, 1.168, 0.836, 0.574, 0.346, 0.041]),
-    ("linspace", {}, [14.615, 7.840, 4.609, 2.918, 1.950, 1.345, 0.932, 0.625, 0.369, 0.029]),
-    ("trailing", {}, [14.615, 8.303, 5.088, 3.321, 2.276, 1.613, 1.161, 0.830, 0.569, 0.342]),
-    ("karras", {}, [14.615, 9.103, 5.478, 3.169, 1.749, 0.914, 0.447, 0.201, 0.082, 0.029]),
-    ("exponential", {}, [14.615, 7.325, 3.671, 1.840, 0.922, 0.462, 0.232, 0.116, 0.058, 0.029]),
+    ("leading", {"offset": 1}, "8.391 5.134 3.348 2.293 1.624 1.168 .836 .574 .346 .041 0"),
+    ("ddim_uniform", {}, "8.391 5.134 3.348 2.293 1.624 1.168 .836 .574 .346 .041 0"),
+    ("linspace", {}, "14.615 7.840 4.609 2.918 1.950 1.345 .932 .625 .369 .029 0"),
+    ("linspace", {"dialect": "diffusers"}, "14.615 7.840 4.609 2.918 1.950 1.345 .932 .625 .369 .029 0"),
+    (
+        "leading",
+        {"offset": 1, "ending": "drop_penultimate"},
+        "8.391 5.376 3.631 2.558 1.859 1.376 1.024 .752 .527 .324 0",
+    ),
+    ("trailing", {}, "14.615 8.303 5.088 3.321 2.276 1.613 1.161 .830 .569 .342 0"),
+    ("simple", {}, "14.615 8.303 5.088 3.321 2.276 1.613 1.161 .830 .569 .342 0"),
+    ("turbo", {}, "14.615 8.303 5.088 3.321 2.276 1.613 1.161 .830 .569 .342 0"),
+    ("turbo", COMFY, "14.615 8.303 5.088 3.321 2.276 1.613 1.161 .830 .569 .342 0"),
+    ("sgm_uniform", {}, "14.615 8.307 5.092 3.325 2.280 1.616 1.163 .832 .571 .344 0"),
+    ("karras", {}, "14.615 9.103 5.478 3.169 1.749 .914 .447 .201 .082 .029 0"),
+    ("exponential", {}, "14.615 7.325 3.671 1.840 .922 .462 .232 .116 .058 .029 0"),
+    ("beta", COMFY, "14.615 11.543 7.372 4.373 2.615 1.618 1.027 .655 .396 .199 0"),
+    ("beta_sigma", {}, "14.615 13.928 12.491 10.598 8.442 6.201 4.046 2.153 .716 .029 0"),
+    ("beta", {"dialect": "diffusers"}, "14.615 13.928 12.491 10.598 8.442 6.201 4.046 2.153 .716 .029 0"),
+    ("beta", {"dialect": "a1111"}, "14.615 13.928 12.491 10.598 8.442 6.201 4.046 2.153 .716 .029 0"),
+    ("kl_optimal", {}, "14.615 4.232 2.394 1.597 1.133 .815 .573 .372 .195 .029 0"),
+    ("kl_optimal", {"dialect": "a1111"}, "14.615 4.565 2.633 1.786 1.295 .962 .712 .509 .336 .178 .029"),
+    ("ays", {}, "14.615 6.475 3.864 2.695 1.884 1.394 .964 .652 .398 .152 0"),
+    ("ays", {"dialect": "diffusers"}, "14.615 6.475 3.861 2.697 1.886 1.396 .963 .652 .399 .152 0"),
+    ("ays", {"dialect": "a1111"}, "14.615 6.114 3.565 2.394 1.650 1.136 .743 .445 .169 .029 0"),
+    ("gits", {}, "14.615 5.855 2.845 1.671 1.089 .748 .501 .321 .199 .098 0"),
+    (
+        "linear_quadratic",
+        {"dialect": "comfyui"},
+        "14.615 14.542 14.468 14.395 14.322 14.249 13.621 11.882 9.032 5.071 0",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("name", "options", "expected"), GOLDEN, ids=[name for name, _, _ in GOLDEN])
+@pytest.mark.parametrize(("name", "options", "expected"), GOLDEN, ids=str)
 def test_ten_steps_on_stable_diffusion(name, options, expected):
     sigmas = samplers.grid(name, steps=10, levels=SD, **options)
-    assert sigmas == pytest.approx([*expected, 0.0], abs=6e-4)
+    assert sigmas == pytest.approx([float(number) for number in expected.split()], abs=6e-4)
 
 
 @pytest.mark.parametrize("ending", samplers.ENDINGS)
 @pytest.mark.parametrize(
     ("name", "steps"),
-    [*product(samplers.GRIDS, [1, 2, 3, 10, 37, 999]), *product(IN_SIGMA, [1000, 5000])],
+    [
+        *product(set(ALL) - {"ddim_uniform"}, [1, 2, 3, 10, 37, 999]),
+        *product(["ddim_uniform"], [1, 2, 3, 10, 37]),
+        *product({*IN_SIGMA, *PRINTED}, [1000, 5000]),
+    ],
 )
 def test_a_grid_has_one_level_more_than_steps_and_goes_down(name, steps, ending):
     sigmas = samplers.grid(name, steps=steps, levels=SD, ending=ending)
@@ -44,12 +89,12 @@ def test_a_grid_has_one_level_more_than_steps_and_goes_down(name, steps, ending)
     assert (sigmas[-1] == 0.0) == (ending != "stop_at_sigma_min")
 
 
-@pytest.mark.parametrize("name", IN_TIME)
+@pytest.mark.parametrize("name", ["leading", "linspace", "simple", "trailing", "turbo"])
 def test_as_many_steps_as_timesteps_is_the_whole_table(name):
     assert samplers.grid(name, steps=1000, levels=SD) == (*reversed(SD.sigmas), 0.0)
 
 
-@pytest.mark.parametrize("name", ["exponential", "karras", "linspace"])
+@pytest.mark.parametrize("name", SPANNING)
 def test_grids_that_span_the_range_meet_both_ends_exactly(name):
     sigmas = samplers.grid(name, steps=30, levels=SD)
     assert (sigmas[0], sigmas[-2]) == (SD.sigma_max, SD.sigma_min)
@@ -57,7 +102,7 @@ def test_grids_that_span_the_range_meet_both_ends_exactly(name):
     assert samplers.grid(name, steps=1, levels=SD, ending="stop_at_sigma_min") == (SD.sigma_max, SD.sigma_min)
 
 
-@pytest.mark.parametrize("name", samplers.GRIDS)
+@pytest.mark.parametrize("name", ALL)
 def test_endings_share_the_levels_of_one_longer_grid(name):
     longer = samplers.grid(name, steps=9, levels=SD)[:-1]
     assert samplers.grid(name, steps=8, levels=SD, ending="stop_at_sigma_min") == longer
@@ -122,7 +167,10 @@ def test_alpha_bar_and_sigma_are_two_names_of_one_level(sigma):
 
 
 ERRORS = [
-    (lambda: samplers.grid("kerras", steps=5, levels=SD), "unknown grid 'kerras' (did you mean 'karras'?); known: exp"),
+    (
+        lambda: samplers.grid("kerras", steps=5, levels=SD),
+        "unknown grid 'kerras' (did you mean 'karras'?); known: ays, beta, ",
+    ),
     (
         lambda: samplers.grid("karras", steps=5, levels=SD, roh=5.0),
         "grid 'karras' has no option 'roh' (did you mean 'rho'?); it takes: rho",
@@ -135,6 +183,40 @@ ERRORS = [
         lambda: samplers.grid("karras", steps=5, levels=SD, ending="tozero"),
         "unknown ending 'tozero' (did you mean 'to_zero'?)",
     ),
+    (
+        lambda: samplers.grid("karras", steps=5, levels=SD, dialect="comfy"),
+        "unknown dialect 'comfy' (did you mean 'comfyui'?); known: a1111, comfyui, diffusers, k-diffusion, ours",
+    ),
+    (
+        lambda: samplers.grid("gits", steps=5, levels=SD, dialect="diffusers"),
+        "unknown grid of diffusers 'gits'; known: ays, beta, explicit, exponential, flow, ",
+    ),
+    (lambda: samplers.grid("ays", steps=5, levels=SD, table="sd2"), "ays.table must be one of sd15, sdxl and svd"),
+    (lambda: samplers.grid("ays", steps=5, levels=CONTINUOUS), "grid 'ays' with table 'sd15' is one of timesteps"),
+    (
+        lambda: samplers.grid("gits", steps=5, levels=CONTINUOUS),
+        "grid 'gits' is a table for levels from 0.02917 to 14.6146; this model has 0.002 to 80",
+    ),
+    (lambda: samplers.grid("ays", steps=9, levels=SD, dialect="diffusers"), "'ays' for 10 steps alone, got 9"),
+    (lambda: samplers.grid("explicit", steps=2, levels=SD), "needs its levels: give either sigmas or timesteps"),
+    (
+        lambda: samplers.grid("explicit", steps=2, levels=SD, sigmas=[3.0, 2.0, 1.0]),
+        "grid 'explicit' lists 3 levels, and 2 are needed",
+    ),
+    (
+        lambda: samplers.grid("explicit", steps=2, levels=SD, sigmas=[3.0, 0.0]),
+        "grid 'explicit' must end above 0, got 0.0; the ending adds the 0",
+    ),
+    (lambda: samplers.grid("explicit", steps=2, levels=SD, sigmas=[1.0, 2.0]), "grid 'explicit' has coinciding levels"),
+    (
+        lambda: samplers.grid("blend", steps=2, levels=SD, first="karas"),
+        "unknown grid 'karas' (did you mean 'karras'?)",
+    ),
+    (
+        lambda: samplers.grid("blend", steps=2, levels=SD, first={"name": "karras", "roh": 3.0}),
+        "grid 'karras' has no option 'roh' (did you mean 'rho'?)",
+    ),
+    (lambda: samplers.grid("linspace", steps=5, levels=CONTINUOUS), "is spaced in time and needs levels that have one"),
     (lambda: samplers.grid("karras", steps=0, levels=SD), "steps must be an integer of at least 1, got 0"),
     (lambda: samplers.grid("karras", steps=2.5, levels=SD), "steps must be an integer of at least 1, got 2.5"),
     (lambda: samplers.grid("karras", steps=5, levels=SD, rho=0), "karras.rho must be a number above 0, got 0"),

@@ -1,0 +1,126 @@
+"""One Brownian path per image, of which every sampler and number of steps takes the increments of its own steps.
+
+The reverse of the noising process (Song et al. 2021, arXiv:2011.13456, eq. 6) in λ = −log σ, and what is random in a
+step of it, with ⁺ for the next level and W a Brownian motion that runs in 1/σ²:
+    dx = 2 (D(x, σ) − x) dλ + √2 σ dB
+    x⁺ = (σ⁺/σ)² x + 2 ∫ (σ⁺/σ′)² D dλ′ + σ⁺² (W(1/σ⁺²) − W(1/σ²))
+
+W is built by Lévy's construction (Lévy 1948; Gaines & Lyons 1997): its increment over an octave 2^{e−1} ≤ σ < 2^e is a
+normal number, and inside a piece [a, b] whose ends are known it is a Brownian bridge,
+    W(1/u²) = (1−s) W(1/b²) + s W(1/a²) + √(s (1−s) (1/a² − 1/b²)) ξ,    s = (1/u² − 1/b²)/(1/a² − 1/b²)
+Each number ξ has an address of its own, so W is a function of the seed and σ, and of no earlier question.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import count
+from math import frexp, inf, ldexp, sqrt
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from samplers.base import PathNoise
+from samplers.noise import FRESH, Address, Addressed
+
+DEPTH = 12  # halvings of an octave, and about as many draws a step; a leaf is one part in 4096 to 8192 of σ
+NODE, LEAF, PAIR = 1, 2, 3  # the kinds of address; those of fresh draws are FRESH
+
+Weights = dict[Address, float]  # a sum of independent standard normals
+
+
+def brownian_path(seeds: Sequence[int], device: torch.device | str | None = None) -> PathNoise:
+    """Noise of which `between(sigma, sigma_next, like)` belongs to a Brownian path, one per image.
+
+    The path of image i depends on `seeds[i]` alone: not on its batch, device or dtype, nor on the grid, the rule or the
+    order in which levels are asked for. With more and more steps a stochastic rule therefore converges to one picture.
+    Called like any other noise it gives fresh draws, for the start. Shapes, seeds and errors are those of `philox`.
+
+    Two levels in one leaf of the tree, closer than one part in 4096, are given noise that is their own and not of the
+    path: a step that short has the right law, but does not compose with its neighbours. A thousand steps are longer.
+    """
+    return _BrownianPath(seeds, device)
+
+
+class _BrownianPath:
+    def __init__(self, seeds: Sequence[int], device: torch.device | str | None) -> None:
+        self._white, self._device, self._draws = Addressed(seeds), device, count()
+        # The next step begins where the last one ended, and shares half of its numbers.
+        self._last: dict[Address, NDArray[np.float32]] = {}
+
+    def __call__(self, like: Tensor) -> Tensor:
+        return self._white.tensor(self._white((FRESH, next(self._draws), 0), like), like, self._device)
+
+    def between(self, sigma: float, sigma_next: float, like: Tensor) -> Tensor:
+        weights, shape = increment(sigma, sigma_next), (len(like), like[:1].numel())
+        known = {address: white for address, white in self._last.items() if white.shape == shape}
+        self._last = {a: known[a] if a in known else self._white(a, like) for a in weights}
+        total = np.zeros(shape)
+        for address, white in self._last.items():
+            total += np.multiply(white, weights[address], dtype=np.float64)
+        return self._white.tensor(total, like, self._device)
+
+
+@lru_cache(maxsize=4096)
+def increment(sigma: float, sigma_next: float) -> Weights:
+    """(W(1/σ⁺²) − W(1/σ²))/√(1/σ⁺² − 1/σ²) as weights whose squares sum to 1; ValueError unless 0 < σ⁺ ≤ σ < ∞."""
+    if not 0 < sigma_next <= sigma < inf:
+        raise ValueError(f"a path has noise from sigma down to sigma_next above 0, got {sigma!r} and {sigma_next!r}")
+    (m, e), (m_next, e_next), q = frexp(sigma), frexp(sigma_next), sigma_next / sigma
+    if e == e_next and _leaf(m) == _leaf(m_next):
+        return {(PAIR, _bits(sigma), _bits(sigma_next)): 1.0}
+    octaves = {(NODE, 1, _word(k)): ldexp(sqrt(3) * m_next, e_next - k) for k in range(e_next + 1, e + 1)}
+    steps = _sum((1.0, octaves), (m_next, _from_octave(sigma_next)), (-q * m, _from_octave(sigma)))
+    return _sum((1 / sqrt((sigma - sigma_next) / sigma * (1 + q)), steps))
+
+
+@lru_cache(maxsize=4096)
+def _from_octave(sigma: float) -> Weights:
+    """2^e (W(1/σ²) − W(1/4^e)), for σ = m 2^e with ½ ≤ m < 1."""
+    m, e = frexp(sigma)
+    a, b, node = 0.5, 1.0, 1
+    at_a: Weights = {(NODE, node, _word(e)): sqrt(3)}
+    at_b: Weights = {}
+    for _ in range(DEPTH):
+        middle = (a + b) / 2
+        node = 2 * node + (m >= middle)
+        at_middle = _bridge(middle, a, b, at_a, at_b, (NODE, node | 1, _word(e)))
+        if m >= middle:
+            a, at_a = middle, at_middle
+        else:
+            b, at_b = middle, at_middle
+    return _bridge(m, a, b, at_a, at_b, (LEAF, _bits(sigma), 0))
+
+
+def _bridge(u: float, a: float, b: float, at_a: Weights, at_b: Weights, address: Address) -> Weights:
+    """W at u between a and b, where it is known."""
+    width = (b - a) * (b + a)
+    share_a = (b - u) * (b + u) / width * (a / u) ** 2
+    share_b = (u - a) * (u + a) / width * (b / u) ** 2
+    return _sum((share_a, at_a), (share_b, at_b), (sqrt(share_a * share_b * width) / (a * b), {address: 1.0}))
+
+
+def _sum(*terms: tuple[float, Weights]) -> Weights:
+    total: Weights = {}
+    for factor, weights in terms:
+        for address, weight in weights.items():
+            total[address] = total.get(address, 0.0) + factor * weight
+    return total
+
+
+def _leaf(m: float) -> int:
+    """Which of the 2^DEPTH pieces of its octave a mantissa lies in."""
+    return int(ldexp(m - 0.5, DEPTH + 1))
+
+
+def _bits(sigma: float) -> int:
+    return int(struct.unpack("<Q", struct.pack("<d", sigma))[0])
+
+
+def _word(exponent: int) -> int:
+    """A whole number as one from 0 up."""
+    return exponent % 2**64

@@ -1,0 +1,50 @@
+"""The model's own time t(σ), for the rules that are polynomials in it or halve it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from math import exp, log
+from typing import Any, NamedTuple, cast
+
+from samplers.base import Sampler
+from samplers.levels import Levels, TimedLevels, discrete_levels
+
+DEFAULT: Levels = discrete_levels()  # Stable Diffusion v1's
+
+
+class Clock(NamedTuple):
+    """t(σ) and its inverse σ(t), for any σ > 0."""
+
+    t: Callable[[float], float]
+    sigma: Callable[[float], float]
+
+
+def clock(levels: Levels) -> Clock:
+    """The clock of a model with these levels; log σ for levels that have no time.
+
+    Beyond the levels log σ goes on as a straight line in t, with the slope it has over the last thousandth of them.
+    """
+    if not isinstance(levels, TimedLevels):
+        return Clock(log, exp)
+    inner_t, inner_sigma = levels.t, levels.sigma
+    low, high, bottom, top = levels.t_min, levels.t_max, levels.sigma_min, levels.sigma_max
+    width = (high - low) / 1000
+    below, above = log(inner_sigma(low + width) / bottom) / width, log(top / inner_sigma(high - width)) / width
+
+    def t(sigma: float) -> float:
+        if sigma < bottom:
+            return low + log(sigma / bottom) / below
+        return inner_t(sigma) if sigma <= top else high + log(sigma / top) / above
+
+    def sigma(t: float) -> float:
+        if t < low:
+            return bottom * exp((t - low) * below)
+        return inner_sigma(t) if t <= high else top * exp((t - high) * above)
+
+    return Clock(t, sigma)
+
+
+def with_levels(rule: Sampler, levels: Levels) -> Sampler:
+    """`rule` with the levels of the model it is to sample, where it has an option for them; else `rule` itself."""
+    return cast(Sampler, replace(cast(Any, rule), levels=levels)) if hasattr(rule, "levels") else rule

@@ -1,0 +1,158 @@
+"""DPM-Solver-12 and -23 with adaptive steps (Lu et al. 2022, appendix C), each image with steps of its own.
+
+Two estimates of x⁺ share their calls, with λ = −log σ, h = λ⁺ − λ and φ at h (samplers/adams.py):
+    12:  low  = x − σ⁺ h φ₁ ε                    high = low − σ⁺ h φ₁ (ε₁ − ε)/(2 r₁)          r₁ = ½
+    23:  low  = x − σ⁺ h φ₁ [ε + (ε₁ − ε)/(2 r₁)]  high = x − σ⁺ h [φ₁ ε + φ₂ (ε₂ − ε)/r₂]       r₁ = ⅓, r₂ = ⅔
+(ε₁, ε₂ as in samplers/dpm_solver_single.py), and their distance, the mean over the pixels of one image,
+    e = √ mean [(low − high)/max(atol, rtol max(|low|, |x′|))]²     x′ the last low estimate
+decides over that image's step and the next, as a PID controller (Söderlind 2003, in the form of Crowson's k-diffusion):
+    h ← h (1 + arctan(g − 1)),   g = e^{−(P+I+D)/p} e′^{(P+2D)/p} e″^{−D/p},     p = 2 or 3
+with the errors e′, e″ of the last steps taken, 1 before them. The high estimate is taken if h is not to shrink to less
+than `safety` of itself.
+
+The paper and its programs take one mean over the batch, so that an image depends on those beside it. The grid's levels
+are stops: between two of them the rule steps as it likes, so its first and last positive level, and 0, are grid enough.
+The step to σ⁺ = 0 is Euler's.  https://arxiv.org/abs/2206.00927, https://doi.org/10.1145/641876.641877
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log, sqrt
+from typing import Any, ClassVar, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from samplers.base import Denoiser, Noise
+from samplers.checks import one_of, positive, within
+
+
+class Control(NamedTuple):
+    """What each image takes along: its step in log σ, the last two errors, and the state before this one."""
+
+    h: Tensor  # (B,) float64, on the CPU like the errors
+    error: Tensor
+    error_before: Tensor
+    x_before: Tensor
+
+
+@dataclass(frozen=True)
+class DPMSolverAdaptive:
+    """DPM-Solver-12 or -23 with adaptive steps, for each image its own: order 2 or 3 in its steps.
+
+    `pair` is "12" (two calls a try) or "23" (three); `rtol` and `atol` bound the error of a step, `h_init` is the first
+    step in log σ, `pcoeff`, `icoeff`, `dcoeff` are P, I, D, and a step that is to shrink below `safety` is tried again.
+    The denoiser is called with a level for each image, (B,), and always with the whole batch.
+
+    Raises ValueError for options out of range (an rtol below the digits of the state when the first step is made), and
+    RuntimeError where the error of a step cannot be brought down, as with a denoiser that is not finite.
+    """
+
+    stochastic: ClassVar[bool] = False
+    pair: Literal["12", "23"] = "23"
+    rtol: float = 0.05
+    atol: float = 0.0078
+    h_init: float = 0.05
+    pcoeff: float = 0.0
+    icoeff: float = 1.0
+    dcoeff: float = 0.0
+    safety: float = 0.81
+
+    def __post_init__(self) -> None:
+        one_of("DPMSolverAdaptive.pair", self.pair, ("12", "23"))
+        for name in ("rtol", "atol", "h_init"):
+            positive(f"DPMSolverAdaptive.{name}", getattr(self, name))
+        for name in ("pcoeff", "icoeff", "dcoeff"):
+            within(f"DPMSolverAdaptive.{name}", getattr(self, name), 0)
+        within("DPMSolverAdaptive.safety", self.safety, 0, 1)
+
+    @property
+    def order(self) -> int:
+        """That of the higher estimate: 2 or 3."""
+        return 2 if self.pair == "12" else 3
+
+    def step(
+        self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Control | None, noise: Noise
+    ) -> tuple[Tensor, Control | None]:
+        """x at `sigma` -> x at `sigma_next`, in as many tries as it takes; remembers the controller of each image."""
+        if sigma_next == 0:
+            return torch.lerp(denoise(x, sigma), x, 0.0), memory
+        eps = torch.finfo(x.dtype).eps
+        if self.rtol < eps:
+            raise ValueError(
+                f"DPMSolverAdaptive.rtol must be at least {eps:.2g}, the digits of {x.dtype}: {self.rtol!r}"
+            )
+        ones = torch.ones(len(x), dtype=torch.float64)
+        h, error, error_before, x_before = memory or Control(self.h_init * ones, ones, ones, x)
+        begin, end = -log(sigma), -log(sigma_next)
+        here, smallest = begin * ones, sqrt(eps)  # below it h² is lost in the digits of x
+        while (going := here < end).any():
+            last = here + h >= end
+            start = torch.where(going, here, begin)  # who has arrived comes along at levels it knows, and is ignored
+            size = torch.where(last | ~going, end - start, h)
+            low, high = self._pair(denoise, x, start, torch.where(last | ~going, end, start + size), size)
+            found = self._error(low, high, x_before)
+            factor = self._factor(found, error, error_before)
+            taken = going & (factor >= self.safety)
+            if not torch.isfinite(found[going]).all() or ((size * factor)[going & ~taken] < smallest).any():
+                raise RuntimeError(
+                    f"dpm_adaptive cannot bring the error of a step below its tolerances near sigma "
+                    f"{torch.exp(-here[going]).max().item():.4g}: rtol {self.rtol}, atol {self.atol}"
+                )
+            image = _column(taken, x)
+            x_before, x = torch.where(image, low, x_before), torch.where(image, high, x)
+            error_before, error = torch.where(taken, error, error_before), torch.where(taken, found, error)
+            here = torch.where(taken, torch.where(last, end, here + size), here)
+            h = torch.where(going & ~(taken & last), size * factor, h)
+        return x, Control(h, error, error_before, x_before)
+
+    def nfe(self, sigmas: Sequence[float]) -> None:
+        """Not known before: what the images are decides how many steps they take."""
+        return None
+
+    def _pair(self, denoise: Denoiser, x: Tensor, start: Tensor, end: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The low and the high estimate of x at λ = `end`, one level an image."""
+        s, t = torch.exp(-start), torch.exp(-end)
+        eps = self._noise(denoise, x, s)
+        euler = x + _column(t - s, x) * eps
+        if self.pair == "12":
+            s1 = torch.exp(-(start + h / 2))
+            d1 = self._noise(denoise, x + _column(s1 - s, x) * eps, s1) - eps
+            return euler, euler + _column(t - s, x) * d1
+        s1, s2 = torch.exp(-(start + h / 3)), torch.exp(-(start + h * 2 / 3))
+        d1 = self._noise(denoise, x + _column(s1 - s, x) * eps, s1) - eps
+        u2 = x + _column(s2 - s, x) * eps - _column(2 * _second(s2, h * 2 / 3), x) * d1
+        d2 = self._noise(denoise, u2, s2) - eps
+        return euler + _column((t - s) * 1.5, x) * d1, euler - _column(1.5 * _second(t, h), x) * d2
+
+    def _noise(self, denoise: Denoiser, x: Tensor, sigma: Tensor) -> Tensor:
+        levels = cast(Any, sigma.to(x))  # one an image, as Denoiser allows
+        return (x - denoise(x, levels)) / _column(sigma, x)
+
+    def _error(self, low: Tensor, high: Tensor, before: Tensor) -> Tensor:
+        """e of every image, (B,) float64 on the CPU."""
+        scale = (self.rtol * torch.maximum(low.abs(), before.abs())).clamp(min=self.atol)
+        return ((low - high) / scale).reshape(len(low), -1).double().square().mean(1).sqrt().cpu()
+
+    def _factor(self, error: Tensor, before: Tensor, before_that: Tensor) -> Tensor:
+        """By how much the step of every image is to grow."""
+        p, i, d = self.pcoeff, self.icoeff, self.dcoeff
+        powers = ((error, p + i + d), (before, -p - 2 * d), (before_that, d))
+        growth = torch.ones_like(error)
+        for value, power in powers:
+            growth = growth * value.clamp(min=1e-8) ** (-power / self.order)
+        return 1 + torch.atan(growth - 1)
+
+
+def _second(sigma: Tensor, h: Tensor) -> Tensor:
+    """σ⁺ h φ₂(h), the weight of a slope in λ; by its series where the difference would lose its digits."""
+    series = h * (1 / 2 + h * (1 / 6 + h * (1 / 24 + h * (1 / 120 + h / 720))))
+    return sigma * torch.where(h < 0.01, series, torch.expm1(h) / h - 1)
+
+
+def _column(values: Tensor, x: Tensor) -> Tensor:
+    """(B,) in the shape that multiplies x."""
+    values = values.to(x.device) if values.dtype == torch.bool else values.to(x)
+    return values.reshape(-1, *[1] * (x.ndim - 1))

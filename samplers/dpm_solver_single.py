@@ -1,0 +1,223 @@
+"""The single-step DPM-Solvers: DPM-Solver-2 and -3 on ε, DPM-Solver++(2S) and (3S) on x̂₀, DPM-Solver-fast.
+
+With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level, s₁ and s₂ the levels r₁ and r₂ of the step in λ, and the φ functions
+of samplers/adams.py. On the noise ε (Lu et al. 2022, Algorithms 1 and 2, and their general forms in its appendix):
+    u₁ = x − s₁ r₁h φ₁(r₁h) ε                                                          Euler to s₁
+    2:  x⁺ = x − σ⁺ h φ₁(h) [ε + (ε(u₁, s₁) − ε)/(2 r₁)]
+    3:  u₂ = x − s₂ r₂h [φ₁(r₂h) ε + φ₂(r₂h) (r₂/r₁)(ε(u₁, s₁) − ε)]
+        x⁺ = x − σ⁺ h [φ₁(h) ε + φ₂(h) (ε(u₂, s₂) − ε)/r₂]
+
+On x̂₀ (Lu et al. 2022, DPM-Solver++, Algorithm 1 and appendix), D short for x̂₀ at (x, σ):
+    u₁ = (s₁/σ) x + r₁h φ₁(−r₁h) D                                                     Euler to s₁
+    2S: x⁺ = (σ⁺/σ) x + h φ₁(−h) [D + (D(u₁, s₁) − D)/(2 r₁)]
+    3S: u₂ = (s₂/σ) x + r₂h [φ₁(−r₂h) D + φ₂(−r₂h) (r₂/r₁)(D(u₁, s₁) − D)]
+        x⁺ = (σ⁺/σ) x + h [φ₁(−h) D + φ₂(−h) (D(u₂, s₂) − D)/r₂]
+
+The first terms are Euler's step in all of them, so each is Euler's and a correction. A step to σ⁺ = 0 is Euler's alone.
+r₁ is free. r₂ is not: the second derivative has φ₂ r₂/2 in place of φ₃, and only at r₂ = ⅔ do they agree as h → 0. The
+authors' code takes any, and with another the rules of order 3 are of order 2.
+https://arxiv.org/abs/2206.00927, https://arxiv.org/abs/2211.01095
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from samplers.adams import log_ratio, phi
+from samplers.base import Denoiser, Noise
+from samplers.checks import one_of, within
+
+
+@dataclass(frozen=True)
+class DPMSolver2S:
+    """DPM-Solver-2 on ε: second order, two calls a step, one for the step to zero.
+
+    `r1` is where in the step, in log σ, the second call is made. ValueError unless 0.01 ≤ r1 ≤ 1.
+    """
+
+    order: ClassVar[int] = 2
+    stochastic: ClassVar[bool] = False
+    r1: float = 0.5
+
+    def __post_init__(self) -> None:
+        within("DPMSolver2S.r1", self.r1, 0.01, 1)
+
+    def step(
+        self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
+    ) -> tuple[Tensor, None]:
+        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        if sigma_next == 0:
+            return torch.lerp(denoise(x, sigma), x, 0.0), None
+        return _second_on_noise(denoise, x, sigma, sigma_next, self.r1), None
+
+    def nfe(self, sigmas: Sequence[float]) -> int:
+        """Two calls a step, one for a step to 0."""
+        return _calls(sigmas, 2)
+
+
+@dataclass(frozen=True)
+class DPMSolver3S:
+    """DPM-Solver-3 on ε: third order, three calls a step, one for the step to zero.
+
+    `r1` is where in the step, in log σ, the second call is made; the third is at ⅔. ValueError unless 0.01 ≤ r1 ≤ 1.
+    """
+
+    order: ClassVar[int] = 3
+    stochastic: ClassVar[bool] = False
+    r1: float = 1 / 3
+
+    def __post_init__(self) -> None:
+        within("DPMSolver3S.r1", self.r1, 0.01, 1)
+
+    def step(
+        self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
+    ) -> tuple[Tensor, None]:
+        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        if sigma_next == 0:
+            return torch.lerp(denoise(x, sigma), x, 0.0), None
+        return _third_on_noise(denoise, x, sigma, sigma_next, self.r1), None
+
+    def nfe(self, sigmas: Sequence[float]) -> int:
+        """Three calls a step, one for a step to 0."""
+        return _calls(sigmas, 3)
+
+
+@dataclass(frozen=True)
+class DPMpp2S:
+    """DPM-Solver++(2S) on x̂₀: second order, two calls a step, one for the step to zero.
+
+    `r1` is where in the step, in log σ, the second call is made. ValueError unless 0.01 ≤ r1 ≤ 1.
+    """
+
+    order: ClassVar[int] = 2
+    stochastic: ClassVar[bool] = False
+    r1: float = 0.5
+
+    def __post_init__(self) -> None:
+        within("DPMpp2S.r1", self.r1, 0.01, 1)
+
+    def step(
+        self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
+    ) -> tuple[Tensor, None]:
+        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        x0 = denoise(x, sigma)
+        if sigma_next > 0:
+            q = (sigma_next / sigma) ** self.r1
+            u1 = torch.lerp(x0, x, q)
+            x0 = torch.lerp(x0, denoise(u1, q * sigma), 1 / (2 * self.r1))
+        return torch.lerp(x0, x, sigma_next / sigma), None
+
+    def nfe(self, sigmas: Sequence[float]) -> int:
+        """Two calls a step, one for a step to 0."""
+        return _calls(sigmas, 2)
+
+
+@dataclass(frozen=True)
+class DPMpp3S:
+    """DPM-Solver++(3S) on x̂₀: third order, three calls a step, one for the step to zero.
+
+    `r1` is where in the step, in log σ, the second call is made; the third is at ⅔. ValueError unless 0.01 ≤ r1 ≤ 1.
+    """
+
+    order: ClassVar[int] = 3
+    stochastic: ClassVar[bool] = False
+    r1: float = 1 / 3
+
+    def __post_init__(self) -> None:
+        within("DPMpp3S.r1", self.r1, 0.01, 1)
+
+    def step(
+        self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
+    ) -> tuple[Tensor, None]:
+        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        x0 = denoise(x, sigma)
+        out = torch.lerp(x0, x, sigma_next / sigma)
+        if sigma_next > 0:
+            h, r1, r2 = log_ratio(sigma, sigma_next), self.r1, 2 / 3
+            q1, q2 = (sigma_next / sigma) ** r1, (sigma_next / sigma) ** r2
+            d1 = denoise(torch.lerp(x0, x, q1), q1 * sigma) - x0
+            u2 = torch.lerp(x0, x, q2).add_(d1, alpha=r2 * h * phi(2, -r2 * h)[1] * r2 / r1)
+            d2 = denoise(u2, q2 * sigma) - x0
+            out.add_(d2, alpha=h * phi(2, -h)[1] / r2)
+        return out, None
+
+    def nfe(self, sigmas: Sequence[float]) -> int:
+        """Three calls a step, one for a step to 0."""
+        return _calls(sigmas, 3)
+
+
+@dataclass(frozen=True)
+class DPMSolverFast:
+    """DPM-Solver-fast: DPM-Solver-3 steps and an end that spends what is left of a budget of calls; second order.
+
+    For a budget of K calls the authors take ⌊K/3⌋ + 1 steps, even in log σ: all of order 3 but the last two, of order
+    2 and 1, where 3 divides K, and else the last, whose order is the remainder (Lu et al. 2022, section 3.4). Here the
+    grid gives the steps and `remainder` = K mod 3 says how they end; one that leads to 0 is always Euler's. ValueError
+    unless the remainder is 0, 1 or 2.
+    """
+
+    stochastic: ClassVar[bool] = False
+    remainder: int = 0
+
+    def __post_init__(self) -> None:
+        one_of("DPMSolverFast.remainder", self.remainder, (0, 1, 2))
+
+    @property
+    def order(self) -> int:
+        """3 with remainder 2; else 2, for one step of Euler's has an error of h²."""
+        return 3 if self.remainder == 2 else 2
+
+    def prepare(self, sigmas: Sequence[float]) -> tuple[int, ...]:
+        """The first memory: the order of each step."""
+        ending = [2, 1] if self.remainder == 0 else [self.remainder]
+        orders = [3] * (len(sigmas) - 1 - len(ending)) + ending
+        if sigmas[-1] == 0:
+            orders[-1] = 1
+        return tuple(orders[len(orders) - len(sigmas) + 1 :])
+
+    def step(
+        self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: tuple[int, ...], noise: Noise
+    ) -> tuple[Tensor, tuple[int, ...]]:
+        """x at `sigma` -> x at `sigma_next`; remembers the orders of the steps still to come."""
+        order, *rest = memory
+        if order == 1:
+            return torch.lerp(denoise(x, sigma), x, sigma_next / sigma), tuple(rest)
+        if order == 2:
+            return _second_on_noise(denoise, x, sigma, sigma_next, 0.5), tuple(rest)
+        return _third_on_noise(denoise, x, sigma, sigma_next, 1 / 3), tuple(rest)
+
+    def nfe(self, sigmas: Sequence[float]) -> int:
+        """As many calls a step as its order says."""
+        return sum(self.prepare(sigmas))
+
+
+def _second_on_noise(denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, r1: float) -> Tensor:
+    x0 = denoise(x, sigma)
+    s1 = sigma * (sigma_next / sigma) ** r1
+    u1 = torch.lerp(x0, x, s1 / sigma)
+    step = sigma_next - sigma  # −σ⁺ h φ₁(h)
+    out = torch.lerp(x0, x, 1 + step / sigma * (1 - 1 / (2 * r1)))
+    return out.add_(u1 - denoise(u1, s1), alpha=step / (2 * r1 * s1))
+
+
+def _third_on_noise(denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, r1: float) -> Tensor:
+    x0 = denoise(x, sigma)
+    r2 = 2 / 3
+    h = log_ratio(sigma, sigma_next)
+    s1, s2 = (sigma * (sigma_next / sigma) ** r for r in (r1, r2))
+    u1 = torch.lerp(x0, x, s1 / sigma)
+    eps = (x - x0) / sigma
+    d1 = (u1 - denoise(u1, s1)).div_(s1).sub_(eps)
+    u2 = torch.lerp(x0, x, s2 / sigma).add_(d1, alpha=-s2 * r2 * h * phi(2, r2 * h)[1] * r2 / r1)
+    d2 = (u2 - denoise(u2, s2)).div_(s2).sub_(eps)
+    return torch.lerp(x0, x, sigma_next / sigma).add_(d2, alpha=-sigma_next * h * phi(2, h)[1] / r2)
+
+
+def _calls(sigmas: Sequence[float], each: int) -> int:
+    steps = len(sigmas) - 1
+    return each * steps - (each - 1) * (steps > 0 and sigmas[-1] == 0)

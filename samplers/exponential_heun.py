@@ -1,0 +1,45 @@
+"""Heun's method in exponential form on x̂₀ (Hochbruck & Ostermann 2005 and RES, Zhang et al. 2023, with c₂ = 1).
+
+With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level and φ at −h (samplers/adams.py):
+    x_e = (σ⁺/σ) x + h φ₁ D(x, σ)                                Euler's step
+    x⁺  = (σ⁺/σ) x + h [(φ₁ − φ₂) D(x, σ) + φ₂ D(x_e, σ⁺)]
+
+x̂₀ is taken as linear in λ between the two and integrated exactly. The step to σ⁺ = 0 is Euler's.
+https://doi.org/10.1137/040611434, https://arxiv.org/abs/2308.02157
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from samplers.adams import log_ratio, phi
+from samplers.base import Denoiser, Noise
+
+
+@dataclass(frozen=True)
+class ExponentialHeun:
+    """Heun's method in exponential form: second order, two calls a step, one for the step to zero."""
+
+    order: ClassVar[int] = 2
+    stochastic: ClassVar[bool] = False
+
+    def step(
+        self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
+    ) -> tuple[Tensor, None]:
+        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        x0 = denoise(x, sigma)
+        euler = torch.lerp(x0, x, sigma_next / sigma)
+        if sigma_next == 0:
+            return euler, None
+        h = log_ratio(sigma, sigma_next)
+        return euler.add_(denoise(euler, sigma_next) - x0, alpha=h * phi(2, -h)[1]), None
+
+    def nfe(self, sigmas: Sequence[float]) -> int:
+        """Two calls a step, one for a step to 0."""
+        steps = len(sigmas) - 1
+        return 2 * steps - (steps > 0 and sigmas[-1] == 0)

@@ -1,0 +1,145 @@
+"""iPNDM, the improved pseudo linear multistep method, and iPNDM-v, its form for uneven steps (Zhang & Chen 2023).
+
+iPNDM takes the Adams–Bashforth weights of even steps on the noise ε = (x − x̂₀)/σ, whatever the steps are (appendix):
+    x⁺ = x + (σ⁺ − σ)(55 ε − 59 ε₋₁ + 37 ε₋₂ − 9 ε₋₃)/24,    before that (23, −16, 5)/12, (3, −1)/2 and Euler
+so it is of second order where neighbouring steps are nearly alike, and of fourth where they are all the same.
+
+iPNDM-v (zju-pi/diff-sampler, Zhou et al. 2023; no paper) means to take the weights of the steps as they are. With their
+lengths h, h₁, h₂, h₃, the newest first, Newton's form of the Adams–Bashforth weights is
+    mean of ε over the step = ε + A₁ ∇₁ + A₂ ∇₂ + A₃ ∇₃
+    ∇₁ = ε − ε₋₁,  ∇₁′ = ε₋₁ − ε₋₂,  ∇₁″ = ε₋₂ − ε₋₃,  q = h₁(h₁+h₂)/(h₂(h₂+h₃))
+    ∇₂ = ∇₁ − (h₁/h₂) ∇₁′,   ∇₃ = ∇₂ − q (∇₁′ − (h₂/h₃) ∇₁″)
+    A₁ = h/(2h₁)
+    A₂ = ½ [1 − h/(3(h+h₁))] · h(h+h₁)/(h₁(h₁+h₂))
+    A₃ = {½ [1 − h/(3(h+h₁))] − [1 − h/(2(h+h₁))] h/(6(h+h₁+h₂))} · h(h+h₁)(h+h₁+h₂)/(h₁(h₁+h₂)(h₁+h₂+h₃))
+
+Variant "corrected" is this, and so LMS to the last digit. The published code, and what was copied from it, has
+    A₂ = ½ [1 − h/(3(h+h₁)) · h(h+h₁)/(h₁(h₁+h₂))]      a parenthesis moved
+    A₃ = {½ […] + […] …} · …                             a sign: on even steps (57, −65, 43, −11)/24
+    the weight of ε₋₃ with h₁/h₂ for h₂/h₃               so the weights do not sum to 1, unless steps change evenly
+On a smooth grid that leaves second order; where step lengths jump, variant "published" does not converge at all.
+
+The first steps look back as far as there is something to see. σ⁺ = 0 is a level like any other.
+https://arxiv.org/abs/2204.13902
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+from torch import Tensor
+
+from samplers.adams import Node, along_noise, sigma_weights
+from samplers.base import Denoiser, Noise
+from samplers.checks import one_of
+from samplers.dpm_solver import VARIANTS, Variant
+
+# Adams–Bashforth weights of even steps, newest first.
+EVEN = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
+
+
+@dataclass(frozen=True)
+class IPNDM:
+    """iPNDM, Adams–Bashforth with the weights of even steps: second order, one call a step.
+
+    `max_order` is how many predictions a step uses, this one included. ValueError unless 1 ≤ max_order ≤ 4.
+    """
+
+    stochastic: ClassVar[bool] = False
+    max_order: int = 4
+
+    def __post_init__(self) -> None:
+        one_of("IPNDM.max_order", self.max_order, (1, 2, 3, 4))
+
+    @property
+    def order(self) -> int:
+        """2 (1 for max_order 1), on a grid whose neighbouring steps are nearly alike."""
+        return min(2, self.max_order)
+
+    def step(
+        self,
+        denoise: Denoiser,
+        x: Tensor,
+        sigma: float,
+        sigma_next: float,
+        memory: tuple[Node, ...] | None,
+        noise: Noise,
+    ) -> tuple[Tensor, tuple[Node, ...]]:
+        """x at `sigma` -> x at `sigma_next`; remembers the noise predicted at the last levels."""
+        x0 = denoise(x, sigma)
+        history = (Node(sigma, x - x0), *(memory or ()))[: self.max_order]
+        weights = [(sigma_next - sigma) * weight for weight in EVEN[len(history) - 1]]
+        return along_noise(x, x0, history, weights), history
+
+    def nfe(self, sigmas: Sequence[float]) -> int:
+        """One call a step."""
+        return len(sigmas) - 1
+
+
+@dataclass(frozen=True)
+class IPNDMv:
+    """iPNDM-v, Adams–Bashforth with the weights of the steps as they are: up to fourth order, one call a step.
+
+    `max_order` is how many predictions a step uses, this one included; `variant` "published" has the weights of the
+    authors' code, see above. ValueError unless 1 ≤ max_order ≤ 4, and for another variant.
+    """
+
+    stochastic: ClassVar[bool] = False
+    max_order: int = 4
+    variant: Variant = "corrected"
+
+    def __post_init__(self) -> None:
+        one_of("IPNDMv.max_order", self.max_order, (1, 2, 3, 4))
+        one_of("IPNDMv.variant", self.variant, VARIANTS)
+
+    @property
+    def order(self) -> int:
+        """`max_order`; of the published variant at most 2, on a grid whose neighbouring steps are nearly alike."""
+        return self.max_order if self.variant == "corrected" else min(2, self.max_order)
+
+    def step(
+        self,
+        denoise: Denoiser,
+        x: Tensor,
+        sigma: float,
+        sigma_next: float,
+        memory: tuple[Node, ...] | None,
+        noise: Noise,
+    ) -> tuple[Tensor, tuple[Node, ...]]:
+        """x at `sigma` -> x at `sigma_next`; remembers the noise predicted at the last levels."""
+        x0 = denoise(x, sigma)
+        history = (Node(sigma, x - x0), *(memory or ()))[: self.max_order]
+        if self.variant == "corrected":
+            return along_noise(x, x0, history, sigma_weights(history, sigma_next)), history
+        steps = [sigma - sigma_next, *(before.sigma - now.sigma for now, before in pairwise(history))]
+        weights = [(sigma_next - sigma) * weight for weight in published_weights(*steps)]
+        return along_noise(x, x0, history, weights), history
+
+    def nfe(self, sigmas: Sequence[float]) -> int:
+        """One call a step."""
+        return len(sigmas) - 1
+
+
+def published_weights(h: float, *last: float) -> tuple[float, ...]:
+    """The weights of the published code for steps of length h, h₁, …, the newest first; they may not sum to 1."""
+    if not last:
+        return (1.0,)
+    h1, *rest = last
+    a1 = h / (2 * h1)
+    if not rest:
+        return 1 + a1, -a1
+    h2, *rest = rest
+    ratio, shrink = h1 / h2, h / (3 * (h + h1))
+    a2 = (1 - shrink * h * (h + h1) / (h1 * (h1 + h2))) / 2
+    weights = 1 + a1 + a2, -a1 - (1 + ratio) * a2, ratio * a2
+    if not rest:
+        return weights
+    (h3,) = rest
+    q = h1 * (h1 + h2) / (h2 * (h2 + h3))
+    bracket = (1 - shrink) / 2 + (1 - h / (2 * (h + h1))) * h / (6 * (h + h1 + h2))
+    a3 = bracket * h * (h + h1) * (h + h1 + h2) / (h1 * (h1 + h2) * (h1 + h2 + h3))
+    third = 1.0, -1 - ratio - q, ratio + q * (1 + h2 / h3)
+    return *(weight + a3 * c for weight, c in zip(weights, third, strict=True)), -a3 * q * ratio

@@ -1,0 +1,38 @@
+"""The multistep step of consistency models (Song et al. 2023, Algorithm 1; Luo et al. 2023, latent consistency models).
+
+With f(x, σ) a network that was distilled to return where the probability flow from (x, σ) ends, ⁺ for the next level:
+    x⁺ = f(x, σ) + σ⁺ z                     https://arxiv.org/abs/2303.01469, https://arxiv.org/abs/2310.04378
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from samplers.base import Denoiser, Noise
+
+
+@dataclass(frozen=True)
+class LCM:
+    """The consistency step, for distilled networks alone: exact in law where they are exact, one call a step.
+
+    `order` 0 says that more steps do not help a denoiser that is a posterior mean: such samples keep too little spread.
+    """
+
+    order: ClassVar[int] = 0
+    stochastic: ClassVar[bool] = True
+
+    def step(
+        self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
+    ) -> tuple[Tensor, None]:
+        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        x0 = denoise(x, sigma)
+        return (torch.add(x0, noise(x), alpha=sigma_next) if sigma_next > 0 else torch.lerp(x0, x, 0.0)), None
+
+    def nfe(self, sigmas: Sequence[float]) -> int:
+        """One call a step."""
+        return len(sigmas) - 1

@@ -1,0 +1,57 @@
+"""Linear multistep, the Adams–Bashforth method in σ (Zhang & Chen 2023, arXiv:2204.13902, ρAB-DEIS).
+
+With ε_j the noise that was predicted at the last levels σ_j, ℓ_j their Lagrange polynomials and ⁺ for the next level:
+    x⁺ = x + Σ_j ε_j ∫_σ^{σ⁺} ℓ_j(s) ds
+
+The integrals are exact (the k-diffusion form, Crowson 2022, takes a quadrature of tolerance 10⁻⁴). The first steps look
+back as far as there is something to see, so the first is Euler's. σ⁺ = 0 is a level like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from samplers.adams import Node, along_noise, sigma_weights
+from samplers.base import Denoiser, Noise
+from samplers.checks import one_of
+
+
+@dataclass(frozen=True)
+class LMS:
+    """Adams–Bashforth in σ: up to fourth order by looking back, one call a step.
+
+    `max_order` is how many predictions a step uses, this one included. ValueError unless 1 ≤ max_order ≤ 4.
+    """
+
+    stochastic: ClassVar[bool] = False
+    max_order: int = 4
+
+    def __post_init__(self) -> None:
+        one_of("LMS.max_order", self.max_order, (1, 2, 3, 4))
+
+    @property
+    def order(self) -> int:
+        """`max_order`."""
+        return self.max_order
+
+    def step(
+        self,
+        denoise: Denoiser,
+        x: Tensor,
+        sigma: float,
+        sigma_next: float,
+        memory: tuple[Node, ...] | None,
+        noise: Noise,
+    ) -> tuple[Tensor, tuple[Node, ...]]:
+        """x at `sigma` -> x at `sigma_next`; remembers the noise predicted at the last levels."""
+        x0 = denoise(x, sigma)
+        history = (Node(sigma, x - x0), *(memory or ()))[: self.max_order]
+        return along_noise(x, x0, history, sigma_weights(history, sigma_next)), history
+
+    def nfe(self, sigmas: Sequence[float]) -> int:
+        """One call a step."""
+        return len(sigmas) - 1

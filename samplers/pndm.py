@@ -1,0 +1,112 @@
+"""PNDM, the pseudo numerical methods (Liu, Ren, Lin, Zhao 2022): PLMS, and PNDM with its Runge–Kutta start.
+
+Both put a mean of predicted noises in the place of ε in the DDIM step, which in the σ clock is x⁺ = x + (σ⁺ − σ) ε̄.
+The multistep rule has the Adams–Bashforth weights of even steps, of ε and those before:
+    ε̄ = (55 ε − 59 ε₋₁ + 37 ε₋₂ − 9 ε₋₃)/24
+
+PNDM starts with three steps of Runge and Kutta's weights, t_m being the middle of the step in the model's time:
+    ε̄ = (ε₁ + 2 ε₂ + 2 ε₃ + ε₄)/6,   ε₁ at (x, σ), ε₂ at (x + (σ_m − σ) ε₁, σ_m), ε₃ at (x + (σ_m − σ) ε₂, σ_m),
+                                      ε₄ at (x + (σ⁺ − σ) ε₃, σ⁺)
+
+PLMS starts with Heun's (S-PNDM; Rombach et al. 2022), then (3 ε − ε₋₁)/2 and (23 ε − 16 ε₋₁ + 5 ε₋₂)/12:
+    ε̄ = (ε₁ + ε₂)/2,   ε₂ at (x + (σ⁺ − σ) ε₁, σ⁺)
+
+A start that would look at σ⁺ = 0 takes the multistep weights there are. Second order where neighbouring steps are
+nearly alike in σ, whatever their order in t.  https://arxiv.org/abs/2202.09778
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from samplers.adams import Node, along_noise
+from samplers.base import Denoiser, Noise
+from samplers.clock import DEFAULT, Clock, clock
+from samplers.ipndm import EVEN
+from samplers.levels import Levels
+
+
+@dataclass(frozen=True)
+class PLMS:
+    """PLMS, PNDM with Heun's start: second order, one call a step and one more for the first."""
+
+    order: ClassVar[int] = 2
+    stochastic: ClassVar[bool] = False
+
+    def step(
+        self,
+        denoise: Denoiser,
+        x: Tensor,
+        sigma: float,
+        sigma_next: float,
+        memory: tuple[Node, ...] | None,
+        noise: Noise,
+    ) -> tuple[Tensor, tuple[Node, ...]]:
+        """x at `sigma` -> x at `sigma_next`; remembers the noise predicted at the last levels."""
+        x0 = denoise(x, sigma)
+        history = _longer(memory, sigma, x - x0)
+        if memory is None and sigma_next > 0:
+            guess = torch.lerp(x0, x, sigma_next / sigma)
+            mean = torch.lerp(history[0].value / sigma, (guess - denoise(guess, sigma_next)) / sigma_next, 0.5)
+            return torch.add(x, mean, alpha=sigma_next - sigma), history
+        return _multistep(x, x0, history, sigma_next), history
+
+    def nfe(self, sigmas: Sequence[float]) -> int:
+        """One call a step, and one more for a first step that does not lead to 0."""
+        return len(sigmas) - 1 + (len(sigmas) > 1 and sigmas[1] > 0)
+
+
+@dataclass(frozen=True)
+class PNDM:
+    """PNDM with a Runge–Kutta start: second order, one call a step and four for each of the first three.
+
+    `levels` are the model's, Stable Diffusion v1's by default (`samplers.with_levels` sets them).
+    """
+
+    order: ClassVar[int] = 2
+    stochastic: ClassVar[bool] = False
+    levels: Levels = field(default=DEFAULT, repr=False)
+    _clock: Clock = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_clock", clock(self.levels))
+
+    def step(
+        self,
+        denoise: Denoiser,
+        x: Tensor,
+        sigma: float,
+        sigma_next: float,
+        memory: tuple[Node, ...] | None,
+        noise: Noise,
+    ) -> tuple[Tensor, tuple[Node, ...]]:
+        """x at `sigma` -> x at `sigma_next`; remembers the noise predicted at the last levels."""
+        x0 = denoise(x, sigma)
+        history = _longer(memory, sigma, x - x0)
+        if len(history) == 4 or sigma_next == 0:
+            return _multistep(x, x0, history, sigma_next), history
+        middle = self._clock.sigma((self._clock.t(sigma) + self._clock.t(sigma_next)) / 2)
+        slope = mean = history[0].value / sigma
+        for level, weight in ((middle, 2), (middle, 2), (sigma_next, 1)):
+            at = torch.add(x, slope, alpha=level - sigma)
+            slope = (at - denoise(at, level)) / level
+            mean = torch.add(mean, slope, alpha=weight)
+        return torch.add(x, mean, alpha=(sigma_next - sigma) / 6), history
+
+    def nfe(self, sigmas: Sequence[float]) -> int:
+        """One call a step, and three more for each of the first three that does not lead to 0."""
+        return len(sigmas) - 1 + 3 * sum(sigma > 0 for sigma in sigmas[1:4])
+
+
+def _longer(memory: tuple[Node, ...] | None, sigma: float, noise: Tensor) -> tuple[Node, ...]:
+    return (Node(sigma, noise), *(memory or ()))[:4]
+
+
+def _multistep(x: Tensor, x0: Tensor, history: tuple[Node, ...], sigma_next: float) -> Tensor:
+    step = sigma_next - history[0].sigma
+    return along_noise(x, x0, history, [step * weight for weight in EVEN[len(history) - 1]])

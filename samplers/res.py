@@ -1,0 +1,43 @@
+"""RES multistep, the exponential Adams–Bashforth method of second order (Zhang et al. 2023).
+
+With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level, ′ for the last step, r = h′/h and φ at −h (samplers/adams.py):
+    x⁺ = (σ⁺/σ) x + h [(φ₁ + φ₂/r) x̂₀ − (φ₂/r) x̂₀′]
+
+x̂₀ is taken as linear in λ and integrated exactly, where DPM-Solver++(2M) takes its value at the middle of the step. The
+first step, and the one to σ⁺ = 0, are Euler's.  https://arxiv.org/abs/2308.02157 (the multistep form of RES)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from samplers.adams import Node, adams_weights, log_ratio
+from samplers.base import Denoiser, Noise
+
+
+@dataclass(frozen=True)
+class RESMultistep:
+    """RES multistep, exponential Adams–Bashforth on x̂₀: second order by looking one step back, one call a step."""
+
+    order: ClassVar[int] = 2
+    stochastic: ClassVar[bool] = False
+
+    def step(
+        self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Node | None, noise: Noise
+    ) -> tuple[Tensor, Node]:
+        """x at `sigma` -> x at `sigma_next`; remembers the prediction at `sigma`."""
+        d = x0 = denoise(x, sigma)
+        if memory is not None and sigma_next > 0:
+            h, h_last = log_ratio(sigma, sigma_next), log_ratio(memory.sigma, sigma)
+            now, before = adams_weights((0.0, -h_last / h), -h)
+            d = torch.lerp(memory.value, x0, now / (now + before))
+        return torch.lerp(d, x, sigma_next / sigma), Node(sigma, x0)
+
+    def nfe(self, sigmas: Sequence[float]) -> int:
+        """One call a step."""
+        return len(sigmas) - 1

@@ -1,0 +1,119 @@
+"""SA-Solver, stochastic Adams methods with predictor and corrector (Xue et al. 2023, Algorithm 1).
+
+The reverse SDE with τ² times its noise, dx = (1+τ²)(D − x) dλ + √2 τ σ dB, over a step of h in λ = −log σ from σ to σ⁺.
+With H = (1+τ²) h and ℓ_j the Lagrange polynomials in θ = (λ′ − λ)/h of the levels that are looked at:
+    x⁺ = e^{−H} x + H Σ_j D_j ∫₀¹ e^{−(1−θ)H} ℓ_j(θ) dθ + σ⁺ √(1 − e^{−2τ²h}) z
+    predictor   D_j at the level σ and those before it
+    corrector   D_j at the level σ⁺, from the predicted x⁺, and those before it; x and z as in the predictor
+
+A step here begins with the corrector of the last one, so each level is called at once. In mode PEC the next predictor
+takes the D that the corrector was made with; in mode PECE the corrected x is called again. The last x is not corrected.
+
+The authors' code, and diffusers after it, has ½ H in place of H φ₂(−H) = ∫₀¹ H e^{−(1−θ)H} θ dθ where two levels are
+looked at, as UniPC has with B = h: variant "published". The order is the same.         https://arxiv.org/abs/2309.05019
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, expm1, inf, sqrt
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from samplers.adams import Node, adams_weights, along_data, log_ratio, phi
+from samplers.base import Denoiser, Noise, between
+from samplers.checks import one_of, within
+
+
+class Predicted(NamedTuple):
+    """A prediction that waits for its corrector: where it began, its noise, what was known there."""
+
+    x: Tensor
+    fresh: Tensor | None
+    history: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class SASolver:
+    """SA-Solver: second order in law, up to fourth without noise, one call a step, with `pece` two.
+
+    `predictor` (1 to 4) and `corrector` (0 to 4) are how many levels each looks at, 0 being no corrector. `tau` ≥ 0
+    scales the noise where tau_low ≤ σ ≤ tau_high: 0 is the probability flow, 1 the reverse SDE. For `variant` see
+    above. ValueError for other values.
+    """
+
+    tau: float = 1.0
+    tau_low: float = 0.0
+    tau_high: float = inf
+    predictor: int = 3
+    corrector: int = 3
+    pece: bool = False
+    variant: Literal["corrected", "published"] = "corrected"
+
+    def __post_init__(self) -> None:
+        within("SASolver.tau", self.tau, 0)
+        within("SASolver.tau_low", self.tau_low, 0)
+        if self.tau_high != inf:
+            within("SASolver.tau_high", self.tau_high, self.tau_low)
+        one_of("SASolver.predictor", self.predictor, (1, 2, 3, 4))
+        one_of("SASolver.corrector", self.corrector, (0, 1, 2, 3, 4))
+        one_of("SASolver.variant", self.variant, ("corrected", "published"))
+
+    @property
+    def order(self) -> int:
+        """The corrector's, at most one above the predictor, or else the predictor's; at most 2 with noise."""
+        order = min(self.corrector, self.predictor + 1) if self.corrector > 0 else self.predictor
+        return min(order, 2) if self.stochastic else order
+
+    @property
+    def stochastic(self) -> bool:
+        """True unless tau is 0."""
+        return self.tau > 0
+
+    def step(
+        self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Predicted | None, noise: Noise
+    ) -> tuple[Tensor, Predicted]:
+        """x at `sigma` -> x at `sigma_next`; remembers the state it left, its noise and the last predictions."""
+        x0 = denoise(x, sigma)
+        known: tuple[Node, ...] = ()
+        if memory is not None:
+            known = memory.history
+            if self.corrector > 0:
+                nodes = (Node(sigma, x0), *known)[: self.corrector]
+                x = self._adams(memory.x, known[0].sigma, sigma, nodes, memory.fresh)
+                x0 = denoise(x, sigma) if self.pece else x0
+        history = (Node(sigma, x0), *known)[:4]
+        if sigma_next == 0:
+            return torch.lerp(x0, x, 0.0), Predicted(x, None, history)
+        fresh = between(noise, sigma, sigma_next, x) if self._tau(sigma) > 0 else None
+        guess = self._adams(x, sigma, sigma_next, history[: self.predictor], fresh)
+        return guess, Predicted(x, fresh, history)
+
+    def _adams(
+        self, x: Tensor, sigma: float, sigma_next: float, nodes: tuple[Node, ...], fresh: Tensor | None
+    ) -> Tensor:
+        """The update from `sigma` to `sigma_next` through what is known at `nodes`."""
+        h, eta = log_ratio(sigma, sigma_next), self._tau(sigma) ** 2
+        h_eta = (1 + eta) * h
+        thetas = tuple(_signed_log_ratio(sigma, node.sigma) / h for node in nodes)
+        weights = [h_eta * weight for weight in adams_weights(thetas, -h_eta)]
+        if self.variant == "published" and len(nodes) == 2:
+            excess = h_eta * (0.5 - phi(2, -h_eta)[1]) / (thetas[0] - thetas[1])
+            weights = [weights[0] + excess, weights[1] - excess]
+        out = along_data(x, sigma_next / sigma * exp(-eta * h), nodes, weights)
+        return out if fresh is None else out.add_(fresh, alpha=sigma_next * sqrt(-expm1(-2 * eta * h)))
+
+    def _tau(self, sigma: float) -> float:
+        return self.tau if self.tau_low <= sigma <= self.tau_high else 0.0
+
+    def nfe(self, sigmas: Sequence[float]) -> int:
+        """One call a step, in mode PECE two but for the first."""
+        steps = len(sigmas) - 1
+        return 2 * steps - (steps > 0) if self.pece and self.corrector > 0 else steps
+
+
+def _signed_log_ratio(a: float, b: float) -> float:
+    return log_ratio(a, b) if a > b else -log_ratio(b, a)

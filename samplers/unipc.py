@@ -1,0 +1,100 @@
+"""UniPC, a predictor and a corrector that share one call (Zhao, Bai, Rao, Zhou, Lu 2023).
+
+With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level, φ at −h (samplers/adams.py), and x_E = (σ⁺/σ) x + h φ₁ x̂₀ for Euler's
+step, UniP-p goes on from p predictions, and UniC-p goes back over the step once the prediction at its end is there:
+    UniP-p   x⁺ = x_E + B(h) Σ_m a_m (x̂₀₋ₘ − x̂₀)/r_m                                  1 ≤ m < p
+    UniC-p   x⁺ = x_E + B(h) Σ_m a_m (x̂₀₋ₘ − x̂₀)/r_m + B(h) a_p (x̂₀⁺ − x̂₀)
+
+r_m < 0 being where the earlier levels lie, in units of h. The a_m make the step exact for polynomials x̂₀ in λ of degree
+p − 1 (UniP) or p (UniC): B cancels, and these are the exponential Adams–Bashforth and Adams–Moulton methods. Only where
+one a is to be found do the authors take a = ½ for it, and there B matters:
+    UniP-2   x⁺ = x_E + ½ B (x̂₀ − x̂₀₋₁)/|r₁|         UniC-1   x⁺ = x_E + ½ B (x̂₀⁺ − x̂₀)
+    bh1      B = h                                     bh2      B = 1 − e^{−h}          (UniP-2 is DPM-Solver++(2M))
+
+A step corrects the state it is given, with the prediction made at that state, and predicts the next from the corrected
+one with the same prediction: one call. The first steps are of the order that there is something to look back on; the
+one to σ⁺ = 0 is Euler's, and nothing corrects it.  https://arxiv.org/abs/2302.04867
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import expm1
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from samplers.adams import Node, adams_weights, along_data, log_nodes, log_ratio
+from samplers.base import Denoiser, Noise
+from samplers.checks import one_of
+
+
+class Before(NamedTuple):
+    """The corrected state where the last step began, and the predictions it was made with, newest first."""
+
+    x: Tensor
+    history: tuple[Node, ...]
+
+
+@dataclass(frozen=True)
+class UniPC:
+    """UniPC-p: predictor and corrector in one call a step; order p + 1, and p without the corrector.
+
+    `max_order` is p, `kind` is B(h), "bh1" or "bh2". ValueError unless 1 ≤ max_order ≤ 3, and for another kind.
+    """
+
+    stochastic: ClassVar[bool] = False
+    max_order: int = 2
+    kind: Literal["bh1", "bh2"] = "bh2"
+    corrector: bool = True
+
+    def __post_init__(self) -> None:
+        one_of("UniPC.max_order", self.max_order, (1, 2, 3))
+        one_of("UniPC.kind", self.kind, ("bh1", "bh2"))
+
+    @property
+    def order(self) -> int:
+        """`max_order`, and one more with the corrector."""
+        return self.max_order + self.corrector
+
+    def step(
+        self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Before | None, noise: Noise
+    ) -> tuple[Tensor, Before]:
+        """x at `sigma` -> x at `sigma_next`; remembers the corrected x and the last predictions."""
+        now = Node(sigma, denoise(x, sigma))
+        history: tuple[Node, ...] = (now,)
+        if memory is not None:
+            history = (now, *memory.history)[: self.max_order]
+            if self.corrector:
+                x = self._correct(memory, now)
+        return self._predict(x, history, sigma_next), Before(x, history)
+
+    def nfe(self, sigmas: Sequence[float]) -> int:
+        """One call a step."""
+        return len(sigmas) - 1
+
+    def _predict(self, x: Tensor, history: tuple[Node, ...], sigma_next: float) -> Tensor:
+        sigma, x0 = history[0]
+        ratio = sigma_next / sigma
+        if sigma_next == 0 or len(history) == 1:
+            return torch.lerp(x0, x, ratio)
+        h = log_ratio(sigma, sigma_next)
+        nodes = log_nodes(history, h)
+        if len(nodes) == 2:
+            half = self._b(h) / (2 * nodes[1])
+            return along_data(x, ratio, history, (-expm1(-h) - half, half))
+        return along_data(x, ratio, history, [h * weight for weight in adams_weights(nodes, -h)])
+
+    def _correct(self, before: Before, now: Node) -> Tensor:
+        x, history = before
+        sigma, x0 = history[0]
+        h, ratio = log_ratio(sigma, now.sigma), now.sigma / sigma
+        if len(history) == 1:
+            return torch.lerp(x0, x, ratio).add_(now.value - x0, alpha=self._b(h) / 2)
+        weights = adams_weights((*log_nodes(history, h), 1.0), -h)
+        return along_data(x, ratio, (*history, now), [h * weight for weight in weights])
+
+    def _b(self, h: float) -> float:
+        return h if self.kind == "bh1" else -expm1(-h)

@@ -1,0 +1,183 @@
+"""What stochastic rules are without their noise, and which of them are one rule under two names."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from sampler_problems import MIXTURE, SD, start
+
+import samplers
+from samplers.adams import Node
+from samplers.law import Unguided
+
+GRIDS = [samplers.grid("karras", steps=9, levels=SD), (14.0, 9.0, 8.5, 2.0, 0.5, 0.04)]
+
+WITHOUT_NOISE = [
+    ("ddim_cfg_pp", {}, "euler", {}),
+    ("dpm2_ancestral", {"eta": 0.0}, "dpm2", {}),
+    ("dpmpp_2m_cfg_pp", {}, "dpmpp_2m", {}),
+    ("dpmpp_2m_sde", {"eta": 0.0, "solver": "heun"}, "res_multistep", {}),
+    ("dpmpp_2s_ancestral", {"eta": 0.0}, "dpmpp_2s", {}),
+    ("dpmpp_sde", {"eta": 0.0}, "dpmpp_2s", {}),
+    ("er_sde", {"scale": "ode", "stages": 1}, "euler", {}),
+    ("sa_solver", {"tau": 0.0, "predictor": 1, "corrector": 0}, "euler", {}),
+    ("sa_solver", {"tau": 0.0, "predictor": 2, "corrector": 0}, "res_multistep", {}),
+    ("sa_solver", {"tau": 0.0, "predictor": 3, "corrector": 0}, "dpmpp_3m_sde", {"eta": 0.0}),
+    (
+        "sa_solver",
+        {"tau": 0.0, "predictor": 1, "corrector": 2, "variant": "published"},
+        "unipc",
+        {"max_order": 1, "kind": "bh1"},
+    ),
+    (
+        "sa_solver",
+        {"tau": 0.0, "predictor": 2, "corrector": 0, "variant": "published"},
+        "unipc",
+        {"kind": "bh1", "corrector": False},
+    ),
+    ("sa_solver", {"tau_low": 20.0}, "sa_solver", {"tau": 0.0}),
+    ("seeds_2", {"eta": 0.0}, "dpmpp_2s", {}),
+    ("seeds_3", {"eta": 0.0}, "dpmpp_3s", {}),
+]
+TO_THE_BIT = [
+    ("edm_euler", {"s_churn": 0.0}, "euler", {}),
+    ("edm_heun", {"s_churn": 0.0}, "heun", {}),
+    ("edm_heun", {"s_tmin": 20.0}, "heun", {}),
+    ("dpm2_ancestral", {"eta": 0.0}, "dpm2", {}),
+    ("dpmpp_2m_sde", {"eta": 0.0}, "dpmpp_2m", {}),
+    ("restart", {"repeats": 0}, "heun", {}),
+    ("restart", {"low": 0.01, "high": 0.02}, "heun", {}),
+]
+ONE_RULE = [
+    ("ddim_cfg_pp", {"eta": 0.7}, "ddim", {"eta": 0.7}),
+    ("dpmpp_sde", {}, "seeds_2", {}),
+    ("er_sde", {"scale": "sde", "stages": 1}, "ddpm", {}),
+    ("sa_solver", {"predictor": 1, "corrector": 0}, "ddpm", {}),
+    ("sa_solver", {"tau": 0.7, "predictor": 2, "corrector": 0}, "dpmpp_2m_sde", {"eta": 0.49, "solver": "heun"}),
+    ("sa_solver", {"tau": 0.7, "corrector": 0}, "dpmpp_3m_sde", {"eta": 0.49}),
+]
+
+
+def sample(name, options, sigmas, noise=samplers.philox):
+    stream = noise([3, 4, 5]) if noise else None
+    x = start(3, 2, sigma=sigmas[0])
+    return samplers.run(samplers.make(name, **options), Unguided(MIXTURE.denoise), x, sigmas, noise=stream)
+
+
+@pytest.mark.parametrize("sigmas", GRIDS, ids=["to_zero", "uneven"])
+@pytest.mark.parametrize(("name", "options", "twin", "twins"), WITHOUT_NOISE, ids=str)
+def test_without_noise_a_rule_is_a_deterministic_one(name, options, twin, twins, sigmas):
+    rule = samplers.make(name, **options)
+    noise = samplers.philox if rule.stochastic else None
+    torch.testing.assert_close(sample(name, options, sigmas, noise), sample(twin, twins, sigmas), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("sigmas", GRIDS, ids=["to_zero", "uneven"])
+@pytest.mark.parametrize(("name", "options", "twin", "twins"), TO_THE_BIT, ids=str)
+def test_without_noise_a_rule_is_a_deterministic_one_to_the_bit(name, options, twin, twins, sigmas):
+    assert torch.equal(sample(name, options, sigmas), sample(twin, twins, sigmas))
+
+
+@pytest.mark.parametrize("variant", ["corrected", "published"])
+def test_without_noise_the_third_order_step_is_the_deterministic_one(variant):
+    """With the same two levels to look back on; in the steps before, the two look back differently."""
+    x, memory = start(3, 2, sigma=3.0), tuple(Node(s, start(3, 2, sigma=1.0, seed=int(s))) for s in (5.0, 9.0))
+    rules = samplers.make("dpmpp_3m_sde", eta=0.0, variant=variant), samplers.make("dpmpp_3m", variant=variant)
+    ours, theirs = (rule.step(MIXTURE.denoise, x, 3.0, 1.7, memory, samplers.philox([0]))[0] for rule in rules)
+    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("noise", [samplers.philox, samplers.brownian_path], ids=["fresh", "path"])
+@pytest.mark.parametrize("sigmas", GRIDS, ids=["to_zero", "uneven"])
+@pytest.mark.parametrize(("name", "options", "twin", "twins"), ONE_RULE, ids=str)
+def test_two_names_are_one_rule(name, options, twin, twins, sigmas, noise):
+    ours, theirs = sample(name, options, sigmas, noise), sample(twin, twins, sigmas, noise)
+    torch.testing.assert_close(ours, theirs, atol=1e-11, rtol=0)
+
+
+def test_on_a_path_both_variants_of_the_sde_rule_are_one():
+    ours, theirs = (
+        sample("dpmpp_sde", {"variant": variant, "eta": 1.0}, GRIDS[0], samplers.brownian_path)
+        for variant in ("corrected", "published")
+    )
+    torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=0)
+    ours, theirs = (sample("dpmpp_sde", {"variant": variant}, GRIDS[0]) for variant in ("corrected", "published"))
+    assert (ours - theirs).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("eta", [0.3, 1.0, 5.0])
+@pytest.mark.parametrize("name", ["dpm2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde"])
+def test_all_noise_drawn_afresh_leaves_the_prediction(name, eta):
+    """η so large that σ_up = σ⁺: nothing of x is left, x⁺ = D + σ⁺ z with D the last prediction made."""
+    x, z = start(3, 2, sigma=2.0), start(3, 2, sigma=1.0, seed=9)
+    made = []
+
+    def denoise(x, sigma):
+        made.append(MIXTURE.denoise(x, sigma))
+        return made[-1]
+
+    got = samplers.run(samplers.make(name, eta=eta), denoise, x, (2.0, 1.5), noise=lambda x: z)
+    renewed = (got - made[-1] - 1.5 * z).abs().max() < 1e-12
+    assert renewed == (eta == 5.0 and name != "dpmpp_sde")
+    assert len(made) == samplers.make(name, eta=eta).nfe((2.0, 1.5))
+
+
+def test_restart_goes_down_from_its_high_level_again():
+    """Written out: Heun to the first level below `low`, noise up to `high`, Heun down the grid's own levels, on."""
+    sigmas, heun = (10.0, 4.0, 1.0, 0.3, 0.08, 0.0), samplers.make("heun")
+    x, z = start(2, 2, sigma=10.0), start(2, 2, sigma=1.0, seed=1)
+    low = samplers.run(heun, MIXTURE.denoise, x, sigmas[:5])
+    up = low + (2.0**2 - 0.08**2) ** 0.5 * z
+    again = samplers.run(heun, MIXTURE.denoise, up, (2.0, 1.0, 0.3, 0.08))
+    expected = samplers.run(heun, MIXTURE.denoise, again, (0.08, 0.0))
+    got = samplers.run(samplers.make("restart"), MIXTURE.denoise, x, sigmas, noise=lambda x: z)
+    torch.testing.assert_close(got, expected, atol=1e-12, rtol=0)
+    rho = [(2.0 ** (1 / 7) + i / 3 * (0.08 ** (1 / 7) - 2.0 ** (1 / 7))) ** 7 for i in range(4)]
+    again = samplers.run(heun, MIXTURE.denoise, up, rho)
+    expected = samplers.run(heun, MIXTURE.denoise, again, (0.08, 0.0))
+    got = samplers.run(samplers.make("restart", inner_steps=3), MIXTURE.denoise, x, sigmas, noise=lambda x: z)
+    torch.testing.assert_close(got, expected, atol=1e-9, rtol=0)
+
+
+# CFG++.
+
+
+class Guided:
+    """D_w = D(∅) + w (D(c) − D(∅)), with two mixtures for the conditional and the unconditional law."""
+
+    def __init__(self, weight):
+        self.weight = weight  # a function of σ
+
+    def with_uncond(self, x, sigma):
+        uncond = MIXTURE.denoise(x, sigma)
+        return uncond + self.weight(sigma) * (MIXTURE.denoise(x + 1, sigma) - uncond), uncond
+
+    def __call__(self, x, sigma):
+        return self.with_uncond(x, sigma)[0]
+
+
+@pytest.mark.parametrize("sigmas", GRIDS, ids=["to_zero", "uneven"])
+def test_cfgpp_is_guidance_that_grows_as_steps_become_short(sigmas):
+    """DDIM with CFG++ at λ is Euler with plain guidance at w = λ/(1 − σ⁺/σ)."""
+    following, scale = dict(pairwise(sigmas)), 0.6
+    plain = Guided(lambda sigma: scale / (1 - following[sigma] / sigma))
+    x = start(3, 2, sigma=sigmas[0])
+    expected = samplers.run(samplers.make("euler"), plain, x, sigmas)
+    got = samplers.run(samplers.make("ddim_cfg_pp"), Guided(lambda sigma: scale), x, sigmas)
+    torch.testing.assert_close(got, expected, atol=1e-11, rtol=0)
+
+
+def test_cfgpp_with_full_noise_is_its_euler_ancestral():
+    """x⁺ = D_w + σ_down (x − D_∅)/σ + σ_up z, with the levels of the ancestral step."""
+    guided, x, z = Guided(lambda sigma: 0.6), start(3, 2, sigma=2.0), start(3, 2, sigma=1.0, seed=1)
+    down, up = 1.2**2 / 2.0, 1.2 * (1 - 1.2**2 / 2.0**2) ** 0.5
+    d_w, d_uncond = guided.with_uncond(x, 2.0)
+    expected = d_w + down * (x - d_uncond) / 2.0 + up * z
+    got = samplers.run(samplers.make("ddim_cfg_pp", eta=1.0), guided, x, (2.0, 1.2), noise=lambda x: z)
+    torch.testing.assert_close(got, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["ddim_cfg_pp", "dpmpp_2m_cfg_pp"])
+def test_cfgpp_without_a_guided_denoiser_says_what_it_needs(name):
+    with pytest.raises(ValueError, match=rf"{name} needs a guided denoiser, one with a method with_uncond"):
+        samplers.run(samplers.make(name), MIXTURE.denoise, start(1, 2, sigma=2.0), (2.0, 1.0))
