@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdlab.model.zero import zeroed
+
+Size = Sequence[int]  # height and width
 
 
 class ResidualBlock(nn.Module):
@@ -45,17 +49,18 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, stride=2, padding=0 if asymmetric else 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H/2, W/2)."""
+        """(B, C, H, W) -> (B, C, H/2, W/2); halves are rounded up, by the VAE down."""
         return self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
 
 
 class Upsample(nn.Module):
-    """Twice the height and width by repeating pixels, then a 3 × 3 convolution."""
+    """Twice the height and width, or to a given size, by repeating pixels, then a 3 × 3 convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, 2H, 2W)."""
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+    def forward(self, x: Tensor, size: Size | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C, 2H, 2W), or of `size`."""
+        height, width = size or (2 * x.shape[2], 2 * x.shape[3])
+        return self.conv(F.interpolate(x, size=(height, width), mode="nearest"))

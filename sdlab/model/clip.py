@@ -122,6 +122,9 @@ class Clip(nn.Module):
         return F.normalize(self.image_projection(self.vision(images)), dim=-1)
 
     def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
-        """Scaled cosines of every picture with every text, (B_images, B_texts); the scale is at most 100."""
-        scale = self.log_scale.exp().clamp(max=100.0)
-        return scale * self.embed_image(images) @ self.embed_text(tokens).T
+        """Scaled cosines of every picture with every text, (B_images, B_texts)."""
+        return self.scale() * self.embed_image(images) @ self.embed_text(tokens).T
+
+    def scale(self) -> Tensor:
+        """What cosines are multiplied by, at most 100."""
+        return self.log_scale.exp().clamp(max=100.0)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdlab.model.attention import SpatialTransformer
-from sdlab.model.blocks import Downsample, ResidualBlock, Upsample
+from sdlab.model.blocks import Downsample, ResidualBlock, Size, Upsample
 from sdlab.model.config import UnetConfig
 from sdlab.model.zero import zeroed
 
@@ -25,7 +25,8 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
     Vaswani et al. 2017 (arXiv 1706.03762), section 3.5. t may be fractional.
     """
     half = width // 2
-    frequencies = torch.exp(-log(10000.0) / half * torch.arange(half, dtype=torch.float32, device=t.device))
+    # Rounded in this order, the angles are bit by bit those that v1.5 was trained with.
+    frequencies = torch.exp(-log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
     angles = t.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
@@ -42,12 +43,17 @@ class Stage(nn.Module):
         super().__init__()
         self.residual, self.transformer, self.resample = residual, transformer, resample
 
-    def forward(self, x: Tensor, time: Tensor, context: Tensor) -> Tensor:
-        """x (B, C, H, W), time (B, time_width), context (B, L, context_width) -> (B, C', H', W')."""
+    def forward(self, x: Tensor, time: Tensor, context: Tensor, size: Size | None = None) -> Tensor:
+        """x (B, C, H, W), time (B, time_width), context (B, L, context_width) -> (B, C', H', W').
+
+        `size` is the H', W' of an upsampling that does not just double.
+        """
         if self.residual is not None:
             x = self.residual(x, time)
         if self.transformer is not None:
             x = self.transformer(x, context)
+        if isinstance(self.resample, Upsample):
+            return self.resample(x, size)
         return x if self.resample is None else self.resample(x)
 
 
@@ -97,7 +103,7 @@ class Unet(nn.Module):
     def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         """x (B, z, H, W), t (B,), possibly fractional, context (B, L, context_width) -> (B, z, H, W).
 
-        Casts its inputs to the dtype of the weights, and returns that.
+        Any height and width. Casts its inputs to the dtype of the weights, and returns that.
         """
         dtype = self.conv_in.weight.dtype
         # Every residual block begins its use of the timestep with the same SiLU, so it is taken once.
@@ -111,5 +117,7 @@ class Unet(nn.Module):
         for stage in self.middle:
             h = stage(h, time, context)
         for stage in self.up:
-            h = stage(torch.cat([h, skips.pop()], dim=1), time, context)
+            h = torch.cat([h, skips.pop()], dim=1)
+            # The way down rounds an odd size up, so the way up goes back to the size of what it meets next.
+            h = stage(h, time, context, skips[-1].shape[2:] if skips else None)
         return self.conv_out(F.silu(self.norm_out(h)))

@@ -1,7 +1,7 @@
-"""Model folders: read one into a `StableDiffusion`, write its parts.
+"""Models of any layout: read one into a `StableDiffusion`, write the parts of a folder of ours.
 
-A folder holds config.json, vocab.json, merges.txt, clip.safetensors, vae.safetensors and unet.safetensors. Every header
-is checked against the configuration before any weight is read.
+Names and shapes of all tensors are checked against the configuration before any number is read. Then one tensor at a
+time is read, cast and laid out, so loading takes little more memory than the weights it leaves.
 """
 
 from __future__ import annotations
@@ -12,29 +12,24 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from safetensors.torch import save
+from torch import nn
 
-from sdlab import resources
-from sdlab.errors import RunError, UsageError, did_you_mean, unknown
-from sdlab.files import reason, replacing
-from sdlab.model import original
+from sdlab.errors import RunError, UsageError
+from sdlab.files import replacing
+from sdlab.model import layouts, vocabulary, weights_file
 from sdlab.model.clip import Clip, ClipText
 from sdlab.model.config import SD15, ModelConfig
 from sdlab.model.diffusion import Unet
+from sdlab.model.layouts import read_config as read_config
+from sdlab.model.locate import MODELS, Located, Model, locate
+from sdlab.model.locate import ModelSource as ModelSource
+from sdlab.model.networks import PARTS, check, networks
+from sdlab.model.stored import AnyTensor, fetch
 from sdlab.model.tokenizer import Tokenizer
 from sdlab.model.vae import Vae
 
-MODELS = {
-    "scenes": "lab model, 64 × 64 pictures of simple scenes; comes with sdlab (data/scenes)",
-    "sd15": "Stable Diffusion v1.5, 512 × 512; needs the user's own files in data/",
-}
-SD15_FILES = ("v1-5-pruned-emaonly.ckpt", "vocab.json", "merges.txt")
-WEIGHTS = ("clip.safetensors", "vae.safetensors", "unet.safetensors")
-
 M = TypeVar("M", bound=nn.Module)
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -51,49 +46,66 @@ class StableDiffusion:
     dtype: torch.dtype
 
 
+@dataclass(frozen=True)
+class StoredModel:
+    """A model whose numbers still lie in its files; all else is read and checked."""
+
+    located: Located
+    config: ModelConfig
+    tokenizer: Tokenizer
+    tensors: layouts.Parts
+
+
 def available_models() -> dict[str, str]:
     """Names that `load` knows, with a line on each; reads no file."""
     return dict(MODELS)
 
 
-def load(model: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> StableDiffusion:
-    """The model of that name, or in that folder.
+def load(model: Model, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> StableDiffusion:
+    """The model of that name, in that file or folder, or of that `ModelSource`.
 
     Raises:
-        UsageError: no such model, a file is missing, or the configuration or the vocabulary is wrong.
+        UsageError: no such model, files are missing, the configuration or the vocabulary is wrong, or the files are
+            those of another kind of model; the message says which kind.
         RunError: a weight file is damaged or does not fit the configuration.
     """
-    config_json, vocab, merges, *weights = model_files(model)
-    config = read_config(config_json.parent)
-    tokenizer = Tokenizer.from_files(vocab, merges, config.text.context_length)
-    if (found := tokenizer.vocab_size) != (wanted := config.text.vocab_size):
-        raise UsageError(f"{vocab}: holds {found} tokens, but text.vocab_size in config.json is {wanted}")
-    vision = config.vision
-    with torch.device("meta"):
-        clip: nn.Module = ClipText(config.text) if vision is None else Clip(config.text, vision)
-        vae, unet = Vae(config.vae), Unet(config.unet)
-    for path, module in zip(weights, (clip, vae, unet), strict=True):
-        _check(_header(path), module, str(path))
-    for path, module in zip(weights, (clip, vae, unet), strict=True):
-        _fill(module, load_file(path), device, dtype)
+    stored = open_model(model)
+    modules = networks(stored.config)
+    for part, module in modules.items():
+        _fill(module, stored.tensors[part], device, dtype)
+    clip, vae, unet = (modules[part] for part in PARTS)
     full = clip if isinstance(clip, Clip) else None
     text = full.text if full else clip
     assert isinstance(text, ClipText)
-    return StableDiffusion(config, tokenizer, text, full, vae, unet, torch.device(device), dtype)
+    assert isinstance(vae, Vae)
+    assert isinstance(unet, Unet)
+    return StableDiffusion(stored.config, stored.tokenizer, text, full, vae, unet, torch.device(device), dtype)
 
 
-def model_files(model: str | Path) -> tuple[Path, ...]:
-    """All files of a model: its configuration, vocabulary (two files) and weights (three).
+def open_model(model: Model) -> StoredModel:
+    """The same, with the numbers left in the files.
 
     Raises:
-        UsageError: no such model, or a file is missing.
+        UsageError, RunError: as `load` does.
     """
-    folder = _folder(model)
-    files = tuple(folder / name for name in ("config.json", "vocab.json", "merges.txt", *WEIGHTS))
-    for path in files:
-        if not path.is_file():
-            raise UsageError(f"{path}: no such file; a model folder needs {', '.join(f.name for f in files)}")
-    return files
+    located = locate(model)
+    config, tensors = layouts.read(located)
+    tokenizer = vocabulary.tokenizer(located, config.text.context_length)
+    if (found := tokenizer.vocab_size) != (wanted := config.text.vocab_size):
+        raise UsageError(f"{located.vocab}: holds {found} tokens, but text.vocab_size of {located.place} is {wanted}")
+    names = layouts.names(located.layout, config)
+    for (part, module), path in zip(networks(config).items(), located.weights, strict=True):
+        check(tensors[part], module, str(path), names[part])
+    return StoredModel(located, config, tokenizer, tensors)
+
+
+def model_files(model: Model) -> tuple[Path, ...]:
+    """All files of a model: its configuration, vocabulary and weights; opens none of them.
+
+    Raises:
+        UsageError: no such model, or files are missing: one message names each and where it was looked for.
+    """
+    return locate(model).files
 
 
 def load_part(
@@ -109,12 +121,13 @@ def load_part(
         raise UsageError(f"{path}: no such file")
     with torch.device("meta"):
         module = build()
-    _check(_header(path), module, str(path))
-    return _fill(module, load_file(path), device, dtype)
+    tensors, _ = weights_file.read(path)
+    check(tensors, module, str(path))
+    return _fill(module, tensors, device, dtype)
 
 
 def load_original(
-    state_dict: Mapping[str, Tensor],
+    state_dict: Mapping[str, AnyTensor],
     config: ModelConfig = SD15,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
@@ -124,31 +137,15 @@ def load_original(
     Raises:
         RunError: a key is unknown or missing, or a shape differs from the configuration.
     """
-    try:
-        parts = original.split(state_dict)
-    except KeyError as error:
-        raise RunError(f"checkpoint: unknown key {error.args[0]!r}") from None
+    parts = layouts.split_original(state_dict, config, "checkpoint")
     with torch.device("meta"):
         clip, vae, unet = ClipText(config.text), Vae(config.vae), Unet(config.unet)
     modules: dict[str, nn.Module] = {"clip": clip, "vae": vae, "unet": unet}
     for part, module in modules.items():
-        _check({key: tuple(t.shape) for key, t in parts[part].items()}, module, f"checkpoint, {part}")
+        check(parts[part], module, f"checkpoint, {part}")
     for part, module in modules.items():
         _fill(module, parts[part], device, dtype)
     return clip, vae, unet
-
-
-def read_config(folder: Path) -> ModelConfig:
-    """The configuration of a model folder.
-
-    Raises:
-        UsageError: config.json is missing or wrong.
-    """
-    path = folder / "config.json"
-    try:
-        return ModelConfig.from_json(path.read_bytes(), source=str(path))
-    except OSError as error:
-        raise UsageError(f"{path}: {reason(error)}") from None
 
 
 def save_config(folder: Path, config: ModelConfig) -> None:
@@ -173,44 +170,17 @@ def save_part(path: Path, module: nn.Module, dtype: torch.dtype = torch.bfloat16
         draft.write_bytes(save(state))
 
 
-def _folder(model: str | Path) -> Path:
-    if model == "scenes":
-        return resources.find("data/scenes")
-    if model == "sd15":
-        files = ", ".join(str(Path("data") / name) for name in SD15_FILES)
-        raise UsageError(f"model 'sd15' needs {files}; see data/README.md for where they come from")
-    folder = resources.find(model)
-    if not folder.is_dir():
-        if Path(model).name == str(model):
-            raise UsageError(unknown("model", str(model), MODELS) + ", or the folder of a model")
-        raise UsageError(f"{model}: no such folder")
-    return folder
-
-
-def _header(path: Path) -> Shapes:
-    """Names and shapes of the tensors in a safetensors file, without reading them."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise RunError(f"{path}: not a whole safetensors file ({error}); fetch or train it again") from None
-
-
-def _check(found: Shapes, module: nn.Module, source: str) -> None:
-    """Names and shapes must be those of the network, or RunError names the first that is not."""
-    wanted = {key: tuple(t.shape) for key, t in module.state_dict().items()}
-    for key in sorted(found.keys() - wanted.keys()):
-        raise RunError(f"{source}: unknown tensor {key!r}{did_you_mean(key, wanted.keys() - found.keys())}")
-    for key in sorted(wanted.keys() - found.keys()):
-        raise RunError(f"{source}: tensor {key!r} is missing")
-    for key, shape in wanted.items():
-        if found[key] != shape:
-            raise RunError(f"{source}: tensor {key!r} has shape {found[key]}, the configuration asks for {shape}")
-
-
-def _fill(module: M, state: Mapping[str, Tensor], device: str | torch.device, dtype: torch.dtype) -> M:
+def _fill(module: M, tensors: Mapping[str, AnyTensor], device: str | torch.device, dtype: torch.dtype) -> M:
     """Give a network made on the `meta` device its weights, and make it ready for inference."""
-    module.load_state_dict({key: t.to(device, dtype) for key, t in state.items()}, assign=True)
-    module.eval().requires_grad_(False)
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return module
+    state = {}
+    for key, tensor in tensors.items():
+        layout = torch.channels_last if len(tensor.shape) == 4 else torch.contiguous_format
+        try:
+            # Read, cast and laid out in one pass; what was read of the file is given back before the next.
+            state[key] = torch.empty(tensor.shape, dtype=dtype, device=device, memory_format=layout).copy_(
+                fetch(tensor)
+            )
+        except (OSError, ValueError) as error:
+            raise RunError(f"tensor {key!r} cannot be read any more: {error}") from None
+    module.load_state_dict(state, assign=True)
+    return module.eval().requires_grad_(False)

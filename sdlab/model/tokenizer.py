@@ -2,6 +2,11 @@
 
 Sennrich et al. 2015 (arXiv 1508.07909) on bytes, lower case, a word's last symbol marked `</w>`: Radford et al. 2021
 (arXiv 2103.00020), section 2.4. Prompts longer than the context are cut; the rest is filled with the end token.
+
+With CLIP's files every prompt becomes the tokens that transformers 5 gives it (CLIPTokenizer): Unicode is composed, in
+NFC, runs of white space count as one space, and nothing else is cleaned. OpenAI's own tokenizer differs in a few
+prompts: it first repairs broken encodings (ftfy) and decodes HTML entities, twice, where `&amp;` here stays the three
+tokens `&`, `amp`, `;`; and it writes a Greek sigma at the end of a word as ς, where here Σ always becomes σ.
 """
 
 from __future__ import annotations
@@ -91,7 +96,10 @@ class Tokenizer:
         return torch.tensor(rows, dtype=torch.long).reshape(len(rows), self.context_length)
 
     def cut(self, prompt: str) -> str:
-        """The end of the prompt that does not fit into the context, empty if all of it does."""
+        """The end of the prompt that does not fit into the context, empty if all of it does.
+
+        Where the cut falls inside a word, it starts at the first character of which something is lost.
+        """
         dropped = self._encode([prompt])[0].offsets[self.context_length - 2 :]
         return prompt[dropped[0][0] :] if dropped else ""
 

@@ -1,24 +1,40 @@
-"""Model folders and vocabularies: what is written is read back, and every fault is named in one line."""
+"""Models and vocabularies: found where they lie, read back as written, and every fault is named in one line."""
 
 import json
+import subprocess
+import sys
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from user_files import (
+    NARROW,
+    clip_vocabulary,
+    hollow_checkpoint,
+    random_weights,
+    rest_of_checkpoint,
+    shapes,
+    write_with_config,
+)
 
+from sdlab import resources
 from sdlab.errors import RunError, UsageError
+from sdlab.model import original, weights_file
 from sdlab.model.clip import Clip, ClipText
-from sdlab.model.config import SCENES, ClipTextConfig, ClipVisionConfig, ModelConfig, UnetConfig, VaeConfig
+from sdlab.model.config import SCENES, SD15, ClipTextConfig, ClipVisionConfig, ModelConfig, UnetConfig, VaeConfig
 from sdlab.model.diffusion import Unet
 from sdlab.model.model_loader import (
+    ModelSource,
     available_models,
     load,
     load_original,
     load_part,
     model_files,
+    open_model,
     save_config,
     save_part,
 )
@@ -149,9 +165,7 @@ def test_names_of_models():
     assert set(available_models()) == {"scenes", "sd15"}
     with pytest.raises(UsageError, match=r"unknown model 'scnes' \(did you mean 'scenes'\?\)"):
         load("scnes")
-    with pytest.raises(UsageError, match=r"v1-5-pruned-emaonly.ckpt, data/vocab.json, data/merges.txt"):
-        load("sd15")
-    with pytest.raises(UsageError, match="no/such/folder: no such folder"):
+    with pytest.raises(UsageError, match="no/such/folder: no such file or folder"):
         load("no/such/folder")
 
 
@@ -171,7 +185,7 @@ def test_a_write_that_fails_leaves_the_old_file(folder, monkeypatch):
 
 
 def test_original_names_must_be_complete():
-    with pytest.raises(RunError, match=r"checkpoint: unknown key 'lora.weight'"):
+    with pytest.raises(RunError, match=r"checkpoint: unknown tensor 'lora.weight'"):
         load_original({"lora.weight": torch.zeros(1)}, CONFIG, device="meta")
     with pytest.raises(RunError, match=r"checkpoint, clip: tensor '.*' is missing"):
         load_original({"betas": torch.zeros(1)}, CONFIG, device="meta")
@@ -179,6 +193,208 @@ def test_original_names_must_be_complete():
 
 def test_files_of_a_model(folder):
     assert {p.name for p in model_files(folder)} == {p.name for p in folder.iterdir()}
+
+
+# The user's files of Stable Diffusion v1.5
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A working directory without any file of the user, and no data/ elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(resources, "ROOT", tmp_path / "sdlab")
+    monkeypatch.delenv("SDLAB_SD15", raising=False)
+    monkeypatch.delenv("SDLAB_SD15_VOCAB", raising=False)
+    return tmp_path
+
+
+def fill(folder, *names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_text(str(folder / name))
+    return folder
+
+
+VOCABULARY = ("vocab.json", "merges.txt")
+CKPT = "v1-5-pruned-emaonly.ckpt"
+
+
+def test_missing_files_are_named_together_with_where_they_were_looked_for_and_come_from(home):
+    with pytest.raises(UsageError) as error:
+        model_files("sd15")
+    message = str(error.value)
+    for word in (CKPT, "v1-5-pruned-emaonly.safetensors", *VOCABULARY, "data/", str(home / "sdlab" / "data")):
+        assert word in message
+    for word in ("stable-diffusion-v1-5 page", "tokenizer", "SDLAB_SD15", "SDLAB_SD15_VOCAB", "data/README.md"):
+        assert word in message
+    fill(home / "data", "vocab.json")
+    with pytest.raises(UsageError) as error:
+        model_files("sd15")
+    assert "no vocab.json" not in str(error.value)
+    assert "no merges.txt" in str(error.value)
+
+
+def test_what_is_named_wins_over_the_variable_and_that_over_data(home, monkeypatch):
+    def files(source="sd15"):
+        return {path.resolve() for path in model_files(source)}
+
+    clone, data = fill(home / "sdlab" / "data", CKPT, *VOCABULARY), home / "data"
+    assert files() == {clone / name for name in (CKPT, *VOCABULARY)}
+    fill(data, CKPT, *VOCABULARY)
+    assert files() == {data / name for name in (CKPT, *VOCABULARY)}
+    other = fill(home / "other", "sd.safetensors", *VOCABULARY)
+    monkeypatch.setenv("SDLAB_SD15", str(other / "sd.safetensors"))
+    assert files() == {other / name for name in ("sd.safetensors", *VOCABULARY)}
+    words = fill(home / "words", *VOCABULARY)
+    monkeypatch.setenv("SDLAB_SD15_VOCAB", str(words))
+    assert files() == {other / "sd.safetensors", *(words / name for name in VOCABULARY)}
+    mine = fill(home / "mine", "mine.ckpt", "v.json", "m.txt")
+    source = ModelSource("sd15", weights=mine / "mine.ckpt", vocab=str(mine / "v.json"), merges=mine / "m.txt")
+    assert files(source) == set(mine.iterdir())
+
+
+def test_a_folder_like_data_stands_for_the_weights_in_it(home, monkeypatch):
+    files = fill(home / "models", "v1-5-pruned.safetensors", *VOCABULARY)
+    assert set(model_files(files)) == set(files.iterdir())
+    monkeypatch.setenv("SDLAB_SD15", str(files))
+    assert set(model_files("sd15")) == set(files.iterdir())
+
+
+def test_a_path_that_is_named_and_not_there_is_not_passed_over(home, monkeypatch):
+    fill(home / "data", CKPT, *VOCABULARY)
+    with pytest.raises(UsageError, match=r"nowhere\.ckpt: no such file or folder"):
+        model_files(ModelSource("sd15", weights="nowhere.ckpt"))
+    with pytest.raises(UsageError, match=r"nowhere\.json: no such file or folder"):
+        model_files(ModelSource("sd15", vocab="nowhere.json"))
+    monkeypatch.setenv("SDLAB_SD15", "gone")
+    with pytest.raises(UsageError, match="gone: no such file or folder"):
+        model_files("sd15")
+    monkeypatch.setenv("SDLAB_SD15", str(fill(home / "empty")))
+    with pytest.raises(UsageError, match=r"no v1-5-pruned-emaonly\.ckpt .* in .*empty/"):
+        model_files("sd15")
+
+
+def test_weights_are_named_for_the_users_model_alone(home):
+    with pytest.raises(UsageError, match="weights go with 'sd15'"):
+        model_files(ModelSource("scenes", weights="x.ckpt"))
+
+
+def test_the_vocabulary_beside_another_model_is_its_own(home, monkeypatch):
+    words, beside = fill(home / "words", *VOCABULARY), fill(home / "lab", "lab.safetensors", *VOCABULARY)
+    monkeypatch.setenv("SDLAB_SD15_VOCAB", str(words))
+    assert set(model_files("lab/lab.safetensors")) == {path.relative_to(home) for path in beside.iterdir()}
+    (beside / "merges.txt").unlink()
+    assert words / "merges.txt" in model_files("lab/lab.safetensors")
+
+
+def test_missing_parts_of_a_folder_in_diffusers_layout_are_named(home):
+    fill(home / "sd" / "unet", "config.json")
+    fill(home / "sd" / "vae", "config.json", "diffusion_pytorch_model.fp16.safetensors")
+    with pytest.raises(UsageError) as error:
+        model_files(home / "sd")
+    message = str(error.value)
+    for missing in (
+        "text_encoder/config.json",
+        "scheduler_config.json",
+        "no model.safetensors",
+        "sd/unet/",
+        "vocab.json",
+    ):
+        assert missing in message
+    assert "sd/vae/" not in message
+
+
+def test_the_1145_entries_of_the_real_checkpoint_are_the_model(home):
+    clip_vocabulary(home / "data")
+    hollow_checkpoint(home / "data" / CKPT)
+    model = open_model("sd15")
+    assert model.config == SD15
+    assert model.tokenizer(["a"]).tolist()[0][:3] == [49406, 320, 49407]
+    assert {part: len(tensors) for part, tensors in model.tensors.items()} == {"clip": 196, "vae": 248, "unet": 686}
+
+
+def variants():
+    averages = {f"model_ema.{key.removeprefix('model.').replace('.', '')}": (1,) for key in shapes(NARROW)}
+    short = "cond_stage_model.transformer."
+    return {
+        "bare": lambda w: w,
+        "with the rest of the real file": lambda w: {"state_dict": {**w, **rest_of_checkpoint()}, "epoch": 8},
+        "pruned, with averages": lambda w: {"state_dict": w | {key: torch.zeros(1) for key in averages}},
+        "half": lambda w: {"state_dict": {key: tensor.half() for key, tensor in w.items()}},
+        "shortened prefix": lambda w: {key.replace(short + "text_model.", short): tensor for key, tensor in w.items()},
+        "parameters": lambda w: {key: torch.nn.Parameter(tensor) for key, tensor in w.items()},
+    }
+
+
+@pytest.mark.parametrize("variant", variants().values(), ids=variants())
+def test_variants_of_checkpoints_hold_the_same_weights(tmp_path, variant):
+    weights = random_weights(NARROW, torch.float16)
+    torch.save(variant({key: tensor.float() for key, tensor in weights.items()}), tmp_path / "a.ckpt")
+    tensors, _ = weights_file.read(tmp_path / "a.ckpt")
+    for part, network in zip(("clip", "vae", "unet"), load_original(tensors, NARROW), strict=True):
+        wanted = original.split(weights, NARROW)[part]
+        assert network.state_dict().keys() == wanted.keys()
+        assert all(torch.equal(tensor, wanted[key].float()) for key, tensor in network.state_dict().items())
+
+
+# Memory: what loading needs is the weights it leaves and little more
+
+WIDER = replace(  # 390 MB in float32
+    SD15,
+    name="wider",
+    image_size=128,
+    text=replace(SD15.text, width=192),
+    vae=replace(SD15.vae, width=32),
+    unet=replace(SD15.unet, width=96, context_width=192),
+)
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def measure(weights, vocabulary, dtype, steps=0):
+    """What tests/sdlab/load_and_measure.py reports."""
+    script = [sys.executable, Path(__file__).with_name("load_and_measure.py")]
+    command = [*script, weights, vocabulary, dtype, str(steps)]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=3600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def wider(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wider")
+    clip_vocabulary(folder)
+    write_with_config(folder / "wider.safetensors", WIDER, random_weights(WIDER))
+    return folder / "wider.safetensors"
+
+
+@linux
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_peak_memory_from_a_file_to_a_picture(wider, dtype):
+    report = measure(wider, wider.parent, dtype, steps=2)
+    assert report["weights"] > 190e6
+    assert report["load_peak"] <= 1.15 * report["weights"]
+    assert report["load_peak"] >= 0.95 * report["weights"]  # the weights are held, not mapped: the file may go
+    assert (report["height"], report["width"], report["finite"]) == (128, 128, True)
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_round_trip_at_full_size(tmp_path):
+    """Random weights under exactly the names of the real file, 4.27 GB: written, loaded, sampled and decoded."""
+    clip_vocabulary(tmp_path)
+    start = perf_counter()
+    subprocess.run([sys.executable, Path(__file__).with_name("user_files.py"), tmp_path / CKPT], check=True)
+    print(f"\nwritten in {perf_counter() - start:.1f} s: {(tmp_path / CKPT).stat().st_size:,} bytes")
+    for dtype in ("bfloat16", "float32"):
+        report = measure(tmp_path / CKPT, tmp_path, dtype, steps=2)
+        print(
+            dtype,
+            {key: round(value, 1) if value < 1e6 else f"{value / 2**30:.2f} GiB" for key, value in report.items()},
+        )
+        assert report["load_peak"] <= 1.15 * report["weights"]
+        assert report["peak"] < 16 * 2**30
+        assert (report["height"], report["width"], report["finite"]) == (512, 512, True)
 
 
 # Vocabularies

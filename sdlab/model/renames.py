@@ -1,0 +1,46 @@
+"""Names of tensors in other layouts: rules that rewrite our name into theirs, one after the other.
+
+Each rule is tried on what the ones before it have left. Loading looks names up in the table that the rules make of the
+names of a network (`table`), so one set of rules serves both directions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+
+Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+Rules = tuple[Rule, ...]
+
+
+def rename(name: str, rules: Rules) -> str:
+    """The name after all rules: a pattern, and what takes its place."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def table(names: Iterable[str], rules: Rules, prefix: str = "") -> dict[str, str]:
+    """Their name -> our name, of all names of a network."""
+    return {prefix + rename(name, rules): name for name in names}
+
+
+# Two pieces that every layout but ours spells alike.
+CLIP_TEXT: Rules = (
+    (r"^(token|position)\.", r"embeddings.\1_embedding."),
+    (r"^layers\.", "encoder.layers."),
+    (r"^norm_out\.", "final_layer_norm."),
+    (r"\.norm([12])\.", r".layer_norm\1."),
+    (r"\.attention\.(query|key|value)\.", lambda m: f".self_attn.{m[1][0]}_proj."),
+    (r"\.attention\.out\.", ".self_attn.out_proj."),
+    (r"\.(fc[12])\.", r".mlp.\1."),
+)
+TRANSFORMER: Rules = (
+    (r"\.block\.feed_forward\.value_and_gate\.", ".block.ff.net.0.proj."),
+    (r"\.block\.feed_forward\.out\.", ".block.ff.net.2."),
+    (r"\.block\.self_attention\.", ".block.attn1."),
+    (r"\.block\.cross_attention\.", ".block.attn2."),
+    (r"\.(attn[12])\.(query|key|value)\.", lambda m: f".{m[1]}.to_{m[2][0]}."),
+    (r"\.(attn[12])\.out\.", r".\1.to_out.0."),
+    (r"\.transformer\.block\.", ".transformer.transformer_blocks.0."),
+)

@@ -1,0 +1,72 @@
+"""Tensors that still lie in their file: name, shape and dtype are known, the numbers are read one tensor at a time."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+def dense(shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides, in elements, of a tensor without gaps: `dense((2, 3, 4)) == (12, 4, 1)`."""
+    return tuple(accumulate(reversed(shape[1:]), lambda a, b: a * b, initial=1))[: len(shape)][::-1]
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies."""
+
+    path: Path
+    offset: int  # bytes from the start of the file to the first element
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]  # in elements
+    dtype: torch.dtype
+
+    @property
+    def extent(self) -> int:
+        """Bytes from the first element to the end of the last."""
+        if not prod(self.shape):
+            return 0
+        last = sum((n - 1) * step for n, step in zip(self.shape, self.stride, strict=True))
+        return (last + 1) * self.dtype.itemsize
+
+    def read(self) -> Tensor:
+        """The tensor, memory-mapped by itself: its pages are read when used, and given back when it is dropped.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it ends before the tensor does.
+        """
+        if not self.extent:
+            return torch.empty(self.shape, dtype=self.dtype)
+        start = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
+        with self.path.open("rb") as file:
+            # Copy on write: torch wants memory that may be written to, and the file must stay as it is.
+            view = mmap.mmap(file.fileno(), self.offset + self.extent - start, access=mmap.ACCESS_COPY, offset=start)
+        count = self.extent // self.dtype.itemsize
+        flat = torch.frombuffer(view, dtype=self.dtype, count=count, offset=self.offset - start)
+        return flat.as_strided(self.shape, self.stride)
+
+    def reshaped(self, shape: tuple[int, ...]) -> StoredTensor:
+        """The same elements in another shape; the tensor must have no gaps.
+
+        Raises:
+            ValueError: it has gaps, or the shape asks for another number of elements.
+        """
+        if self.stride != dense(self.shape) or prod(shape) != prod(self.shape):
+            raise ValueError(f"cannot make {shape} of {self.shape} with strides {self.stride}")
+        return StoredTensor(self.path, self.offset, shape, dense(shape), self.dtype)
+
+
+AnyTensor = StoredTensor | Tensor
+
+
+def fetch(tensor: AnyTensor) -> Tensor:
+    """The tensor itself, memory-mapped if it still lies in a file."""
+    return tensor.read() if isinstance(tensor, StoredTensor) else tensor
