@@ -16,6 +16,7 @@ from torch import Tensor
 
 import samplers
 from sdlab import scenes
+from sdlab.errors import UsageError
 from sdlab.model.clip import Clip, ClipText
 from sdlab.model.diffusion import Unet
 from sdlab.model.model_loader import load_part, read_config, save_part
@@ -28,6 +29,9 @@ class UnetStage:
     """Noisy latents, a timestep and a caption -> the noise, or v."""
 
     def __init__(self, config: TrainConfig) -> None:
+        if config.compile:
+            # Seen with PyTorch 2.13 on a CPU: the gradient of every transformer's last projection came out as zero.
+            raise UsageError("compile: not for unet, whose transformers then do not learn; leave it out")
         folder = Path(config.model)
         self.config, self.model = config, (model := read_config(folder))
         vision = model.vision

@@ -17,9 +17,11 @@ from sdlab.model.model_loader import load, load_part, read_config, save_config
 from sdlab.pipeline import Pipeline
 from sdlab.scenes.reader import Evaluator
 from sdlab.train import run
+from sdlab.train.clip import where
 from sdlab.train.config import TrainConfig, load_config
 from sdlab.train.evaluator import weather
 from sdlab.train.loop import Average, learning_rate, train
+from sdlab.train.unet import UnetStage
 from sdlab.train.vae import psnr
 
 QUIET = Console(quiet=True)
@@ -173,6 +175,26 @@ def test_the_unet_says_what_it_lacks(tmp_path: Path):
     save_config(tmp_path / "model", TINY)
     with pytest.raises(UsageError, match=r"clip\.safetensors: no such file"):
         run("unet", write(tmp_path / "u.toml", settings(tmp_path)), QUIET)
+
+
+def test_the_unet_is_not_compiled(tmp_path: Path):
+    with pytest.raises(UsageError, match="compile: not for unet"):
+        UnetStage(TrainConfig(out=tmp_path, steps=1, batch=1, lr=1e-3, compile=True))
+
+
+def test_where_things_stand():
+    """Read off the relation, which fixes the halves of two objects relative to each other, and off single objects."""
+    world = scenes.sample(400, torch.Generator().manual_seed(0), "all")
+    facts = where(world).view(400, 4, 16).bool()
+    assert (facts[:, 0] | facts[:, 1]).equal(facts[:, 2] | facts[:, 3])  # whatever is anywhere is in a half each way
+    seen = facts.any(1)
+    rows = torch.arange(400)
+    assert seen[rows, world.colour[:, 0]].all()
+    assert seen[rows, 8 + world.shape[:, 0]].all()
+    assert (seen[:, :8].sum(1) <= world.count).all()
+    alone = world.count == 1
+    assert facts[alone, 0].any(1).equal(world.centre[alone, 0, 0] < 32)
+    assert facts[alone, 2].any(1).equal(world.centre[alone, 0, 1] < 32)
 
 
 def test_mistakes_in_a_description_are_told_all_at_once(tmp_path: Path):
