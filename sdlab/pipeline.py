@@ -1,33 +1,74 @@
-"""Prompts to pictures: encode the text, sample latents, decode them. Each part can be done once and used many times."""
+"""Prompts to pictures, and pictures and prompts to pictures: encode, sample latents, decode.
+
+Each part can be done once and used many times.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import samplers
 from sdlab.denoiser import Counted, NetworkDenoiser
 from sdlab.guidance import Guidance
+from sdlab.model.config import ModelConfig
 from sdlab.model.model_loader import StableDiffusion
+from sdlab.picture import Size
+from sdlab.tiling import tiled
 
-_BATCH = 64  # prompts or latents through the text encoder or the decoder at once
+Tiles = Literal["auto", "always", "never"]
+TILES: tuple[str, ...] = get_args(Tiles)
+
+_PROMPTS = 64  # through the text encoder at once
+_PIXELS = 512 * 512  # through the VAE at once: 64 pictures of the lab, one of Stable Diffusion
+_LARGE = 128 * 128  # latents (1024 × 1024 pixels of Stable Diffusion) above which the VAE works in tiles
+_TILE, _OVERLAP = 64, 16  # latents a side
 
 
 class Pipeline:
-    """A loaded model as three functions: `encode`, `sample`, `decode`."""
+    """A loaded model as four functions: `encode`, `encode_image`, `sample`, `decode`."""
 
-    def __init__(self, model: StableDiffusion) -> None:
-        self.model = model
+    def __init__(
+        self, model: StableDiffusion, offload: torch.device | str | None = None, tiles: Tiles = "auto"
+    ) -> None:
+        """The model works where it is, or on the device `offload`, to which each network goes while it is in use.
+
+        The VAE works in `tiles` of 64 × 64 latents, with "auto" when a picture has more than 128 × 128.
+        """
+        self.model, self.tiles = model, tiles
+        self.offloaded = offload is not None
+        self.device = model.device if offload is None else torch.device(offload)
         self.levels = samplers.discrete_levels(**vars(model.config.levels))
         self.denoiser = Counted(NetworkDenoiser.of(model.unet, model.config))
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """The context of each prompt, (B, L, width), in the model's dtype."""
-        tokens = self.model.tokenizer(prompts).to(self.model.device)
-        return torch.cat([self.model.text(part) for part in tokens.split(_BATCH)])
+        tokens = self.model.tokenizer(prompts).to(self.device)
+        with self._using(self.model.text):
+            return torch.cat([self.model.text(part) for part in tokens.split(_PROMPTS)])
+
+    @torch.inference_mode()
+    def encode_image(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Latents (B, C, H/f, W/f) in float32 of pictures (B, 3, H, W) in [−1, 1].
+
+        They are the mean of the VAE's posterior or, given standard normal `noise` of their shape, a sample of it.
+        """
+        vae, factor = self.model.vae, self.model.config.vae.factor
+
+        def moments(part: Tensor) -> Tensor:
+            posterior = vae.encode(part)
+            return torch.cat([posterior.mean, (0.5 * posterior.logvar).exp()], dim=1)
+
+        with self._using(vae):
+            parts = images.to(self.device).split(_at_once(images))
+            found = torch.cat([self._in_tiles(moments, part, factor, 1) for part in parts])
+        mean, std = found.chunk(2, dim=1)
+        return vae.to_latents(mean if noise is None else mean + std * noise.to(std))
 
     @torch.inference_mode()
     def sample(
@@ -37,23 +78,94 @@ class Pipeline:
         rule: samplers.Sampler,
         sigmas: Sequence[float],
         guidance: Guidance,
-        seeds: Sequence[int],
+        seeds: Sequence[int] | samplers.Noise,
         on_step: Callable[[int, Tensor], object] | None = None,
+        size: Size | None = None,
+        init: Tensor | None = None,
+        strength: float = 1.0,
     ) -> Tensor:
-        """Latents (B, C, H, W) in float32: picture i from row i of the contexts and from `seeds[i]` alone."""
-        noise = samplers.seeded(seeds, self.model.device)
-        blank = torch.empty(len(seeds), *self.model.config.latent_shape, device=self.model.device)
-        denoise = guidance(self.denoiser, cond, uncond)
-        return samplers.run(rule, denoise, noise(blank) * sigmas[0], sigmas, noise=noise, on_step=on_step)
+        """Latents (B, C, H, W) in float32: picture i from row i of the contexts and from `seeds[i]` alone.
+
+        Image-to-image starts from the latents `init` of pictures, on the same grid, at the level that `strength` names
+        (`tail`): x = init + σ ε, with the ε that text-to-image of this seed starts from. Strength 0 gives `init` back,
+        strength 1 does not look at it.
+
+        Args:
+            size: pixels, width and height; the model's own by default, or those of `init`.
+            seeds: or a stream of noise, whose first draw is ε.
+
+        Raises:
+            ValueError: strength lies outside [0, 1] or has no `init`, or a side is no multiple of the VAE's factor.
+        """
+        if init is None and strength != 1:
+            raise ValueError(f"strength {strength!r} needs the latents of a picture")
+        shape = latent_shape(self.model.config, size) if init is None else tuple(init.shape[1:])
+        noise = seeds if callable(seeds) else samplers.seeded(seeds, self.device)
+        sigmas = tail(sigmas, strength)
+        x = noise(torch.empty(len(cond), *shape, device=self.device)) * sigmas[0]
+        if init is not None and strength != 1:
+            x = init.to(x) + x
+        with self._using(self.model.unet):
+            denoise = guidance(self.denoiser, cond, uncond)
+            rule = samplers.with_levels(rule, self.levels)
+            return samplers.run(rule, denoise, x, sigmas, noise=noise, on_step=on_step)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in float32, in [−1, 1] and rounded to the 256 levels that a PNG keeps."""
-        vae = self.model.vae
-        images = torch.cat([vae.decode(vae.from_latents(part)) for part in latents.split(_BATCH)]).float()
+        vae, factor = self.model.vae, self.model.config.vae.factor
+        with self._using(vae):
+            parts = vae.from_latents(latents.to(self.device)).split(_at_once(latents, factor))
+            images = torch.cat([self._in_tiles(vae.decode, part, 1, factor) for part in parts]).float()
         return ((images.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
 
+    def _in_tiles(self, network: Callable[[Tensor], Tensor], x: Tensor, inner: int, outer: int) -> Tensor:
+        large = x.shape[-2] * x.shape[-1] > _LARGE * inner**2
+        if self.tiles == "always" or (self.tiles == "auto" and large):
+            return tiled(network, x, _TILE, _OVERLAP, inner, outer)
+        return network(x)
 
-def to_bytes(images: Tensor) -> Tensor:
-    """(B, 3, H, W) in [−1, 1] -> (B, H, W, 3) uint8, on the CPU: what PIL and PNG want."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+    @contextmanager
+    def _using(self, network: nn.Module) -> Iterator[None]:
+        """The network on the device; when offloaded it goes back to where it came from at the end."""
+        if self.offloaded:
+            network.to(self.device)
+        try:
+            yield
+        finally:
+            if self.offloaded:
+                network.to(self.model.device)
+
+
+def latent_shape(config: ModelConfig, size: Size | None = None) -> tuple[int, int, int]:
+    """(C, H, W) of the latents of a picture of `size`, width and height in pixels; by default of the model's own.
+
+    Raises:
+        ValueError: a side is no multiple of the VAE's factor, pixels to one latent.
+    """
+    if size is None:
+        return config.latent_shape
+    factor = config.vae.factor
+    if any(side < factor or side % factor for side in size):
+        width, height = (max(factor, round(side / factor) * factor) for side in size)
+        raise ValueError(
+            f"both sides must be multiples of {factor}, got {size[0]}x{size[1]}; the nearest is {width}x{height}"
+        )
+    return config.vae.latent_channels, size[1] // factor, size[0] // factor
+
+
+def tail(sigmas: Sequence[float], strength: float) -> tuple[float, ...]:
+    """The end of a grid that image-to-image runs: its last ⌊strength · steps⌋ steps, whatever the sampler.
+
+    Meng et al. 2021 (arXiv 2108.01073), whose t₀ is the level where the tail begins. Strength 1 is the whole grid, and
+    below 1/steps only its end is left. ValueError unless 0 ≤ strength ≤ 1.
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength must lie in [0, 1], got {strength!r}")
+    steps = len(sigmas) - 1
+    return tuple(sigmas[steps - int(strength * steps + 1e-9) :])  # 0.29 · 100 is a little less than 29 in floats
+
+
+def _at_once(x: Tensor, factor: int = 1) -> int:
+    """How many pictures of this size the VAE is given together, at least one."""
+    return max(1, _PIXELS // (x.shape[-2] * x.shape[-1] * factor**2))

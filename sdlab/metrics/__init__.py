@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+from sdlab.metrics.files import MetricFiles
+
+__all__ = ["METRICS", "MetricFiles", "MetricInfo", "labelled"]
 
 
 @dataclass(frozen=True)
@@ -11,7 +15,8 @@ class MetricInfo:
     """How a metric is written and read.
 
     `per_image` metrics are means of one number an image, so two cells can be compared image by image;
-    the others (FID, KID) are properties of the whole set.
+    the others (FID, KID) are properties of the whole set. Those `of_input` compare a picture with the one that
+    image-to-image has made it from.
     """
 
     name: str
@@ -20,6 +25,7 @@ class MetricInfo:
     per_image: bool
     digits: int
     about: str
+    of_input: bool = False
 
 
 METRICS = {
@@ -31,7 +37,7 @@ METRICS = {
             "lower",
             False,
             2,
-            "Fréchet distance to real renders, on the features of the lab evaluator (not Inception)",
+            "Fréchet distance to real pictures, on features of the lab evaluator, or of Inception from [metric_files]",
         ),
         MetricInfo(
             "kid",
@@ -39,7 +45,7 @@ METRICS = {
             "lower",
             False,
             4,
-            "kernel (MMD) distance to real renders, on the features of the lab evaluator",
+            "kernel (MMD) distance to real pictures, on the same features",
         ),
         MetricInfo(
             "clip_score",
@@ -47,7 +53,7 @@ METRICS = {
             "higher",
             True,
             2,
-            "100 × cosine of picture and prompt in the model's own CLIP space",
+            "100 × cosine of picture and prompt in the model's own CLIP space, or OpenAI's from [metric_files]",
         ),
         MetricInfo(
             "prompt_accuracy",
@@ -57,5 +63,51 @@ METRICS = {
             3,
             "share of the attributes stated in the prompt that the reader finds in the picture",
         ),
+        MetricInfo(
+            "changes_made",
+            "changes made",
+            "higher",
+            True,
+            3,
+            "image-to-image: share of the attributes stated in the prompt and not in the input that the reader finds",
+            of_input=True,
+        ),
+        MetricInfo(
+            "psnr",
+            "PSNR",
+            "higher",
+            True,
+            2,
+            "image-to-image: peak signal-to-noise ratio to the input picture, in dB",
+            of_input=True,
+        ),
+        MetricInfo(
+            "ssim",
+            "SSIM",
+            "higher",
+            True,
+            3,
+            "image-to-image: structural similarity to the input picture, 1 when equal",
+            of_input=True,
+        ),
+        MetricInfo(
+            "feature_distance",
+            "feature distance",
+            "lower",
+            True,
+            3,
+            "image-to-image: LPIPS-like distance to the input picture, between features inside the lab evaluator",
+            of_input=True,
+        ),
     )
 }
+
+
+def labelled(name: str, files: MetricFiles) -> MetricInfo:
+    """The metric `name` with a label that says on what it is measured when these files are given."""
+    info = METRICS[name]
+    if name in ("fid", "kid") and files.inception is not None:
+        return replace(info, label=f"{name.upper()} (Inception)")
+    if name == "clip_score" and files.clip is not None:
+        return replace(info, label="CLIP score (OpenAI)")
+    return info

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -45,17 +46,18 @@ class _Embedded:
 class ClipScorer:
     """Scores of pictures against prompts; each picture and each prompt is embedded once."""
 
-    def __init__(self, clip: Clip, tokenizer: Tokenizer) -> None:
-        self.clip, self.tokenizer = clip, tokenizer
+    def __init__(self, clip: Clip, tokenizer: Tokenizer, prepare: Callable[[Tensor], Tensor] | None = None) -> None:
+        """`prepare` turns pictures into what the network was trained on, where they are not that already."""
+        self.clip, self.tokenizer, self.prepare = clip, tokenizer, prepare or (lambda images: images)
         self._embedded = _Embedded()
-        self._metric = CLIPScore(lambda: (self._embedded, self._embedded))
+        self._metric = CLIPScore(cast(Any, lambda: (self._embedded, self._embedded)))
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """The score of each picture (B, 3, H, W) in [−1, 1] with its prompt, (B,) in [0, 100]."""
         self._embed(prompts)
         scores = []
-        for embedding, prompt in zip(self.clip.embed_image(images).float().cpu(), prompts, strict=True):
+        for embedding, prompt in zip(self.clip.embed_image(self.prepare(images)).float().cpu(), prompts, strict=True):
             self._metric.reset()
             self._metric.update(embedding.view(1, -1, 1, 1), [prompt])
             scores.append(self._metric.compute())

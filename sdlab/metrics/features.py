@@ -65,20 +65,20 @@ class InceptionFeatures:
     name = "inception"
     num_features = 2048
 
-    def __init__(self, weights: Path) -> None:
+    def __init__(self, weights: Path, device: torch.device | str = "cpu") -> None:
         if not weights.is_file():
             raise UsageError(f"{weights}: no such file; FID on Inception needs pt_inception-2015-12-05-6726825d.pth")
         try:
             from torchmetrics.image.fid import NoTrainInceptionV3
 
-            self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights))
+            self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights)).to(device)
         except ModuleNotFoundError:
             raise UsageError("FID on Inception needs the package torch-fidelity: pip install torch-fidelity") from None
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [−1, 1] -> (B, 2048)."""
-        return self.network(((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8))
+        """(B, 3, H, W) in [−1, 1] on the network's device -> (B, 2048) on the CPU."""
+        return self.network(((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)).float().cpu()
 
 
 class Given(nn.Module):

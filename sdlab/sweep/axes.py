@@ -12,8 +12,8 @@ from typing import Any
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 import samplers
-from sdlab import guidance
-from sdlab.errors import did_you_mean, unknown
+from sdlab import guidance, plugins
+from sdlab.errors import UsageError, did_you_mean, unknown
 
 Mistake = tuple[str, str]  # the key inside the choice, what is wrong with it
 LEVELS = samplers.discrete_levels()  # the noise levels every model here was trained on
@@ -23,7 +23,7 @@ LEVELS = samplers.discrete_levels()  # the noise levels every model here was tra
 class Axis:
     """A registry of names, and how one of them is built from its options."""
 
-    kind: str
+    kind: plugins.Kind
     known: Mapping[str, Callable[..., Any]]
     build: Callable[..., Any]
     shared: Callable[..., Any] | None = None  # its parameters are options of every name
@@ -42,11 +42,21 @@ class Axis:
         return [self.known[name], *([self.shared] if self.shared else [])]
 
     def complete(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Every option of `name`, the defaults for those not given."""
-        return {key: options.get(key, parameter.default) for key, parameter in self.parameters(name).items()}
+        """Every option of `name`, the defaults for those not given; and the digest of its code, if that is not ours."""
+        filled = {key: options.get(key, parameter.default) for key, parameter in self.parameters(name).items()}
+        code = plugins.digest(self.kind, name)
+        return filled if code is None else {**filled, "code": code}
 
     def mistakes(self, name: str, options: Mapping[str, Any], build: bool = True) -> list[Mistake]:
-        """Everything wrong with a choice; with `build` also what only its construction finds out."""
+        """Everything wrong with a choice; with `build` also what only its construction finds out.
+
+        A name like "my_sampler.py:MySampler" is read from that file and joins the names there are.
+        """
+        if plugins.is_path(name):
+            try:
+                plugins.add(self.kind, name)
+            except UsageError as error:
+                return [("name", str(error))]
         if name not in self.known:
             return [("name", unknown(self.kind, name, self.known))]
         parameters = self.parameters(name)
@@ -65,6 +75,13 @@ class Axis:
         except (ValueError, TypeError) as error:
             return [("", str(error))]
         return []
+
+
+def named(value: object) -> object:
+    """A choice as the file writes it, its `path` as its name: {path = "my_sampler.py:MySampler", order = 2}."""
+    if isinstance(value, dict) and "path" in value and "name" not in value:
+        return {"name": value["path"], **{key: item for key, item in value.items() if key != "path"}}
+    return value
 
 
 def _hints(built: Callable[..., Any]) -> dict[str, Any]:
@@ -100,10 +117,15 @@ PLAIN = {
 }
 
 
-def _grid(name: str, steps: int = 10, **options: Any) -> tuple[float, ...]:
+def _grid(name: str, steps: int | None = None, **options: Any) -> tuple[float, ...]:
+    """A grid to try a choice with: of ten steps, or of as many as its own list has."""
+    if steps is None:
+        listed = options.get("sigmas") or options.get("timesteps") if name == "explicit" else None
+        steps = len(listed) - (options.get("ending", "to_zero") != "to_zero") if listed else 10
     return samplers.grid(name, steps=steps, levels=LEVELS, **options)
 
 
+plugins.discover()
 SAMPLER = Axis("sampler", samplers.SAMPLERS, samplers.make)
 GUIDANCE = Axis("guidance", guidance.GUIDANCE, guidance.make)
 GRID = Axis("grid", samplers.GRIDS, _grid, samplers.grid, frozenset({"name", "steps", "levels"}))

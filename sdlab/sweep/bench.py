@@ -2,66 +2,62 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
+from math import ceil, nan
 from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 import samplers
 from sdlab import guidance
-from sdlab.errors import UsageError
-from sdlab.metrics.meters import EVALUATOR, FEWEST, Meters, check_prompts
-from sdlab.model.model_loader import load, model_files
-from sdlab.pipeline import Pipeline, to_bytes
-from sdlab.resources import find
+from sdlab.metrics.meters import Meters
+from sdlab.model.model_loader import load
+from sdlab.picture import read_picture, to_bytes
+from sdlab.pipeline import Pipeline
 from sdlab.sweep.cell import Cell
-from sdlab.sweep.plan import Plan
+from sdlab.sweep.plan import Pictures, Plan
+from sdlab.sweep.prompts import picture_set
 from sdlab.sweep.results import CellFailed, CellResult
 
 _THUMBNAILS = 8  # pictures of a cell that the contact sheet shows
-
-
-def identify(plan: Plan) -> str:
-    """The model of a plan down to its weights: a digest of its files, the evaluator's among them.
-
-    Raises:
-        UsageError: there is no such model, or a file is missing.
-    """
-    content = hashlib.sha256()
-    for path in (*model_files(plan.model), find(EVALUATOR)):
-        with path.open("rb") as file:
-            content.update(hashlib.file_digest(file, "sha256").digest())
-    return f"{Path(plan.model).name} {content.hexdigest()[:16]}"
+_SIDE = 256  # pixels, at most, of a thumbnail
 
 
 class LabBench:
-    """Measures the cells of one plan on a model of the scenes world."""
+    """Measures the cells of one plan."""
 
     def __init__(self, plan: Plan) -> None:
         """Raises UsageError or RunError when the model cannot be loaded or a metric cannot be measured on it."""
         self.plan = plan
-        if "prompt_accuracy" in plan.metrics:
-            check_prompts(plan.prompts)
-        if plan.images < FEWEST and {"fid", "kid"} & set(plan.metrics):
-            raise UsageError(f"images: fid and kid need at least {FEWEST} images a cell, got {plan.images}")
-        model = load(plan.model, plan.device, getattr(torch, plan.dtype))
+        model = load(plan.source, plan.device, getattr(torch, plan.dtype))
         self.pipeline = Pipeline(model)
         self.context = self.pipeline.encode(plan.prompts)
         self.uncond = self.pipeline.encode([plan.negative])
-        self.meters = Meters(plan.metrics, model)
+        self.pictures: Tensor | None = None  # (P, 3, H, W), white where a prompt has none
+        if plan.pictures is not None:
+            self.pictures = _read(plan.pictures, len(plan.prompts), model.config.image_size)
+            self.init = self.pipeline.encode_image(self.pictures)
+        self.meters = Meters(plan.metrics, model, plan.metric_files)
         self._warm_up()
 
     @property
     def prompts(self) -> Sequence[str]:
-        """The prompts of the first pictures."""
-        return [self._prompt(i) for i in range(min(_THUMBNAILS, self.plan.images))]
+        """The prompts of the thumbnails."""
+        return [self._prompt(i) for i in range(self._shown)]
+
+    @property
+    def inputs(self) -> NDArray[np.uint8] | None:
+        """The input pictures of the thumbnails (K, H, W, 3), white where there is none."""
+        return None if self.pictures is None else self._thumbnails(self._of_prompts(self.pictures))
 
     def real(self) -> dict[str, tuple[float, float]]:
-        """The metrics of as many real renders with captions of their own."""
+        """The metrics of as many real renders with captions of their own, for a model of the scenes world."""
         found = self.meters.real(self.plan.images)
         return {name: (value, found.stderr[name]) for name, value in found.values.items()}
 
@@ -71,30 +67,38 @@ class LabBench:
         rule = samplers.make(cell.sampler.name, **cell.sampler.options)
         strategy = guidance.make(cell.guidance.name, **cell.guidance.options)
         sigmas = samplers.grid(cell.grid.name, steps=cell.steps, levels=pipeline.levels, **cell.grid.options)
-        batches = torch.arange(plan.images).split(plan.batch)
+        batches = self._batches(cell)
         seconds, per_pass, pictures = [], [], []
         counter = pipeline.denoiser
         images = passes = network = 0.0
         began = perf_counter()
-        for k, batch in enumerate(batches):
-            indices = batch.tolist()
+        for k, (strength, indices) in enumerate(batches):
+            rows = [i % len(plan.prompts) for i in indices]
             counter.reset()
             start = perf_counter()
             latents = pipeline.sample(
-                self.context[[i % len(plan.prompts) for i in indices]],
+                self.context[rows],
                 self.uncond.expand(len(indices), -1, -1),
                 rule,
                 sigmas,
                 strategy,
                 [plan.seed + i for i in indices],
                 on_step=lambda i, _, k=k: on_progress((k + (i + 1) / len(sigmas)) / len(batches)),  # type: ignore[misc]
+                init=None if strength == 1 else self.init[rows],
+                strength=strength,
             )
             self._check(latents, indices)
             pictures.append(pipeline.decode(latents))
             seconds.append((perf_counter() - start) / len(indices))
-            per_pass.append(counter.seconds / counter.images)
+            if counter.images:
+                per_pass.append(counter.seconds / counter.images)
             images, passes, network = images + len(indices), passes + counter.images, network + counter.seconds
-        result = self.meters.measure(torch.cat(pictures), [self._prompt(i) for i in range(plan.images)])
+        drawn = torch.cat(pictures)[torch.tensor([i for _, indices in batches for i in indices]).argsort()]
+        result = self.meters.measure(
+            drawn,
+            [self._prompt(i) for i in range(plan.images)],
+            None if self.pictures is None else self._of_prompts(self.pictures).to(drawn),
+        )
         on_progress(1.0)
         return CellResult(
             metrics=result.values,
@@ -102,13 +106,37 @@ class LabBench:
             per_image={name: values.numpy() for name, values in result.per_image.items()},
             network_passes=passes / images,
             seconds_per_image=median(seconds),
-            ms_per_pass=1000 * median(per_pass),
+            ms_per_pass=1000 * median(per_pass) if per_pass else nan,
             network_share=network / (perf_counter() - began),
-            thumbnails=to_bytes(torch.cat(pictures)[:_THUMBNAILS]).numpy(),
+            thumbnails=self._thumbnails(drawn),
         )
+
+    def _batches(self, cell: Cell) -> list[tuple[float, list[int]]]:
+        """Images that are sampled together, with their strength: 1 for those that start from no picture."""
+        alike: dict[float, list[int]] = {}
+        for i in range(self.plan.images):
+            strength = cell.strength if self.plan.starts_from_a_picture(i) else None
+            alike.setdefault(1.0 if strength is None else strength, []).append(i)
+        size = self.plan.batch
+        return [(s, group[k : k + size]) for s, group in alike.items() for k in range(0, len(group), size)]
+
+    def _of_prompts(self, per_prompt: Tensor) -> Tensor:
+        """A row for each prompt -> a row for each image."""
+        return per_prompt[[i % len(per_prompt) for i in range(self.plan.images)]]
 
     def _prompt(self, i: int) -> str:
         return self.plan.prompts[i % len(self.plan.prompts)]
+
+    @property
+    def _shown(self) -> int:
+        """How many pictures of a cell are kept: without metrics they are what the sweep is for."""
+        return min(_THUMBNAILS, self.plan.images) if self.plan.metrics else self.plan.images
+
+    def _thumbnails(self, images: Tensor) -> NDArray[np.uint8]:
+        """(K, H, W, 3), made smaller where they are large and the numbers are what counts."""
+        images = images[: self._shown]
+        factor = ceil(max(images.shape[-2:]) / _SIDE) if self.plan.metrics else 1
+        return to_bytes(F.avg_pool2d(images, factor)).numpy()
 
     def _check(self, latents: Tensor, indices: list[int]) -> None:
         broken = ~latents.flatten(1).isfinite().all(1)
@@ -128,3 +156,12 @@ class LabBench:
             contexts = self.context[rows], self.uncond.expand(n, -1, -1)
             latents = self.pipeline.sample(*contexts, samplers.make("euler"), sigmas, rule, list(range(n)))
         self.pipeline.decode(latents)
+
+
+def _read(pictures: Pictures, prompts: int, side: int) -> Tensor:
+    """The input picture of each prompt, (P, 3, side, side), white where there is none."""
+    if pictures.set is not None:
+        return picture_set(pictures.set, prompts)
+    blank = torch.ones(3, side, side)
+    files = {file: read_picture(Path(file), (side, side), pictures.fit) for file in set(pictures.files) if file}
+    return torch.stack([blank if file is None else files[file] for file in pictures.files])

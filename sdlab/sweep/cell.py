@@ -42,12 +42,14 @@ class Cell(BaseModel):
     grid: Choice
     guidance: Choice
     steps: int
+    strength: float | None = None  # of image-to-image
 
     @property
     def label(self) -> str:
-        """`"ddim · trailing · cfg scale=3 · 10 steps"`."""
+        """`"ddim · trailing · cfg scale=3 · 10 steps"`, and ` · strength 0.6` where there is one."""
         steps = f"{self.steps} step{'s' * (self.steps != 1)}"
-        return " · ".join([self.sampler.label, self.grid.label, self.guidance.label, steps])
+        strength = [] if self.strength is None else [f"strength {self.strength:g}"]
+        return " · ".join([self.sampler.label, self.grid.label, self.guidance.label, steps, *strength])
 
     def complete(self) -> dict[str, Any]:
         """The cell with every default written out: two cells are the same when these are equal."""
@@ -56,6 +58,7 @@ class Cell(BaseModel):
             "grid": self.grid.complete(GRID),
             "guidance": self.guidance.complete(GUIDANCE),
             "steps": self.steps,
+            **({} if self.strength is None else {"strength": self.strength}),
         }
 
 

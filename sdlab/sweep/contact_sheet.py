@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from sdlab.files import replacing
 
 _GAP, _MARGIN = 4, 12  # pixels
+_SIDE, _LARGEST = 112, 256  # pixels of a picture on the sheet: small ones are enlarged, and large ones not lost
 _TALLEST = 30_000  # pixels; some viewers refuse more
 _INK, _FAINT, _PAPER = (25, 25, 25), (120, 120, 120), (255, 255, 255)
 
@@ -39,7 +40,9 @@ def contact_sheet(path: Path, prompts: Sequence[str], strips: Sequence[Strip]) -
 
 def draw_sheet(prompts: Sequence[str], strips: Sequence[Strip]) -> Image.Image:
     """The picture that `contact_sheet` writes."""
-    side = max(32, min(112, _TALLEST // max(len(strips), 1) - _GAP))
+    largest = max((max(strip.pictures.shape[1:3]) for strip in strips if strip.pictures is not None), default=_SIDE)
+    wanted = min(max(largest, _SIDE), _LARGEST)
+    side = max(32, min(wanted, _TALLEST // max(len(strips), 1) - _GAP))
     font, small = _font(13), _font(11)
     headings = [_wrapped(prompt, small, side) for prompt in prompts]
     head = max((len(lines) for lines in headings), default=0) * 14 + 2 * _MARGIN

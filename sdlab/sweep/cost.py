@@ -11,13 +11,17 @@ from torch import Tensor
 
 import samplers
 from sdlab.denoiser import Sigma
+from sdlab.pipeline import tail
 from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER
 from sdlab.sweep.cell import Cell
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
 
-# Seconds a pass and image, until a run has measured it. The lab model: on two CPU cores measured, else guessed.
-ASSUMED = {"cpu": 0.002, "cuda": 0.0005, "mps": 0.002}
+# Seconds a pass and image, until a run has measured it: on two CPU cores measured, else guessed.
+ASSUMED = {
+    "scenes": {"cpu": 0.002, "cuda": 0.0005, "mps": 0.002},
+    "sd15": {"cpu": 6.0, "cuda": 0.03, "mps": 0.5},
+}
 
 
 @dataclass(frozen=True)
@@ -37,17 +41,29 @@ class Estimate:
 
 def estimate(plan: Plan, rows: Sequence[Row] = ()) -> Estimate:
     """The cost of a plan; `rows` of earlier runs on this model, device and dtype give the time of a pass."""
+    alike = ("model", "device", "dtype")
     like = [
         row.seconds_per_image / row.network_passes
         for row in rows
-        if row.ok and all(row.provenance.get(key) == getattr(plan, key) for key in ("model", "device", "dtype"))
+        if row.network_passes > 0 and all(row.provenance.get(key) == getattr(plan, key) for key in alike)
     ]
-    passes = tuple(network_passes(cell) for cell in plan.cells)
+    passes = tuple(passes_an_image(plan, cell) for cell in plan.cells)
     if like:
         source = f"the median of {len(like)} cell{'s' * (len(like) > 1)} measured here before"
         return Estimate(passes, plan.images, statistics.median(like), source)
     kind = plan.device.partition(":")[0]
-    return Estimate(passes, plan.images, ASSUMED[kind], f"assumed for {kind}; the first finished cell replaces it")
+    guess = ASSUMED.get(plan.model, ASSUMED["scenes"])[kind]
+    return Estimate(passes, plan.images, guess, f"assumed for {kind}; the first finished cell replaces it")
+
+
+def passes_an_image(plan: Plan, cell: Cell) -> float:
+    """How often the network sees an image of this plan, the mean of those that start from a picture and the others."""
+    if cell.strength is None:
+        return network_passes(cell)
+    starts = [plan.starts_from_a_picture(i) for i in range(plan.images)]
+    share = sum(starts) / len(starts)
+    whole = network_passes(cell.model_copy(update={"strength": None})) if share < 1 else 0.0
+    return share * network_passes(cell) + (1 - share) * whole
 
 
 def network_passes(cell: Cell) -> float:
@@ -55,6 +71,7 @@ def network_passes(cell: Cell) -> float:
     rule = SAMPLER.build(cell.sampler.name, **cell.sampler.options)
     guidance = GUIDANCE.build(cell.guidance.name, **cell.guidance.options)
     sigmas = GRID.build(cell.grid.name, steps=cell.steps, **cell.grid.options)
+    sigmas = tail(sigmas, 1.0 if cell.strength is None else cell.strength)
     passes = 0
 
     def model(x: Tensor, sigma: Sigma, context: Tensor) -> Tensor:

@@ -6,10 +6,11 @@ steps for a grid) is checked where both values are at hand.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -27,11 +28,12 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from sdlab import resources
 from sdlab.device import resolve
 from sdlab.errors import did_you_mean, unknown
-from sdlab.metrics import METRICS
-from sdlab.model.model_loader import available_models
-from sdlab.sweep.axes import GRID, GUIDANCE, PLAIN, SAMPLER, Axis, Mistake
+from sdlab.metrics import METRICS, MetricFiles
+from sdlab.model.locate import MODELS, ModelSource
+from sdlab.picture import Fit
+from sdlab.sweep.axes import GRID, GUIDANCE, PLAIN, SAMPLER, Axis, Mistake, named
 from sdlab.sweep.cell import Choice
-from sdlab.sweep.prompts import SETS, SIZE, prompt_set
+from sdlab.sweep.prompts import PROMPT_SETS, SETS, SIZE, prompt_set
 
 
 def _wrong(*mistakes: Mistake) -> PydanticCustomError:
@@ -44,6 +46,7 @@ def _as_list(value: object) -> object:
 
 
 def _choice(value: object, axis: Axis, build: bool = True) -> Choice:
+    value = named(value)
     if isinstance(value, str):
         choice = Choice(name=value)
         mistakes = [("", text) for _, text in axis.mistakes(value, {}, build)]
@@ -75,15 +78,26 @@ def _metric(name: str) -> str:
     return name
 
 
-def _model(value: object) -> object:
-    name = value.get("name") if isinstance(value, dict) and set(value) == {"name"} else value
-    if not isinstance(name, str):
-        raise _wrong(("", f'should be a name or a folder, like "scenes" or {{name = "scenes"}}, got {value!r}'))
-    if name in available_models() or resources.find(name).is_dir():
-        return name
-    if "/" in name:
-        raise _wrong(("", f"there is no model folder {name!r}"))
-    raise _wrong(("", unknown("model", name, available_models()) + ", or the path of a model folder"))
+def _model(value: object) -> ModelSource:
+    if isinstance(value, str):
+        source = ModelSource(value)
+    elif isinstance(value, dict) and isinstance(value.get("name"), str):
+        if strange := sorted(value.keys() - _MODEL_KEYS):
+            raise _wrong((strange[0], unknown("key", strange[0], _MODEL_KEYS)))
+        if other := [(key, f"should be a path in quotes, got {v!r}") for key, v in value.items() if type(v) is not str]:
+            raise _wrong(*other)
+        source = ModelSource(**value)
+    else:
+        like = '"scenes" or {name = "sd15", weights = "…"}'
+        raise _wrong(("", f"should be a name, a file or a folder, like {like}, got {value!r}"))
+    if source.name in MODELS or resources.find(source.name).exists():
+        return source
+    if "/" in source.name:
+        raise _wrong(("", f"there is no model file or folder {source.name!r}"))
+    raise _wrong(("", unknown("model", source.name, MODELS) + ", or the path of a model file or folder"))
+
+
+_MODEL_KEYS = frozenset({"name", "weights", "vocab", "merges"})
 
 
 def _device(name: str) -> str:
@@ -106,16 +120,33 @@ def _readable(path: str, info: ValidationInfo) -> str:
     return str(file)
 
 
-def _set_name(name: str) -> str:
-    if name not in SETS:
-        raise _wrong(("", unknown("prompt set", name, SETS)))
+def _known(name: str, kind: str, known: Iterable[str]) -> str:
+    if name not in known:
+        raise _wrong(("", unknown(kind, name, known)))
     return name
+
+
+class Prompt(NamedTuple):
+    """A prompt, and the picture it is to change, if there is one."""
+
+    text: str
+    image: str | None = None
+
+
+def _prompt(value: object) -> Prompt:
+    match value:
+        case str(text):
+            return Prompt(text)
+        case {"text": str(text), "image": str(image), **other} if not other:
+            return Prompt(text, image)
+    raise _wrong(("", f'should be a text in quotes or a table like {{text = "…", image = "…"}}, got {value!r}'))
 
 
 T = TypeVar("T")
 Listed = Annotated[list[T], BeforeValidator(_as_list), Field(min_length=1)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Natural = Annotated[int, Field(ge=1)]
+Strength = Annotated[float, Field(ge=0, le=1)]
 Steps = Annotated[int, Field(ge=1), AfterValidator(_fits)]
 Sampler = Annotated[Choice, PlainValidator(partial(_choice, axis=SAMPLER))]
 Guidance = Annotated[Choice, PlainValidator(partial(_choice, axis=GUIDANCE))]
@@ -133,10 +164,12 @@ class _Table(BaseModel):
 class Prompts(_Table):
     """`[prompts]`: one of `set` (with `count`), `file` and `list`."""
 
-    set: Annotated[str, AfterValidator(_set_name)] | None = None
+    set: Annotated[str, AfterValidator(partial(_known, kind="prompt set", known=PROMPT_SETS))] | None = None
     count: Annotated[int, Field(ge=1, le=SIZE)] | None = None
     file: Annotated[str, AfterValidator(_readable)] | None = None
-    listed: Annotated[list[str], Field(min_length=1)] | None = Field(None, alias="list")
+    listed: Annotated[list[Annotated[Prompt, PlainValidator(_prompt)]], Field(min_length=1)] | None = Field(
+        None, alias="list"
+    )
     negative: str = ""
 
     @model_validator(mode="after")
@@ -148,18 +181,31 @@ class Prompts(_Table):
             raise _wrong(("count", f"goes with set alone; with {given[0]} every prompt is used"))
         return self
 
-    def read(self, images: int) -> tuple[str, ...]:
+    @property
+    def have_pictures(self) -> bool:
+        """Whether any of them has a picture of its own."""
+        return any(prompt.image is not None for prompt in self.listed or [])
+
+    def read(self, images: int) -> tuple[Prompt, ...]:
         """The prompts themselves; a set without `count` gives one an image."""
         if self.set is not None:
-            return tuple(prompt_set(self.set, self.count or min(images, SIZE)))
+            return tuple(map(Prompt, prompt_set(self.set, self.count or min(images, SIZE))))
         if self.listed is not None:
             return tuple(self.listed)
         assert self.file is not None
         lines = Path(self.file).read_text(encoding="utf-8").splitlines()
-        return tuple(line.strip() for line in lines if line.strip())
+        return tuple(Prompt(line.strip()) for line in lines if line.strip())
 
 
 _ATTRIBUTE = {"list": "listed"}
+
+
+class Image(_Table):
+    """`[image]`: the pictures that image-to-image starts from, one for all prompts (`init`) or one each (`set`)."""
+
+    init: str | None = None
+    set: Annotated[str, AfterValidator(partial(_known, kind="picture set", known=SETS))] | None = None
+    fit: Fit = "crop"
 
 
 class Cells(_Table):
@@ -169,6 +215,7 @@ class Cells(_Table):
     grid: Listed[Grid] = [Choice(name="trailing")]
     guidance: Listed[Guidance] = [Choice(name="none")]
     steps: Listed[Steps]
+    strength: Listed[Strength] | None = None
 
 
 class Extra(_Table):
@@ -178,6 +225,7 @@ class Extra(_Table):
     grid: Grid
     guidance: Guidance
     steps: Steps
+    strength: Strength | None = None
 
 
 class Exclude(_Table):
@@ -187,11 +235,14 @@ class Exclude(_Table):
     grid: Listed[AnyGrid] | None = None
     guidance: Listed[AnyGuidance] | None = None
     steps: Listed[Natural] | None = None
+    strength: Listed[Strength] | None = None
 
     @model_validator(mode="after")
     def _not_empty(self) -> Exclude:
         if not self.model_fields_set:
-            raise _wrong(("", "an empty exclusion would drop every cell; give sampler, grid, guidance or steps"))
+            raise _wrong(
+                ("", "an empty exclusion would drop every cell; give sampler, grid, guidance, steps or strength")
+            )
         return self
 
 
@@ -199,25 +250,44 @@ class Document(_Table):
     """The whole file."""
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None = None
-    model: Annotated[str, PlainValidator(_model)]
+    model: Annotated[ModelSource, PlainValidator(_model)]
     images: Natural = 128
     seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
     batch: Natural = 32
     dtype: Dtype = "float32"
     device: Annotated[str, AfterValidator(_device)] = Field("auto", validate_default=True)
-    metrics: Listed[Annotated[str, AfterValidator(_metric)]]
+    metrics: Annotated[list[Annotated[str, AfterValidator(_metric)]], BeforeValidator(_as_list)] = []
+    metric_files: MetricFiles = MetricFiles()
     prompts: Prompts
+    image: Image | None = None
     cells: Cells | None = None
     exclude: list[Exclude] = []
     extra: list[Extra] = []
 
+    @model_validator(mode="after")
+    def _pictures_have_strengths(self) -> Document:
+        given = [] if self.image is None else [f"image.{key}" for key in ("init", "set") if getattr(self.image, key)]
+        given += ["images beside the prompts"] * self.prompts.have_pictures
+        if len(given) > 1:
+            raise _wrong(("image", f"pictures should come from one place, got {', '.join(given)}"))
+        if self.image is not None and not given:
+            raise _wrong(("image", "should have init (a picture) or set"))
+        there = {f"extra[{i}].strength": one.strength is not None for i, one in enumerate(self.extra)}
+        if self.cells is not None:
+            there["cells.strength"] = self.cells.strength is not None
+        if wrong := [place for place, is_there in there.items() if is_there is not bool(given)]:
+            text = "goes with pictures to start from; give [image] with init or set"
+            text = "missing; it should say how far to leave the pictures, like [0.4, 0.8]" if given else text
+            raise _wrong(*((place, text) for place in wrong))
+        return self
+
 
 _TABLES: dict[str, type[BaseModel]] = {
-    "": Document, "prompts": Prompts, "cells": Cells, "exclude": Exclude, "extra": Extra,
+    "": Document, "prompts": Prompts, "image": Image, "cells": Cells, "exclude": Exclude, "extra": Extra,
+    "metric_files": MetricFiles,
 }  # fmt: skip
 _RIGHT = {
     "model": 'a model, like "scenes"',
-    "metrics": f"a list of {', '.join(METRICS)}",
     "prompts": 'a table, like [prompts] with set = "scenes" and count = 128',
     "sampler": 'a sampler, like "ddim" or {name = "ddim", eta = 0.5}',
     "steps": "whole numbers from 1, like [5, 10, 20]",
@@ -257,8 +327,8 @@ def _explain(fault: ErrorDetails) -> Iterator[Mistake]:
     elif kind == "missing":
         yield path, f"missing; it should be {_RIGHT[str(fault['loc'][-1])]}"
     elif kind == "literal_error":
-        dtypes = get_args(Dtype)
-        yield path, f"should be one of {', '.join(dtypes)}, got {value!r}{did_you_mean(str(value), dtypes)}"
+        known_values = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
+        yield path, f"should be one of {', '.join(known_values)}, got {value!r}{did_you_mean(str(value), known_values)}"
     elif kind == "too_short":
         yield path, "should have at least one value, got []"
     elif kind in ("greater_than_equal", "less_than_equal"):

@@ -4,20 +4,36 @@ from __future__ import annotations
 
 import itertools
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from sdlab import resources
+from sdlab import plugins, resources
 from sdlab.errors import UsageError, did_you_mean
+from sdlab.metrics import MetricFiles, MetricInfo, labelled
+from sdlab.model.locate import ModelSource
+from sdlab.picture import Fit
 from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER, Axis
 from sdlab.sweep.cell import Cell, Choice, canonical, digest
-from sdlab.sweep.document import Document, Exclude, read
+from sdlab.sweep.document import Document, Exclude, Image, Prompt, read
 
 # Raised when an unchanged plan would give other numbers than before, so that old rows are not taken for new ones.
 _NUMBERS = 1
+
+
+class Pictures(BaseModel):
+    """What image-to-image starts from: for each prompt a file or nothing, or picture i of a set for image i."""
+
+    model_config = ConfigDict(frozen=True)
+    files: tuple[str | None, ...] = ()  # as many as prompts
+    set: str | None = None
+    fit: Fit = "crop"
+
+    def complete(self) -> dict[str, Any]:
+        """All but the content of the files."""
+        return {"set": self.set, "fit": self.fit, "files": [file is not None for file in self.files]}
 
 
 class Plan(BaseModel):
@@ -25,7 +41,8 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     name: str
-    model: str  # a name, or a folder
+    model: str  # a name, a file or a folder
+    model_files: dict[str, str] = {}  # weights, vocab and merges, where the sweep says so
     prompts: tuple[str, ...]
     negative: str
     images: int  # a cell
@@ -34,16 +51,35 @@ class Plan(BaseModel):
     dtype: str
     device: str  # resolved: never "auto"
     metrics: tuple[str, ...]
+    metric_files: MetricFiles = MetricFiles()
+    pictures: Pictures | None = None
     cells: tuple[Cell, ...]
     notes: tuple[str, ...] = ()  # what the reader of the file should know: cells that were written twice, and the like
+
+    @property
+    def source(self) -> ModelSource:
+        """What the model loader takes."""
+        return ModelSource(self.model, **self.model_files)
+
+    @property
+    def measures(self) -> tuple[MetricInfo, ...]:
+        """The metrics with the labels they have here."""
+        return tuple(labelled(name, self.metric_files) for name in self.metrics)
+
+    def starts_from_a_picture(self, i: int) -> bool:
+        """Whether image i does; if not it is drawn from its prompt alone."""
+        i %= len(self.prompts)
+        return self.pictures is not None and (self.pictures.set is not None or self.pictures.files[i] is not None)
 
     def key(self, cell: Cell, model: str) -> str:
         """The name of a cell's row in the store: a hash of all that determines its numbers.
 
-        `model` identifies the model down to its weights (a digest of them, say).
+        `model` identifies the model, and all other files that are read, down to what is in them (a digest, say).
         """
+        pictures = {} if self.pictures is None else {"image": self.pictures.complete()}
         return digest(
             {
+                **pictures,
                 "numbers": _NUMBERS,
                 "model": model,
                 "prompts": self.prompts,
@@ -66,7 +102,8 @@ def load_plan(path: str | Path, overrides: Mapping[str, Any] | None = None) -> P
     """
     file, overrides = resources.find(path), dict(overrides or {})
     raw = _parse(file) | overrides
-    document, mistakes = read(raw, file.resolve().parent)
+    with plugins.beside(file.resolve().parent):
+        document, mistakes = read(raw, file.resolve().parent)
     if document is not None:
         cells, notes = _expand(document)
         if cells:
@@ -94,10 +131,13 @@ def _place(file: Path, key: str, overrides: Mapping[str, Any]) -> str:
 
 
 def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -> Plan:
+    folder, prompts, model = file.resolve().parent, document.prompts.read(document.images), document.model
+    model_files = {"weights": model.weights, "vocab": model.vocab, "merges": model.merges}
     return Plan(
         name=document.name or file.stem,
-        model=document.model,
-        prompts=document.prompts.read(document.images),
+        model=model.name,
+        model_files={key: _near(path, folder) for key, path in model_files.items() if path is not None},
+        prompts=tuple(prompt.text for prompt in prompts),
         negative=document.prompts.negative,
         images=document.images,
         seed=document.seed,
@@ -105,23 +145,40 @@ def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -
         dtype=document.dtype,
         device=document.device,
         metrics=tuple(dict.fromkeys(document.metrics)),
+        metric_files=MetricFiles(**{key: _near(path, folder) for key, path in document.metric_files.given.items()}),
+        pictures=_pictures(document, prompts, folder),
         cells=tuple(cells),
         notes=tuple(notes),
     )
 
 
+def _pictures(document: Document, prompts: Sequence[Prompt], folder: Path) -> Pictures | None:
+    image = document.image or Image()
+    paths = [image.init or prompt.image for prompt in prompts]
+    if image.set is None and not any(paths):
+        return None
+    return Pictures(files=tuple(path and _near(path, folder) for path in paths), set=image.set, fit=image.fit)
+
+
+def _near(path: str | Path, folder: Path) -> str:
+    """A path of a sweep file: beside the file, else in the working directory, else among what comes with sdlab."""
+    beside = folder / Path(path).expanduser()
+    return str(beside if beside.exists() else resources.find(path))
+
+
 def _expand(document: Document) -> tuple[list[Cell], list[str]]:
     """The cells in the order of the file, each once, and what is worth a note."""
     grid = document.cells
-    crossed = itertools.product(grid.sampler, grid.grid, grid.guidance, grid.steps) if grid else ()
-    cells = [Cell(sampler=a, grid=b, guidance=c, steps=n) for a, b, c, n in crossed]
+    strengths: Sequence[float | None] = (grid.strength if grid else None) or [None]
+    crossed = itertools.product(grid.sampler, grid.grid, grid.guidance, grid.steps, strengths) if grid else ()
+    cells = [Cell(sampler=a, grid=b, guidance=c, steps=n, strength=s) for a, b, c, n, s in crossed]
     notes = []
     for i, exclusion in enumerate(document.exclude):
         kept = [cell for cell in cells if not _matches(cell, exclusion)]
         if len(kept) == len(cells):
             notes.append(f"exclude[{i}] matches no cell")
         cells = kept
-    cells += [Cell(sampler=e.sampler, grid=e.grid, guidance=e.guidance, steps=e.steps) for e in document.extra]
+    cells += [Cell(**dict(extra)) for extra in document.extra]
     unique: dict[str, Cell] = {}
     for cell in cells:
         unique.setdefault(canonical(cell.complete()), cell)
@@ -136,6 +193,7 @@ def _matches(cell: Cell, exclusion: Exclude) -> bool:
         and _any(GRID, cell.grid, exclusion.grid)
         and _any(GUIDANCE, cell.guidance, exclusion.guidance)
         and (exclusion.steps is None or cell.steps in exclusion.steps)
+        and (exclusion.strength is None or cell.strength in exclusion.strength)
     )
 
 

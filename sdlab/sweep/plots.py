@@ -1,9 +1,10 @@
-"""A picture of each metric against its price in network passes."""
+"""A picture of each metric against its price in network passes, or against strength where a sweep varies that."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,8 @@ def plot_metric(path: Path, plan: Plan, metric: MetricInfo, rows: Sequence[Row],
     Raises:
         RunError: the file cannot be written.
     """
-    grids = len({row.cell.grid.label for row in rows}) > 1
-    series: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        if math.isfinite(row.metrics.get(metric.name, math.nan)):
-            name = f"{row.cell.sampler.label}, {row.cell.grid.label}" if grids else row.cell.sampler.label
-            series.setdefault((name, row.cell.guidance.label), []).append(row)
+    across = _across(rows)
+    series = lines(rows, metric, across is not _PASSES)
     names = list(dict.fromkeys(name for name, _ in series))
     guidances = list(dict.fromkeys(guidance for _, guidance in series))
     palette = colormaps["tab10" if len(names) <= 10 else "tab20"]
@@ -51,9 +48,10 @@ def plot_metric(path: Path, plan: Plan, metric: MetricInfo, rows: Sequence[Row],
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axes = figure.add_subplot()
     for (name, guidance), line in series.items():
-        line = sorted(line, key=lambda row: row.network_passes)
+        line = sorted(line, key=across.of)
+        aside = names.index(name) - (len(names) - 1) / 2
         axes.errorbar(
-            [row.network_passes * 1.015 ** (names.index(name) - (len(names) - 1) / 2) for row in line],
+            [across.beside(across.of(row), aside) for row in line],
             [row.metrics[metric.name] for row in line],
             yerr=[standard_error(metric, row) or 0.0 for row in line],
             color=colour[name],
@@ -68,7 +66,7 @@ def plot_metric(path: Path, plan: Plan, metric: MetricInfo, rows: Sequence[Row],
         axes.axhline(real, color="0.4", linestyle=(0, (1, 2)), linewidth=1.2)
         inside = axes.get_yaxis_transform()
         axes.text(0.995, real, "real renders", color="0.4", ha="right", va="bottom", fontsize=9, transform=inside)
-    _label(axes, plan, metric, [row for line in series.values() for row in line])
+    _label(axes, plan, metric, [row for line in series.values() for row in line], across)
     samplers = [Line2D([], [], color=colour[name], linewidth=3, label=name) for name in names]
     strokes = [Line2D([], [], color="0.3", label=guidance, **stroke[guidance]) for guidance in guidances]
     figure.legend(handles=samplers, title="sampler", loc="outside right upper", frameon=False, alignment="left")
@@ -79,15 +77,56 @@ def plot_metric(path: Path, plan: Plan, metric: MetricInfo, rows: Sequence[Row],
         figure.savefig(draft, format="png", dpi=150)
 
 
-def _label(axes: Axes, plan: Plan, metric: MetricInfo, rows: Sequence[Row]) -> None:
+@dataclass(frozen=True)
+class _Across:
+    """What a plot has across."""
+
+    label: str
+    of: Callable[[Row], float]
+    beside: Callable[[float, float], float]  # a value moved sideways by so many steps
+    log: bool
+
+
+_PASSES = _Across("network passes an image", lambda row: row.network_passes, lambda x, k: x * 1.015**k, True)
+_STRENGTH = _Across("strength", lambda row: row.cell.strength or 0.0, lambda x, k: x + 0.004 * k, False)
+
+
+def _across(rows: Sequence[Row]) -> _Across:
+    return _STRENGTH if len({row.cell.strength for row in rows}) > 1 else _PASSES
+
+
+def lines(rows: Sequence[Row], metric: MetricInfo, steps: bool) -> dict[tuple[str, str], list[Row]]:
+    """The rows with a value, by what makes a line: sampler (with the grid, and if asked the steps) and guidance."""
+    grids, steps = len({row.cell.grid.label for row in rows}) > 1, steps and len({row.cell.steps for row in rows}) > 1
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if math.isfinite(row.metrics.get(metric.name, math.nan)):
+            cell = row.cell
+            parts = [cell.sampler.label, *[cell.grid.label] * grids, *[f"{cell.steps} steps"] * steps]
+            found.setdefault((", ".join(parts), cell.guidance.label), []).append(row)
+    return found
+
+
+def _label(axes: Axes, plan: Plan, metric: MetricInfo, rows: Sequence[Row], across: _Across) -> None:
     axes.set_title(f"{plan.name}: {metric.label}", loc="left", fontsize=12)
-    axes.set_xlabel("network passes an image")
+    axes.set_xlabel(across.label)
     axes.set_ylabel(f"{metric.label}, {metric.better} is better")
+    if across.log and all(across.of(row) > 0 for row in rows):
+        _log_ticks(axes, {across.of(row) for row in rows})
+    values = [row.metrics[metric.name] for row in rows]
+    if values and min(values) > 0 and max(values) > 20 * min(values):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _log_ticks(axes: Axes, places: set[float]) -> None:
     axes.set_xscale("log")
     ticks: list[float] = []
-    for passes in sorted({row.network_passes for row in rows}, reverse=True):
-        if not ticks or passes * 1.1 < ticks[-1]:  # closer ones would be printed over each other
-            ticks.append(passes)
+    for place in sorted(places, reverse=True):
+        if not ticks or place * 1.1 < ticks[-1]:  # closer ones would be printed over each other
+            ticks.append(place)
     if len(ticks) <= 12:
         axes.set_xticks(ticks)
     else:
@@ -95,9 +134,3 @@ def _label(axes: Axes, plan: Plan, metric: MetricInfo, rows: Sequence[Row]) -> N
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.minorticks_off()
-    values = [row.metrics[metric.name] for row in rows]
-    if values and min(values) > 0 and max(values) > 20 * min(values):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -25,7 +25,8 @@ class SweepProgress:
             console=console,
             transient=True,
         )
-        self._passes, self._total = list(passes), sum(passes)
+        self._passes = [max(1.0, cell) for cell in passes]  # without a single step there is still a picture to decode
+        self._total = sum(self._passes)
         self._done = 0.0
         self._index = -1
         self._start = self._cell_start = time.monotonic()

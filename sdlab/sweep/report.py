@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+from PIL import Image
 from rich.console import Console
 
 from sdlab.errors import UsageError
 from sdlab.files import replacing
-from sdlab.metrics import METRICS
 from sdlab.sweep.cell import Cell, digest
 from sdlab.sweep.contact_sheet import Strip, contact_sheet
 from sdlab.sweep.plan import Plan
@@ -17,6 +18,7 @@ from sdlab.sweep.plots import plot_metric
 from sdlab.sweep.run import REAL, STORE, read_plan
 from sdlab.sweep.store import Row, Store
 from sdlab.sweep.table import Table, csv_text, make_table
+from sdlab.sweep.trade_off import plot_trade_off, trade_offs
 
 _DRAWN = "report"
 
@@ -37,15 +39,23 @@ def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]
         rows = store.rows(keys)
         real = json.loads(store.note(REAL) or "{}")
         table = make_table(plan, rows, real)
-        plots = {metric: directory / f"{metric}.png" for metric in plan.metrics}
-        files = [directory / name for name in ("table.csv", "table.md", "contact_sheet.png")] + list(plots.values())
+        plots = [(metric, directory / f"{metric.name}.png") for metric in plan.measures]
+        trades = [(pair, directory / f"{pair[0].name}_for_{pair[1].name}.png") for pair in trade_offs(plan)]
+        files = [directory / name for name in ("table.csv", "table.md", "contact_sheet.png")]
+        files += [path for _, path in (*plots, *trades)]
+        if not plan.metrics:
+            files += _picture_files(directory, plan, rows)
         shown = digest([plan.model_dump_json(), [(row.key, row.created) for row in rows]])
         if redraw or store.note(_DRAWN) != shown or not all(file.is_file() for file in files):
             _write(files[0], csv_text(plan, rows))
             _write(files[1], table.markdown())
-            _draw_sheet(files[2], store, rows)
-            for metric, path in plots.items():
-                plot_metric(path, plan, METRICS[metric], rows, real.get(metric, [None])[0])
+            _draw_sheet(files[2], plan, store, rows)
+            for metric, path in plots:
+                plot_metric(path, plan, metric, rows, real.get(metric.name, [None])[0])
+            for pair, path in trades:
+                plot_trade_off(path, plan, *pair, rows)
+            if not plan.metrics:
+                _write_pictures(directory, plan, store, rows)
             store.set_note(_DRAWN, shown)
     _show(plan, table, console)
     return files
@@ -62,9 +72,25 @@ def _write(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
-def _draw_sheet(path: Path, store: Store, rows: list[Row]) -> None:
+def _picture_files(directory: Path, plan: Plan, rows: list[Row]) -> list[Path]:
+    """Where the pictures of a sweep without metrics go, cell by cell."""
+    names = [re.sub(r"[^\w.=]+", "-", row.cell.label) for row in rows if row.ok]
+    return [directory / "pictures" / f"{name}-{plan.seed + i}.png" for name in names for i in range(plan.images)]
+
+
+def _write_pictures(directory: Path, plan: Plan, store: Store, rows: list[Row]) -> None:
+    (directory / "pictures").mkdir(exist_ok=True)
+    found = (store.thumbnails(row.key) for row in rows if row.ok)
+    pictures = (picture for one in found if one is not None for picture in one[1])
+    for path, picture in zip(_picture_files(directory, plan, rows), pictures, strict=True):
+        with replacing(path) as draft:
+            Image.fromarray(picture).save(draft, format="PNG")
+
+
+def _draw_sheet(path: Path, plan: Plan, store: Store, rows: list[Row]) -> None:
     prompts: list[str] = []
-    strips = []
+    inputs = store.inputs() if plan.pictures is not None else None
+    strips = [] if inputs is None else [Strip(("input",), inputs)]
     grids = len({row.cell.grid.label for row in rows}) > 1
     for row in rows:
         found = store.thumbnails(row.key)
@@ -77,4 +103,5 @@ def _label(cell: Cell, grid: bool) -> tuple[str, ...]:
     steps = f"{cell.steps} step{'s' * (cell.steps != 1)}"
     guidance = "no guidance" if cell.guidance.name == "none" else cell.guidance.label
     rest = (guidance, *([cell.grid.label] if grid else []), steps)
-    return (cell.sampler.label, *rest)
+    strength = () if cell.strength is None else (f"strength {cell.strength:g}",)
+    return (cell.sampler.label, *rest, *strength)

@@ -40,6 +40,11 @@ class Bench(Protocol):
         """The prompts of the thumbnails, K of them."""
         ...
 
+    @property
+    def inputs(self) -> NDArray[np.uint8] | None:
+        """The pictures (K, H, W, 3) that those of the thumbnails are made from, where image-to-image makes them."""
+        ...
+
     def real(self) -> dict[str, tuple[float, float]]:
         """The value and standard error of each metric on as many real pictures, where there are any: what to aim at."""
         ...

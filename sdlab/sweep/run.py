@@ -15,9 +15,8 @@ from rich.markup import escape
 
 from sdlab.errors import RunError
 from sdlab.files import replacing
-from sdlab.metrics import METRICS
 from sdlab.sweep.cell import Cell
-from sdlab.sweep.cost import network_passes
+from sdlab.sweep.cost import passes_an_image
 from sdlab.sweep.interrupts import Interrupts
 from sdlab.sweep.lock import locked
 from sdlab.sweep.plan import Plan
@@ -67,12 +66,14 @@ def run_sweep(
         try:
             _write_plan(plan, model, keys, directory, store)
             if todo:
-                progress = SweepProgress(console, [network_passes(cell) for _, cell in todo])
+                progress = SweepProgress(console, [passes_an_image(plan, cell) for _, cell in todo])
                 bench = open_bench()
                 store.set_note(REAL, json.dumps(bench.real()))
+                if (inputs := bench.inputs) is not None:
+                    store.set_inputs(inputs)
                 runner = _Runner(plan, bench, store, provenance(plan, model), progress, interrupts, tally)
-                labels = (METRICS[name].label for name in plan.metrics)
-                console.print(f"each cell: {', '.join(labels)}, time", style="dim")
+                columns = [*(info.label for info in plan.measures), "time"]
+                console.print(f"each cell: {', '.join(columns)}", style="dim")
                 with progress:
                     for key, cell in todo:
                         _check_room(directory)
@@ -109,7 +110,7 @@ class _Runner:
         start = time.monotonic()
         try:
             result = self.bench.run(cell, self._on_progress)
-            _check_finite(result)
+            _check_finite(self.plan, result)
         except CellFailed as failure:
             with self.interrupts.held():
                 self.store.add_failed(key, cell, str(failure), self.origin)
@@ -119,7 +120,7 @@ class _Runner:
         with self.interrupts.held():
             self.store.add(key, cell, result, self.bench.prompts, self.origin)
             self.tally.ran += 1
-        numbers = "  ".join(f"{result.metrics[name]:.{METRICS[name].digits}f}" for name in self.plan.metrics)
+        numbers = "  ".join(f"{result.metrics[info.name]:.{info.digits}f}" for info in self.plan.measures)
         label = f"{cell.label:<{max(len(other.label) for other in self.plan.cells)}}"
         self.progress.end(f"{escape(label)}  {numbers}  [dim]{duration(time.monotonic() - start)}[/]")
 
@@ -128,8 +129,9 @@ class _Runner:
         self.progress.update(share)
 
 
-def _check_finite(result: CellResult) -> None:
-    wrong = [f"{METRICS[name].label} is {value}" for name, value in result.metrics.items() if not math.isfinite(value)]
+def _check_finite(plan: Plan, result: CellResult) -> None:
+    found = ((info.label, result.metrics[info.name]) for info in plan.measures)
+    wrong = [f"{label} is {value}" for label, value in found if not math.isfinite(value)]
     if wrong:
         raise CellFailed(", ".join(wrong))
 
@@ -163,4 +165,4 @@ def read_plan(store: Store) -> tuple[Plan, list[str]]:
     if text is None:
         raise RunError(f"{store.path} holds no plan: no sweep has been run there")
     fields = json.loads(text)
-    return Plan.model_validate({name: fields[name] for name in Plan.model_fields}), fields["keys"]
+    return Plan.model_validate({name: fields[name] for name in Plan.model_fields if name in fields}), fields["keys"]

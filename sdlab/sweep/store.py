@@ -6,6 +6,7 @@ leaves a single file behind.
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import math
@@ -47,6 +48,7 @@ CREATE TABLE cells (
 );
 CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
+_INPUTS = "inputs"  # the note with the input pictures
 _COSTS = ("network_passes", "seconds_per_image", "ms_per_pass", "network_share")
 
 
@@ -135,8 +137,7 @@ class Store:
         if found is None or found[1] is None:
             return None
         prompts = json.loads(found[0])
-        strip = np.asarray(Image.open(io.BytesIO(found[1])).convert("RGB"))
-        return prompts, np.stack(np.split(strip, len(prompts), axis=1))
+        return prompts, _unstrip(found[1], len(prompts))
 
     def add(self, key: str, cell: Cell, result: CellResult, prompts: Sequence[str], provenance: dict[str, Any]) -> None:
         """Write a finished cell. `prompts` are those of its thumbnails.
@@ -185,6 +186,20 @@ class Store:
         """Keep a text beside the cells. Raises as `add` does."""
         with self._told():
             self._db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
+
+    def inputs(self) -> NDArray[np.uint8] | None:
+        """The pictures (K, H, W, 3) that image-to-image has started from."""
+        text = self.note(_INPUTS)
+        if text is None:
+            return None
+        count, strip = json.loads(text)
+        return _unstrip(base64.b64decode(strip), count)
+
+    def set_inputs(self, pictures: NDArray[np.uint8]) -> None:
+        """Keep them beside the cells. Raises as `add` does."""
+        strip = _strip(pictures)
+        assert strip is not None
+        self.set_note(_INPUTS, json.dumps([len(pictures), base64.b64encode(strip).decode()]))
 
     def _one(self, query: str) -> Any:
         return self._db.execute(query).fetchone()[0]
@@ -235,3 +250,9 @@ def _strip(pictures: NDArray[np.uint8]) -> bytes | None:
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(list(pictures), axis=1)).save(buffer, format="PNG")
     return buffer.getvalue()
+
+
+def _unstrip(strip: bytes, count: int) -> NDArray[np.uint8]:
+    """The inverse of `_strip`."""
+    pixels = np.asarray(Image.open(io.BytesIO(strip)).convert("RGB"))
+    return np.stack(np.split(pixels, count, axis=1))

@@ -16,7 +16,7 @@ from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from sdlab.metrics import METRICS, MetricInfo
+from sdlab.metrics import MetricInfo
 from sdlab.sweep.compare import Standing, standard_error, standings
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
@@ -28,7 +28,9 @@ _AXES: dict[str, Callable[[Row], str]] = {
     "grid": lambda row: row.cell.grid.label,
     "guidance": lambda row: row.cell.guidance.label,
     "steps": lambda row: str(row.cell.steps),
+    "strength": lambda row: "" if row.cell.strength is None else f"{row.cell.strength:g}",
 }
+_NUMBERS = ("steps", "strength")  # the axes that stand to the right
 _COSTS: dict[str, Callable[[Row], str]] = {
     "passes": lambda row: _number(row.network_passes, "{:.4g}"),
     "s/image": lambda row: _number(row.seconds_per_image, "{:.3g}"),
@@ -82,7 +84,7 @@ class Table:
 
 def make_table(plan: Plan, rows: Sequence[Row], real: Mapping[str, Sequence[float]] = MappingProxyType({})) -> Table:
     """The table of the rows of a plan, in their order; `real` holds value and standard error on real pictures."""
-    metrics = [METRICS[name] for name in plan.metrics]
+    metrics = plan.measures
     ranked = {metric.name: standings(metric, rows) for metric in metrics}
     varying = [name for name, text in _AXES.items() if len({text(row) for row in rows}) > 1 or name == "sampler"]
     headers = (
@@ -100,9 +102,7 @@ def make_table(plan: Plan, rows: Sequence[Row], real: Mapping[str, Sequence[floa
         )
         for i, row in enumerate(rows)
     )
-    return Table(
-        plan.name, headers, body, _caption(plan, rows, varying, real), left=len(varying) - ("steps" in varying)
-    )
+    return Table(plan.name, headers, body, _caption(plan, rows, varying, real), left=len(set(varying) - set(_NUMBERS)))
 
 
 def _value(metric: MetricInfo, row: Row, standing: Standing | None) -> Field:
@@ -122,36 +122,53 @@ def _with_error(metric: MetricInfo, value: float, error: float | None) -> str:
 
 def _network_share(rows: Sequence[Row]) -> float:
     """The network's share of the time of all cells together; 0 when nothing was measured."""
-    spent = [(row.ms_per_pass * row.network_passes, row.network_share) for row in rows if row.ok and row.network_share]
+    measured = [row for row in rows if row.network_passes > 0 and row.network_share]
+    spent = [(row.ms_per_pass * row.network_passes, row.network_share) for row in measured]
     return sum(network for network, _ in spent) / sum(network / share for network, share in spent) if spent else 0.0
 
 
 def _caption(
     plan: Plan, rows: Sequence[Row], varying: Sequence[str], real: Mapping[str, Sequence[float]]
 ) -> tuple[str, ...]:
-    same = [f"{name} {text(rows[0])}" for name, text in _AXES.items() if rows and name not in varying]
+    same = [f"{name} {text(rows[0])}" for name, text in _AXES.items() if rows and name not in varying and text(rows[0])]
     lines = [
         ", ".join([f"model {plan.model}", *same, f"{plan.images} images a cell", f"{len(plan.prompts)} prompts"])
         + f", seeds {plan.seed} to {plan.seed + plan.images - 1}, {plan.dtype} on {plan.device}.",
-        f"{_MARKS} ({_basis(plan)}). ± one standard error; ↓ lower is better, ↑ higher is better; passes: of the "
-        "network, an image; net %: the network's share of the time.",
+        f"{_reading(plan)}passes: of the network, an image; net %: the network's share of the time.",
     ]
+    if plan.pictures is not None:
+        lines.append(f"Image-to-image from {_origin(plan)}; strength 0 keeps the picture, 1 ignores it.")
     if share := _network_share(rows):
         lines.append(
             f"Over all cells the network took {share:.0%} of the time; decoding and metrics took most of the rest."
         )
-    if known := [
-        f"{METRICS[name].label} {_with_error(METRICS[name], *real[name])}" for name in plan.metrics if name in real
-    ]:
+    if known := [f"{info.label} {_with_error(info, *real[info.name])}" for info in plan.measures if info.name in real]:
         lines.append(f"As many real renders, with captions of their own: {', '.join(known)}.")
     if len(rows) < len(plan.cells):
         lines.append(f"{len(rows)} of {len(plan.cells)} cells; the same sweep command runs the rest.")
     return (*lines, *(f"failed: {row.cell.label}: {row.reason}" for row in rows if not row.ok))
 
 
+def _reading(plan: Plan) -> str:
+    """How to read the metrics, where there are any."""
+    if not plan.metrics:
+        return ""
+    return f"{_MARKS} ({_basis(plan)}). ± one standard error; ↓ lower is better, ↑ higher is better; "
+
+
+def _origin(plan: Plan) -> str:
+    assert plan.pictures is not None
+    files = [file for file in plan.pictures.files if file is not None]
+    if plan.pictures.set is not None:
+        return f"the pictures of set {plan.pictures.set}, one a prompt"
+    if len(files) < len(plan.prompts):
+        return f"{', '.join(files)} with {len(files)} of {len(plan.prompts)} prompts, the others text-to-image"
+    return ", ".join(dict.fromkeys(files))
+
+
 def _basis(plan: Plan) -> str:
-    paired = [METRICS[name].label for name in plan.metrics if METRICS[name].per_image]
-    whole = [METRICS[name].label for name in plan.metrics if not METRICS[name].per_image]
+    paired = [info.label for info in plan.measures if info.per_image]
+    whole = [info.label for info in plan.measures if not info.per_image]
     parts = [f"{', '.join(paired)}: differences paired image by image"] if paired else []
     return "; ".join(parts + ([f"{', '.join(whole)}: from the standard errors"] if whole else []))
 
@@ -159,7 +176,7 @@ def _basis(plan: Plan) -> str:
 def csv_text(plan: Plan, rows: Sequence[Row]) -> str:
     """One line a cell with every number in full; differences are from the best cell, with their 95 % interval."""
     out = io.StringIO()
-    metrics = [METRICS[name] for name in plan.metrics]
+    metrics = plan.measures
     ranked = {metric.name: standings(metric, rows) for metric in metrics}
     suffixes = ("", "_stderr", "_difference", "_low", "_high", "_standing")
     costs = ("network_passes", "seconds_per_image", "ms_per_pass", "network_share")

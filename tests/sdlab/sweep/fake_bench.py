@@ -28,11 +28,12 @@ def random(text: str) -> np.random.Generator:
 
 def result(cell: Cell, images: int = 16) -> CellResult:
     passes = network_passes(cell)
-    score = 25 - 10 / passes + random("all").normal(size=images) + 0.1 * random(cell.label).normal(size=images)
+    score = 25 - 10 / max(passes, 1) + random("all").normal(size=images) + 0.1 * random(cell.label).normal(size=images)
+    noise = -10.0 * (cell.strength or 0.0) + random("psnr").normal(size=images)
     return CellResult(
-        metrics={"fid": 10 + 100 / passes, "clip_score": float(score.mean())},
+        metrics={"fid": 10 + 100 / max(passes, 1), "clip_score": float(score.mean()), "psnr": float(noise.mean())},
         stderr={"fid": 1.5},
-        per_image={"clip_score": score},
+        per_image={"clip_score": score, "psnr": noise},
         network_passes=passes,
         seconds_per_image=0.02 * passes,
         ms_per_pass=20.0,
@@ -47,6 +48,7 @@ class FakeBench:
     def __init__(self, before: Callable[[Cell], object] = lambda cell: None) -> None:
         self.before, self.ran = before, list[str]()
         self.prompts = ["a red circle", "a blue star", "a green moon"]
+        self.inputs: np.ndarray | None = None
 
     def real(self) -> dict[str, tuple[float, float]]:
         return {"fid": (3.25, 0.5), "clip_score": (31.0, 0.25)}

@@ -7,10 +7,15 @@ import pytest
 from fake_bench import TOML
 
 from sdlab.errors import UsageError
+from sdlab.model.locate import ModelSource
 from sdlab.resources import ROOT
+from sdlab.scenes import parse
+from sdlab.scenes.captions import facts
 from sdlab.sweep import Cell, Choice, load_plan
+from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER
 from sdlab.sweep.cell import digest
-from sdlab.sweep.cost import network_passes
+from sdlab.sweep.cost import network_passes, passes_an_image
+from sdlab.sweep.plan import Pictures
 
 
 def labels(file: Path, toml: str) -> list[str]:
@@ -94,6 +99,148 @@ def test_prompts_come_from_a_set_a_file_or_a_list(file):
     assert len(load_plan(file).prompts) == 16
 
 
+def test_the_altered_prompts_each_say_one_thing_else_than_the_pictures_show(file):
+    head, _, tail = TOML.partition('list = ["a red circle", "a blue star", "a green moon"]')
+    found = []
+    for name in ("scenes", "scenes_altered"):
+        file.write_text(head + f'set = "{name}"\ncount = 64' + tail, encoding="utf-8")
+        found.append([parse(prompt) for prompt in load_plan(file).prompts])
+    for shown, asked in zip(*found, strict=True):
+        different = sum(a != b for a, b in zip(facts(shown), facts(asked), strict=True))
+        exchanged = {shown.things, tuple(reversed(shown.things))} == {asked.things, tuple(reversed(asked.things))}
+        colours = sorted(str(t.colour) for t in shown.things) == sorted(str(t.colour) for t in asked.things)
+        assert different == 1 or exchanged or colours
+        assert shown != asked
+
+
+EDIT = TOML.replace("[cells]", '[image]\nset = "scenes"\n[cells]').replace("[5, 10]", "[5, 10]\nstrength = [0.4, 1]")
+
+
+def test_strength_is_an_axis_like_the_others(file):
+    found = labels(file, EDIT)
+    assert len(found) == 16
+    assert found[:3] == [
+        "ddim · trailing · none · 5 steps · strength 0.4",
+        "ddim · trailing · none · 5 steps · strength 1",
+        "ddim · trailing · none · 10 steps · strength 0.4",
+    ]
+    assert len(labels(file, EDIT + "[[exclude]]\nstrength = 1\nsteps = 5\n")) == 12
+    extra = '[[extra]]\nsampler = "euler"\nguidance = "none"\nsteps = 3\nstrength = 0.7\n'
+    assert labels(file, EDIT + extra)[16:] == ["euler · trailing · none · 3 steps · strength 0.7"]
+
+
+def test_an_extra_cell_of_a_sweep_over_strengths_must_say_its_own(file):
+    extra = '[[extra]]\nsampler = "euler"\nguidance = "none"\nsteps = 3\n'
+    text = "extra[0].strength: missing; it should say how far to leave the pictures, like [0.4, 0.8]"
+    assert mistakes(file, EDIT + extra) == [text]
+
+
+def test_one_picture_serves_every_prompt_or_each_prompt_brings_its_own(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (file.parent / "a.png").touch()
+    one = EDIT.replace('set = "scenes"', 'init = "a.png"\nfit = "pad"')
+    file.write_text(one, encoding="utf-8")
+    plan = load_plan(file)
+    assert plan.pictures is not None
+    assert (plan.pictures.files, plan.pictures.fit) == ((str(file.parent / "a.png"),) * 3, "pad")
+    own = EDIT.replace('[image]\nset = "scenes"\n', "")
+    file.write_text(own.replace('"a blue star"', '{ text = "a blue star", image = "b.png" }'), encoding="utf-8")
+    plan = load_plan(file)
+    assert plan.prompts == ("a red circle", "a blue star", "a green moon")
+    assert plan.pictures is not None
+    assert plan.pictures.files == (None, "b.png", None)  # not there: told when the sweep starts, with all else
+    assert [plan.starts_from_a_picture(i) for i in range(5)] == [False, True, False, False, True]
+
+
+def test_passes_are_fewer_with_less_strength_and_the_mean_of_the_prompts(file):
+    file.write_text(EDIT, encoding="utf-8")
+    plan = load_plan(file)
+    passes = {cell.label: passes_an_image(plan, cell) for cell in plan.cells}
+    assert passes["ddim · trailing · none · 10 steps · strength 0.4"] == 4
+    assert passes["ddim · trailing · cfg scale=3 · 10 steps · strength 0.4"] == 8
+    assert passes["heun · trailing · none · 10 steps · strength 0.4"] == 7
+    assert passes["ddim · trailing · none · 10 steps · strength 1"] == 10
+    own = EDIT.replace('[image]\nset = "scenes"\n', "").replace("images = 16", "images = 9")
+    file.write_text(own.replace('"a blue star"', '{ text = "a blue star", image = "b.png" }'), encoding="utf-8")
+    plan = load_plan(file)
+    assert passes_an_image(plan, plan.cells[2]) == pytest.approx((10 + 4 + 10) / 3)
+
+
+def test_the_key_of_a_cell_without_pictures_is_what_it_was_before_there_were_any(file):
+    file.write_text(TOML, encoding="utf-8")
+    plan = load_plan(file)
+    cell = plan.cells[2]
+    complete = {
+        "sampler": cell.sampler.complete(SAMPLER), "grid": cell.grid.complete(GRID),
+        "guidance": cell.guidance.complete(GUIDANCE), "steps": 5,
+    }  # fmt: skip
+    values = {
+        "numbers": 1, "model": "weights", "prompts": plan.prompts, "negative": "", "images": 16, "seed": 0,
+        "dtype": "float32", "device": "cpu", "metrics": ["clip_score", "fid"], "cell": complete,
+    }  # fmt: skip
+    assert plan.key(cell, "weights") == digest(values)
+
+
+def test_the_key_depends_on_strength_and_on_which_pictures_there_are(file):
+    file.write_text(EDIT, encoding="utf-8")
+    plan = load_plan(file)
+    cell = plan.cells[0]
+    pictures = [
+        None,
+        Pictures(set="scenes"),
+        Pictures(set="scenes_heldout"),
+        Pictures(set="scenes", fit="pad"),
+        Pictures(files=("a", "a", "a")),
+        Pictures(files=("a", "a", None)),
+    ]
+    keys = {plan.model_copy(update={"pictures": one}).key(cell, "weights") for one in pictures}
+    keys |= {plan.key(cell.model_copy(update={"strength": s}), "weights") for s in (None, 0.0, 0.5)}
+    assert len(keys) == len(pictures) + 3
+    elsewhere = plan.model_copy(update={"pictures": Pictures(files=("a",) * 3)})
+    same = plan.model_copy(update={"pictures": Pictures(files=("b",) * 3)})  # what is in it, `weights` tells
+    assert elsewhere.key(cell, "weights") == same.key(cell, "weights")
+
+
+def test_a_model_can_be_a_table_that_names_its_files(file):
+    (file.parent / "v.json").touch()
+    model = 'model = { name = "sd15", weights = "w.ckpt", vocab = "v.json" }'
+    file.write_text(TOML.replace('model = "scenes"', model), encoding="utf-8")
+    plan = load_plan(file)
+    assert plan.model == "sd15"
+    assert plan.source == ModelSource("sd15", weights="w.ckpt", vocab=str(file.parent / "v.json"))
+    assert load_plan(file, {"model": "scenes"}).source == ModelSource("scenes")
+
+
+def test_a_sampler_of_ones_own_is_found_beside_the_sweep(file):
+    (file.parent / "mine.py").write_text(
+        "class Mine:\n"
+        "    order, stochastic = 1, False\n"
+        "    def step(self, denoise, x, sigma, sigma_next, memory, noise): return denoise(x, sigma), None\n"
+        "    def nfe(self, sigmas): return len(sigmas) - 1\n"
+    )
+    toml = TOML.replace('"ddim", "heun"', '{ path = "mine.py:Mine" }, "mine.py:Mine"')
+    file.write_text(toml, encoding="utf-8")
+    plan = load_plan(file)
+    assert [cell.sampler.name for cell in plan.cells] == ["mine.py:Mine"] * 4
+    assert passes_an_image(plan, plan.cells[0]) == 5
+    [line] = mistakes(file, toml.replace("mine.py:Mine", "mine.py:Yours", 1).replace(', "mine.py:Mine"', ""))
+    assert line.startswith("cells.sampler[0].name: mine.py: does not define 'Yours'")
+
+
+def test_metrics_may_be_absent(file):
+    for text in ("metrics = []\n", ""):
+        file.write_text(TOML.replace('metrics = ["fid", "clip_score"]\n', text), encoding="utf-8")
+        assert load_plan(file).metrics == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "cells", "prompts"), [("img2img_strength", 18, 128), ("sd15_cfg_vs_steps", 27, 4), ("sd15_gallery", 1, 6)]
+)
+def test_the_sweeps_that_come_with_sdlab_are_right(name, cells, prompts):
+    plan = load_plan(ROOT / "experiments" / f"{name}.toml")
+    assert (len(plan.cells), len(plan.prompts)) == (cells, prompts)
+
+
 def test_the_default_sweep_is_36_cells_of_256_images():
     plan = load_plan(ROOT / "experiments" / "cfg_vs_steps.toml")
     assert (len(plan.cells), plan.images) == (36, 256)
@@ -104,12 +251,22 @@ BAD = [
     ('model = "scenes"', 'modle = "scenes"', [
         'model: missing; it should be a model, like "scenes"',
         "modle: unknown key 'modle' (did you mean 'model'?); known: batch, cells, device, dtype, exclude, extra, "
-        "images, metrics, model, name, prompts, seed",
+        "image, images, metric_files, metrics, model, name, prompts, seed",
     ]),
     ('model = "scenes"', 'model = "scnes"', [
-        "model: unknown model 'scnes' (did you mean 'scenes'?); known: scenes, sd15, or the path of a model folder",
+        "model: unknown model 'scnes' (did you mean 'scenes'?); known: scenes, sd15, or the path of a model file or "
+        "folder",
     ]),
-    ('model = "scenes"', 'model = "no/folder"', ["model: there is no model folder 'no/folder'"]),
+    ('model = "scenes"', 'model = "no/folder"', ["model: there is no model file or folder 'no/folder'"]),
+    ('model = "scenes"', "model = 3", [
+        'model: should be a name, a file or a folder, like "scenes" or {name = "sd15", weights = "…"}, got 3',
+    ]),
+    ('model = "scenes"', 'model = { name = "sd15", wieghts = "a.ckpt" }', [
+        "model.wieghts: unknown key 'wieghts' (did you mean 'weights'?); known: merges, name, vocab, weights",
+    ]),
+    ('model = "scenes"', 'model = { name = "sd15", weights = 3, vocab = [] }', [
+        "model.weights: should be a path in quotes, got 3", "model.vocab: should be a path in quotes, got []",
+    ]),
     ("images = 16", "images = 0", ["images: should be at least 1, got 0"]),
     ("images = 16", "images = 1.5", ["images: should be a whole number, got 1.5"]),
     ("images = 16", "images = true", ["images: should be a whole number, got True"]),
@@ -121,9 +278,9 @@ BAD = [
         'device: should be "auto", "cpu", "cuda", "cuda:1" or "mps" (where there is one), got \'gpu\'',
     ]),
     ('device = "cpu"', 'device = "cuda:99"', None),
-    ('["fid", "clip_score"]', "[]", ["metrics: should have at least one value, got []"]),
     ('["fid", "clip_score"]', '["fidd", 3]', [
-        "metrics[0]: unknown metric 'fidd' (did you mean 'fid'?); known: clip_score, fid, kid, prompt_accuracy",
+        "metrics[0]: unknown metric 'fidd' (did you mean 'fid'?); known: changes_made, clip_score, feature_distance, "
+        "fid, kid, prompt_accuracy, psnr, ssim",
         "metrics[1]: should be a text in quotes, got 3",
     ]),
     ("list = [", 'set = "scenes"\nlist = [', ["prompts: should have one of set, file and list, got set, list"]),
@@ -152,13 +309,14 @@ BAD = [
     ("steps = [5, 10]", 'steps = 5\ngrid = "karas"', None),
     ("steps = [5, 10]", 'stps = 5', [
         "cells.steps: missing; it should be whole numbers from 1, like [5, 10, 20]",
-        "cells.stps: unknown key 'stps' (did you mean 'steps'?); known: grid, guidance, sampler, steps",
+        "cells.stps: unknown key 'stps' (did you mean 'steps'?); known: grid, guidance, sampler, steps, "
+        "strength",
     ]),
     ("steps = [5, 10]", "steps = 5\n[[exclude]]\nsteps = 5", [
         "cells: no cell is left: give [cells] or [[extra]], or exclude less",
     ]),
     ("steps = [5, 10]", "steps = 5\n[[exclude]]", [
-        "exclude[0]: an empty exclusion would drop every cell; give sampler, grid, guidance or steps",
+        "exclude[0]: an empty exclusion would drop every cell; give sampler, grid, guidance, steps or strength",
     ]),
     ("steps = [5, 10]", 'steps = 5\n[[exclude]]\nsampler = { name = "ddim", foo = 1 }', [
         "exclude[0].sampler[0].foo: unknown option of ddim; it takes: eta",
@@ -169,6 +327,37 @@ BAD = [
         "extra[0].steps: grid 'trailing' cannot have 2000 levels: the model has 1000 timesteps",
     ]),
     ("[cells]", "[cell]", None),
+    ("steps = [5, 10]", "steps = 5\nstrength = 0.5", [
+        "cells.strength: goes with pictures to start from; give [image] with init or set",
+    ]),
+    ("[cells]", '[image]\nset = "scenes"\n[cells]', [
+        "cells.strength: missing; it should say how far to leave the pictures, like [0.4, 0.8]",
+    ]),
+    ("steps = [5, 10]", 'steps = 5\nstrength = [-0.1, 2, "x"]\n[image]\nset = "scenes"', [
+        "cells.strength[0]: should be at least 0.0, got -0.1",
+        "cells.strength[1]: should be at most 1.0, got 2",
+        "cells.strength[2]: should be a number, got 'x'",
+    ]),
+    ("steps = [5, 10]", "steps = 5\nstrength = 0.5\n[image]\nfit = 'pad'", [
+        "image: should have init (a picture) or set",
+    ]),
+    ("steps = [5, 10]", 'steps = 5\nstrength = 0.5\n[image]\nset = "scenes"\ninit = "a.png"', [
+        "image: pictures should come from one place, got image.init, image.set",
+    ]),
+    ("steps = [5, 10]", 'steps = 5\nstrength = 0.5\n[image]\nset = "scnes"\nfit = "stretch"', [
+        "image.set: unknown picture set 'scnes' (did you mean 'scenes'?); known: scenes, scenes_heldout",
+        "image.fit: should be one of crop, pad, got 'stretch'",
+    ]),
+    ('"a red circle", "a blue star", "a green moon"', '"a red circle", { text = "a", picture = "b" }, 3', [
+        'prompts.list[1]: should be a text in quotes or a table like {text = "…", image = "…"}, got '
+        "{'text': 'a', 'picture': 'b'}",
+        'prompts.list[2]: should be a text in quotes or a table like {text = "…", image = "…"}, got 3',
+    ]),
+    ("[prompts]", "[metric_files]\nincpetion = 'a'\nclip = 3\n[prompts]", [
+        "metric_files.clip: should be a text in quotes, got 3",
+        "metric_files.incpetion: unknown key 'incpetion' (did you mean 'inception'?); known: clip, inception, "
+        "reference",
+    ]),
 ]  # fmt: skip
 
 

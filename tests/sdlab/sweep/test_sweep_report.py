@@ -2,18 +2,21 @@
 
 import csv
 import io
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_bench import TOML, FakeBench, fail_on
+from fake_bench import TOML, FakeBench, fail_on, result
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from scipy import stats
 
 from sdlab.errors import UsageError
 from sdlab.metrics import METRICS
-from sdlab.sweep import Cell, CellFailed, Choice, Row, report
+from sdlab.sweep import Cell, CellFailed, CellResult, Choice, Row, load_plan, report
 from sdlab.sweep.compare import difference, standings
 
 CELL = Cell(sampler=Choice(name="ddim"), grid=Choice(name="trailing"), guidance=Choice(name="none"), steps=5)
@@ -131,6 +134,90 @@ def test_a_sweep_in_which_every_cell_fails_still_reports(run, tmp_path):
     assert status == 1
     assert out.count("failed: ") == 8
     assert (tmp_path / "runs" / "quick" / "fid.png").is_file()
+
+
+EDIT = TOML.replace("[cells]", '[image]\nset = "scenes"\n[cells]').replace("[5, 10]", "10\nstrength = [0.2, 0.6, 1]")
+EDIT = EDIT.replace('"fid", "clip_score"', '"fid", "clip_score", "psnr"')
+
+
+def edited(run: Callable[..., tuple[int, str, list[str]]]) -> str:
+    """A sweep over strengths of a bench that has input pictures."""
+    bench = FakeBench()
+    bench.inputs = np.full((3, 8, 8, 3), 77, np.uint8)
+    return run(bench, toml=EDIT)[1]
+
+
+def test_strength_is_a_column_of_the_table(run, tmp_path):
+    out = edited(run)
+    assert "Image-to-image from the pictures of set scenes, one a prompt" in " ".join(out.split())
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "runs" / "quick" / "table.csv").read_text(encoding="utf-8"))))
+    assert [row["strength"] for row in rows] == ["0.2", "0.6", "1"] * 4
+    assert "| strength |" in (tmp_path / "runs" / "quick" / "table.md").read_text(encoding="utf-8")
+
+
+def test_where_strength_varies_it_is_what_the_plots_have_across(run, tmp_path, monkeypatch):
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (drawn.append(figure), path.touch()))
+    edited(run)
+    first, trade = drawn[0].axes[0], drawn[-1].axes[0]
+    assert (first.get_xlabel(), first.get_xscale()) == ("strength", "linear")
+    across = first.lines[0].get_xdata()
+    assert list(across) == pytest.approx([0.2, 0.6, 1.0], abs=0.01)
+    assert trade.get_xlabel().startswith("PSNR")
+    assert trade.get_ylabel().startswith("CLIP score")
+    assert [text.get_text() for text in trade.texts] == ["0.2", "0.6", "1"] * 4
+    files = {path.name for path in (tmp_path / "runs" / "quick").glob("*.png")}
+    assert files == {"fid.png", "clip_score.png", "psnr.png", "clip_score_for_psnr.png", "contact_sheet.png"}
+
+
+def test_the_contact_sheet_of_image_to_image_begins_with_the_inputs(run, tmp_path):
+    edited(run)
+    with Image.open(tmp_path / "runs" / "quick" / "contact_sheet.png") as sheet:
+        top = np.asarray(sheet)[: sheet.height - 12 * 116 - 12]  # 12 cells of 116 pixels, and the margin
+    assert np.sum(np.all(top == 77, axis=2)) >= 3 * 112 * 112
+
+
+def test_at_strength_0_no_pass_is_made_and_nothing_stumbles_over_it(run):
+    toml = EDIT.replace("[0.2, 0.6, 1]", "[0, 1]").replace('["ddim", "heun"]', '"ddim"')
+    assert run(toml=toml)[0] == 0
+    assert run(toml=toml.replace("[0, 1]", "0"))[0] == 0
+    more = toml.replace("10\n", "[10, 3]\n")
+    assert "4 of 8 cells to run" in run(toml=more, dry_run=True)[1]
+
+
+def test_a_sweep_without_metrics_is_a_gallery(run, tmp_path):
+    class Draws(FakeBench):
+        def run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:
+            found = super().run(cell, on_progress)
+            return replace(found, metrics={}, stderr={}, per_image={})
+
+    toml = TOML.replace('metrics = ["fid", "clip_score"]\n', "").replace("images = 16", "images = 3\nseed = 7")
+    bench = Draws()
+    status, out, ran = run(bench, toml=toml)
+    assert (status, len(ran)) == (0, 8)
+    assert "★" not in out
+    directory = tmp_path / "runs" / "quick"
+    assert {path.name for path in directory.glob("*.png")} == {"contact_sheet.png"}
+    pictures = sorted((directory / "pictures").iterdir())
+    assert len(pictures) == 8 * 3
+    assert pictures[0].name == "ddim-trailing-cfg-scale=3-10-steps-7.png"
+    wanted = result(bench_cell(toml, tmp_path, "ddim · trailing · cfg scale=3 · 10 steps")).thumbnails[0]
+    np.testing.assert_array_equal(np.asarray(Image.open(pictures[0])), wanted)
+    pictures[0].unlink()
+    run(Draws(), toml=toml)
+    assert pictures[0].is_file()
+
+
+def bench_cell(toml: str, folder: Path, label: str) -> Cell:
+    (folder / "quick.toml").write_text(toml, encoding="utf-8")
+    return next(cell for cell in load_plan(folder / "quick.toml").cells if cell.label == label)
+
+
+def test_labels_say_on_what_a_metric_was_measured(run):
+    files = '[metric_files]\ninception = "i.pth"\nreference = "r.npz"\nclip = "c"\n[prompts]'
+    out = " ".join(run(toml=TOML.replace("[prompts]", files))[1].split())
+    assert "each cell: FID (Inception), CLIP score (OpenAI), time" in out
+    assert "FID (lab)" not in out
 
 
 def test_a_repeated_sweep_draws_only_what_is_missing_or_old(run, tmp_path):

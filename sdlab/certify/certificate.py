@@ -1,0 +1,76 @@
+"""The certificate of one sampler: what it claims, what was measured, and whether they agree."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sdlab.certify.accuracy import Accuracy, accuracy
+from sdlab.certify.checks import Check, checks, failure, memory_of
+from sdlab.certify.orders import Orders, judge, measure
+from sdlab.certify.subjects import Subject, label_of
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Everything measured of a subject; of one that gives no sound states that is only why."""
+
+    name: str
+    options: dict[str, Any]  # that differ from the defaults
+    family: str
+    claimed: int
+    stochastic: bool
+    checks: tuple[Check, ...]
+    orders: Orders = field(default_factory=Orders)
+    accuracy: tuple[Accuracy, ...] = ()
+    memory: int | None = None  # states it remembers
+
+    @property
+    def label(self) -> str:
+        """`"ddim eta=0.3"`."""
+        return label_of(self.name, self.options)
+
+    @property
+    def ok(self) -> bool:
+        """Whether no claim fails."""
+        return not self.faults
+
+    @property
+    def faults(self) -> list[Check]:
+        """The claims that fail."""
+        return [check for check in self.checks if check.ok is False]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a machine to read: nan as None."""
+        lowest = self.orders.lowest
+        return {"label": self.label, "ok": self.ok, "measured": _plain(lowest), **_plain(dataclasses.asdict(self))}
+
+
+def certify(subject: Subject) -> Certificate:
+    """Measure a subject. Nothing that its rule does or raises stops this: it is written down as a claim that fails.
+
+    What a number of passes buys, and the order on Brownian paths, are measured with default options alone.
+    """
+    rule, plain = subject.rule, not subject.options
+    found = checks(rule)
+    given = Certificate(subject.name, subject.options, subject.family, rule.order, rule.stochastic, tuple(found))
+    if found[0].ok is False:  # no states to measure
+        return given
+    try:
+        orders = measure(rule, strong=plain)
+        budgets = accuracy(rule) if plain else ()
+        found.append(judge(rule.order, orders))
+        return replace(given, checks=tuple(found), orders=orders, accuracy=tuple(budgets), memory=memory_of(rule))
+    except Exception as error:
+        return replace(given, checks=(*found, Check("measurement", False, failure(error))))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

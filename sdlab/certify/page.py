@@ -1,0 +1,144 @@
+"""The page on all samplers: for each its equation, source, options, certificate and path."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import samplers
+from sdlab.certify.accuracy import PASSES, floor
+from sdlab.certify.certificate import Certificate
+from sdlab.certify.plot import plot_errors, plot_paths
+from sdlab.certify.subjects import FAMILIES, OTHER
+from sdlab.certify.table import order_text, percent
+from sdlab.errors import RunError
+from sdlab.files import reason, replacing
+
+PICTURES, ERRORS = "samplers", "errors.png"  # the folder beside the page, and the overview in it
+
+_HEAD = Path(__file__).with_name("page_head.md")
+
+
+def write_page(certificates: Sequence[Certificate], path: Path) -> None:
+    """The page at `path` and its pictures in a folder `samplers` beside it.
+
+    Raises:
+        RunError: a file cannot be written.
+    """
+    pictures = path.parent / PICTURES
+    try:
+        pictures.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write to {pictures}: {reason(error)}") from None
+    plain = [one for one in certificates if not one.options and one.name in samplers.SAMPLERS]
+    plot_errors(plain, pictures / ERRORS)
+    head = _HEAD.read_text(encoding="utf-8").format(floor=100 * floor(), pictures=PICTURES, errors=ERRORS)
+    lines = [head, *_overview(plain)]
+    for family in (*FAMILIES, OTHER):
+        ours = [one for one in plain if one.family == family]
+        if ours:
+            picture = f"{PICTURES}/{_slug(family)}.png"
+            plot_paths([one.name for one in ours], path.parent / picture)
+            lines += _family(family, ours, certificates, picture)
+    with replacing(path) as draft:
+        draft.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+
+
+def _overview(plain: Sequence[Certificate]) -> Iterator[str]:
+    yield "| sampler | claims | order | on paths | " + " | ".join(f"{n} passes" for n in PASSES) + " | states |"
+    yield "|---|--:|--:|--:|" + "--:|" * len(PASSES) + "--:|"
+    for one in plain:
+        errors = {a.budget: percent(a) for a in one.accuracy}
+        cells = [
+            f"[{one.name}](#{one.name})",
+            str(one.claimed) if one.claimed > 0 else "none",
+            order_text(one.orders),
+            one.orders.strong.text if one.orders.strong else "",
+            *(errors.get(passes, "–") for passes in PASSES),
+            str(one.memory),
+        ]
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+
+
+def _family(title: str, ours: Sequence[Certificate], all_: Sequence[Certificate], picture: str) -> Iterator[str]:
+    yield f"## {title}\n"
+    yield f"![Their paths on the mixture in eight steps, over the exact flow in grey]({picture})\n"
+    shown: set[str] = set()
+    for one in ours:
+        kind = samplers.SAMPLERS[one.name]
+        yield f"### {one.name}\n"
+        yield f"{_flat(samplers.describe(kind))}\n"
+        if kind.__module__ not in shown:
+            shown.add(kind.__module__)
+            yield f"```\n{_module_doc(kind)}\n```\n"
+        yield f"Source: {', '.join(_sources(kind)) or 'none'}; code: `{kind.__module__.replace('.', '/')}.py`.\n"
+        yield from _options(kind)
+        yield from _certificate(one, [other for other in all_ if other.name == one.name and other.options])
+
+
+def _options(kind: type) -> Iterator[str]:
+    options = (
+        [f for f in dataclasses.fields(kind) if f.init and f.name != "levels"] if dataclasses.is_dataclass(kind) else []
+    )
+    about = _flat((inspect.getdoc(kind) or "").partition("\n")[2])
+    if options:
+        yield "Options: " + ", ".join(f"`{f.name} = {_default(f)}`" for f in options) + "."
+    if about:
+        yield about
+    if options or about:
+        yield ""
+
+
+def _certificate(one: Certificate, others: Sequence[Certificate]) -> Iterator[str]:
+    kind = "stochastic" if one.stochastic else "deterministic"
+    claim = f"order {one.claimed}" if one.claimed > 0 else "no order"
+    yield f"| {kind}, claims {claim} | order measured | holds |"
+    yield "|---|---|---|"
+    for row in (one, *others):
+        label = row.label if row.options else "as it comes"
+        yield f"| {label} | {_orders(row)} | {'yes' if row.ok else '**no**'} |"
+    yield ""
+    for row in (one, *others):
+        for fault in row.faults:
+            yield f"- **{row.label}: {fault.name}**: {fault.detail}"
+
+
+def _orders(one: Certificate) -> str:
+    parts = [f"{name} {fit.text}" for name, fit in one.orders.path.items()]
+    parts += [f"{name} {fit.text} with its memory full" for name, fit in one.orders.full.items()]
+    parts += [f"{name} {fit.text}" for name, fit in one.orders.weak.items()]
+    if one.orders.strong is not None:
+        parts.append(f"on paths {one.orders.strong.text}")
+    return ", ".join(parts) or "–"
+
+
+def _sources(kind: type) -> list[str]:
+    """Links to the papers that the docstrings of the class, and else of its module, name."""
+    for text in (kind.__doc__ or "", _module_doc(kind)):
+        if ids := dict.fromkeys(re.findall(r"\b(\d{4}\.\d{4,5})\b", text)):
+            return [f"[arXiv:{one}](https://arxiv.org/abs/{one})" for one in ids]
+    return []
+
+
+def _module_doc(kind: type) -> str:
+    return inspect.cleandoc(sys.modules[kind.__module__].__doc__ or "")
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    value = field.default
+    return "∞" if value == math.inf else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _slug(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower().replace("σ", "sigma")).strip("-")

@@ -1,0 +1,94 @@
+"""Certificates as a table for people and a file for machines."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+import sdlab
+from sdlab.certify.accuracy import PASSES, Accuracy, floor
+from sdlab.certify.certificate import Certificate
+from sdlab.certify.fit import Fit
+from sdlab.certify.orders import Orders
+from sdlab.files import replacing
+
+
+def table(certificates: Sequence[Certificate]) -> Table:
+    """A row for each sampler as it comes; its other option sets are counted, and named where a claim fails."""
+    found = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    found.add_column("sampler", no_wrap=True)
+    for header in ("claims", "order", "paths", "states", *map(str, PASSES)):
+        found.add_column(header, justify="right")
+    found.add_column("options")
+    found.add_column("")
+    for name in dict.fromkeys(certificate.name for certificate in certificates):
+        plain, *others = [certificate for certificate in certificates if certificate.name == name]
+        bad = [other for other in others if not other.ok]
+        sets = f"{len(others)} more" if others and not bad else f"{len(bad)} of {len(others)} fail" if bad else ""
+        errors = {one.budget: percent(one) for one in plain.accuracy}
+        found.add_row(
+            escape(name),
+            str(plain.claimed) if plain.claimed > 0 else "none",
+            order_text(plain.orders),
+            short(plain.orders.strong) if plain.orders.strong else "",
+            "" if plain.memory is None else str(plain.memory),
+            *(errors.get(passes, "") for passes in PASSES),
+            sets,
+            "[green]holds[/]" if plain.ok and not bad else "[red]fails[/]",
+        )
+    return found
+
+
+def legend() -> str:
+    """What the columns mean, for below the table."""
+    passes = ", ".join(map(str, PASSES))
+    return (
+        "order: on a Gaussian / a mixture, * with the memory full; of a stochastic sampler that of its variance, in "
+        "law; paths: on Brownian paths.\n"
+        f"{passes} passes: distance of the samples' law to the data in % of its spread, exact on a Gaussian / "
+        f"from samples on a mixture, where {100 * floor():.2g} % is the error of sampling."
+    )
+
+
+def order_text(orders: Orders) -> str:
+    """`"2.00 / 2.01"`, `"3.02 / 3.01*"`, `"1.98"`."""
+    if orders.weak:
+        return short(orders.weak["variance"])
+    return " / ".join(map(short, orders.judged.values())) + ("*" if orders.full else "")
+
+
+def short(one: Fit) -> str:
+    """`"2.01"`, without its error."""
+    return one.text.partition(" ")[0]
+
+
+def percent(one: Accuracy) -> str:
+    """`"2.9 / 2.0"`: the Gaussian, the mixture."""
+    return " / ".join(map(_percent, (one.gaussian, one.mixture)))
+
+
+def _percent(share: float) -> str:
+    if math.isnan(share):
+        return "–"
+    return f"{100 * share:.0f}" if share >= 0.1 else f"{100 * share:.2g}"
+
+
+def faults(certificates: Sequence[Certificate]) -> list[str]:
+    """One line for each claim that fails."""
+    return [f"{one.label}: {check.name}: {check.detail}" for one in certificates for check in one.faults]
+
+
+def write_json(certificates: Sequence[Certificate], path: Path) -> None:
+    """All that was measured, as JSON. Raises RunError where the file cannot be written."""
+    content = {
+        "sdlab": sdlab.__version__,
+        "mixture_floor": floor(),
+        "certificates": [certificate.as_dict() for certificate in certificates],
+    }
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

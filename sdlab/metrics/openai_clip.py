@@ -1,0 +1,136 @@
+"""OpenAI's CLIP (Radford et al. 2021, arXiv 2103.00020) from a folder laid out as by transformers, in our classes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sdlab.errors import UsageError
+from sdlab.files import reason
+from sdlab.model import weights_file
+from sdlab.model.clip import Clip
+from sdlab.model.config import ClipTextConfig, ClipVisionConfig
+from sdlab.model.networks import check
+from sdlab.model.renames import CLIP_TEXT, Rules, rename
+from sdlab.model.stored import fetch
+from sdlab.model.tokenizer import Tokenizer
+from sdlab.picture import to_bytes
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+FILES = ("config.json", "vocab.json", "merges.txt")
+# Mean and standard deviation of the pictures it was trained on, by channel: the numbers of OpenAI's release.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+_VISION: Rules = (
+    (r"^class_token$", "embeddings.class_embedding"),
+    (r"^patch\.", "embeddings.patch_embedding."),
+    (r"^position\.", "embeddings.position_embedding."),
+    (r"^norm_in\.", "pre_layrnorm."),
+    (r"^norm_out\.", "post_layernorm."),
+    *CLIP_TEXT,
+)
+
+
+def missing_files(folder: Path) -> list[str]:
+    """What the folder lacks, a line each."""
+    if not folder.is_dir():
+        return [f"{folder}: no such folder; it should hold {', '.join((*FILES, WEIGHTS[0]))} of OpenAI's CLIP"]
+    lacking = [name for name in FILES if not (folder / name).is_file()]
+    lacking += [] if any((folder / name).is_file() for name in WEIGHTS) else [" or ".join(WEIGHTS)]
+    return [f"{folder}: {name} of OpenAI's CLIP is missing" for name in lacking]
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> tuple[Clip, Tokenizer, Callable[[Tensor], Tensor]]:
+    """The network in float32, its tokenizer, and what turns pictures (B, 3, H, W) in [−1, 1] into its input.
+
+    Raises:
+        UsageError: a file is missing, or the configuration is that of another network.
+        RunError: the weights are damaged or do not fit the configuration.
+    """
+    if lacking := missing_files(folder):
+        raise UsageError("\n".join(lacking))
+    text, vision = _configurations(folder / "config.json")
+    with torch.device("meta"):
+        clip = Clip(text, vision)
+    path = next(folder / name for name in WEIGHTS if (folder / name).is_file())
+    ours = {_theirs(name): name for name in clip.state_dict()}
+    tensors = {ours.get(key, key): t for key, t in weights_file.read(path)[0].items() if "position_ids" not in key}
+    check(tensors, clip, str(path), {name: theirs for theirs, name in ours.items()})
+    clip.load_state_dict({name: fetch(t).to(device, torch.float32) for name, t in tensors.items()}, assign=True)
+    tokenizer = Tokenizer.from_files(folder / "vocab.json", folder / "merges.txt", text.context_length)
+    return clip.eval().requires_grad_(False), tokenizer, lambda images: prepare(images, vision.image_size)
+
+
+def prepare(images: Tensor, side: int) -> Tensor:
+    """Pictures as CLIP was shown them: the shorter side brought to `side` by Pillow's bicubic filter, the middle cut.
+
+    (B, 3, H, W) in [−1, 1] -> (B, 3, side, side), less the mean and over the standard deviation of its training.
+    """
+    shown = torch.from_numpy(np.stack([_middle(Image.fromarray(image), side) for image in to_bytes(images).numpy()]))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return ((shown.permute(0, 3, 1, 2) / 255 - mean) / std).to(images.device)
+
+
+def _middle(picture: Image.Image, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    width, height = (int(side * n / min(picture.size)) for n in picture.size)
+    resized = np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
+    top, left = (height - side) // 2, (width - side) // 2
+    return resized[top : top + side, left : left + side]
+
+
+def _theirs(name: str) -> str:
+    """Our name in the words of transformers."""
+    for ours, prefix, rules in (("text.", "text_model.", CLIP_TEXT), ("vision.", "vision_model.", _VISION)):
+        if name.startswith(ours):
+            return prefix + rename(name.removeprefix(ours), rules)
+    name = re.sub(r"^image_projection\.", "visual_projection.", name)
+    return "logit_scale" if name == "log_scale" else name
+
+
+def _configurations(path: Path) -> tuple[ClipTextConfig, ClipVisionConfig]:
+    try:
+        content = json.loads(path.read_bytes())
+        text, vision = _DEFAULT_TEXT | content["text_config"], _DEFAULT_VISION | content["vision_config"]
+        projection = int(content.get("projection_dim", 512))
+        for part in (text, vision):
+            if part["hidden_act"] != "quick_gelu" or part["intermediate_size"] != 4 * part["hidden_size"]:
+                raise UsageError(f"{path}: is no CLIP of OpenAI's: another width or activation inside its layers")
+        return (
+            ClipTextConfig(text["vocab_size"], text["max_position_embeddings"], *_sizes(text)),
+            ClipVisionConfig(vision["image_size"], vision["patch_size"], *_sizes(vision), projection),
+        )
+    except OSError as error:
+        raise UsageError(f"{path}: {reason(error)}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path}: is not the configuration of a CLIP ({type(error).__name__}: {error})") from None
+
+
+def _sizes(part: dict[str, Any]) -> tuple[int, int, int]:
+    return part["hidden_size"], part["num_hidden_layers"], part["num_attention_heads"]
+
+
+# What a configuration of transformers means where it says nothing: ViT-B/32.
+_COMMON = {"hidden_act": "quick_gelu", "num_hidden_layers": 12}
+_DEFAULT_TEXT = _COMMON | {
+    "vocab_size": 49408,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 77,
+}
+_DEFAULT_VISION = _COMMON | {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 32,
+}

@@ -1,0 +1,271 @@
+"""Samplers, grids, guidance rules and models of one's own: one Python file, or an installed package.
+
+A file is named with what it defines, `my_sampler.py:MySampler`, and found beside the sweep that names it or in the
+folder where sdlab runs. A package offers its own under entry points of the groups sdlab.samplers, sdlab.grids,
+sdlab.guidance and sdlab.models. Both join the registries of sdlab, and from there on differ from nothing in them, but
+that results carry a digest of their code.
+
+    sampler    a class like those in samplers/: `step`, `nfe`, `order`, `stochastic`; built without options, or with
+    grid       a function (steps, levels, **options) -> that many levels above 0, from the highest down
+    guidance   a class with `__call__(model, cond, uncond) -> denoiser` and `passes(sigma)`
+    model      a function (**options) -> (denoise, levels)
+
+What is wrong with one is told in a line, and its traceback kept in out/plugins.log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+import samplers
+from samplers.law import Unguided
+from sdlab import guidance
+from sdlab.errors import SdlabError, UsageError, did_you_mean
+
+Kind = Literal["sampler", "grid", "guidance", "model"]
+LOG = Path("out") / "plugins.log"
+MODELS: dict[str, Callable[..., Any]] = {}
+REGISTRIES: Mapping[Kind, dict[str, Any]] = {
+    "sampler": cast(dict[str, Any], samplers.SAMPLERS),
+    "grid": samplers.GRIDS,
+    "guidance": cast(dict[str, Any], guidance.GUIDANCE),
+    "model": MODELS,
+}
+GROUPS: Mapping[Kind, str] = {
+    "sampler": "sdlab.samplers", "grid": "sdlab.grids", "guidance": "sdlab.guidance", "model": "sdlab.models",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """Where an entry of a registry is from, and the digest of its code."""
+
+    source: str
+    digest: str
+
+
+_LIBRARIES = [Path(str(module.__file__)).resolve().parent for module in (samplers, guidance, torch, importlib)]
+_LIBRARIES[1] = _LIBRARIES[1].parent  # all of sdlab
+_PLUGINS: dict[tuple[Kind, str], Plugin] = {}
+_folders: list[Path] = []
+_discovered = False
+
+
+def is_path(name: str) -> bool:
+    """Whether a name is that of a file and what it defines, rather than of a registry."""
+    return name.partition(":")[0].endswith(".py")
+
+
+def is_own(name: str, kind: Kind = "sampler") -> bool:
+    """Whether the entry was added by a file or a package."""
+    return (kind, name) in _PLUGINS
+
+
+def digest(kind: Kind, name: str) -> str | None:
+    """The digest of the code of a plug-in's entry; None for one of ours."""
+    found = _PLUGINS.get((kind, name))
+    return None if found is None else found.digest
+
+
+@contextmanager
+def beside(folder: Path) -> Iterator[None]:
+    """Look for files in `folder` first: that of the sweep that names them."""
+    _folders.insert(0, folder)
+    try:
+        yield
+    finally:
+        _folders.remove(folder)
+
+
+def add(kind: Kind, name: str) -> None:
+    """Add what `name`, "my_sampler.py:MySampler", says to its registry, under that name.
+
+    A file that has changed since it was added is read again.
+
+    Raises:
+        UsageError: there is no such file, it cannot be imported, does not define the name, or what it defines is not
+            of its kind.
+    """
+    file, _, attribute = name.partition(":")
+    path = next((f / file for f in _folders if (f / file).is_file()), Path(file).expanduser())
+    try:
+        code = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read: {(error.strerror or str(error)).lower()}") from None
+    content = hashlib.sha256(code).hexdigest()[:16]
+    known = _PLUGINS.get((kind, name))
+    if known is not None and known == Plugin(str(path.resolve()), content):
+        return
+    module = _module(file, path, code, content)
+    entry = _defined(file, module, attribute)
+    _register(kind, name, entry, Plugin(str(path.resolve()), content))
+
+
+def discover() -> None:
+    """Add what installed packages offer, once; one that cannot be used is told on stderr and left out."""
+    global _discovered
+    if _discovered:
+        return
+    _discovered = True
+    for kind, group in GROUPS.items():
+        for point in importlib.metadata.entry_points(group=group):
+            try:
+                if point.name in REGISTRIES[kind]:
+                    raise UsageError(f"{point.value}: there is a {kind} {point.name!r} already")
+                with _told(point.value, "cannot be imported"):
+                    entry = point.load()
+                version = point.dist.version if point.dist else ""
+                _register(kind, point.name, entry, Plugin(f"{point.value} {version}", _code_digest(entry, version)))
+            except UsageError as error:
+                print(f"warning: {error}", file=sys.stderr)
+
+
+def _register(kind: Kind, name: str, entry: Any, plugin: Plugin) -> None:
+    if not callable(entry):
+        raise UsageError(f"{name}: is no {kind}: it is a {type(entry).__name__}")
+    with _told(name, f"is no {kind}"):
+        _TRIALS[kind](entry)
+    REGISTRIES[kind][name] = entry
+    _PLUGINS[kind, name] = plugin
+
+
+def _module(file: str, path: Path, code: bytes, content: str) -> ModuleType:
+    """The file, imported under a name that no other has; nothing is written beside it."""
+    module = ModuleType(f"sdlab_plugin_{content}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # where dataclasses look for it
+    try:
+        with _told(file, "cannot be imported"):
+            exec(compile(code, str(path), "exec"), vars(module))
+    except UsageError:
+        del sys.modules[module.__name__]
+        raise
+    return module
+
+
+def _defined(file: str, module: ModuleType, attribute: str) -> Any:
+    own = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+    if not attribute:
+        raise UsageError(f"{file}: say what it defines, like {file}:{own[0] if own else 'Name'}")
+    if not hasattr(module, attribute):
+        there = f"it defines {', '.join(own)}" if own else "it defines nothing"
+        raise UsageError(f"{file}: does not define {attribute!r}{did_you_mean(attribute, own)}; {there}")
+    return getattr(module, attribute)
+
+
+@contextmanager
+def _told(name: str, what: str) -> Iterator[None]:
+    """Whatever goes wrong inside as one line, its traceback in the log."""
+    try:
+        yield
+    except (SdlabError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        said = " ".join(str(error).split())
+        fault = said if isinstance(error, Unfit) else f"{type(error).__name__}: {said}"
+        place = "" if isinstance(error, Unfit) else _place(error)
+        raise UsageError(f"{name}: {what}: {fault}{place}{_logged(name)}") from None
+
+
+def _place(error: BaseException) -> str:
+    """`" (line 12 of my_sampler.py)"`, the last line that is not of a library."""
+    if isinstance(error, SyntaxError):
+        return f" (line {error.lineno})"
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    return f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
+
+
+def _is_users(filename: str) -> bool:
+    path = Path(filename)
+    return not filename.startswith("<") and not any(path.is_relative_to(folder) for folder in _LIBRARIES)
+
+
+def _logged(name: str) -> str:
+    """Write the traceback down, and say where; say nothing where that cannot be done."""
+    try:
+        LOG.parent.mkdir(parents=True, exist_ok=True)
+        with LOG.open("a", encoding="utf-8") as log:
+            log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {name}\n{traceback.format_exc()}\n")
+    except OSError:
+        return ""
+    return f"; traceback in {LOG}"
+
+
+def _code_digest(entry: Any, version: str) -> str:
+    try:
+        source = Path(inspect.getsourcefile(entry) or "").read_bytes()
+    except (OSError, TypeError):
+        source = b""
+    return hashlib.sha256(source + version.encode()).hexdigest()[:16]
+
+
+class Unfit(Exception):
+    """What an entry lacks, in words."""
+
+
+def _try_sampler(entry: Callable[..., Any]) -> None:
+    rule, sigmas = entry(), (2.0, 1.0, 0.5, 0.0)
+    for member in ("step", "nfe", "order", "stochastic"):
+        if not hasattr(rule, member):
+            raise Unfit(f"it has no {member!r}")
+    x, asked = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64), list[torch.Size]()
+
+    def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
+        asked.append(x.shape)
+        return x / (1 + torch.as_tensor(sigma).to(x).reshape(-1, *[1] * (x.ndim - 1)) ** 2)
+
+    def check(i: int, new: object) -> None:
+        if not isinstance(new, Tensor) or new.shape != x.shape:
+            raise Unfit(f"step {i + 1} turns x of shape {tuple(x.shape)} into {_what(new)}")
+
+    samplers.run(rule, Unguided(denoise), x, sigmas, noise=samplers.seeded([0, 1]), on_step=check)
+    if any(shape != x.shape for shape in asked):
+        raise Unfit("it calls the denoiser with x in another shape")
+    rule.nfe(sigmas)
+
+
+def _try_grid(entry: Callable[..., Any]) -> None:
+    sigmas = entry(4, samplers.discrete_levels())
+    if not isinstance(sigmas, tuple | list) or len(sigmas) != 4:
+        got = f"{len(sigmas)} values" if hasattr(sigmas, "__len__") else type(sigmas).__name__
+        raise Unfit(f"it should give a tuple of 4 levels for 4 steps, got {got}")
+    if not all(isinstance(s, float) for s in sigmas) or not sigmas[-1] > 0 or sorted(set(sigmas))[::-1] != list(sigmas):
+        raise Unfit(f"its levels should be floats above 0 that fall, got {list(sigmas)}")
+
+
+def _try_guidance(entry: Callable[..., Any]) -> None:
+    if not hasattr(entry, "passes"):
+        raise Unfit("it has no 'passes'")
+    x, context = torch.ones(2, 3), torch.zeros(2, 1)
+    rule = entry()
+    out = rule(lambda x, sigma, context: x / 2, context, context)(x, 1.0)
+    if not isinstance(out, Tensor) or out.shape != x.shape:
+        raise Unfit(f"its denoiser turns x of shape {tuple(x.shape)} into {_what(out)}")
+    rule.passes(1.0)
+
+
+def _try_model(entry: Callable[..., Any]) -> None:
+    inspect.signature(entry)  # it may load large files: it is called when it is needed
+
+
+def _what(value: object) -> str:
+    return f"one of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+_TRIALS: Mapping[Kind, Callable[[Callable[..., Any]], None]] = {
+    "sampler": _try_sampler, "grid": _try_grid, "guidance": _try_guidance, "model": _try_model,
+}  # fmt: skip

@@ -1,0 +1,54 @@
+"""A network over a large picture in overlapping tiles: the memory is that of one tile, whatever the picture's size.
+
+A tile knows nothing of the others: where a network looks further than the overlap (the attention and the group norms of
+the VAE look everywhere) neighbours differ a little, and the blend turns the step between them into a slope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def tiled(network: Callable[[Tensor], Tensor], x: Tensor, side: int, overlap: int, inner: int, outer: int) -> Tensor:
+    """`network` on tiles of x (B, C, H, W), blended in float32 where they overlap: (B, C', H/inner·outer, …).
+
+    The network turns `inner` pixels into `outer`, like 8 into 1; `side` and `overlap` count what is whole on both ends,
+    so a tile has side · inner pixels going in and side · outer coming out. All tiles have the same size, and overlap by
+    at least `overlap`.
+    """
+    height, width = (n // inner for n in x.shape[-2:])
+    rows, columns = min(side, height), min(side, width)
+    weight = torch.outer(_ramp(rows * outer, overlap * outer), _ramp(columns * outer, overlap * outer)).to(x.device)
+    total = torch.zeros(height * outer, width * outer, device=x.device)
+    blended: Tensor | None = None
+    for top in _starts(height, side, overlap):
+        for left in _starts(width, side, overlap):
+            tile = x[..., top * inner : (top + rows) * inner, left * inner : (left + columns) * inner]
+            part = network(tile).float()
+            if blended is None:
+                blended = part.new_zeros(*part.shape[:-2], *total.shape)
+            place = (
+                slice(top * outer, (top + rows) * outer),
+                slice(left * outer, (left + columns) * outer),
+            )
+            blended[(..., *place)] += weight * part
+            total[place] += weight
+    assert blended is not None
+    return blended / total
+
+
+def _starts(length: int, side: int, overlap: int) -> list[int]:
+    """Where tiles begin so that they cover `length`, evenly spread."""
+    if length <= side:
+        return [0]
+    count = 1 + -(-(length - side) // (side - overlap))
+    return [round(i * (length - side) / (count - 1)) for i in range(count)]
+
+
+def _ramp(length: int, overlap: int) -> Tensor:
+    """Weights that rise over `overlap` pixels from either end, never 0: (length,)."""
+    i = torch.arange(length) + 0.5
+    return torch.minimum(i, length - i).clamp(max=max(overlap, 0.5))

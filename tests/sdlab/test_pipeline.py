@@ -1,0 +1,273 @@
+"""Pictures in, pictures out: image-to-image on the grid of text-to-image, any size, large ones in tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import pi
+
+import pytest
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
+from torch import Tensor, nn
+
+import samplers
+from sdlab import guidance, scenes
+from sdlab.model.config import SCENES, SD15
+from sdlab.model.model_loader import StableDiffusion, load
+from sdlab.model.vae import DiagonalGaussian
+from sdlab.picture import from_bytes, to_bytes
+from sdlab.pipeline import Pipeline, Tiles, latent_shape, tail
+from sdlab.tiling import tiled
+
+PROMPT = "a large red circle left of a large blue square on a white background"
+GUIDANCE = guidance.make("cfg", scale=3.0)
+
+
+@pytest.fixture(scope="module")
+def model() -> StableDiffusion:
+    return load("scenes")
+
+
+@pytest.fixture(scope="module")
+def pipeline(model: StableDiffusion) -> Pipeline:
+    return Pipeline(model)
+
+
+class Watched(nn.Module):
+    """Stands for a VAE of factor 4 that looks at no neighbour, and writes down what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[tuple[int, ...]] = []  # number, height and width
+
+    def encode(self, images: Tensor) -> DiagonalGaussian:
+        self.given.append((len(images), *images.shape[-2:]))
+        mean = F.avg_pool2d(images, 4)
+        return DiagonalGaussian(mean, torch.zeros_like(mean))
+
+    def decode(self, z: Tensor) -> Tensor:
+        self.given.append((len(z), *z.shape[-2:]))
+        return F.interpolate(z[:, :3], scale_factor=4.0, mode="nearest")
+
+    def to_latents(self, z: Tensor) -> Tensor:
+        return z
+
+    from_latents = to_latents
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Tensor:
+    return scenes.render(scenes.sample(4, torch.Generator().manual_seed(5)))
+
+
+@pytest.fixture(scope="module")
+def latents(pipeline: Pipeline, pictures: Tensor) -> Tensor:
+    return pipeline.encode_image(pictures)
+
+
+def draw(pipeline: Pipeline, sampler: str, seeds: Sequence[int], steps: int = 4, **options: object) -> Tensor:
+    cond, uncond = (pipeline.encode([text]).expand(len(seeds), -1, -1) for text in (PROMPT, ""))
+    sigmas = samplers.grid("trailing", steps=steps, levels=pipeline.levels)
+    return pipeline.sample(cond, uncond, samplers.make(sampler), sigmas, GUIDANCE, seeds, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m", "euler_ancestral"])
+def test_strength_1_is_text_to_image_bit_for_bit(pipeline: Pipeline, latents: Tensor, sampler: str):
+    expected = draw(pipeline, sampler, [3, 1, 4, 1])
+    assert torch.equal(draw(pipeline, sampler, [3, 1, 4, 1], init=latents, strength=1.0), expected)
+    assert torch.equal(draw(pipeline, sampler, [3, 1, 4, 1], init=latents), expected)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.2])
+def test_below_one_step_the_picture_is_the_reconstruction_of_the_vae(
+    pipeline: Pipeline, pictures: Tensor, latents: Tensor, strength: float
+):
+    kept = draw(pipeline, "ddim", [3, 1, 4, 1], init=latents, strength=strength)
+    assert torch.equal(kept, latents)
+    vae = pipeline.model.vae
+    with torch.no_grad():
+        reconstruction = vae.decode(vae.encode(pictures).mean)
+    # `decode` rounds to the levels of a PNG, which lie 2/255 apart.
+    torch.testing.assert_close(pipeline.decode(kept), reconstruction.clamp(-1, 1), rtol=0, atol=1.01 / 255)
+
+
+def test_sampling_starts_from_the_picture_noised_to_the_level_of_the_tail(model: StableDiffusion, latents: Tensor):
+    pipeline, seen = Pipeline(model), []
+    network = pipeline.denoiser.model
+
+    def watched(x: Tensor, sigma: float, context: Tensor) -> Tensor:
+        seen.append((x[: len(x) // 2], sigma))  # guidance doubles the batch
+        return network(x, sigma, context)
+
+    pipeline.denoiser.model = watched  # type: ignore[assignment]
+    draw(pipeline, "euler", [9, 8, 7, 6], steps=10, init=latents, strength=0.5)
+    sigmas = samplers.grid("trailing", steps=10, levels=pipeline.levels)
+    assert [sigma for _, sigma in seen] == list(sigmas[5:10])
+    noise = samplers.seeded([9, 8, 7, 6])(latents)
+    torch.testing.assert_close(seen[0][0], latents + sigmas[5] * noise)
+
+
+def test_the_stronger_the_further_from_the_picture(pipeline: Pipeline, latents: Tensor):
+    far = [
+        (draw(pipeline, "ddim", [3, 1, 4, 1], steps=10, init=latents, strength=s) - latents).square().mean()
+        for s in (0.1, 0.4, 0.7, 1.0)
+    ]
+    assert far == sorted(far)
+    assert far[0] < 0.3 * far[-1]
+
+
+@pytest.mark.parametrize("steps", [1, 7, 20, 50])
+@pytest.mark.parametrize("sixteenths", [0, 1, 5, 8, 13, 16])
+def test_the_tail_has_as_many_steps_as_in_diffusers(steps: int, sixteenths: int):
+    strength = sixteenths / 16
+    reference = StableDiffusionImg2ImgPipeline.__new__(StableDiffusionImg2ImgPipeline)
+    scheduler = DDIMScheduler(timestep_spacing="trailing")
+    scheduler.set_timesteps(steps)
+    reference.register_modules(scheduler=scheduler)
+    _, count = reference.get_timesteps(steps, strength, "cpu")
+    grid = samplers.grid("trailing", steps=steps, levels=samplers.discrete_levels())
+    assert tail(grid, strength) == grid[steps - count :]
+
+
+def test_strengths_that_floats_write_a_little_too_small_name_their_step():
+    sigmas = tuple(range(100, -1, -1))
+    assert [len(tail(sigmas, k / 100)) - 1 for k in range(101)] == list(range(101))
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
+def test_strength_lies_between_0_and_1(strength: float):
+    with pytest.raises(ValueError, match=r"strength must lie in \[0, 1\], got"):
+        tail((1.0, 0.0), strength)
+
+
+def test_strength_without_a_picture_is_refused(pipeline: Pipeline):
+    with pytest.raises(ValueError, match=r"strength 0\.5 needs the latents of a picture"):
+        draw(pipeline, "ddim", [0], strength=0.5)
+
+
+def test_given_noise_the_posterior_is_sampled(pipeline: Pipeline, pictures: Tensor, latents: Tensor):
+    vae, noise = pipeline.model.vae, samplers.seeded([1, 2, 3, 4])(latents)
+    with torch.no_grad():
+        expected = vae.to_latents(vae.encode(pictures).sample(noise))
+    torch.testing.assert_close(pipeline.encode_image(pictures, noise), expected)
+    torch.testing.assert_close(pipeline.encode_image(pictures, torch.zeros_like(noise)), latents)
+
+
+def test_a_stream_of_noise_can_stand_for_the_seeds(pipeline: Pipeline, latents: Tensor):
+    cond = pipeline.encode([PROMPT])
+    arguments = cond, cond, samplers.make("ddpm"), (1.0, 0.5, 0.0), guidance.make("none")
+    expected = pipeline.sample(*arguments, [5])
+    assert torch.equal(pipeline.sample(*arguments, samplers.seeded([5])), expected)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (52, 76), (4, 100)])
+def test_every_multiple_of_the_factor_is_a_size(pipeline: Pipeline, size: tuple[int, int]):
+    """52 × 76 pixels are 13 × 19 latents: odd at every level of the U-Net."""
+    latents = draw(pipeline, "euler", [0], steps=1, size=size)
+    assert tuple(latents.shape[1:]) == latent_shape(SCENES, size)
+    assert tuple(pipeline.decode(latents).shape) == (1, 3, size[1], size[0])
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "message"),
+    [
+        (SCENES, (50, 64), "multiples of 4, got 50x64; the nearest is 48x64"),
+        (SD15, (510, 769), "multiples of 8, got 510x769; the nearest is 512x768"),
+        (SD15, (0, 512), "multiples of 8, got 0x512; the nearest is 8x512"),
+    ],
+)
+def test_other_sizes_are_told_the_nearest(config, size: tuple[int, int], message: str):
+    with pytest.raises(ValueError, match=message):
+        latent_shape(config, size)
+
+
+def test_the_vae_is_given_512_by_512_pixels_at_once_and_never_less_than_a_picture(model: StableDiffusion):
+    vae = Watched()
+    pipeline = Pipeline(replace(model, vae=vae), tiles="never")
+    pipeline.decode(torch.zeros(5, 4, 64, 64))
+    pipeline.decode(torch.zeros(2, 4, 160, 160))
+    pipeline.encode_image(torch.zeros(5, 3, 256, 256))
+    assert vae.given == [(4, 64, 64), (1, 64, 64), (1, 160, 160), (1, 160, 160), (4, 256, 256), (1, 256, 256)]
+
+
+@pytest.mark.parametrize(
+    ("tiles", "side", "given"),
+    [
+        ("auto", 128, {(1, 128, 128)}),
+        ("auto", 129, {(1, 64, 64)}),
+        ("never", 129, {(1, 129, 129)}),
+        ("always", 96, {(1, 64, 64)}),
+        ("always", 40, {(1, 40, 40)}),
+    ],
+)
+def test_above_128_by_128_latents_the_vae_works_in_tiles_unless_told(
+    model: StableDiffusion, tiles: Tiles, side: int, given: set[tuple[int, ...]]
+):
+    vae = Watched()
+    pipeline = Pipeline(replace(model, vae=vae), tiles=tiles)
+    images = pipeline.decode(torch.rand(1, 4, side, side))
+    assert set(vae.given) == given
+    vae.given.clear()
+    torch.testing.assert_close(pipeline.encode_image(images), F.avg_pool2d(images, 4))
+    assert set(vae.given) == {(n, 4 * height, 4 * width) for n, height, width in given}
+
+
+def double(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 9), (16, 16), (17, 40), (33, 16)])
+def test_tiles_of_what_looks_at_no_neighbour_are_the_whole(height: int, width: int):
+    x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(tiled(double, x, 16, 4, 1, 2), double(x))
+    torch.testing.assert_close(tiled(lambda t: F.avg_pool2d(t, 2), double(x), 16, 4, 2, 1), x)
+
+
+def test_no_tile_is_larger_than_asked_and_none_is_left_out():
+    sizes = []
+    x = torch.ones(1, 1, 100, 41)
+    tiled(lambda t: sizes.append(tuple(t.shape[-2:])) or t, x, 16, 4, 1, 1)
+    assert set(sizes) == {(16, 16)}
+    assert len(sizes) == 8 * 4  # 16 + 7 · 12 = 100, and 16 + 3 · 12 covers 41
+
+
+def waves(height: int, width: int) -> Tensor:
+    """A smooth picture (1, 3, H, W), everywhere of the same kind: waves of 64 pixels, of which a tile holds four."""
+    y, x = torch.arange(height)[:, None] * pi / 32, torch.arange(width) * pi / 32
+    return torch.stack([0.5 * torch.sin(k + x + k * y) for k in range(3)])[None]
+
+
+def test_in_tiles_a_smooth_picture_is_almost_what_it_is_as_a_whole(model: StableDiffusion):
+    picture = waves(320, 256)
+    whole, parts = (Pipeline(model, tiles=tiles) for tiles in ("never", "always"))
+    latents, in_tiles = whole.encode_image(picture), parts.encode_image(picture)
+    assert in_tiles.shape == latents.shape == (1, 4, 80, 64)
+    assert (in_tiles - latents).square().mean() < 1e-3 * latents.square().mean()
+    expected, found = whole.decode(latents), parts.decode(latents)
+    assert found.shape == expected.shape == picture.shape
+    assert (found - expected).abs().mean() < 0.005
+    assert (found - expected).abs().max() < 0.05
+
+
+def test_offloading_changes_no_number_and_leaves_every_network_where_it_was(model: StableDiffusion, pictures: Tensor):
+    moved: list[tuple[str, str]] = []
+    networks = {"text": model.text, "unet": model.unet, "vae": model.vae}
+    for name, network in networks.items():
+        network.to = lambda device, name=name: moved.append((name, str(device)))  # type: ignore[method-assign]
+    try:
+        outcomes = []
+        for pipeline in (Pipeline(model), Pipeline(model, offload="cpu")):
+            init = pipeline.encode_image(pictures)
+            outcomes.append(pipeline.decode(draw(pipeline, "ddim", [0, 1, 2, 3], init=init, strength=0.5)))
+    finally:
+        for network in networks.values():
+            del network.to
+    assert torch.equal(*outcomes)
+    assert [name for name, _ in moved] == ["vae"] * 2 + ["text"] * 4 + ["unet"] * 2 + ["vae"] * 2
+
+
+def test_what_decode_gives_is_what_a_png_keeps(pipeline: Pipeline, latents: Tensor):
+    images = pipeline.decode(latents)
+    assert torch.equal(from_bytes(to_bytes(images)), images)
