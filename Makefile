@@ -6,8 +6,9 @@ BIN    := .venv/bin
 sweep: .venv/ready
 	$(BIN)/sdlab sweep experiments/cfg_vs_steps.toml
 
+# One worker a core, each with one thread: most tensors here are too small to share.
 test: .venv/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 slow: .venv/ready
 	$(BIN)/python -m pytest -m slow

@@ -112,7 +112,9 @@ def generate(
     init_image: Annotated[Path | None, typer.Option(help="a picture to start from")] = None,
     strength: Annotated[float | None, typer.Option(help="0 keeps the picture, 1 ignores it  [default: 0.6]")] = None,
     fit: Annotated[str | None, typer.Option(help="bring it to size: crop or pad  [default: crop]")] = None,
-    size: Annotated[str | None, typer.Option(help="width x height, like 512x512  [default: the model's]")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="like 512x384; multiples of 8 (scenes: 4)  [default: the model's]")
+    ] = None,
     sampler: Annotated[str, typer.Option(help="see sdlab list samplers")] = "dpmpp_2m",
     grid: Annotated[str, typer.Option(help="see sdlab list grids")] = "trailing",
     steps: Annotated[int, typer.Option(help="steps of the sampler")] = 20,
@@ -221,8 +223,10 @@ def new(
 @app.command("list", epilog="Example: sdlab list samplers")
 def list_(what: Annotated[Listed, typer.Argument(help="what to list")]) -> None:
     """List what can stand in a sweep, a line each."""
-    for name, about in _lists(what):
-        print(f"{name:<18}{about}")
+    lines = _lists(what)
+    width = max(18, *(len(name) + 2 for name, _ in lines))
+    for name, about in lines:
+        print(f"{name:<{width}}{about}")
 
 
 def _lists(what: Listed) -> list[tuple[str, str]]:

@@ -86,7 +86,7 @@ def plot_paths(names: Sequence[str], path: Path) -> None:
     """
     columns = min(4, len(names))
     rows = math.ceil(len(names) / columns)
-    figure = Figure(figsize=(2.6 * columns, 2.75 * rows), layout="constrained")
+    figure = Figure(figsize=(2.6 * columns, 2.95 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False)
     for panel, name in zip(panels.flat, names, strict=False):
         _draw_paths(panel, name)

@@ -16,6 +16,7 @@ from PIL import Image
 
 import samplers
 from sdlab import guidance
+from sdlab.metrics import METRICS
 from sdlab.model.model_loader import load
 from sdlab.pipeline import Pipeline
 
@@ -47,7 +48,7 @@ def test_help_is_everywhere_and_ends_with_an_example(command: list[str], tmp_pat
         ("samplers", samplers.SAMPLERS),
         ("grids", samplers.GRIDS),
         ("guidance", guidance.GUIDANCE),
-        ("metrics", ["fid", "kid", "clip_score", "prompt_accuracy"]),
+        ("metrics", METRICS),
         ("models", ["scenes", "sd15"]),
     ],
 )
@@ -83,7 +84,6 @@ def test_generate_writes_pictures_with_their_parameters_and_replaces_none(tmp_pa
         (["--dtype", "int8"], "--dtype must be one of float32, bfloat16, float16, got 'int8'"),
         (["--device", "quantum"], '--device: should be "auto", "cpu"'),
         (["--model", "scnes"], "unknown model 'scnes' (did you mean 'scenes'?)"),
-        (["--model", "sd15"], "v1-5-pruned-emaonly.ckpt"),
     ],
 )
 def test_a_slip_in_an_option_is_one_line(options: list[str], message: str, tmp_path: Path):
@@ -93,6 +93,13 @@ def test_a_slip_in_an_option_is_one_line(options: list[str], message: str, tmp_p
     assert len(done.stderr.splitlines()) == 1
     assert message in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_files_of_a_model_are_named_at_once(tmp_path: Path):
+    done = sdlab("generate", PROMPT, "--model", "sd15", cwd=tmp_path)
+    assert done.returncode == 2
+    assert all(line.startswith("error: model 'sd15': ") for line in done.stderr.splitlines())
+    assert all(name in done.stderr for name in ("v1-5-pruned-emaonly.ckpt", "vocab.json", "merges.txt", "usual hub"))
 
 
 SWEEP = """

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from sdlab import cli, scenes
+import samplers
+from sdlab import cli, plugins, scenes
 from sdlab.model.model_loader import load
 from sdlab.picture import read_picture, to_bytes
 from sdlab.pipeline import Pipeline
@@ -118,6 +119,17 @@ def test_in_between_the_picture_shows_through(sdlab: Sdlab, photo: Path):
         return float(np.abs(pixels(sdlab("generate", PROMPT, *options).out[0]) - picture).mean())
 
     assert far("0.1") < far("0.5") < far("1")
+
+
+def test_a_sampler_of_ones_own_draws(sdlab: Sdlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(plugins, "_PLUGINS", {})
+    monkeypatch.setitem(samplers.SAMPLERS, "mine.py:Mine", samplers.SAMPLERS["ddpm"])  # taken out again afterwards
+    (tmp_path / "mine.py").write_text("from samplers import SAMPLERS\nclass Mine(SAMPLERS['euler']): pass\n")
+    own, euler = (sdlab("generate", PROMPT, "--steps", "2", "--sampler", s) for s in ("mine.py:Mine", "euler"))
+    np.testing.assert_array_equal(pixels(own.out[0]), pixels(euler.out[0]))
+    assert sdlab("generate", PROMPT, "--sampler", "yours.py:Mine").err == [
+        "error: yours.py: cannot be read: no such file or directory"
+    ]
 
 
 def test_offload_and_tiles_on_this_device_change_nothing_in_a_small_picture(sdlab: Sdlab):

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from fake_bench import TOML
 
+import samplers
+from sdlab import plugins
 from sdlab.errors import UsageError
 from sdlab.model.locate import ModelSource
 from sdlab.resources import ROOT
@@ -211,7 +213,9 @@ def test_a_model_can_be_a_table_that_names_its_files(file):
     assert load_plan(file, {"model": "scenes"}).source == ModelSource("scenes")
 
 
-def test_a_sampler_of_ones_own_is_found_beside_the_sweep(file):
+def test_a_sampler_of_ones_own_is_found_beside_the_sweep(file, monkeypatch):
+    monkeypatch.setattr(plugins, "_PLUGINS", {})
+    monkeypatch.setitem(samplers.SAMPLERS, "mine.py:Mine", samplers.SAMPLERS["euler"])  # taken out again afterwards
     (file.parent / "mine.py").write_text(
         "class Mine:\n"
         "    order, stochastic = 1, False\n"
