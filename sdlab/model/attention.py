@@ -97,14 +97,6 @@ class SpatialTransformer(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         """x (B, C, H, W), context (B, S, C') -> (B, C, H, W)."""
-        h = _per_position(self.proj_in, self.norm(x).flatten(2).transpose(1, 2))  # (B, HW, C)
-        h = _per_position(self.proj_out, self.block(h, context))
-        return x + h.transpose(1, 2).reshape(x.shape)
-
-
-def _per_position(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A 1 × 1 convolution of a map that lies as tokens, (B, T, C) -> (B, T, C'): the matrix product that it is.
-
-    Handed to the convolution in this layout, bfloat16 training on a CPU gets wrong gradients (PyTorch 2.13).
-    """
-    return F.linear(x, conv.weight.flatten(1), conv.bias)
+        h = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)  # (B, HW, C)
+        h = self.block(h, context).transpose(1, 2).reshape(x.shape)
+        return x + self.proj_out(h)
