@@ -140,7 +140,7 @@ def train(stage: Stage, config: TrainConfig, console: Console) -> dict[str, floa
 
 
 def _attention(device: str) -> AbstractContextManager[object]:
-    """The fused attention's backward pass is slow on a CPU for short sequences: plain products save a third of a step."""
+    """On a CPU, fused attention is slow backwards on short sequences: plain products save a third of a step."""
     return sdpa_kernel(SDPBackend.MATH) if torch.device(device).type == "cpu" else nullcontext()
 
 
