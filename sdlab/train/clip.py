@@ -23,18 +23,18 @@ from sdlab.model.clip import Clip
 from sdlab.model.model_loader import save_part
 from sdlab.model.tokenizer import Tokenizer, train_vocabulary, write_vocabulary
 from sdlab.scenes.captions import alter, state, word
-from sdlab.scenes.world import COLOURS, SHAPES
+from sdlab.scenes.world import COLOURS, SHAPES, SIZES
 from sdlab.train.config import TrainConfig
 from sdlab.train.folder import configuration, update
 
 
 class Grounded(nn.Module):
-    """A CLIP, and a linear reading of each tower: which colours and shapes stand in which half of the picture."""
+    """A CLIP, and a linear reading of each tower: which colours, shapes and sizes stand in which half of the picture."""
 
     def __init__(self, clip: Clip) -> None:
         super().__init__()
         self.clip = clip
-        facts = len(_HALVES) * (len(COLOURS) + len(SHAPES))
+        facts = len(_HALVES) * (len(COLOURS) + len(SHAPES) + len(SIZES))
         self.of_image = nn.Linear(clip.image_projection.out_features, facts)
         self.of_text = nn.Linear(clip.text_projection.out_features, facts)
 
@@ -49,12 +49,19 @@ _HALVES = ("left", "right", "top", "bottom")
 
 
 def where(world: scenes.Scenes) -> Tensor:
-    """Whether an object of each colour and each shape has its centre in each half of the picture, (B, F) of 0 and 1."""
+    """Whether an object of each colour, shape and size has its centre in each half of the picture, (B, F) of 0 and 1."""
     x, y = world.centre.unbind(-1)  # (B, 2)
     middle = scenes.PIXELS / 2
     there = torch.arange(2) < world.count[:, None]
     inside = torch.stack([x < middle, x >= middle, y < middle, y >= middle], 1) & there[:, None]  # (B, halves, objects)
-    kinds = torch.cat([F.one_hot(world.colour, len(COLOURS)), F.one_hot(world.shape, len(SHAPES))], -1)
+    kinds = torch.cat(
+        [
+            F.one_hot(world.colour, len(COLOURS)),
+            F.one_hot(world.shape, len(SHAPES)),
+            F.one_hot(world.size, len(SIZES)),
+        ],
+        dim=-1,
+    )
     return (inside.float() @ kinds.float()).clamp(max=1).flatten(1)
 
 
