@@ -41,6 +41,7 @@ class Listed(StrEnum):
 class StageOption(StrEnum):
     """What `sdlab train` can train."""
 
+    text = "text"
     clip = "clip"
     vae = "vae"
     unet = "unet"

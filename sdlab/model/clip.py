@@ -86,7 +86,8 @@ class ClipVision(nn.Module):
         self.norm_in = nn.LayerNorm(width)
         self.layers = _layers(width, config.heads, config.layers)
         self.norm_out = nn.LayerNorm(width)
-        nn.init.normal_(self.position.weight, std=width**-0.5)
+        # Larger than the paper's width^−½, so that where a patch is does not drown in what it shows.
+        nn.init.normal_(self.position.weight, std=0.5)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) in [−1, 1] at the configured size -> (B, width), the class token after the last norm."""

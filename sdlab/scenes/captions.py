@@ -21,6 +21,7 @@ _RELATION_WORDS = (
     ("below", "under", "beneath"),
 )
 _ANY_SHAPE = "shape"
+NOUNS = (*SHAPES, _ANY_SHAPE)  # a caption has one for each of its objects
 _OPENINGS = ("", "", "a picture of ", "an image of ")
 _GROUNDS = ("on a {} background", "against a {} background", "with a {} background", "on {}")
 
@@ -101,7 +102,7 @@ _RELATION_OF = {phrase: k for k, phrases in enumerate(_RELATION_WORDS) for phras
 _SIZE_OF = {phrase: k for k, phrases in enumerate(_SIZE_WORDS) for phrase in phrases}
 _THING = re.compile(
     r"\ban? (?:(?P<size>{}) )?(?:(?P<colour>{}) )?(?P<shape>{})\b".format(
-        "|".join(_SIZE_OF), "|".join(COLOURS), "|".join((*SHAPES, _ANY_SHAPE))
+        "|".join(_SIZE_OF), "|".join(COLOURS), "|".join(NOUNS)
     )
 )
 _LINK = re.compile(r"\b({})\b".format("|".join(sorted(_RELATION_OF, key=len, reverse=True))))

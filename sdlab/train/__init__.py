@@ -1,4 +1,7 @@
-"""Training of the lab model: `sdlab train clip | vae | evaluator | unet CONFIG.toml`, the U-Net after CLIP and VAE."""
+"""Training of the lab model: `sdlab train text | clip | vae | evaluator | unet CONFIG.toml`.
+
+CLIP comes after its text tower, the U-Net after text tower and VAE.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from rich.console import Console
 
 from sdlab.train.config import TrainConfig, load_config
 
-StageName = Literal["clip", "vae", "unet", "evaluator"]
+StageName = Literal["text", "clip", "vae", "unet", "evaluator"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
 
 
@@ -26,9 +29,10 @@ def run(stage: StageName, config_path: Path, console: Console) -> dict[str, floa
     from sdlab.train.clip import ClipStage
     from sdlab.train.evaluator import EvaluatorStage
     from sdlab.train.loop import Stage, train
+    from sdlab.train.text import TextStage
     from sdlab.train.unet import UnetStage
     from sdlab.train.vae import VaeStage
 
     builders: dict[str, Callable[[TrainConfig], Stage]]
-    builders = {"clip": ClipStage, "vae": VaeStage, "unet": UnetStage, "evaluator": EvaluatorStage}
+    builders = {"text": TextStage, "clip": ClipStage, "vae": VaeStage, "unet": UnetStage, "evaluator": EvaluatorStage}
     return train(builders[stage](config), config, console)

@@ -38,10 +38,13 @@ class TrainConfig(BaseModel):
     threads: int | None = Field(None, gt=0, description="CPU threads; by default PyTorch's own choice")
     save_every: int = Field(200, gt=0, description="steps between checkpoints")
     kl: float = Field(2e-4, ge=0, description="vae: weight of the mean KL divergence per latent number")
-    grounding: float = Field(5.0, ge=0, description="clip: weight of the two losses of what stands where")
+    grounding: float = Field(5.0, ge=0, description="clip: weight of the loss of what stands where")
     scenes: int = Field(40_000, gt=0, description="unet: pictures encoded once and then trained on")
     drop_caption: float = Field(
         0.1, ge=0, le=1, description="unet: share of empty captions, for classifier-free guidance"
+    )
+    level_power: float = Field(
+        1.0, gt=0, description="unet: t = n·u^power, u uniform; below 1, more of the noisy levels that captions decide"
     )
 
 

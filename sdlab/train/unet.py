@@ -64,17 +64,21 @@ class UnetStage:
         """Mean squared error of the prediction at random levels."""
         n = self.config.batch
         chosen = torch.randint(len(self.world), (n,), generator=generator)
-        return self._error(self.latents[chosen].float(), self.world[chosen], generator, self.config.drop_caption), {}
+        x0, world = self.latents[chosen].float(), self.world[chosen]
+        return self._error(x0, world, generator, self.config.drop_caption, self.config.level_power), {}
 
-    def _error(self, x0: Tensor, world: scenes.Scenes, generator: torch.Generator, drop: float) -> Tensor:
+    def _error(
+        self, x0: Tensor, world: scenes.Scenes, generator: torch.Generator, drop: float = 0.0, power: float = 1.0
+    ) -> Tensor:
         n, device = len(x0), x0.device
         captions = scenes.describe(world, generator)
         dropped = torch.rand(n, generator=generator) < drop
         tokens = self.tokenizer(["" if gone else c for gone, c in zip(dropped, captions, strict=True)])
         with torch.no_grad():
             context = self.text(tokens.to(device))
-        # One level in each n-th of the table: the same mean as independent draws, with less variance.
-        t = ((torch.arange(n) + torch.rand(n, generator=generator)) * (len(self.alpha) / n)).long()
+        # One draw in each n-th of [0, 1): the same mean as independent draws, with less variance.
+        u = (torch.arange(n) + torch.rand(n, generator=generator)) / n
+        t = (u**power * len(self.alpha)).long().clamp(max=len(self.alpha) - 1)
         alpha, sigma = self.alpha[t].view(-1, 1, 1, 1).to(device), self.noise[t].view(-1, 1, 1, 1).to(device)
         noise = torch.randn(x0.shape, generator=generator).to(device)
         target = noise if self.model.prediction == "eps" else alpha * noise - sigma * x0
@@ -91,7 +95,7 @@ class UnetStage:
                 world = scenes.sample(256, generator, split)
                 x0 = self._encode(world).float()
                 with torch.autocast(x0.device.type, torch.bfloat16):
-                    errors.append(self._error(x0, world, generator, drop=0.0))
+                    errors.append(self._error(x0, world, generator))
             measured[f"loss_{split}"] = float(torch.stack(errors).mean())
         save_part(Path(self.config.model) / "unet.safetensors", self.trained, torch.bfloat16)
         return measured

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,16 @@ from torch import nn
 
 from sdlab import scenes
 from sdlab.errors import RunError, UsageError
+from sdlab.model.clip import Clip
 from sdlab.model.config import SCENES, ClipTextConfig, ClipVisionConfig, ModelConfig, UnetConfig, VaeConfig
 from sdlab.model.model_loader import load, load_part, read_config, save_config
 from sdlab.pipeline import Pipeline
 from sdlab.scenes.reader import Evaluator
-from sdlab.train import run
-from sdlab.train.clip import where
+from sdlab.train import STAGES, run
 from sdlab.train.config import TrainConfig, load_config
 from sdlab.train.evaluator import weather
 from sdlab.train.loop import Average, learning_rate, train
+from sdlab.train.text import where
 from sdlab.train.unet import UnetStage
 from sdlab.train.vae import psnr
 
@@ -139,11 +141,11 @@ def write(path: Path, config: TrainConfig) -> Path:
     return path
 
 
-def test_the_four_stages_make_a_model_that_generates(tmp_path: Path):
+def test_the_stages_make_a_model_that_generates(tmp_path: Path):
     folder = tmp_path / "model"
     save_config(folder, TINY)
     measured = {}
-    for stage in ("clip", "vae", "unet", "evaluator"):
+    for stage in STAGES:
         file = write(tmp_path / f"{stage}.toml", settings(tmp_path, out=tmp_path / stage))
         measured |= run(stage, file, QUIET)
     assert measured["psnr_db"] > 5
@@ -156,11 +158,14 @@ def test_the_four_stages_make_a_model_that_generates(tmp_path: Path):
     assert isinstance(load_part(folder / "evaluator.safetensors", Evaluator), Evaluator)
 
 
-@pytest.mark.parametrize("stage", ["clip", "vae", "unet", "evaluator"])
+NEEDS = {"clip": ["text"], "unet": ["text", "vae"]}
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_learns(stage: str, tmp_path: Path):
     folder = tmp_path / "model"
     save_config(folder, TINY)
-    for before in ("clip", "vae") if stage == "unet" else ():
+    for before in NEEDS.get(stage, ()):
         run(before, write(tmp_path / "before.toml", settings(tmp_path, out=tmp_path / before)), QUIET)
     config = settings(tmp_path, out=tmp_path / "learn", steps=61, batch=16, lr=3e-3, scenes=64)
     run(stage, write(tmp_path / "learn.toml", config), QUIET)
@@ -171,10 +176,25 @@ def test_every_stage_learns(stage: str, tmp_path: Path):
     assert min(losses[-2:]) < 0.97 * losses[0]
 
 
-def test_the_unet_says_what_it_lacks(tmp_path: Path):
+@pytest.mark.parametrize("stage", NEEDS)
+def test_a_stage_says_what_it_lacks(stage: str, tmp_path: Path):
     save_config(tmp_path / "model", TINY)
     with pytest.raises(UsageError, match=r"clip\.safetensors: no such file"):
-        run("unet", write(tmp_path / "u.toml", settings(tmp_path)), QUIET)
+        run(stage, write(tmp_path / "t.toml", settings(tmp_path)), QUIET)
+
+
+def test_clip_leaves_the_text_tower_as_it_is(tmp_path: Path):
+    """The U-Net was trained on its states, or will be: in whichever order the two are trained."""
+    folder = tmp_path / "model"
+    save_config(folder, TINY)
+    texts = []
+    for stage in ("text", "clip"):
+        run(stage, write(tmp_path / f"{stage}.toml", settings(tmp_path, out=tmp_path / stage)), QUIET)
+        built = partial(Clip, replace(TINY.text, vocab_size=read_config(folder).text.vocab_size), TINY.vision)
+        texts.append(load_part(folder / "clip.safetensors", built).text.state_dict())
+    assert texts[0].keys() == texts[1].keys()
+    for key, value in texts[0].items():
+        assert value.equal(texts[1][key]), key
 
 
 def test_the_unet_is_not_compiled(tmp_path: Path):
@@ -185,12 +205,13 @@ def test_the_unet_is_not_compiled(tmp_path: Path):
 def test_where_things_stand():
     """Read off the relation, which fixes the halves of two objects relative to each other, and off single objects."""
     world = scenes.sample(400, torch.Generator().manual_seed(0), "all")
-    facts = where(world).view(400, 4, 16).bool()
+    facts = where(world).view(400, 4, 18).bool()
     assert (facts[:, 0] | facts[:, 1]).equal(facts[:, 2] | facts[:, 3])  # whatever is anywhere is in a half each way
     seen = facts.any(1)
     rows = torch.arange(400)
     assert seen[rows, world.colour[:, 0]].all()
     assert seen[rows, 8 + world.shape[:, 0]].all()
+    assert seen[rows, 16 + world.size[:, 0]].all()
     assert (seen[:, :8].sum(1) <= world.count).all()
     alone = world.count == 1
     assert facts[alone, 0].any(1).equal(world.centre[alone, 0, 0] < 32)
@@ -210,7 +231,7 @@ def test_mistakes_in_a_description_are_told_all_at_once(tmp_path: Path):
 
 
 def test_the_shipped_descriptions_are_valid():
-    for stage in ("clip", "vae", "unet", "evaluator"):
+    for stage in STAGES:
         assert load_config(Path("experiments/train") / f"{stage}.toml").steps > 0
 
 
