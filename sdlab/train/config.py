@@ -43,8 +43,8 @@ class TrainConfig(BaseModel):
     drop_caption: float = Field(
         0.1, ge=0, le=1, description="unet: share of empty captions, for classifier-free guidance"
     )
-    level_power: float = Field(
-        1.0, gt=0, description="unet: t = n·u^power, u uniform; below 1, more of the noisy levels that captions decide"
+    focus: float | None = Field(
+        None, gt=0, lt=1, description="unet: where in the table of timesteps most are drawn; by default uniformly"
     )
 
 

@@ -8,6 +8,7 @@ Noise prediction after Ho et al. 2020 (arXiv 2006.11239, Eq. 14) or v-prediction
 from __future__ import annotations
 
 from functools import partial
+from math import log
 from pathlib import Path
 
 import torch
@@ -23,6 +24,8 @@ from sdlab.model.model_loader import load_part, read_config, save_part
 from sdlab.model.tokenizer import Tokenizer
 from sdlab.model.vae import Vae
 from sdlab.train.config import TrainConfig
+
+_SHARE, _WIDTH = 0.7, 0.8  # of the levels drawn around `focus`: how many, and how wide in logits
 
 
 class UnetStage:
@@ -65,10 +68,15 @@ class UnetStage:
         n = self.config.batch
         chosen = torch.randint(len(self.world), (n,), generator=generator)
         x0, world = self.latents[chosen].float(), self.world[chosen]
-        return self._error(x0, world, generator, self.config.drop_caption, self.config.level_power), {}
+        return self._error(x0, world, generator, self.config.drop_caption, self.config.focus), {}
 
     def _error(
-        self, x0: Tensor, world: scenes.Scenes, generator: torch.Generator, drop: float = 0.0, power: float = 1.0
+        self,
+        x0: Tensor,
+        world: scenes.Scenes,
+        generator: torch.Generator,
+        drop: float = 0.0,
+        focus: float | None = None,
     ) -> Tensor:
         n, device = len(x0), x0.device
         captions = scenes.describe(world, generator)
@@ -76,9 +84,7 @@ class UnetStage:
         tokens = self.tokenizer(["" if gone else c for gone, c in zip(dropped, captions, strict=True)])
         with torch.no_grad():
             context = self.text(tokens.to(device))
-        # One draw in each n-th of [0, 1): the same mean as independent draws, with less variance.
-        u = (torch.arange(n) + torch.rand(n, generator=generator)) / n
-        t = (u**power * len(self.alpha)).long().clamp(max=len(self.alpha) - 1)
+        t = (_fractions(n, generator, focus) * len(self.alpha)).long().clamp(max=len(self.alpha) - 1)
         alpha, sigma = self.alpha[t].view(-1, 1, 1, 1).to(device), self.noise[t].view(-1, 1, 1, 1).to(device)
         noise = torch.randn(x0.shape, generator=generator).to(device)
         target = noise if self.model.prediction == "eps" else alpha * noise - sigma * x0
@@ -99,3 +105,20 @@ class UnetStage:
             measured[f"loss_{split}"] = float(torch.stack(errors).mean())
         save_part(Path(self.config.model) / "unet.safetensors", self.trained, torch.bfloat16)
         return measured
+
+
+def _fractions(n: int, generator: torch.Generator, focus: float | None) -> Tensor:
+    """n places in the table of timesteps, in [0, 1): uniform, or with `focus` most of them around it, in logits normal.
+
+    The normal logits: Esser et al. 2024, arXiv 2403.03206, section 3.1. A share stays uniform, so that all levels are
+    learnt. Each n-th of either distribution has one draw: the mean of independent ones, with less variance.
+    """
+
+    def spread(count: int) -> Tensor:
+        return (torch.arange(count) + torch.rand(count, generator=generator)) / max(count, 1)
+
+    if focus is None:
+        return spread(n)
+    around = round(_SHARE * n)
+    logits = log(focus / (1 - focus)) + _WIDTH * torch.special.ndtri(spread(around).clamp(1e-4, 1 - 1e-4))
+    return torch.cat([logits.sigmoid(), spread(n - around)])
