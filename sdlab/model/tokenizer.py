@@ -81,6 +81,9 @@ class Tokenizer:
             if not right or " " in right:
                 raise UsageError(f"{merges}: line {number} must be two symbols with a space between, got {line!r}")
             pairs.append((left, right))
+        made = {START, END, *(left + right for left, right in pairs)}
+        if orphan := next((w for w in words if len(w.removesuffix(WORD_END)) > 1 and w not in made), None):
+            raise UsageError(f"{merges}: no line makes {orphan!r}, which {vocab} holds; a part of the file is missing")
         try:
             return cls(words, pairs, context_length)
         except Exception as error:  # tokenizers raises nothing narrower for a merge that the vocabulary lacks

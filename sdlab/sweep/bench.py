@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from math import ceil, nan
 from pathlib import Path
@@ -37,6 +38,9 @@ class LabBench:
         self.plan = plan
         model = load(plan.source, plan.device, getattr(torch, plan.dtype))
         self.pipeline = Pipeline(model)
+        for prompt in dict.fromkeys((*plan.prompts, plan.negative)):
+            if cut := model.tokenizer.cut(prompt):
+                print(f"note: the prompt {prompt!r} is too long, dropped from its end: {cut!r}", file=sys.stderr)
         self.context = self.pipeline.encode(plan.prompts)
         self.uncond = self.pipeline.encode([plan.negative])
         self.pictures: Tensor | None = None  # (P, 3, H, W), white where a prompt has none

@@ -11,6 +11,8 @@ from typing import Literal, get_args
 
 from rich.console import Console
 
+from sdlab.errors import RunError, UsageError
+from sdlab.files import reason
 from sdlab.train.config import TrainConfig, load_config
 
 StageName = Literal["text", "clip", "vae", "unet", "evaluator"]
@@ -26,6 +28,7 @@ def run(stage: StageName, config_path: Path, console: Console) -> dict[str, floa
     """
     config = load_config(config_path)
     # Imported here, so that a slip in the description is told before seconds of imports.
+    from sdlab.device import resolve
     from sdlab.train.clip import ClipStage
     from sdlab.train.evaluator import EvaluatorStage
     from sdlab.train.loop import Stage, train
@@ -33,6 +36,14 @@ def run(stage: StageName, config_path: Path, console: Console) -> dict[str, floa
     from sdlab.train.unet import UnetStage
     from sdlab.train.vae import VaeStage
 
+    try:
+        config = config.model_copy(update={"device": resolve(config.device)})
+    except ValueError as error:
+        raise UsageError(f"{config_path}: device: {error}") from None
+    try:
+        config.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make {config.out}: {reason(error)}") from None
     builders: dict[str, Callable[[TrainConfig], Stage]]
     builders = {"text": TextStage, "clip": ClipStage, "vae": VaeStage, "unet": UnetStage, "evaluator": EvaluatorStage}
     return train(builders[stage](config), config, console)

@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sdlab.errors import UsageError, did_you_mean
+from sdlab.files import reason
 from sdlab.resources import find
 
 
@@ -52,9 +53,11 @@ def load_config(path: Path) -> TrainConfig:
     """Read a training description; every mistake at once, a line each, as UsageError."""
     path = find(path)
     try:
-        table = tomllib.loads(path.read_text())
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {reason(error)}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from None
     try:

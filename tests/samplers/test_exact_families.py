@@ -131,7 +131,6 @@ def test_the_denoiser_of_a_large_set_keeps_its_digits_near_the_data():
         (lambda: CLASSES.given(1), "there is no class 1; there are 0, 4"),
         (lambda: GaussianMixture(torch.zeros(2, 5), torch.ones(3)), "stds must have shape (2,)"),
     ],
-    ids=str,
 )
 def test_a_slip_is_answered_in_one_clear_line(slip, line):
     with pytest.raises(ValueError) as caught:

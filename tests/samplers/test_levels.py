@@ -117,7 +117,6 @@ def test_zero_terminal_snr_demands_another_prediction_than_noise():
         (lambda: samplers.zero_terminal_snr(SD, 1000.0), "above 2254.24, the level before it, got 1000.0"),
         (lambda: samplers.vp_levels().sigma(1.5), "time 1.5 lies outside the levels, which go from 0.001 to 1.0"),
     ],
-    ids=str,
 )
 def test_a_slip_is_answered_in_one_clear_line(slip, line):
     with pytest.raises(ValueError) as caught:

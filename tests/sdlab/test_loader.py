@@ -457,7 +457,8 @@ def test_vocabulary_files_are_read_back(tmp_path):
         ("vocab.json", "{", "vocab.json: not JSON"),
         ("vocab.json", json.dumps({"a": 0, "b": 7}), "vocab.json: must map each token to its id, 0 to 1 once each"),
         ("merges.txt", "#version: 0.2\na b\nabc\n", "merges.txt: line 3 must be two symbols"),
-        ("merges.txt", "#version: 0.2\nq zzz\n", "do not belong together"),
+        ("merges.txt", "", "merges.txt: no line makes '.*', which .*vocab.json holds; a part of the file is missing"),
+        ("vocab.json", json.dumps({START: 0, END: 1}), "do not belong together"),
     ],
 )
 def test_broken_vocabulary_files_are_named(tmp_path, file, text, message):

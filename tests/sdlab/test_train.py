@@ -137,7 +137,7 @@ def test_weather_keeps_pictures_recognisable():
 def write(path: Path, config: TrainConfig) -> Path:
     rows = [f'model = "{config.model}"', f'out = "{config.out}"', f"steps = {config.steps}", f"batch = {config.batch}"]
     rows += [f"lr = {config.lr}", f"warmup = {config.warmup}", f'precision = "{config.precision}"']
-    path.write_text("\n".join([*rows, f"scenes = {config.scenes}"]))
+    path.write_text("\n".join([*rows, f"scenes = {config.scenes}", f'device = "{config.device}"']))
     return path
 
 
@@ -228,6 +228,19 @@ def test_mistakes_in_a_description_are_told_all_at_once(tmp_path: Path):
     assert any("steps" in line and "-1" in line for line in lines)
     assert any("batch" in line and "'many'" in line for line in lines)
     assert any("learning_rate: unknown key" in line for line in lines)
+
+
+def test_what_a_run_cannot_use_is_told_in_a_line(tmp_path: Path):
+    (tmp_path / "file").touch()
+    for error, message, changes in (
+        (UsageError, r"run\.toml: device: 'cuda:99' is not on this machine", {"device": "cuda:99"}),
+        (UsageError, r'run\.toml: device: should be "auto", "cpu"', {"device": "tpu"}),
+        (RunError, r"cannot make .*file/out: not a directory", {"out": tmp_path / "file" / "out"}),
+    ):
+        with pytest.raises(error, match=message):
+            run("vae", write(tmp_path / "run.toml", settings(tmp_path, **changes)), QUIET)
+    with pytest.raises(UsageError, match=f"{tmp_path}: cannot be read: is a directory"):
+        load_config(tmp_path)
 
 
 def test_the_shipped_descriptions_are_valid():

@@ -133,6 +133,13 @@ def test_one_picture_for_all_is_brought_to_size_and_kept_at_strength_0(run: Swee
         np.testing.assert_array_equal(picture, to_bytes(expected)[0].numpy())
 
 
+def test_the_words_that_a_long_prompt_loses_are_told(run: Sweep, capsys: pytest.CaptureFixture[str]):
+    prompts = f'[prompts]\nlist = ["a red circle{" on a grey background" * 30} at last", "a blue star"]'
+    assert run(toml(metrics="metrics = []", prompts=prompts, image="", strength="")) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"note: the prompt 'a red circle .*' is too long, dropped from its end: '.* at last'", line)
+
+
 def test_another_picture_in_the_file_is_another_sweep(run: Sweep):
     text = toml(image=PHOTO, strength="strength = 0")
     photo("photo.png", 5)
