@@ -254,8 +254,8 @@ def test_the_default_sweep_is_36_cells_of_256_images():
 BAD = [
     ('model = "scenes"', 'modle = "scenes"', [
         'model: missing; it should be a model, like "scenes"',
-        "modle: unknown key 'modle' (did you mean 'model'?); known: batch, cells, device, dtype, exclude, extra, "
-        "image, images, metric_files, metrics, model, name, prompts, seed",
+        "modle: unknown key 'modle' (did you mean 'model'?); known: batch, cells, compare, device, dtype, exclude, "
+        "extra, image, images, metric_files, metrics, model, name, prompts, seed",
     ]),
     ('model = "scenes"', 'model = "scnes"', [
         "model: unknown model 'scnes' (did you mean 'scenes'?); known: scenes, sd15, or the path of a model file or "
@@ -312,15 +312,17 @@ BAD = [
     ("steps = [5, 10]", "steps = []", ["cells.steps: should have at least one value, got []"]),
     ("steps = [5, 10]", 'steps = 5\ngrid = "karas"', None),
     ("steps = [5, 10]", 'stps = 5', [
-        "cells.steps: missing; it should be whole numbers from 1, like [5, 10, 20]",
-        "cells.stps: unknown key 'stps' (did you mean 'steps'?); known: grid, guidance, sampler, steps, "
-        "strength",
+        "cells.steps: missing; it should be whole numbers from 1, like [5, 10, 20], or in their place passes, the "
+        "network passes of an image",
+        "cells.stps: unknown key 'stps' (did you mean 'steps'?); known: grid, guidance, passes, sampler, "
+        "steps, strength",
     ]),
     ("steps = [5, 10]", "steps = 5\n[[exclude]]\nsteps = 5", [
         "cells: no cell is left: give [cells] or [[extra]], or exclude less",
     ]),
     ("steps = [5, 10]", "steps = 5\n[[exclude]]", [
-        "exclude[0]: an empty exclusion would drop every cell; give sampler, grid, guidance, steps or strength",
+        "exclude[0]: an empty exclusion would drop every cell; give sampler, grid, guidance, passes, steps or "
+        "strength",
     ]),
     ("steps = [5, 10]", 'steps = 5\n[[exclude]]\nsampler = { name = "ddim", foo = 1 }', [
         "exclude[0].sampler[0].foo: unknown option of ddim; it takes: eta",
