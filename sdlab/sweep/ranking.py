@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,7 +20,7 @@ from sdlab.sweep.store import Row
 from sdlab.sweep.table import BEST, TIE
 
 _LINES = 12  # more than these nobody tells apart in one plot
-_AHEAD, _BEHIND, _REAL = "#1b6ca8", "0.55", "#c0392b"
+_AHEAD, _BEHIND = "#1b6ca8", "0.55"
 
 
 def is_crowded(rows: Sequence[Row]) -> bool:
@@ -28,53 +29,57 @@ def is_crowded(rows: Sequence[Row]) -> bool:
     return len(strengths) < 2 and len({(_name(row, rows), row.cell.guidance.label) for row in rows}) > _LINES
 
 
-def panels(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows that are compared with each other: of one budget of passes, or of one number of steps where none is set.
+class Panel(NamedTuple):
+    """Rows that are compared with each other."""
+
+    title: str
+    budget: int | None  # network passes an image
+    rows: list[Row]
+
+
+def panels(rows: Sequence[Row]) -> list[Panel]:
+    """A panel for each budget of passes, or for each number of steps where there are no budgets.
 
     Among budgets, a cell that was given its steps stands at the smallest budget that it has kept.
     """
     budgets = sorted({row.cell.budget for row in rows if row.cell.budget is not None})
     if not budgets:
         numbers = sorted({row.cell.steps for row in rows})
-        return {_count(n, "step"): [row for row in rows if row.cell.steps == n] for n in numbers}
-    found: dict[int, list[Row]] = {budget: [] for budget in budgets}
+        return [Panel(f"{n} step{'s' * (n != 1)}", None, [row for row in rows if row.cell.steps == n]) for n in numbers]
+    found = [Panel(f"{budget} pass{'es' * (budget != 1)}", budget, []) for budget in budgets]
     for row in rows:
-        kept = [budget for budget in budgets if row.network_passes <= budget]
-        if row.cell.budget is not None or kept:
-            found[row.cell.budget or kept[0]].append(row)
-    return {_count(budget, "pass"): group for budget, group in found.items()}
+        wanted = row.cell.budget or min((budget for budget in budgets if row.network_passes <= budget), default=None)
+        if wanted is not None:
+            found[budgets.index(wanted)].rows.append(row)
+    return found
 
 
 def plot_ranking(path: Path, plan: Plan, metric: MetricInfo, rows: Sequence[Row], real: float | None = None) -> None:
     """A dot a cell, the best on top, with ± one standard error; filled where it cannot be told from the panel's best.
 
-    A dotted line down is the value on `real` pictures, where it is known.
+    The value on `real` pictures, where it is known, stands in the title: it may lie far away.
 
     Raises:
         RunError: the file cannot be written.
     """
-    groups = {
-        title: measured
-        for title, group in panels(rows).items()
-        if (measured := [row for row in group if math.isfinite(row.metrics.get(metric.name, math.nan))])
-    }
-    longest = max(map(len, groups.values()), default=1)
-    figure = Figure(figsize=(max(4.6 * len(groups), 6), 1.9 + 0.19 * longest), layout="constrained")
-    panes = figure.subplots(1, max(len(groups), 1), squeeze=False).flat
-    for axes, (title, group) in zip(panes, groups.items(), strict=False):
-        _panel(axes, metric, group, rows)
-        axes.set_title(title, loc="left", fontsize=10)
+    measured = [row for row in rows if math.isfinite(row.metrics.get(metric.name, math.nan))]
+    shown = [panel for panel in panels(measured) if panel.rows]
+    longest = max((len(panel.rows) for panel in shown), default=1)
+    figure = Figure(figsize=(max(4.6 * len(shown), 6), 1.9 + 0.19 * longest), layout="constrained")
+    panes = figure.subplots(1, max(len(shown), 1), squeeze=False).flat
+    for axes, panel in zip(panes, shown, strict=False):
+        _draw(axes, metric, panel, rows)
         axes.set_ylim(longest - 0.5, -0.8)  # the first on top, and the same distances in every panel
-        if real is not None:
-            axes.axvline(real, color=_REAL, linestyle=(0, (1, 2)), linewidth=1.2)
-    figure.suptitle(f"{plan.name}: {metric.label}, {metric.better} is better", x=0.01, ha="left", fontsize=12)
-    figure.legend(handles=_key(real is not None), loc="outside lower left", ncols=4, frameon=False, fontsize=8)
+    title = f"{plan.name}: {metric.label}, {metric.better} is better"
+    title += "" if real is None else f"; as many real renders: {real:.{metric.digits}f}"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    figure.legend(handles=_key(), loc="outside lower left", ncols=3, frameon=False, fontsize=8)
     with replacing(path) as draft:
         figure.savefig(draft, format="png", dpi=120)
 
 
-def _panel(axes: Axes, metric: MetricInfo, group: Sequence[Row], rows: Sequence[Row]) -> None:
-    found = zip(group, standings(metric, group), strict=True)
+def _draw(axes: Axes, metric: MetricInfo, panel: Panel, rows: Sequence[Row]) -> None:
+    found = zip(panel.rows, standings(metric, panel.rows), strict=True)
     placed = [(row, standing) for row, standing in found if standing is not None]
     placed.sort(key=lambda one: one[0].metrics[metric.name], reverse=metric.better == "higher")
     labels = []
@@ -90,7 +95,8 @@ def _panel(axes: Axes, metric: MetricInfo, group: Sequence[Row], rows: Sequence[
             markersize=4.5,
             elinewidth=1,
         )
-        labels.append(f"{_label(row, rows)} {BEST if standing.best else TIE if standing.ties else ' '}")
+        labels.append(f"{_label(row, panel, rows)} {BEST if standing.best else TIE if standing.ties else ' '}")
+    axes.set_title(panel.title, loc="left", fontsize=10)
     axes.set_yticks(range(len(labels)), labels, fontsize=7.5)
     values = [row.metrics[metric.name] for row, _ in placed]
     if not metric.per_image and min(values) > 0 and max(values) > 5 * min(values):
@@ -104,31 +110,25 @@ def _panel(axes: Axes, metric: MetricInfo, group: Sequence[Row], rows: Sequence[
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _key(real: bool) -> list[Line2D]:
+def _key() -> list[Line2D]:
     def dot(face: str, edge: str, label: str) -> Line2D:
         return Line2D([], [], linestyle="", marker="o", color=edge, markerfacecolor=face, markersize=5, label=label)
 
-    line = Line2D([], [], color=_REAL, linestyle=(0, (1, 2)), label="real renders")
     return [
         dot(_AHEAD, _AHEAD, f"best ({BEST}) or not to be told from it at 95 % ({TIE})"),
         dot("white", _BEHIND, "behind"),
-        *([line] if real else []),
         Line2D([], [], linestyle="", label="bars: ± one standard error; in brackets: passes, if below the budget"),
     ]
 
 
-def _label(row: Row, rows: Sequence[Row]) -> str:
+def _label(row: Row, panel: Panel, rows: Sequence[Row]) -> str:
     """What is special about a row of a panel, with its passes where they fall short of the budget."""
     cell, several = row.cell, len({other.cell.guidance.label for other in rows}) > 1
     name = _name(row, rows) + (f", {cell.guidance.label}" if several and cell.guidance.name != "none" else "")
-    short = cell.budget is not None and row.network_passes < cell.budget
+    short = panel.budget is not None and row.network_passes < panel.budget
     return f"{name} ({row.network_passes:.3g})" if short else name
 
 
 def _name(row: Row, rows: Sequence[Row]) -> str:
     several = len({other.cell.grid.label for other in rows}) > 1
     return row.cell.sampler.label + (f", {row.cell.grid.label}" if several else "")
-
-
-def _count(n: int, word: str) -> str:
-    return f"{n} {word}" if n == 1 else f"{n} {word}{'es' if word.endswith('s') else 's'}"
