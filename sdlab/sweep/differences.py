@@ -72,8 +72,8 @@ def _change(metric: MetricInfo, row: Row, other: Row) -> Field:
 def _caption(plan: Plan, count: int) -> tuple[str, ...]:
     wholes = [info.label for info in plan.measures if not info.per_image]
     lines = [
-        f"{_BETTER} better, {_WORSE} worse, {TIE} no difference to be seen, at 95 % confidence; ± one standard error of "
-        "the difference. Both cells of a row have the same noise and prompts.",
+        f"{_BETTER} better, {_WORSE} worse, {TIE} no difference to be seen, at 95 % confidence; ± one standard error "
+        "of the difference. Both cells of a row have the same noise and prompts.",
         f"Of the {count * len(plan.measures)} differences here one in twenty would be marked by chance alone if there "
         "were none: trust what several rows agree in.",
     ]
