@@ -43,13 +43,19 @@ class Cell(BaseModel):
     guidance: Choice
     steps: int
     strength: float | None = None  # of image-to-image
+    budget: int | None = None  # network passes an image, where the sweep names them and the steps follow
 
     @property
     def label(self) -> str:
         """`"ddim · trailing · cfg scale=3 · 10 steps"`, and ` · strength 0.6` where there is one."""
-        steps = f"{self.steps} step{'s' * (self.steps != 1)}"
         strength = [] if self.strength is None else [f"strength {self.strength:g}"]
-        return " · ".join([self.sampler.label, self.grid.label, self.guidance.label, steps, *strength])
+        return " · ".join([self.sampler.label, self.grid.label, self.guidance.label, self.length, *strength])
+
+    @property
+    def length(self) -> str:
+        """`"10 steps"`, or with a budget `"20 passes (10 steps)"`."""
+        steps = f"{self.steps} step{'s' * (self.steps != 1)}"
+        return steps if self.budget is None else f"{self.budget} pass{'es' * (self.budget != 1)} ({steps})"
 
     def complete(self) -> dict[str, Any]:
         """The cell with every default written out: two cells are the same when these are equal."""
@@ -59,6 +65,7 @@ class Cell(BaseModel):
             "guidance": self.guidance.complete(GUIDANCE),
             "steps": self.steps,
             **({} if self.strength is None else {"strength": self.strength}),
+            **({} if self.budget is None else {"budget": self.budget}),
         }
 
 

@@ -1,4 +1,4 @@
-"""Which cell is best, and which cannot be told from it.
+"""Which cell is best, which cannot be told from it, and which two differ in one thing alone.
 
 Image i has the same prompt and the same noise in every cell, so two cells are compared image by image: what an easy
 prompt does to both drops out of the difference.
@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
 from sdlab.metrics import MetricInfo
+from sdlab.sweep.cell import Cell, canonical
 from sdlab.sweep.store import Row
 
 _CONFIDENCE = 0.95
@@ -27,6 +29,7 @@ class Standing:
     low: float
     high: float
     best: bool = False
+    error: float = 0.0  # one standard error of the difference
 
     @property
     def ties(self) -> bool:
@@ -58,14 +61,41 @@ def difference(metric: MetricInfo, row: Row, other: Row) -> Standing:
     if a is not None and b is not None:
         paired = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)
         mean, n = float(paired.mean()), len(paired)
-        margin = float(stdtrit(n - 1, _QUANTILE) * paired.std(ddof=1) / math.sqrt(n)) if n > 1 else math.inf
+        error = float(paired.std(ddof=1) / math.sqrt(n)) if n > 1 else math.inf
+        margin = float(stdtrit(n - 1, _QUANTILE)) * error if n > 1 else math.inf
     else:
         mean = row.metrics[metric.name] - other.metrics[metric.name]
-        margin = float(ndtri(_QUANTILE)) * math.hypot(*(r.stderr.get(metric.name, 0.0) for r in (row, other)))
-    return Standing(mean, mean - margin, mean + margin)
+        error = math.hypot(*(r.stderr.get(metric.name, 0.0) for r in (row, other)))
+        margin = float(ndtri(_QUANTILE)) * error
+    return Standing(mean, mean - margin, mean + margin, error=error)
 
 
 _QUANTILE = (1 + _CONFIDENCE) / 2
+
+
+def pairs(cells: Sequence[Cell], what: str) -> list[tuple[int, int]]:
+    """Indices of cells that differ in `what` alone, an axis or an option of one: the first of its kind, and another.
+
+    Cells with a budget may differ in the steps too that it buys.
+    """
+    first: dict[str, int] = {}
+    found = []
+    for i, cell in enumerate(cells):
+        kind = canonical(_without(cell, what))
+        if first.setdefault(kind, i) != i:
+            found.append((first[kind], i))
+    return found
+
+
+def _without(cell: Cell, what: str) -> dict[str, Any]:
+    parts, (axis, _, option) = cell.complete(), what.partition(".")
+    if option and isinstance(parts[axis], dict):
+        parts[axis] = {key: value for key, value in parts[axis].items() if key != option}
+    elif not option:
+        parts.pop({"passes": "budget"}.get(axis, axis), None)
+    if cell.budget is not None:
+        del parts["steps"]
+    return parts
 
 
 def standard_error(metric: MetricInfo, row: Row) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,8 +15,10 @@ from sdlab.denoiser import Sigma
 from sdlab.pipeline import tail
 from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER
 from sdlab.sweep.cell import Cell
-from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
+
+if TYPE_CHECKING:
+    from sdlab.sweep.plan import Plan  # which asks this file how many steps a budget buys
 
 # Seconds a pass and image, until a run has measured it: on two CPU cores measured, else guessed.
 ASSUMED = {
@@ -83,3 +86,23 @@ def network_passes(cell: Cell) -> float:
     denoise = guidance(model, torch.ones(1, 1), torch.zeros(1, 1))
     samplers.run(rule, denoise, torch.full((1, 1), sigmas[0]), sigmas, noise=samplers.seeded([0]))
     return float(passes)
+
+
+def steps_within(budget: int, cell: Cell) -> int:
+    """The largest number of steps with which the cell takes no more than `budget` network passes an image.
+
+    ValueError where there is none: the rule chooses its steps by what it sees, or one step costs more.
+    """
+    rule = SAMPLER.build(cell.sampler.name, **cell.sampler.options)
+    for steps in range(budget, 0, -1):
+        try:
+            sigmas = GRID.build(cell.grid.name, steps=steps, **cell.grid.options)
+        except ValueError:  # the grid cannot have as many
+            continue
+        calls = rule.nfe(sigmas)
+        if calls is None:
+            raise ValueError(f"{cell.sampler.label} chooses its calls by what it sees, no budget holds it; give steps")
+        if calls <= budget and network_passes(cell.model_copy(update={"steps": steps})) <= budget:
+            return steps
+    parts = " · ".join((cell.sampler.label, cell.grid.label, cell.guidance.label))
+    raise ValueError(f"{parts} takes more than {budget} network pass{'es' * (budget != 1)} for any number of steps")

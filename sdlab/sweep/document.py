@@ -35,6 +35,8 @@ from sdlab.sweep.axes import GRID, GUIDANCE, PLAIN, SAMPLER, Axis, Mistake, name
 from sdlab.sweep.cell import Choice
 from sdlab.sweep.prompts import PROMPT_SETS, SETS, SIZE, prompt_set
 
+T = TypeVar("T")
+
 
 def _wrong(*mistakes: Mistake) -> PydanticCustomError:
     """The error that carries mistakes deeper than the value they are found in."""
@@ -69,6 +71,16 @@ def _fits(steps: int, info: ValidationInfo) -> int:
             GRID.build(grid.name, steps=steps, **grid.options)
         except ValueError as error:
             raise _wrong(("", str(error))) from None
+    return steps
+
+
+def _steps_or_passes(steps: T, info: ValidationInfo) -> T:
+    """One of the two is given, and not both; `passes`, which is read first, counts as given where it is wrong."""
+    passes = info.data.get("passes", True) is not None
+    if steps is None and not passes:
+        raise _wrong(("", f"missing; it should be {_RIGHT['steps']}"))
+    if steps is not None and passes:
+        raise _wrong(("", "follow from passes where those are given; leave one of the two out"))
     return steps
 
 
@@ -126,6 +138,13 @@ def _known(name: str, kind: str, known: Iterable[str]) -> str:
     return name
 
 
+def _compared(what: str) -> str:
+    axis = what.partition(".")[0]
+    if axis not in Extra.model_fields:
+        raise _wrong(("", unknown("axis", axis, Extra.model_fields) + ', or an option of one, like "sampler.variant"'))
+    return what
+
+
 class Prompt(NamedTuple):
     """A prompt, and the picture it is to change, if there is one."""
 
@@ -142,7 +161,6 @@ def _prompt(value: object) -> Prompt:
     raise _wrong(("", f'should be a text in quotes or a table like {{text = "…", image = "…"}}, got {value!r}'))
 
 
-T = TypeVar("T")
 Listed = Annotated[list[T], BeforeValidator(_as_list), Field(min_length=1)]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Natural = Annotated[int, Field(ge=1)]
@@ -209,22 +227,27 @@ class Image(_Table):
 
 
 class Cells(_Table):
-    """`[cells]`: every combination is a cell. The grid stands before the steps, which are checked against it."""
+    """`[cells]`: every combination is a cell. The grid stands before the steps, which are checked against it.
+
+    In place of the steps there may be `passes`, budgets of network passes an image: a cell takes the steps they buy.
+    """
 
     sampler: Listed[Sampler]
     grid: Listed[Grid] = [Choice(name="trailing")]
     guidance: Listed[Guidance] = [Choice(name="none")]
-    steps: Listed[Steps]
+    passes: Listed[Natural] | None = None
+    steps: Annotated[Listed[Steps] | None, AfterValidator(_steps_or_passes)] = Field(None, validate_default=True)
     strength: Listed[Strength] | None = None
 
 
 class Extra(_Table):
-    """`[[extra]]`: one cell more."""
+    """`[[extra]]`: one cell more, with steps or a budget of passes."""
 
     sampler: Sampler
     grid: Grid
     guidance: Guidance
-    steps: Steps
+    passes: Natural | None = None
+    steps: Annotated[Steps | None, AfterValidator(_steps_or_passes)] = Field(None, validate_default=True)
     strength: Strength | None = None
 
 
@@ -234,15 +257,15 @@ class Exclude(_Table):
     sampler: Listed[AnySampler] | None = None
     grid: Listed[AnyGrid] | None = None
     guidance: Listed[AnyGuidance] | None = None
+    passes: Listed[Natural] | None = None
     steps: Listed[Natural] | None = None
     strength: Listed[Strength] | None = None
 
     @model_validator(mode="after")
     def _not_empty(self) -> Exclude:
         if not self.model_fields_set:
-            raise _wrong(
-                ("", "an empty exclusion would drop every cell; give sampler, grid, guidance, steps or strength")
-            )
+            keys = "sampler, grid, guidance, passes, steps or strength"
+            raise _wrong(("", f"an empty exclusion would drop every cell; give {keys}"))
         return self
 
 
@@ -260,9 +283,19 @@ class Document(_Table):
     metric_files: MetricFiles = MetricFiles()
     prompts: Prompts
     image: Image | None = None
+    compare: Annotated[str, AfterValidator(_compared)] | None = None
     cells: Cells | None = None
     exclude: list[Exclude] = []
     extra: list[Extra] = []
+
+    @model_validator(mode="after")
+    def _budgets_without_pictures(self) -> Document:
+        there = [("cells.passes", self.cells), *((f"extra[{i}].passes", one) for i, one in enumerate(self.extra))]
+        wrong = [place for place, one in there if one is not None and one.passes is not None]
+        if wrong and (self.image is not None or self.prompts.have_pictures):
+            text = "goes with prompts alone; where pictures are started from give steps"
+            raise _wrong(*((place, text) for place in wrong))
+        return self
 
     @model_validator(mode="after")
     def _pictures_have_strengths(self) -> Document:
@@ -290,7 +323,7 @@ _RIGHT = {
     "model": 'a model, like "scenes"',
     "prompts": 'a table, like [prompts] with set = "scenes" and count = 128',
     "sampler": 'a sampler, like "ddim" or {name = "ddim", eta = 0.5}',
-    "steps": "whole numbers from 1, like [5, 10, 20]",
+    "steps": "whole numbers from 1, like [5, 10, 20], or in their place passes, the network passes of an image",
     "grid": 'a grid, like "trailing"; [cells] has not one alone that could be taken',
     "guidance": 'a guidance, like {name = "cfg", scale = 3.0}; [cells] has not one alone that could be taken',
 }
@@ -312,7 +345,13 @@ def _inherit(raw: dict[str, Any]) -> dict[str, Any]:
     shared: dict[str, Any] = {"grid": "trailing", "guidance": "none", **cells}
     values = {key: _as_list(shared[key]) for key in Extra.model_fields if key in shared}
     alone = {key: value[0] for key, value in values.items() if isinstance(value, list) and len(value) == 1}
-    return {**raw, "extra": [{**alone, **one} if isinstance(one, dict) else one for one in extra]} if extra else raw
+    return {**raw, "extra": [_with(alone, one) if isinstance(one, dict) else one for one in extra]} if extra else raw
+
+
+def _with(shared: dict[str, Any], one: dict[str, Any]) -> dict[str, Any]:
+    """An extra cell with what it leaves out; one that has steps takes no passes, and the other way round."""
+    lengths = {"steps", "passes"}
+    return {**{key: value for key, value in shared.items() if not (key in lengths and lengths & one.keys())}, **one}
 
 
 def _explain(fault: ErrorDetails) -> Iterator[Mistake]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from sdlab.errors import UsageError, did_you_mean
 from sdlab.metrics import MetricFiles, MetricInfo, labelled
 from sdlab.model.locate import ModelSource
 from sdlab.picture import Fit
-from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER, Axis
+from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER, Axis, Mistake
 from sdlab.sweep.cell import Cell, Choice, canonical, digest
-from sdlab.sweep.document import Document, Exclude, Image, Prompt, read
+from sdlab.sweep.compare import pairs
+from sdlab.sweep.cost import steps_within
+from sdlab.sweep.document import Cells, Document, Exclude, Extra, Image, Prompt, read
 
 # Raised when an unchanged plan would give other numbers than before, so that old rows are not taken for new ones.
 _NUMBERS = 1
@@ -53,6 +55,7 @@ class Plan(BaseModel):
     metrics: tuple[str, ...]
     metric_files: MetricFiles = MetricFiles()
     pictures: Pictures | None = None
+    compare: str | None = None  # what cells differ in that the report compares pair by pair, like "sampler.variant"
     cells: tuple[Cell, ...]
     notes: tuple[str, ...] = ()  # what the reader of the file should know: cells that were written twice, and the like
 
@@ -105,10 +108,13 @@ def load_plan(path: str | Path, overrides: Mapping[str, Any] | None = None) -> P
     with plugins.beside(file.resolve().parent):
         document, mistakes = read(raw, file.resolve().parent)
     if document is not None:
-        cells, notes = _expand(document)
-        if cells:
+        cells, notes, mistakes = _expand(document)
+        if not cells and not mistakes:
+            mistakes = [("cells", "no cell is left: give [cells] or [[extra]], or exclude less")]
+        if document.compare is not None and not mistakes and not pairs(cells, document.compare):
+            mistakes = [("compare", f"no two cells differ in {document.compare} alone")]
+        if not mistakes:
             return _plan(file, document, cells, notes)
-        mistakes = [("cells", "no cell is left: give [cells] or [[extra]], or exclude less")]
     raise UsageError("\n".join(f"{_place(file, key, overrides)}: {text}" for key, text in mistakes))
 
 
@@ -147,6 +153,7 @@ def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -
         metrics=tuple(dict.fromkeys(document.metrics)),
         metric_files=MetricFiles(**{key: _near(path, folder) for key, path in document.metric_files.given.items()}),
         pictures=_pictures(document, prompts, folder),
+        compare=document.compare,
         cells=tuple(cells),
         notes=tuple(notes),
     )
@@ -166,32 +173,56 @@ def _near(path: str | Path, folder: Path) -> str:
     return str(beside if beside.exists() else resources.find(path))
 
 
-def _expand(document: Document) -> tuple[list[Cell], list[str]]:
-    """The cells in the order of the file, each once, and what is worth a note."""
-    grid = document.cells
-    strengths: Sequence[float | None] = (grid.strength if grid else None) or [None]
-    crossed = itertools.product(grid.sampler, grid.grid, grid.guidance, grid.steps, strengths) if grid else ()
-    cells = [Cell(sampler=a, grid=b, guidance=c, steps=n, strength=s) for a, b, c, n, s in crossed]
-    notes = []
+def _expand(document: Document) -> tuple[list[Cell], list[str], list[Mistake]]:
+    """The cells in the order of the file, each once, what is worth a note, and the budgets that cannot be kept."""
+    grid, notes = document.cells, []
+    crossed = list(_crossed(grid)) if grid else []
     for i, exclusion in enumerate(document.exclude):
-        kept = [cell for cell in cells if not _matches(cell, exclusion)]
-        if len(kept) == len(cells):
+        kept = [one for one in crossed if not _matches(one, exclusion)]
+        if len(kept) == len(crossed):
             notes.append(f"exclude[{i}] matches no cell")
-        cells = kept
-    cells += [Cell(**dict(extra)) for extra in document.extra]
+        crossed = kept
+    cells, mistakes = list[Cell](), list[Mistake]()
+    single = [(f"extra[{i}]", one) for i, one in enumerate(document.extra)]
+    for place, one in [*(("cells", one) for one in crossed), *single]:
+        try:
+            cells.append(_cell(one))
+        except ValueError as error:
+            mistakes.append((f"{place}.passes", str(error)))
     unique: dict[str, Cell] = {}
     for cell in cells:
         unique.setdefault(canonical(cell.complete()), cell)
     if twice := len(cells) - len(unique):
         notes.append(f"{twice} cell{'s' * (twice > 1)} written twice, run once")
-    return list(unique.values()), notes
+    return list(unique.values()), notes, list(dict.fromkeys(mistakes))
 
 
-def _matches(cell: Cell, exclusion: Exclude) -> bool:
+def _crossed(grid: Cells) -> Iterator[Extra]:
+    """Every combination, as if each were written by itself."""
+    axes = {key: values for key in Extra.model_fields if (values := getattr(grid, key)) is not None}
+    for combination in itertools.product(*axes.values()):
+        yield Extra.model_construct(**dict(zip(axes, combination, strict=True)))
+
+
+def _cell(one: Extra) -> Cell:
+    """The cell; a budget of passes buys as many steps as it can. ValueError where it buys none."""
+    cell = Cell(
+        sampler=one.sampler,
+        grid=one.grid,
+        guidance=one.guidance,
+        steps=one.steps or 1,
+        strength=one.strength,
+        budget=one.passes,
+    )
+    return cell if one.passes is None else cell.model_copy(update={"steps": steps_within(one.passes, cell)})
+
+
+def _matches(cell: Extra, exclusion: Exclude) -> bool:
     return (
         _any(SAMPLER, cell.sampler, exclusion.sampler)
         and _any(GRID, cell.grid, exclusion.grid)
         and _any(GUIDANCE, cell.guidance, exclusion.guidance)
+        and (exclusion.passes is None or cell.passes in exclusion.passes)
         and (exclusion.steps is None or cell.steps in exclusion.steps)
         and (exclusion.strength is None or cell.strength in exclusion.strength)
     )

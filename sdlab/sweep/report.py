@@ -13,8 +13,10 @@ from sdlab.errors import UsageError
 from sdlab.files import replacing
 from sdlab.sweep.cell import Cell, digest
 from sdlab.sweep.contact_sheet import Strip, contact_sheet
+from sdlab.sweep.differences import make_differences
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.plots import plot_metric
+from sdlab.sweep.ranking import is_crowded, plot_ranking
 from sdlab.sweep.run import REAL, STORE, read_plan
 from sdlab.sweep.store import Row, Store
 from sdlab.sweep.table import Table, csv_text, make_table
@@ -39,10 +41,12 @@ def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]
         rows = store.rows(keys)
         real = json.loads(store.note(REAL) or "{}")
         table = make_table(plan, rows, real)
+        differences = make_differences(plan, rows)
         plots = [(metric, directory / f"{metric.name}.png") for metric in plan.measures]
         trades = [(pair, directory / f"{pair[0].name}_for_{pair[1].name}.png") for pair in trade_offs(plan)]
         files = [directory / name for name in ("table.csv", "table.md", "contact_sheet.png")]
         files += [path for _, path in (*plots, *trades)]
+        files += [directory / "differences.md"] * (differences is not None)
         if not plan.metrics:
             files += _picture_files(directory, plan, rows)
         shown = digest([plan.model_dump_json(), [(row.key, row.created) for row in rows]])
@@ -50,21 +54,25 @@ def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]
             _write(files[0], csv_text(plan, rows))
             _write(files[1], table.markdown())
             _draw_sheet(files[2], plan, store, rows)
+            if differences is not None:
+                _write(directory / "differences.md", differences.markdown())
+            draw = plot_ranking if is_crowded(rows) else plot_metric
             for metric, path in plots:
-                plot_metric(path, plan, metric, rows, real.get(metric.name, [None])[0])
+                draw(path, plan, metric, rows, real.get(metric.name, [None])[0])
             for pair, path in trades:
                 plot_trade_off(path, plan, *pair, rows)
             if not plan.metrics:
                 _write_pictures(directory, plan, store, rows)
             store.set_note(_DRAWN, shown)
-    _show(plan, table, console)
+    _show(plan, [table, *([] if differences is None else [differences])], console)
     return files
 
 
-def _show(plan: Plan, table: Table, console: Console) -> None:
+def _show(plan: Plan, tables: list[Table], console: Console) -> None:
     for note in plan.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
-    console.print(table.rich())
+    for table in tables:
+        console.print(table.rich())
 
 
 def _write(path: Path, text: str) -> None:
@@ -100,8 +108,7 @@ def _draw_sheet(path: Path, plan: Plan, store: Store, rows: list[Row]) -> None:
 
 
 def _label(cell: Cell, grid: bool) -> tuple[str, ...]:
-    steps = f"{cell.steps} step{'s' * (cell.steps != 1)}"
     guidance = "no guidance" if cell.guidance.name == "none" else cell.guidance.label
-    rest = (guidance, *([cell.grid.label] if grid else []), steps)
+    rest = (guidance, *([cell.grid.label] if grid else []), cell.length)
     strength = () if cell.strength is None else (f"strength {cell.strength:g}",)
     return (cell.sampler.label, *rest, *strength)

@@ -23,14 +23,15 @@ from sdlab.sweep.store import Row
 
 BEST, TIE = "★", "≈"
 _MARKS = f"{BEST} best, {TIE} not distinguishable from the best at 95 % confidence"
-_AXES: dict[str, Callable[[Row], str]] = {
+AXES: dict[str, Callable[[Row], str]] = {
     "sampler": lambda row: row.cell.sampler.label,
     "grid": lambda row: row.cell.grid.label,
     "guidance": lambda row: row.cell.guidance.label,
+    "budget": lambda row: "" if row.cell.budget is None else str(row.cell.budget),
     "steps": lambda row: str(row.cell.steps),
     "strength": lambda row: "" if row.cell.strength is None else f"{row.cell.strength:g}",
 }
-_NUMBERS = ("steps", "strength")  # the axes that stand to the right
+NUMBERS = ("budget", "steps", "strength")  # the axes that stand to the right
 _COSTS: dict[str, Callable[[Row], str]] = {
     "passes": lambda row: _number(row.network_passes, "{:.4g}"),
     "s/image": lambda row: _number(row.seconds_per_image, "{:.3g}"),
@@ -86,7 +87,7 @@ def make_table(plan: Plan, rows: Sequence[Row], real: Mapping[str, Sequence[floa
     """The table of the rows of a plan, in their order; `real` holds value and standard error on real pictures."""
     metrics = plan.measures
     ranked = {metric.name: standings(metric, rows) for metric in metrics}
-    varying = [name for name, text in _AXES.items() if len({text(row) for row in rows}) > 1 or name == "sampler"]
+    varying = [name for name, text in AXES.items() if len({text(row) for row in rows}) > 1 or name == "sampler"]
     headers = (
         *varying,
         "passes",
@@ -95,14 +96,14 @@ def make_table(plan: Plan, rows: Sequence[Row], real: Mapping[str, Sequence[floa
     )
     body = tuple(
         (
-            *(Field(_AXES[name](row)) for name in varying),
+            *(Field(AXES[name](row)) for name in varying),
             Field(_COSTS["passes"](row)),
             *(_value(metric, row, ranked[metric.name][i]) for metric in metrics),
             *(Field(text(row)) for text in list(_COSTS.values())[1:]),
         )
         for i, row in enumerate(rows)
     )
-    return Table(plan.name, headers, body, _caption(plan, rows, varying, real), left=len(set(varying) - set(_NUMBERS)))
+    return Table(plan.name, headers, body, _caption(plan, rows, varying, real), left=len(set(varying) - set(NUMBERS)))
 
 
 def _value(metric: MetricInfo, row: Row, standing: Standing | None) -> Field:
@@ -130,7 +131,7 @@ def _network_share(rows: Sequence[Row]) -> float:
 def _caption(
     plan: Plan, rows: Sequence[Row], varying: Sequence[str], real: Mapping[str, Sequence[float]]
 ) -> tuple[str, ...]:
-    same = [f"{name} {text(rows[0])}" for name, text in _AXES.items() if rows and name not in varying and text(rows[0])]
+    same = [f"{name} {text(rows[0])}" for name, text in AXES.items() if rows and name not in varying and text(rows[0])]
     lines = [
         ", ".join([f"model {plan.model}", *same, f"{plan.images} images a cell", f"{len(plan.prompts)} prompts"])
         + f", seeds {plan.seed} to {plan.seed + plan.images - 1}, {plan.dtype} on {plan.device}.",
@@ -182,13 +183,13 @@ def csv_text(plan: Plan, rows: Sequence[Row]) -> str:
     costs = ("network_passes", "seconds_per_image", "ms_per_pass", "network_share")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        [*_AXES, *(m.name + suffix for m in metrics for suffix in suffixes), *costs, "status", "reason", "key"]
+        [*AXES, *(m.name + suffix for m in metrics for suffix in suffixes), *costs, "status", "reason", "key"]
     )
     for i, row in enumerate(rows):
         numbers = [number for metric in metrics for number in _numbers(metric, row, ranked[metric.name][i])]
         spent = ["" if math.isnan(getattr(row, name)) else getattr(row, name) for name in costs]
         status = "ok" if row.ok else "failed"
-        writer.writerow([*(text(row) for text in _AXES.values()), *numbers, *spent, status, row.reason, row.key])
+        writer.writerow([*(text(row) for text in AXES.values()), *numbers, *spent, status, row.reason, row.key])
     return out.getvalue()
 
 

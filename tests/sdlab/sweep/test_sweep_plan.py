@@ -16,7 +16,8 @@ from sdlab.scenes.captions import facts
 from sdlab.sweep import Cell, Choice, load_plan
 from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER
 from sdlab.sweep.cell import digest
-from sdlab.sweep.cost import network_passes, passes_an_image
+from sdlab.sweep.compare import pairs
+from sdlab.sweep.cost import network_passes, passes_an_image, steps_within
 from sdlab.sweep.plan import Pictures
 
 
@@ -137,6 +138,65 @@ def test_an_extra_cell_of_a_sweep_over_strengths_must_say_its_own(file):
     assert mistakes(file, EDIT + extra) == [text]
 
 
+BUDGET = TOML.replace("steps = [5, 10]", "passes = [5, 10]")
+
+
+def test_a_budget_of_passes_buys_each_cell_the_most_steps_it_can(file):
+    file.write_text(BUDGET, encoding="utf-8")
+    plan = load_plan(file)
+    steps = {
+        ("ddim", "none"): (5, 10), ("ddim", "cfg scale=3"): (2, 5),
+        ("heun", "none"): (3, 5), ("heun", "cfg scale=3"): (1, 3),
+    }  # fmt: skip
+    assert [cell.steps for cell in plan.cells] == [n for pair in steps.values() for n in pair]
+    assert [passes_an_image(plan, cell) for cell in plan.cells] == [5, 10, 4, 10, 5, 9, 2, 10]
+    assert plan.cells[-1].label == "heun · trailing · cfg scale=3 · 10 passes (3 steps)"
+    for cell in plan.cells:  # one step more would cost too much
+        assert network_passes(cell.model_copy(update={"steps": cell.steps + 1})) > cell.budget
+
+
+@pytest.mark.parametrize("budget", [5, 10, 20])
+@pytest.mark.parametrize("name", sorted(samplers.SAMPLERS))
+def test_every_sampler_that_knows_its_calls_keeps_every_budget(name, budget):
+    choices = Choice(name=name), Choice(name="trailing"), Choice(name="none")
+    cell = Cell(sampler=choices[0], grid=choices[1], guidance=choices[2], steps=1)
+    if name == "dpm_adaptive":
+        with pytest.raises(ValueError, match="dpm_adaptive chooses its calls by what it sees"):
+            steps_within(budget, cell)
+        return
+    costs = [network_passes(cell.model_copy(update={"steps": steps})) for steps in range(1, budget + 1)]
+    assert steps_within(budget, cell) == max(n for n, cost in enumerate(costs, 1) if cost <= budget)
+
+
+def test_a_budget_of_an_extra_cell_stands_for_the_steps_of_the_others_and_the_other_way_round(file):
+    cells, extra = TOML.replace("[5, 10]", "5"), '[[extra]]\nsampler = "heun"\nguidance = "none"\n'
+    assert labels(file, cells + extra + "passes = 3\n")[-1] == "heun · trailing · none · 3 passes (2 steps)"
+    cells = cells.replace("steps = 5", "passes = 4")
+    assert labels(file, cells + extra + "steps = 3\n")[-1] == "heun · trailing · none · 3 steps"
+
+
+def test_what_no_budget_holds_can_be_excluded(file):
+    toml = BUDGET.replace('"ddim"', '"dpm_adaptive"').replace("[5, 10]", "[1, 10]")
+    assert mistakes(file, toml) == [
+        "cells.passes: dpm_adaptive chooses its calls by what it sees, no budget holds it; give steps",
+        "cells.passes: heun · trailing · cfg scale=3 takes more than 1 network pass for any number of steps",
+    ]
+    toml += '[[exclude]]\nsampler = "dpm_adaptive"\n[[exclude]]\nguidance = { name = "cfg" }\npasses = 1\n'
+    assert len(labels(file, toml)) == 3
+
+
+def test_a_grid_that_cannot_have_as_many_levels_is_given_as_many_as_it_can(file):
+    toml = BUDGET.replace("[5, 10]", "1500").replace('["ddim", "heun"]', '"heun"')
+    assert "heun · trailing · none · 1500 passes (750 steps)" in labels(file, toml)
+
+
+def test_what_is_compared_is_an_axis_or_an_option_that_cells_differ_in(file):
+    toml = TOML.replace("images = 16", 'images = 16\ncompare = "guidance.scale"')
+    assert mistakes(file, toml) == ["compare: no two cells differ in guidance.scale alone"]
+    file.write_text(toml.replace('"none"', '{ name = "cfg", scale = 7.5 }'), encoding="utf-8")
+    assert load_plan(file).compare == "guidance.scale"
+
+
 def test_one_picture_serves_every_prompt_or_each_prompt_brings_its_own(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (file.parent / "a.png").touch()
@@ -238,11 +298,33 @@ def test_metrics_may_be_absent(file):
 
 
 @pytest.mark.parametrize(
-    ("name", "cells", "prompts"), [("img2img_strength", 18, 128), ("sd15_cfg_vs_steps", 27, 4), ("sd15_gallery", 1, 6)]
+    ("name", "cells", "prompts"),
+    [
+        ("img2img_strength", 18, 128),
+        ("sd15_cfg_vs_steps", 27, 4),
+        ("sd15_gallery", 1, 6),
+        ("samplers_at_budget", 124, 320),
+        ("published_vs_corrected", 84, 256),
+    ],
 )
 def test_the_sweeps_that_come_with_sdlab_are_right(name, cells, prompts):
     plan = load_plan(ROOT / "experiments" / f"{name}.toml")
     assert (len(plan.cells), len(plan.prompts)) == (cells, prompts)
+
+
+def test_the_sweep_over_budgets_has_every_sampler_at_every_budget_it_can_keep():
+    cells = load_plan(ROOT / "experiments" / "samplers_at_budget.toml").cells
+    names = set(samplers.SAMPLERS) - {"dpm_adaptive"}
+    assert {(cell.sampler.name, cell.budget) for cell in cells} >= {(name, n) for name in names for n in (5, 10, 20)}
+    assert all(network_passes(cell) <= cell.budget for cell in cells if cell.budget is not None)
+    assert {cell.sampler.name for cell in cells if cell.budget is None} == {"dpm_adaptive"}
+
+
+def test_every_rule_with_a_published_variant_is_compared_with_its_correction():
+    cells = load_plan(ROOT / "experiments" / "published_vs_corrected.toml").cells
+    built = {name: samplers.make(name) for name in samplers.SAMPLERS}
+    assert {cell.sampler.name for cell in cells} == {name for name, rule in built.items() if hasattr(rule, "variant")}
+    assert len(pairs(cells, "sampler.variant")) == len(cells) / 2
 
 
 def test_the_default_sweep_is_36_cells_of_256_images():
@@ -254,8 +336,8 @@ def test_the_default_sweep_is_36_cells_of_256_images():
 BAD = [
     ('model = "scenes"', 'modle = "scenes"', [
         'model: missing; it should be a model, like "scenes"',
-        "modle: unknown key 'modle' (did you mean 'model'?); known: batch, cells, device, dtype, exclude, extra, "
-        "image, images, metric_files, metrics, model, name, prompts, seed",
+        "modle: unknown key 'modle' (did you mean 'model'?); known: batch, cells, compare, device, dtype, exclude, "
+        "extra, image, images, metric_files, metrics, model, name, prompts, seed",
     ]),
     ('model = "scenes"', 'model = "scnes"', [
         "model: unknown model 'scnes' (did you mean 'scenes'?); known: scenes, sd15, or the path of a model file or "
@@ -312,15 +394,17 @@ BAD = [
     ("steps = [5, 10]", "steps = []", ["cells.steps: should have at least one value, got []"]),
     ("steps = [5, 10]", 'steps = 5\ngrid = "karas"', None),
     ("steps = [5, 10]", 'stps = 5', [
-        "cells.steps: missing; it should be whole numbers from 1, like [5, 10, 20]",
-        "cells.stps: unknown key 'stps' (did you mean 'steps'?); known: grid, guidance, sampler, steps, "
-        "strength",
+        "cells.steps: missing; it should be whole numbers from 1, like [5, 10, 20], or in their place passes, the "
+        "network passes of an image",
+        "cells.stps: unknown key 'stps' (did you mean 'steps'?); known: grid, guidance, passes, sampler, "
+        "steps, strength",
     ]),
     ("steps = [5, 10]", "steps = 5\n[[exclude]]\nsteps = 5", [
         "cells: no cell is left: give [cells] or [[extra]], or exclude less",
     ]),
     ("steps = [5, 10]", "steps = 5\n[[exclude]]", [
-        "exclude[0]: an empty exclusion would drop every cell; give sampler, grid, guidance, steps or strength",
+        "exclude[0]: an empty exclusion would drop every cell; give sampler, grid, guidance, passes, steps or "
+        "strength",
     ]),
     ("steps = [5, 10]", 'steps = 5\n[[exclude]]\nsampler = { name = "ddim", foo = 1 }', [
         "exclude[0].sampler[0].foo: unknown option of ddim; it takes: eta",
@@ -329,6 +413,19 @@ BAD = [
         'extra[0].guidance: missing; it should be a guidance, like {name = "cfg", scale = 3.0}; [cells] has not one '
         "alone that could be taken",
         "extra[0].steps: grid 'trailing' cannot have 2000 levels: the model has 1000 timesteps",
+    ]),
+    ("steps = [5, 10]", 'steps = 5\npasses = 5', [
+        "cells.steps: follow from passes where those are given; leave one of the two out",
+    ]),
+    ("steps = [5, 10]", 'passes = [0, "x"]', [
+        "cells.passes[0]: should be at least 1, got 0", "cells.passes[1]: should be a whole number, got 'x'",
+    ]),
+    ("steps = [5, 10]", 'passes = 5\nstrength = 0.5\n[image]\nset = "scenes"', [
+        "cells.passes: goes with prompts alone; where pictures are started from give steps",
+    ]),
+    ("images = 16", 'compare = "smpler.eta"', [
+        "compare: unknown axis 'smpler' (did you mean 'sampler'?); known: grid, guidance, passes, sampler, steps, "
+        'strength, or an option of one, like "sampler.variant"',
     ]),
     ("[cells]", "[cell]", None),
     ("steps = [5, 10]", "steps = 5\nstrength = 0.5", [

@@ -177,6 +177,71 @@ def test_the_contact_sheet_of_image_to_image_begins_with_the_inputs(run, tmp_pat
     assert np.sum(np.all(top == 77, axis=2)) >= 3 * 112 * 112
 
 
+BUDGETS = TOML.replace("steps = [5, 10]", "passes = [5, 10]")
+CROWD = BUDGETS.replace('"heun"]', '"heun", "euler", "deis", "lms", "dpm2", "lcm"]')
+
+
+@pytest.fixture
+def figures(monkeypatch) -> list[Figure]:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (drawn.append(figure), path.touch()))
+    return drawn
+
+
+def test_budgets_are_a_column_beside_the_steps_they_buy(run, tmp_path):
+    run(toml=BUDGETS)
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "runs" / "quick" / "table.csv").read_text(encoding="utf-8"))))
+    assert [(row["budget"], row["steps"]) for row in rows[4:]] == [("5", "3"), ("10", "5"), ("5", "1"), ("10", "3")]
+    assert "| budget | steps | passes |" in (tmp_path / "runs" / "quick" / "table.md").read_text(encoding="utf-8")
+
+
+def test_of_many_samplers_a_ranking_is_drawn_with_the_best_of_each_budget_on_top(run, figures):
+    run(toml=CROWD)
+    fid = figures[0]
+    assert [axes.get_title(loc="left") for axes in fid.axes] == ["5 passes", "10 passes"]
+    for axes in fid.axes:
+        dots = [line for line in axes.lines if line.get_marker() == "o"]
+        names = [text.get_text() for text in axes.get_yticklabels()]
+        assert [line.get_ydata()[0] for line in dots] == list(range(14)) == list(range(len(names)))
+        values = [line.get_xdata()[0] for line in dots]
+        assert values == sorted(values)
+        assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first is on top
+        marks = [name.split()[-1] if name.split()[-1] in "★≈" else "" for name in names]
+        assert marks.count("★") == 1
+        filled = [line.get_markerfacecolor() != "white" for line in dots]
+        assert filled == [mark != "" for mark in marks]
+    assert any(text.get_text().startswith("heun (9)") for text in fid.axes[1].get_yticklabels())
+    assert "as many real renders: 3.25" in fid.get_suptitle()
+
+
+def test_what_has_steps_among_budgets_stands_at_the_smallest_it_has_kept(run, figures):
+    run(toml=CROWD + '[[extra]]\nsampler = "ddpm"\nguidance = "none"\nsteps = 7\n')
+    names = [[text.get_text().split() for text in axes.get_yticklabels()] for axes in figures[0].axes]
+    assert [[name[:2] for name in panel if name[0] == "ddpm"] for panel in names] == [[], [["ddpm", "(7)"]]]
+
+
+def test_differences_are_of_cells_that_differ_in_one_thing_paired_and_judged(run, tmp_path):
+    scales = '[{ name = "cfg", scale = 1.0 }, { name = "cfg", scale = 3.0 }]'
+    toml = TOML.replace('["none", { name = "cfg", scale = 3.0 }]', scales)
+    out = run(toml=toml.replace("images = 16", 'images = 16\ncompare = "guidance.scale"'))[1]
+    assert "quick: differences in guidance.scale" in out
+    lines = (tmp_path / "runs" / "quick" / "differences.md").read_text(encoding="utf-8").splitlines()
+    assert lines[2].startswith("| sampler | guidance.scale | steps | Δ FID (lab) ↓ | Δ CLIP score ↑ |")
+    found = [[field.strip() for field in line.strip("|").split("|")] for line in lines[4:8]]
+    pairs = ("ddim", "5"), ("ddim", "10"), ("heun", "5"), ("heun", "10")
+    assert [(line[0], line[2]) for line in found] == list(pairs)
+    for line, (sampler, steps) in zip(found, pairs, strict=True):
+        assert line[1] == "3.0 − 1.0"
+        guided, plain = (
+            result(bench_cell(toml, tmp_path, f"{sampler} · trailing · cfg scale={scale} · {steps} steps"))
+            for scale in (3, 1)
+        )
+        gaps = guided.per_image["clip_score"] - plain.per_image["clip_score"]
+        assert line[4].split()[0] == f"{gaps.mean():+.2f}±{gaps.std(ddof=1) / 4:.2f}".replace("±0.", "±.")
+        verdict = "≈" if stats.ttest_1samp(gaps, 0).pvalue > 0.05 else "✓" if gaps.mean() > 0 else "✗"
+        assert line[4].split()[1] == verdict
+
+
 def test_at_strength_0_no_pass_is_made_and_nothing_stumbles_over_it(run):
     toml = EDIT.replace("[0.2, 0.6, 1]", "[0, 1]").replace('["ddim", "heun"]', '"ddim"')
     assert run(toml=toml)[0] == 0

@@ -1,0 +1,85 @@
+"""On the lab model every deterministic rule comes to one picture, the converged one, as calls become more."""
+
+from __future__ import annotations
+
+from functools import cache
+from math import log
+
+import pytest
+import torch
+from torch import Tensor
+
+import samplers
+from samplers.law import Unguided
+from sdlab.certify.orders import with_tolerance
+from sdlab.model.model_loader import load
+from sdlab.pipeline import Pipeline
+
+PROMPTS = ["a large red circle left of a large blue square on a white background", "a small green star on black"]
+DETERMINISTIC = [name for name in samplers.SAMPLERS if not samplers.make(name).stochastic]
+CALLS = (25, 50, 200)
+
+pytestmark = pytest.mark.slow
+
+
+class Scenes:
+    """The unguided flow of the lab model, in float32, from noise to σ_min: a last step to 0 is not a rule's own."""
+
+    def __init__(self) -> None:
+        pipeline = Pipeline(load("scenes"))
+        context = pipeline.encode(PROMPTS)
+        self.levels = pipeline.levels
+        self.denoise = Unguided(lambda x, sigma: pipeline.denoiser(x, sigma, context))
+        shape = pipeline.model.config.latent_shape
+        self.noise = samplers.seeded([0, 1])(torch.empty(len(PROMPTS), *shape)) * self.levels.sigma_max
+        with torch.inference_mode():
+            self.reference, other = (
+                samplers.converged(self.denoise, self.noise, self.grid(2), steps) for steps in (500, 250)
+            )
+        self.deviation = self.reference.std().item()
+        self.resolution = self.distance(other)  # how well the reference itself is known
+
+    def grid(self, steps: int) -> tuple[float, ...]:
+        """Even in σ^{1/7}: between what rules in σ and rules in log σ would like best."""
+        return samplers.grid("karras", steps=steps, levels=self.levels, ending="stop_at_sigma_min")
+
+    def within(self, rule: samplers.Sampler, calls: int) -> tuple[float, ...]:
+        """The finest grid on which the rule makes no more than so many calls."""
+        grids = (self.grid(steps) for steps in range(calls, 0, -1))
+        return next(grid for grid in grids if (rule.nfe(grid) or 0) <= calls)
+
+    def distance(self, latents: Tensor) -> Tensor:
+        """RMS to the reference, an image each, in deviations of the latents."""
+        return (latents - self.reference).square().mean((1, 2, 3)).sqrt() / self.deviation
+
+    @torch.inference_mode()
+    def gap(self, rule: samplers.Sampler, sigmas: tuple[float, ...]) -> Tensor:
+        rule = samplers.with_levels(rule, self.levels)
+        return self.distance(samplers.run(rule, self.denoise, self.noise, sigmas))
+
+
+@cache
+def the_model() -> Scenes:
+    return Scenes()
+
+
+@pytest.mark.parametrize("name", [name for name in DETERMINISTIC if name != "dpm_adaptive"])
+def test_the_latents_of_every_image_come_to_the_converged_ones_as_the_order_says(name):
+    """A rule of order p has 4^p less error with four times the calls; half an order is left to steps still too long.
+
+    Above order 2 the first steps count, which have less to look back on, and the corners of the table of timesteps.
+    Where a distance is down to what is known of the reference, it says nothing more.
+    """
+    scenes, rule = the_model(), samplers.make(name)
+    first, second, last = (scenes.gap(rule, scenes.within(rule, calls)) for calls in CALLS)
+    assert (second < first + scenes.resolution).all()
+    assert (last < second * 4 ** (0.5 - min(rule.order, 2)) + scenes.resolution).all()
+    # And it is the reference that they come to: Euler itself ends within the length of a step in log σ.
+    assert (last < log(scenes.levels.sigma_max / scenes.levels.sigma_min) / CALLS[-1]).all()
+
+
+def test_a_rule_that_chooses_its_steps_comes_there_with_its_tolerance():
+    """A hundredth of the tolerance for at least a tenth of the distance: its error follows it, if not one for one."""
+    scenes, rule = the_model(), samplers.make("dpm_adaptive")
+    coarse, fine = (scenes.gap(with_tolerance(rule, rtol), scenes.grid(1)) for rtol in (1e-1, 1e-3))
+    assert (fine < coarse / 10 + scenes.resolution).all()
