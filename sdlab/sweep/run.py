@@ -15,10 +15,10 @@ from rich.markup import escape
 
 from sdlab.errors import RunError
 from sdlab.files import replacing
+from sdlab.interrupts import Interrupts
+from sdlab.lock import locked
 from sdlab.sweep.cell import Cell
 from sdlab.sweep.cost import passes_an_image
-from sdlab.sweep.interrupts import Interrupts
-from sdlab.sweep.lock import locked
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.progress import SweepProgress, duration
 from sdlab.sweep.provenance import provenance

@@ -11,8 +11,8 @@ from typing import Literal, get_args
 
 from rich.console import Console
 
-from sdlab.errors import RunError, UsageError
-from sdlab.files import reason
+from sdlab.errors import UsageError
+from sdlab.lock import locked
 from sdlab.train.config import TrainConfig, load_config
 
 StageName = Literal["text", "clip", "vae", "unet", "evaluator"]
@@ -24,7 +24,7 @@ def run(stage: StageName, config_path: Path, console: Console) -> dict[str, floa
 
     Raises:
         UsageError: the description is wrong, or a part of the model that the stage builds on is missing.
-        RunError: training diverged, or a file could not be read or written.
+        RunError: training diverged, another process trains in the same folder, or a file could not be read or written.
     """
     config = load_config(config_path)
     # Imported here, so that a slip in the description is told before seconds of imports.
@@ -40,10 +40,7 @@ def run(stage: StageName, config_path: Path, console: Console) -> dict[str, floa
         config = config.model_copy(update={"device": resolve(config.device)})
     except ValueError as error:
         raise UsageError(f"{config_path}: device: {error}") from None
-    try:
-        config.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot make {config.out}: {reason(error)}") from None
     builders: dict[str, Callable[[TrainConfig], Stage]]
     builders = {"text": TextStage, "clip": ClipStage, "vae": VaeStage, "unet": UnetStage, "evaluator": EvaluatorStage}
-    return train(builders[stage](config), config, console)
+    with locked(config.out):
+        return train(builders[stage](config), config, console)

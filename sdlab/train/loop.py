@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sdlab.errors import RunError, UsageError
 from sdlab.files import replacing
+from sdlab.interrupts import Interrupts
 from sdlab.train.config import TrainConfig
 
 
@@ -82,7 +83,6 @@ def train(stage: Stage, config: TrainConfig, console: Console) -> dict[str, floa
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), fused=True)
     average = Average(module, config.ema)
-    config.out.mkdir(parents=True, exist_ok=True)
     checkpoint = config.out / "checkpoint.pt"
     start, spent = _resume(checkpoint, module, average, optimizer, config)
     if start:
@@ -99,10 +99,15 @@ def train(stage: Stage, config: TrainConfig, console: Console) -> dict[str, floa
             "optimizer": optimizer.state_dict(),
         }
         with replacing(checkpoint) as draft:
-            torch.save(state, draft)
+            try:
+                torch.save(state, draft)
+            except RuntimeError as error:  # what torch makes of a full disk
+                raise RunError(f"cannot write {checkpoint}: {str(error).splitlines()[0]}") from error
 
-    step = start
-    with _log(config.out / "log.csv", start) as log, _progress(console) as progress:
+    done = start
+    config.out.mkdir(parents=True, exist_ok=True)
+    listening = Interrupts().listening()
+    with listening as interrupts, _log(config.out / "log.csv", start) as log, _progress(console) as progress:
         bar = progress.add_task(config.out.name, total=config.steps, completed=start, note="")
         try:
             for step in range(start, config.steps):
@@ -118,18 +123,20 @@ def train(stage: Stage, config: TrainConfig, console: Console) -> dict[str, floa
                 norm = nn.utils.clip_grad_norm_(module.parameters(), config.clip)
                 if not math.isfinite(norm):
                     raise RunError(f"{config.out}: the gradient is {norm} at step {step}; try a smaller lr")
-                optimizer.step()
-                average.update(module, step)
+                with interrupts.held():
+                    optimizer.step()
+                    average.update(module, step)
+                    done = step + 1
                 if step % 10 == 0 or step + 1 == config.steps:
                     values = {k: float(v.detach()) for k, v in {"loss": loss, **parts}.items()}
                     log(step, values)
                     progress.update(bar, note=" ".join(f"{k} {v:.4g}" for k, v in values.items()))
-                progress.update(bar, completed=step + 1)
-                if (step + 1) % config.save_every == 0:
-                    save(step + 1)
+                progress.update(bar, completed=done)
+                if done % config.save_every == 0:
+                    save(done)
         except KeyboardInterrupt:
-            save(step)
-            console.print(f"interrupted at step {step} of {config.steps}; the same command continues from {checkpoint}")
+            save(done)
+            console.print(f"interrupted at step {done} of {config.steps}; the same command continues from {checkpoint}")
             raise
     if start < config.steps:
         save(config.steps)

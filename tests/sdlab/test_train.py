@@ -13,6 +13,7 @@ from torch import nn
 
 from sdlab import scenes
 from sdlab.errors import RunError, UsageError
+from sdlab.lock import locked
 from sdlab.model.clip import Clip
 from sdlab.model.config import SCENES, ClipTextConfig, ClipVisionConfig, ModelConfig, UnetConfig, VaeConfig
 from sdlab.model.model_loader import load, load_part, read_config, save_config
@@ -84,6 +85,12 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path):
     assert {k: found[k] for k in ("slope", "offset")} == {k: expected[k] for k in ("slope", "offset")}
     logs = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("a", "b")]
     assert logs[0] == logs[1]
+
+
+def test_two_processes_do_not_train_into_one_folder(tmp_path: Path):
+    config = settings(tmp_path)
+    with locked(config.out), pytest.raises(RunError, match="is in use by process"):
+        run("vae", write(tmp_path / "v.toml", config), QUIET)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path):

@@ -24,9 +24,9 @@ from rich.console import Console
 
 from sdlab.errors import RunError
 from sdlab.files import replacing
+from sdlab.lock import locked
 from sdlab.sweep import Cell, Choice, Store, load_plan, sweep
 from sdlab.sweep import run as run_module
-from sdlab.sweep.lock import locked
 from sdlab.sweep.results import CellResult
 
 CELL = Cell(sampler=Choice(name="ddim"), grid=Choice(name="trailing"), guidance=Choice(name="none"), steps=5)
