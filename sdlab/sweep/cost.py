@@ -12,7 +12,7 @@ from torch import Tensor
 import samplers
 from sdlab.denoiser import Sigma
 from sdlab.pipeline import tail
-from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER
+from sdlab.sweep.axes import GRID, GUIDANCE, LEVELS, SAMPLER
 from sdlab.sweep.cell import Cell
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
@@ -22,6 +22,7 @@ ASSUMED = {
     "scenes": {"cpu": 0.002, "cuda": 0.0005, "mps": 0.002},
     "sd15": {"cpu": 6.0, "cuda": 0.03, "mps": 0.5},
 }
+_OWN = {"cpu": 1e-5, "cuda": 1e-5, "mps": 1e-5}  # a closed form
 
 
 @dataclass(frozen=True)
@@ -52,25 +53,25 @@ def estimate(plan: Plan, rows: Sequence[Row] = ()) -> Estimate:
         source = f"the median of {len(like)} cell{'s' * (len(like) > 1)} measured here before"
         return Estimate(passes, plan.images, statistics.median(like), source)
     kind = plan.device.partition(":")[0]
-    guess = ASSUMED.get(plan.model, ASSUMED["scenes"])[kind]
+    guess = (_OWN if plan.own else ASSUMED.get(plan.model, ASSUMED["scenes"]))[kind]
     return Estimate(passes, plan.images, guess, f"assumed for {kind}; the first finished cell replaces it")
 
 
 def passes_an_image(plan: Plan, cell: Cell) -> float:
     """How often the network sees an image of this plan, the mean of those that start from a picture and the others."""
     if cell.strength is None:
-        return network_passes(cell)
+        return network_passes(cell, plan.levels)
     starts = [plan.starts_from_a_picture(i) for i in range(plan.images)]
     share = sum(starts) / len(starts)
     whole = network_passes(cell.model_copy(update={"strength": None})) if share < 1 else 0.0
     return share * network_passes(cell) + (1 - share) * whole
 
 
-def network_passes(cell: Cell) -> float:
+def network_passes(cell: Cell, levels: samplers.Levels = LEVELS) -> float:
     """How often the network sees an image in this cell: the cell itself, run on a single number and counted."""
     rule = SAMPLER.build(cell.sampler.name, **cell.sampler.options)
     guidance = GUIDANCE.build(cell.guidance.name, **cell.guidance.options)
-    sigmas = GRID.build(cell.grid.name, steps=cell.steps, **cell.grid.options)
+    sigmas = GRID.build(cell.grid.name, steps=cell.steps, levels=levels, **cell.grid.options)
     sigmas = tail(sigmas, 1.0 if cell.strength is None else cell.strength)
     passes = 0
 

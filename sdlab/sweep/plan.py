@@ -10,12 +10,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from sdlab import plugins, resources
+import samplers
+from sdlab import own_pipeline, plugins, resources
 from sdlab.errors import UsageError, did_you_mean
 from sdlab.metrics import MetricFiles, MetricInfo, labelled
 from sdlab.model.locate import ModelSource
+from sdlab.own_model import OwnModel
 from sdlab.picture import Fit
-from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER, Axis
+from sdlab.sweep.axes import GRID, GUIDANCE, LEVELS, SAMPLER, Axis
 from sdlab.sweep.cell import Cell, Choice, canonical, digest
 from sdlab.sweep.document import Document, Exclude, Image, Prompt, read
 
@@ -41,14 +43,15 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     name: str
-    model: str  # a name, a file or a folder
+    model: str  # a name, a file or a folder; of a model of one's own the name with its options
+    own: Choice | None = None  # a model of one's own or an exact one, where that is swept
     model_files: dict[str, str] = {}  # weights, vocab and merges, where the sweep says so
-    prompts: tuple[str, ...]
+    prompts: tuple[str, ...]  # none for a model of one's own, which has its own conditions
     negative: str
     images: int  # a cell
     seed: int
     batch: int  # how many images at once; no number depends on it
-    dtype: str
+    dtype: str  # of the networks; a model of one's own is given float32
     device: str  # resolved: never "auto"
     metrics: tuple[str, ...]
     metric_files: MetricFiles = MetricFiles()
@@ -62,14 +65,24 @@ class Plan(BaseModel):
         return ModelSource(self.model, **self.model_files)
 
     @property
+    def own_model(self) -> OwnModel | None:
+        """The model of one's own, built; None for a text-to-image model."""
+        return None if self.own is None else own_pipeline.build(self.own.name, **self.own.options)
+
+    @property
+    def levels(self) -> samplers.Levels:
+        """The noise levels of the model."""
+        return LEVELS if (own := self.own_model) is None else own.levels
+
+    @property
     def measures(self) -> tuple[MetricInfo, ...]:
         """The metrics with the labels they have here."""
         return tuple(labelled(name, self.metric_files) for name in self.metrics)
 
     def starts_from_a_picture(self, i: int) -> bool:
         """Whether image i does; if not it is drawn from its prompt alone."""
-        i %= len(self.prompts)
-        return self.pictures is not None and (self.pictures.set is not None or self.pictures.files[i] is not None)
+        pictures = self.pictures
+        return pictures is not None and (pictures.set is not None or pictures.files[i % len(self.prompts)] is not None)
 
     def key(self, cell: Cell, model: str) -> str:
         """The name of a cell's row in the store: a hash of all that determines its numbers.
@@ -131,24 +144,30 @@ def _place(file: Path, key: str, overrides: Mapping[str, Any]) -> str:
 
 
 def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -> Plan:
-    folder, prompts, model = file.resolve().parent, document.prompts.read(document.images), document.model
-    model_files = {"weights": model.weights, "vocab": model.vocab, "merges": model.merges}
+    folder, model, prompts = file.resolve().parent, document.model, tuple[Prompt, ...]()
+    of_model: dict[str, Any] = {"negative": "", "dtype": document.dtype}
+    if isinstance(model, Choice):
+        of_model |= {"model": model.label, "own": model, "dtype": "float32"}
+        notes = notes + [f"prompts: model {model.name} does not look at them"] * (document.prompts is not None)
+    else:
+        assert document.prompts is not None
+        prompts = document.prompts.read(document.images)
+        given = {"weights": model.weights, "vocab": model.vocab, "merges": model.merges}
+        files = {key: _near(path, folder) for key, path in given.items() if path is not None}
+        of_model |= {"model": model.name, "model_files": files, "negative": document.prompts.negative}
     return Plan(
         name=document.name or file.stem,
-        model=model.name,
-        model_files={key: _near(path, folder) for key, path in model_files.items() if path is not None},
         prompts=tuple(prompt.text for prompt in prompts),
-        negative=document.prompts.negative,
         images=document.images,
         seed=document.seed,
         batch=document.batch,
-        dtype=document.dtype,
         device=document.device,
         metrics=tuple(dict.fromkeys(document.metrics)),
         metric_files=MetricFiles(**{key: _near(path, folder) for key, path in document.metric_files.given.items()}),
         pictures=_pictures(document, prompts, folder),
         cells=tuple(cells),
         notes=tuple(notes),
+        **of_model,
     )
 
 

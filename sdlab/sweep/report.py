@@ -41,7 +41,9 @@ def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]
         table = make_table(plan, rows, real)
         plots = [(metric, directory / f"{metric.name}.png") for metric in plan.measures]
         trades = [(pair, directory / f"{pair[0].name}_for_{pair[1].name}.png") for pair in trade_offs(plan)]
-        files = [directory / name for name in ("table.csv", "table.md", "contact_sheet.png")]
+        sheet = directory / "contact_sheet.png"
+        drawn = plan.own is None or any(store.thumbnails(row.key) for row in rows)
+        files = [directory / "table.csv", directory / "table.md", *[sheet] * drawn]
         files += [path for _, path in (*plots, *trades)]
         if not plan.metrics:
             files += _picture_files(directory, plan, rows)
@@ -49,7 +51,8 @@ def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]
         if redraw or store.note(_DRAWN) != shown or not all(file.is_file() for file in files):
             _write(files[0], csv_text(plan, rows))
             _write(files[1], table.markdown())
-            _draw_sheet(files[2], plan, store, rows)
+            if drawn:
+                _draw_sheet(sheet, plan, store, rows)
             for metric, path in plots:
                 plot_metric(path, plan, metric, rows, real.get(metric.name, [None])[0])
             for pair, path in trades:
