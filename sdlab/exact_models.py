@@ -1,4 +1,4 @@
-"""Models that are known exactly, as closed forms: the quickest tier of a sweep, and the one checked against mathematics.
+"""Models that are known exactly, as closed forms: the quickest tier of a sweep, checked against mathematics.
 
 They have the levels of Stable Diffusion, so the same grids serve all three tiers.
 """

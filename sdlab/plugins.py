@@ -35,7 +35,7 @@ import samplers
 from samplers.law import Unguided
 from sdlab import guidance
 from sdlab.errors import SdlabError, UsageError, did_you_mean
-from sdlab.exact_models import MODELS
+from sdlab.exact_models import MODELS as MODELS
 
 Kind = Literal["sampler", "grid", "guidance", "model"]
 LOG = Path("out") / "plugins.log"

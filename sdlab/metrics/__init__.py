@@ -16,8 +16,8 @@ class MetricInfo:
 
     `per_image` metrics are means of one number an image, so two cells can be compared image by image;
     the others (FID, KID) are properties of the whole set. Those `of_input` compare a picture with the one that
-    image-to-image has made it from. What ranges over orders of magnitude is written in powers of ten, its digits
-    those behind the point.
+    image-to-image has made it from; those not `of_pictures` look at the samples themselves. What ranges over orders of
+    magnitude is written in `powers` of ten.
     """
 
     name: str
@@ -27,6 +27,7 @@ class MetricInfo:
     digits: int
     about: str
     of_input: bool = False
+    of_pictures: bool = True
     powers: bool = False
 
     def text(self, value: float) -> str:
@@ -112,6 +113,7 @@ METRICS = {
             True,
             2,
             "root-mean-square distance to where the probability flow ends from the same noise, of latents or samples",
+            of_pictures=False,
             powers=True,
         ),
         MetricInfo(
@@ -121,6 +123,7 @@ METRICS = {
             False,
             2,
             "2-Wasserstein (Fréchet) distance of the law of the samples from that of the data, for a Gaussian model",
+            of_pictures=False,
             powers=True,
         ),
     )

@@ -17,6 +17,7 @@ from torch import Tensor
 import samplers
 from samplers import law
 from sdlab import guidance
+from sdlab.errors import UsageError
 from sdlab.metrics.meters import Measured, Meters
 from sdlab.model.model_loader import load
 from sdlab.own_pipeline import OwnPipeline
@@ -83,6 +84,12 @@ class LabBench:
 
     def run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:
         """Make the pictures of a cell, batch by batch, and measure them."""
+        try:
+            return self._run(cell, on_progress)
+        except UsageError as error:  # a model of the user's own that fails at some level only
+            raise CellFailed(str(error)) from None
+
+    def _run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:
         plan, pipeline = self.plan, self.pipeline
         rule = samplers.make(cell.sampler.name, **cell.sampler.options)
         strategy = guidance.make(cell.guidance.name, **cell.guidance.options)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 import samplers
+from samplers.reference import CONVERGING, fine_grid
 from sdlab.denoiser import Sigma
 from sdlab.pipeline import tail
 from sdlab.sweep.axes import GRID, GUIDANCE, LEVELS, SAMPLER
-from sdlab.sweep.cell import Cell
+from sdlab.sweep.cell import Cell, Choice
 from sdlab.sweep.plan import Plan
+from sdlab.sweep.reference_error import STEPS, shared, span
 from sdlab.sweep.store import Row
 
 # Seconds a pass and image, until a run has measured it: on two CPU cores measured, else guessed.
@@ -70,9 +72,25 @@ def passes_an_image(plan: Plan, cell: Cell) -> float:
 def network_passes(cell: Cell, levels: samplers.Levels = LEVELS) -> float:
     """How often the network sees an image in this cell: the cell itself, run on a single number and counted."""
     rule = SAMPLER.build(cell.sampler.name, **cell.sampler.options)
-    guidance = GUIDANCE.build(cell.guidance.name, **cell.guidance.options)
-    sigmas = GRID.build(cell.grid.name, steps=cell.steps, levels=levels, **cell.grid.options)
-    sigmas = tail(sigmas, 1.0 if cell.strength is None else cell.strength)
+    return _passes(rule, cell.guidance, tail(_sigmas(cell, levels), 1.0 if cell.strength is None else cell.strength))
+
+
+def reference_passes(plan: Plan, cells: Iterable[Cell]) -> float:
+    """How often the network sees an image for what the reference errors of these cells are measured against."""
+    own = plan.own_model
+    if "reference_error" not in plan.metrics or (own is not None and own.flow is not None):
+        return 0.0
+    spans = [(cell.guidance, span(_sigmas(cell, plan.levels), plan.levels)) for cell in cells]
+    once = {shared(rule, ends): (rule, ends) for rule, ends in spans}
+    return sum(_passes(CONVERGING, rule, fine_grid(ends, STEPS)) for rule, ends in once.values())
+
+
+def _sigmas(cell: Cell, levels: samplers.Levels) -> tuple[float, ...]:
+    return GRID.build(cell.grid.name, steps=cell.steps, levels=levels, **cell.grid.options)
+
+
+def _passes(rule: samplers.Sampler, choice: Choice, sigmas: Sequence[float]) -> float:
+    guidance = GUIDANCE.build(choice.name, **choice.options)
     passes = 0
 
     def model(x: Tensor, sigma: Sigma, context: Tensor) -> Tensor:

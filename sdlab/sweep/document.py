@@ -226,7 +226,7 @@ class Image(_Table):
 
 
 def _prompts_of_networks(prompts: Prompts | None, info: ValidationInfo) -> Prompts | None:
-    if prompts is None and not isinstance(info.data.get("model"), Choice):
+    if prompts is None and isinstance(info.data.get("model"), ModelSource):
         raise _wrong(("", f"missing; it should be {_RIGHT['prompts']}"))
     return prompts
 

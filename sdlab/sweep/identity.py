@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sdlab.errors import RunError, UsageError
 from sdlab.files import reason
+from sdlab.metrics import METRICS
 from sdlab.metrics.meters import check_prompts
 from sdlab.metrics.needs import EVALUATOR, complaints, missing_files
 from sdlab.metrics.reference import pictures_in
@@ -91,7 +92,7 @@ def _wrong_with_own(plan: Plan) -> list[str]:
     assert own is not None
     assert model is not None
     found = []
-    if asked := [name for name in plan.metrics if name not in ("reference_error", "w2")]:
+    if asked := [name for name in plan.metrics if METRICS[name].of_pictures]:
         text = "of pictures and prompts, which only text-to-image models have; there is"
         known = "reference_error" if model.law is None else "reference_error, w2"
         found.append(f"metrics: {', '.join(asked)}: {text} {known}")

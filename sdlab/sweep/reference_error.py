@@ -29,6 +29,11 @@ def span(sigmas: Sequence[float], levels: samplers.Levels) -> tuple[float, ...]:
     return (first, last) if last > 0 or first <= levels.sigma_min else (first, levels.sigma_min, 0.0)
 
 
+def shared(rule: Choice, ends: Sequence[float]) -> str:
+    """Equal for the cells that are measured against the same ends of the flow."""
+    return canonical([rule.complete(GUIDANCE), ends])
+
+
 class FlowEnds:
     """Where the flow ends for every image of a plan, computed once for all cells of one guidance.
 
@@ -50,7 +55,7 @@ class FlowEnds:
     def of(self, rule: Choice, sigmas: Sequence[float], on_step: Callable[[], object] = lambda: None) -> Tensor:
         """(N, …) in the order of the batches, for the guidance `rule` and a grid; `on_step` is called now and then."""
         ends = span(sigmas, self._pipeline.levels)
-        key = canonical([rule.complete(GUIDANCE), ends])
+        key = shared(rule, ends)
         if key not in self._known:
             self._known[key] = torch.cat([self._run(rule, ends, indices, on_step) for indices in self._batches])
         return self._known[key]
