@@ -78,27 +78,33 @@ class OwnPipeline:
         x, rule = self._white(noise, len(seeds)) * sigmas[0], samplers.with_levels(rule, self.levels)
         return samplers.run(rule, guidance(self.denoiser, cond, uncond), x, sigmas, noise=noise, on_step=on_step)
 
+    @torch.no_grad()
     def flow(self, seeds: Sequence[int], sigma: float, sigma_next: float) -> Tensor | None:
         """Where the exact flow carries the same start σ ε, in float64, if the model knows."""
         if self.model.flow is None or self.model.contexts is not None:
             return None
         x = self._white(samplers.seeded(seeds, self.device), len(seeds)) * sigma
         with _told(self.name):
-            return self.model.flow(x.double(), sigma, sigma_next)
+            return _in_shape("flow", x, self.model.flow(x.double(), sigma, sigma_next))
 
+    @torch.no_grad()
     def decode(self, samples: Tensor) -> Tensor | None:
         """Pictures (B, 3, H, W) in [−1, 1], where the model has any."""
         if self.model.decode is None:
             return None
         with _told(self.name):
-            return self.model.decode(samples)
+            pictures = self.model.decode(samples)
+            if not isinstance(pictures, Tensor) or pictures.ndim != 4 or pictures.shape[:2] != (len(samples), 3):
+                made = plugins.shape_or_type(pictures)
+                raise Unfit(
+                    f"decode should make pictures ({len(samples)}, 3, H, W) of {len(samples)} samples, not {made}"
+                )
+            return pictures
 
     def _denoise(self, x: Tensor, sigma: Sigma, context: Tensor) -> Tensor:
         with _told(self.name):
-            x0 = self.model.denoise(x, sigma) if self.model.contexts is None else self.model.denoise(x, sigma, context)
-            if not isinstance(x0, Tensor) or x0.shape != x.shape:
-                raise Unfit(f"its denoiser turns x of shape {tuple(x.shape)} into {plugins.shape_or_type(x0)}")
-            return x0.to(x)
+            conditions = () if self.model.contexts is None else (context,)
+            return _in_shape("denoiser", x, self.model.denoise(x, sigma, *conditions)).to(x)
 
     def _white(self, noise: samplers.Noise, images: int) -> Tensor:
         return noise(torch.empty(images, *self.model.shape, device=self.device))
@@ -107,6 +113,12 @@ class OwnPipeline:
 def _told(name: str) -> AbstractContextManager[None]:
     """What goes wrong inside in a line, if the model is the user's own."""
     return plugins.told(name, "is no model") if plugins.is_own(name, "model") else nullcontext()
+
+
+def _in_shape(what: str, x: Tensor, out: object) -> Tensor:
+    if not isinstance(out, Tensor) or out.shape != x.shape:
+        raise Unfit(f"its {what} turns x of shape {tuple(x.shape)} into {plugins.shape_or_type(out)}")
+    return out
 
 
 def _whole(made: object) -> OwnModel:

@@ -199,7 +199,7 @@ class LabBench:
         """Run every network once at the size it will see: the first call of a kernel is no measure of the others."""
         n = min(self.plan.batch, self.plan.images)
         for rule in (guidance.make("none"), guidance.make("cfg", scale=2.0)):
-            sigmas = (1.0, 0.5, 0.0)
+            sigmas = (self.pipeline.levels.sigma_max, self.pipeline.levels.sigma_min, 0.0)
             contexts, seeds = self._contexts(list(range(n))), list(range(n))
             latents = self.pipeline.sample(*contexts, samplers.make("euler"), sigmas, rule, seeds)
         self.pipeline.decode(latents)

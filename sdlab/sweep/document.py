@@ -90,7 +90,7 @@ def _metric(name: str) -> str:
 def _model(value: object, info: ValidationInfo) -> ModelSource | Choice:
     value = named(value)
     name = value.get("name") if isinstance(value, dict) else value
-    if isinstance(name, str) and (plugins.is_path(name) or name in plugins.MODELS):
+    if isinstance(name, str) and (plugins.is_path(name) or name in plugins.MODELS) and name not in MODELS:
         own = _choice(value, MODEL)
         if info.context:
             info.context["levels"] = MODEL.build(own.name, **own.options).levels

@@ -148,7 +148,11 @@ def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -
     of_model: dict[str, Any] = {"negative": "", "dtype": document.dtype}
     if isinstance(model, Choice):
         of_model |= {"model": model.label, "own": model, "dtype": "float32"}
-        notes = notes + [f"prompts: model {model.name} does not look at them"] * (document.prompts is not None)
+        ignored = {"prompts": document.prompts is not None, f"dtype {document.dtype}": document.dtype != "float32"}
+        notes = [
+            *notes,
+            *(f"{what}: model {model.name} does not ask for it" for what, there in ignored.items() if there),
+        ]
     else:
         assert document.prompts is not None
         prompts = document.prompts.read(document.images)
