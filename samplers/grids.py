@@ -76,7 +76,7 @@ def grid(
         sigmas = (*spacing(steps + 1, levels, **options)[:-1], 0.0)
     if not all(a > b for a, b in pairwise(sigmas)):
         raise ValueError(f"grid {name!r} has coinciding levels at {steps} steps with options {options}")
-    return sigmas
+    return tuple(map(float, sigmas))  # levels may have been given as integers
 
 
 def blend(

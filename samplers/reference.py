@@ -57,12 +57,23 @@ def converged(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], steps: int 
 
     float32, or float64 if x is. Raises ValueError when `sigmas` hold no step.
     """
+    return run(CONVERGING, denoise, x, fine_grid(sigmas, steps))
+
+
+CONVERGING = UniPC(max_order=3)
+
+
+def fine_grid(sigmas: Sequence[float], steps: int = 500) -> list[float]:
+    """The levels of `converged`: even in log σ from the first of `sigmas` to the last above 0, and 0 if that is there.
+
+    ValueError when `sigmas` hold no step.
+    """
     top, low = _span(sigmas)
     levels = [top]
     if low < top:
         even = grid("exponential", steps=steps, levels=continuous_levels(low, top), ending="stop_at_sigma_min")
         levels = eased(even)
-    return run(UniPC(max_order=3), denoise, x, [*levels, 0.0] if sigmas[-1] == 0 else levels)
+    return [*levels, 0.0] if sigmas[-1] == 0 else levels
 
 
 def eased(sigmas: Sequence[float], halvings: int = 12) -> list[float]:

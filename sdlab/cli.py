@@ -80,7 +80,9 @@ def sweep(
     batch: Annotated[int | None, typer.Option(help="images at once, instead of the file's")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda, instead of the file's")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16, instead of the file's")] = None,
-    model: Annotated[str | None, typer.Option(help="a model's name, file or folder, instead of the file's")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="a model's name, file, folder or file.py:function, instead of the file's")
+    ] = None,
 ) -> None:
     """Run every cell of a sweep that is not there yet, then draw table, contact sheet and plots."""
     from sdlab.sweep.bench import LabBench

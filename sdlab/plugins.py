@@ -8,7 +8,7 @@ that results carry a digest of their code.
     sampler    a class like those in samplers/: `step`, `nfe`, `order`, `stochastic`; built without options, or with
     grid       a function (steps, levels, **options) -> that many levels above 0, from the highest down
     guidance   a class with `__call__(model, cond, uncond) -> denoiser` and `passes(sigma)`
-    model      a function (**options) -> (denoise, levels)
+    model      a function (**options) -> (denoise, levels, shape), or an `OwnModel` (sdlab/own_model.py) that says more
 
 What is wrong with one is told in a line, and its traceback kept in out/plugins.log.
 """
@@ -35,15 +35,15 @@ import samplers
 from samplers.law import Unguided
 from sdlab import guidance
 from sdlab.errors import SdlabError, UsageError, did_you_mean
+from sdlab.exact_models import MODELS as MODELS
 
 Kind = Literal["sampler", "grid", "guidance", "model"]
 LOG = Path("out") / "plugins.log"
-MODELS: dict[str, Callable[..., Any]] = {}
 REGISTRIES: Mapping[Kind, dict[str, Any]] = {
     "sampler": cast(dict[str, Any], samplers.SAMPLERS),
     "grid": samplers.GRIDS,
     "guidance": cast(dict[str, Any], guidance.GUIDANCE),
-    "model": MODELS,
+    "model": cast(dict[str, Any], MODELS),
 }
 GROUPS: Mapping[Kind, str] = {
     "sampler": "sdlab.samplers", "grid": "sdlab.grids", "guidance": "sdlab.guidance", "model": "sdlab.models",
@@ -126,7 +126,7 @@ def discover() -> None:
             try:
                 if point.name in REGISTRIES[kind]:
                     raise UsageError(f"{point.value}: there is a {kind} {point.name!r} already")
-                with _told(point.value, "cannot be imported"):
+                with told(point.value, "cannot be imported"):
                     entry = point.load()
                 version = point.dist.version if point.dist else ""
                 _register(kind, point.name, entry, Plugin(f"{point.value} {version}", _code_digest(entry, version)))
@@ -137,7 +137,7 @@ def discover() -> None:
 def _register(kind: Kind, name: str, entry: Any, plugin: Plugin) -> None:
     if not callable(entry):
         raise UsageError(f"{name}: is no {kind}: it is a {type(entry).__name__}")
-    with _told(name, f"is no {kind}"):
+    with told(name, f"is no {kind}"):
         _TRIALS[kind](entry)
     REGISTRIES[kind][name] = entry
     _PLUGINS[kind, name] = plugin
@@ -149,7 +149,7 @@ def _module(file: str, path: Path, code: bytes, content: str) -> ModuleType:
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # where dataclasses look for it
     try:
-        with _told(file, "cannot be imported"):
+        with told(file, "cannot be imported"):
             exec(compile(code, str(path), "exec"), vars(module))
     except UsageError:
         del sys.modules[module.__name__]
@@ -168,8 +168,12 @@ def _defined(file: str, module: ModuleType, attribute: str) -> Any:
 
 
 @contextmanager
-def _told(name: str, what: str) -> Iterator[None]:
-    """Whatever goes wrong inside as one line, its traceback in the log."""
+def told(name: str, what: str) -> Iterator[None]:
+    """Whatever goes wrong inside as one line, its traceback in the log.
+
+    Raises:
+        UsageError: `name: what: …`, in place of every other error.
+    """
     try:
         yield
     except (SdlabError, KeyboardInterrupt):
@@ -230,7 +234,7 @@ def _try_sampler(entry: Callable[..., Any]) -> None:
 
     def check(i: int, new: object) -> None:
         if not isinstance(new, Tensor) or new.shape != x.shape:
-            raise Unfit(f"step {i + 1} turns x of shape {tuple(x.shape)} into {_what(new)}")
+            raise Unfit(f"step {i + 1} turns x of shape {tuple(x.shape)} into {shape_or_type(new)}")
 
     samplers.run(rule, Unguided(denoise), x, sigmas, noise=samplers.seeded([0, 1]), on_step=check)
     if any(shape != x.shape for shape in asked):
@@ -254,7 +258,7 @@ def _try_guidance(entry: Callable[..., Any]) -> None:
     rule = entry()
     out = rule(lambda x, sigma, context: x / 2, context, context)(x, 1.0)
     if not isinstance(out, Tensor) or out.shape != x.shape:
-        raise Unfit(f"its denoiser turns x of shape {tuple(x.shape)} into {_what(out)}")
+        raise Unfit(f"its denoiser turns x of shape {tuple(x.shape)} into {shape_or_type(out)}")
     rule.passes(1.0)
 
 
@@ -262,7 +266,8 @@ def _try_model(entry: Callable[..., Any]) -> None:
     inspect.signature(entry)  # it may load large files: it is called when it is needed
 
 
-def _what(value: object) -> str:
+def shape_or_type(value: object) -> str:
+    """`"one of shape (2, 3)"` of a tensor, else `"a list"`, its type."""
     return f"one of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 

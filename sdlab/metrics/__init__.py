@@ -16,7 +16,8 @@ class MetricInfo:
 
     `per_image` metrics are means of one number an image, so two cells can be compared image by image;
     the others (FID, KID) are properties of the whole set. Those `of_input` compare a picture with the one that
-    image-to-image has made it from.
+    image-to-image has made it from; those not `of_pictures` look at the samples themselves. What ranges over orders of
+    magnitude is written in `powers` of ten.
     """
 
     name: str
@@ -26,6 +27,12 @@ class MetricInfo:
     digits: int
     about: str
     of_input: bool = False
+    of_pictures: bool = True
+    powers: bool = False
+
+    def text(self, value: float) -> str:
+        """`"3.21"`, or `"4.7e-03"`."""
+        return f"{value:.{self.digits}{'e' if self.powers else 'f'}}"
 
 
 METRICS = {
@@ -98,6 +105,26 @@ METRICS = {
             3,
             "image-to-image: LPIPS-like distance to the input picture, between features inside the lab evaluator",
             of_input=True,
+        ),
+        MetricInfo(
+            "reference_error",
+            "reference error",
+            "lower",
+            True,
+            2,
+            "root-mean-square distance to where the probability flow ends from the same noise, of latents or samples",
+            of_pictures=False,
+            powers=True,
+        ),
+        MetricInfo(
+            "w2",
+            "W₂ (exact)",
+            "lower",
+            False,
+            2,
+            "2-Wasserstein (Fréchet) distance of the law of the samples from that of the data, for a Gaussian model",
+            of_pictures=False,
+            powers=True,
         ),
     )
 }

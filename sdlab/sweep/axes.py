@@ -6,17 +6,18 @@ import inspect
 import math
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 import samplers
-from sdlab import guidance, plugins
+from sdlab import guidance, own_pipeline, plugins
 from sdlab.errors import UsageError, did_you_mean, unknown
 
 Mistake = tuple[str, str]  # the key inside the choice, what is wrong with it
-LEVELS = samplers.discrete_levels()  # the noise levels every model here was trained on
+LEVELS = samplers.discrete_levels()  # the noise levels that all text-to-image models here were trained on
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Axis:
             return found
         try:
             self.build(name, **options)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, UsageError) as error:
             return [("", str(error))]
         return []
 
@@ -117,15 +118,21 @@ PLAIN = {
 }
 
 
-def _grid(name: str, steps: int | None = None, **options: Any) -> tuple[float, ...]:
+def _grid(name: str, steps: int | None = None, levels: samplers.Levels = LEVELS, **options: Any) -> tuple[float, ...]:
     """A grid to try a choice with: of ten steps, or of as many as its own list has."""
     if steps is None:
         listed = options.get("sigmas") or options.get("timesteps") if name == "explicit" else None
         steps = len(listed) - (options.get("ending", "to_zero") != "to_zero") if listed else 10
-    return samplers.grid(name, steps=steps, levels=LEVELS, **options)
+    return samplers.grid(name, steps=steps, levels=levels, **options)
 
 
 plugins.discover()
 SAMPLER = Axis("sampler", samplers.SAMPLERS, samplers.make)
 GUIDANCE = Axis("guidance", guidance.GUIDANCE, guidance.make)
 GRID = Axis("grid", samplers.GRIDS, _grid, samplers.grid, frozenset({"name", "steps", "levels"}))
+MODEL = Axis("model", plugins.MODELS, own_pipeline.build)
+
+
+def grids_of(levels: samplers.Levels) -> Axis:
+    """`GRID` for a model with other levels."""
+    return replace(GRID, build=partial(_grid, levels=levels))

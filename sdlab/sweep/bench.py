@@ -16,14 +16,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import samplers
+from samplers import law
 from sdlab import guidance
-from sdlab.metrics.meters import Meters
+from sdlab.errors import UsageError
+from sdlab.metrics.meters import Measured, Meters
 from sdlab.model.model_loader import load
+from sdlab.own_pipeline import OwnPipeline
 from sdlab.picture import read_picture, to_bytes
 from sdlab.pipeline import Pipeline
-from sdlab.sweep.cell import Cell
+from sdlab.sweep.cell import Cell, Choice
 from sdlab.sweep.plan import Pictures, Plan
 from sdlab.sweep.prompts import picture_set
+from sdlab.sweep.reference_error import FlowEnds, distance
 from sdlab.sweep.results import CellFailed, CellResult
 
 _THUMBNAILS = 8  # pictures of a cell that the contact sheet shows
@@ -36,23 +40,40 @@ class LabBench:
     def __init__(self, plan: Plan) -> None:
         """Raises UsageError or RunError when the model cannot be loaded or a metric cannot be measured on it."""
         self.plan = plan
+        self.pictures: Tensor | None = None  # (P, 3, H, W), white where a prompt has none
+        self.meters: Meters | None = None
+        self.pipeline = self._load() if plan.own is None else self._own(plan.own)
+        whole = list(range(plan.images))
+        batches = [whole[k : k + plan.batch] for k in range(0, plan.images, plan.batch)]
+        self.flow_ends = FlowEnds(self.pipeline, self._contexts, batches, plan.seed)
+        self._warm_up()
+
+    def _load(self) -> Pipeline:
+        """A text-to-image model, with the contexts (P, …) of the prompts."""
+        plan = self.plan
         model = load(plan.source, plan.device, getattr(torch, plan.dtype))
-        self.pipeline = Pipeline(model)
+        pipeline = Pipeline(model)
         for prompt in dict.fromkeys((*plan.prompts, plan.negative)):
             if cut := model.tokenizer.cut(prompt):
                 print(f"note: the prompt {prompt!r} is too long, dropped from its end: {cut!r}", file=sys.stderr)
-        self.context = self.pipeline.encode(plan.prompts)
-        self.uncond = self.pipeline.encode([plan.negative])
-        self.pictures: Tensor | None = None  # (P, 3, H, W), white where a prompt has none
+        self.context, self.uncond = pipeline.encode(plan.prompts), pipeline.encode([plan.negative])
         if plan.pictures is not None:
             self.pictures = _read(plan.pictures, len(plan.prompts), model.config.image_size)
-            self.init = self.pipeline.encode_image(self.pictures)
+            self.init = pipeline.encode_image(self.pictures)
         self.meters = Meters(plan.metrics, model, plan.metric_files)
-        self._warm_up()
+        return pipeline
+
+    def _own(self, model: Choice) -> OwnPipeline:
+        """A model of one's own, with the conditions (C, …) it brings."""
+        pipeline = OwnPipeline(model.name, model.options, self.plan.device)
+        self.context, self.uncond = pipeline.cond, pipeline.uncond
+        return pipeline
 
     @property
     def prompts(self) -> Sequence[str]:
-        """The prompts of the thumbnails."""
+        """The prompts of the thumbnails; of a model without prompts the seeds."""
+        if self.plan.own is not None:
+            return [f"seed {self.plan.seed + i}" for i in range(self._shown)]
         return [self._prompt(i) for i in range(self._shown)]
 
     @property
@@ -62,47 +83,57 @@ class LabBench:
 
     def real(self) -> dict[str, tuple[float, float]]:
         """The metrics of as many real renders with captions of their own, for a model of the scenes world."""
-        found = self.meters.real(self.plan.images)
+        found = Measured() if self.meters is None else self.meters.real(self.plan.images)
         return {name: (value, found.stderr[name]) for name, value in found.values.items()}
 
     def run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:
         """Make the pictures of a cell, batch by batch, and measure them."""
+        try:
+            return self._run(cell, on_progress)
+        except UsageError as error:  # a model of the user's own that fails at some level only
+            raise CellFailed(str(error)) from None
+
+    def _run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:
         plan, pipeline = self.plan, self.pipeline
         rule = samplers.make(cell.sampler.name, **cell.sampler.options)
         strategy = guidance.make(cell.guidance.name, **cell.guidance.options)
         sigmas = samplers.grid(cell.grid.name, steps=cell.steps, levels=pipeline.levels, **cell.grid.options)
         batches = self._batches(cell)
-        seconds, per_pass, pictures = [], [], []
+        order = torch.tensor([i for _, indices in batches for i in indices]).argsort()
+        ends = None
+        if "reference_error" in plan.metrics:
+            ends = self.flow_ends.of(cell.guidance, sigmas, on_step=lambda: on_progress(0.0))
+        seconds, per_pass, samples, pictures = [], [], [], []
         counter = pipeline.denoiser
         images = passes = network = 0.0
         began = perf_counter()
         for k, (strength, indices) in enumerate(batches):
-            rows = [i % len(plan.prompts) for i in indices]
             counter.reset()
             start = perf_counter()
             latents = pipeline.sample(
-                self.context[rows],
-                self.uncond.expand(len(indices), -1, -1),
+                *self._contexts(indices),
                 rule,
                 sigmas,
                 strategy,
                 [plan.seed + i for i in indices],
                 on_step=lambda i, _, k=k: on_progress((k + (i + 1) / len(sigmas)) / len(batches)),  # type: ignore[misc]
-                init=None if strength == 1 else self.init[rows],
+                init=None if strength == 1 else self.init[self._rows(indices)],
                 strength=strength,
             )
             self._check(latents, indices)
+            samples.append(latents)
             pictures.append(pipeline.decode(latents))
             seconds.append((perf_counter() - start) / len(indices))
             if counter.images:
                 per_pass.append(counter.seconds / counter.images)
             images, passes, network = images + len(indices), passes + counter.images, network + counter.seconds
-        drawn = torch.cat(pictures)[torch.tensor([i for _, indices in batches for i in indices]).argsort()]
-        result = self.meters.measure(
-            drawn,
-            [self._prompt(i) for i in range(plan.images)],
-            None if self.pictures is None else self._of_prompts(self.pictures).to(drawn),
-        )
+        drawn = torch.cat([part for part in pictures if part is not None] or [torch.empty(0, 3, 1, 1)])
+        drawn = drawn[order] if len(drawn) else drawn
+        result = self._measure(drawn)
+        if ends is not None:
+            result.add("reference_error", distance(torch.cat(samples)[order], ends).cpu())
+        if "w2" in plan.metrics:
+            result.values["w2"] = _w2(rule, plan, sigmas)
         on_progress(1.0)
         return CellResult(
             metrics=result.values,
@@ -114,6 +145,21 @@ class LabBench:
             network_share=network / (perf_counter() - began),
             thumbnails=self._thumbnails(drawn),
         )
+
+    def _measure(self, drawn: Tensor) -> Measured:
+        """What pictures (N, 3, H, W) show."""
+        if self.meters is None:
+            return Measured()
+        prompts = [self._prompt(i) for i in range(self.plan.images)]
+        inputs = None if self.pictures is None else self._of_prompts(self.pictures).to(drawn)
+        return self.meters.measure(drawn, prompts, inputs)
+
+    def _contexts(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """Conditional and unconditional, a row for each of these images."""
+        return self.context[self._rows(indices)], self.uncond.expand(len(indices), *self.uncond.shape[1:])
+
+    def _rows(self, indices: list[int]) -> list[int]:
+        return [i % len(self.context) for i in indices]
 
     def _batches(self, cell: Cell) -> list[tuple[float, list[int]]]:
         """Images that are sampled together, with their strength: 1 for those that start from no picture."""
@@ -134,6 +180,8 @@ class LabBench:
     @property
     def _shown(self) -> int:
         """How many pictures of a cell are kept: without metrics they are what the sweep is for."""
+        if isinstance(self.pipeline, OwnPipeline) and self.pipeline.model.decode is None:
+            return 0
         return min(_THUMBNAILS, self.plan.images) if self.plan.metrics else self.plan.images
 
     def _thumbnails(self, images: Tensor) -> NDArray[np.uint8]:
@@ -154,12 +202,23 @@ class LabBench:
     def _warm_up(self) -> None:
         """Run every network once at the size it will see: the first call of a kernel is no measure of the others."""
         n = min(self.plan.batch, self.plan.images)
-        rows = torch.arange(n) % len(self.plan.prompts)
         for rule in (guidance.make("none"), guidance.make("cfg", scale=2.0)):
-            sigmas = (1.0, 0.5, 0.0)
-            contexts = self.context[rows], self.uncond.expand(n, -1, -1)
-            latents = self.pipeline.sample(*contexts, samplers.make("euler"), sigmas, rule, list(range(n)))
+            sigmas = (self.pipeline.levels.sigma_max, self.pipeline.levels.sigma_min, 0.0)
+            contexts, seeds = self._contexts(list(range(n))), list(range(n))
+            latents = self.pipeline.sample(*contexts, samplers.make("euler"), sigmas, rule, seeds)
         self.pipeline.decode(latents)
+
+
+def _w2(rule: samplers.Sampler, plan: Plan, sigmas: Sequence[float]) -> float:
+    """Between the law of what the rule makes of pure noise and that of the data, whatever the seeds."""
+    model = plan.own_model
+    assert model is not None
+    assert model.law is not None
+    try:
+        rule = samplers.with_levels(rule, model.levels)
+        return law.distance(rule, model.law, sigmas, law.noise_at(model.law, sigmas[0]))
+    except law.NoLawError as error:
+        raise CellFailed(f"w2: {error}") from None
 
 
 def _read(pictures: Pictures, prompts: int, side: int) -> Tensor:

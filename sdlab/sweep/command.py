@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sdlab.errors import SdlabError
-from sdlab.sweep.cost import Estimate, estimate
+from sdlab.sweep.cost import Estimate, estimate, reference_passes
 from sdlab.sweep.plan import Plan, load_plan
 from sdlab.sweep.progress import duration
 from sdlab.sweep.report import report
@@ -93,8 +93,12 @@ def _describe(plan: Plan, model: str, directory: Path, console: Console) -> None
 
 def _totals(plan: Plan, cost: Estimate, todo: list[int]) -> list[str]:
     passes = sum(cost.passes[i] for i in todo) * plan.images
+    references = reference_passes(plan, [plan.cells[i] for i in todo]) * plan.images
+    beside = f", and {references:,.0f} for the reference errors" if references else ""
+    seconds = cost.seconds(todo) + references * cost.seconds_per_pass
     speed = f"{1000 * cost.seconds_per_pass:.3g} ms a pass and image ({cost.source})"
+    cells = f"{len(todo)} of {len(plan.cells)} cells to run"
     return [
-        f"{len(todo)} of {len(plan.cells)} cells to run, {plan.images} images each: {passes:,.0f} network passes",
-        f"about {duration(cost.seconds(todo))} on {plan.device} in {plan.dtype}, at {speed}",
+        f"{cells}, {plan.images} images each: {passes:,.0f} network passes{beside}",
+        f"about {duration(seconds)} on {plan.device} in {plan.dtype}, at {speed}",
     ]

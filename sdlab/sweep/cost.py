@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 import samplers
+from samplers.reference import CONVERGING, fine_grid
 from sdlab.denoiser import Sigma
 from sdlab.pipeline import tail
-from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER
-from sdlab.sweep.cell import Cell
+from sdlab.sweep.axes import GRID, GUIDANCE, LEVELS, SAMPLER
+from sdlab.sweep.cell import Cell, Choice
+from sdlab.sweep.reference_error import STEPS, shared, span
 from sdlab.sweep.store import Row
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ ASSUMED = {
     "scenes": {"cpu": 0.002, "cuda": 0.0005, "mps": 0.002},
     "sd15": {"cpu": 6.0, "cuda": 0.03, "mps": 0.5},
 }
+_OWN = {"cpu": 1e-5, "cuda": 1e-5, "mps": 1e-5}  # a closed form
 
 
 @dataclass(frozen=True)
@@ -55,26 +58,42 @@ def estimate(plan: Plan, rows: Sequence[Row] = ()) -> Estimate:
         source = f"the median of {len(like)} cell{'s' * (len(like) > 1)} measured here before"
         return Estimate(passes, plan.images, statistics.median(like), source)
     kind = plan.device.partition(":")[0]
-    guess = ASSUMED.get(plan.model, ASSUMED["scenes"])[kind]
+    guess = (_OWN if plan.own else ASSUMED.get(plan.model, ASSUMED["scenes"]))[kind]
     return Estimate(passes, plan.images, guess, f"assumed for {kind}; the first finished cell replaces it")
 
 
 def passes_an_image(plan: Plan, cell: Cell) -> float:
     """How often the network sees an image of this plan, the mean of those that start from a picture and the others."""
     if cell.strength is None:
-        return network_passes(cell)
+        return network_passes(cell, plan.levels)
     starts = [plan.starts_from_a_picture(i) for i in range(plan.images)]
     share = sum(starts) / len(starts)
     whole = network_passes(cell.model_copy(update={"strength": None})) if share < 1 else 0.0
     return share * network_passes(cell) + (1 - share) * whole
 
 
-def network_passes(cell: Cell) -> float:
+def network_passes(cell: Cell, levels: samplers.Levels = LEVELS) -> float:
     """How often the network sees an image in this cell: the cell itself, run on a single number and counted."""
     rule = SAMPLER.build(cell.sampler.name, **cell.sampler.options)
-    guidance = GUIDANCE.build(cell.guidance.name, **cell.guidance.options)
-    sigmas = GRID.build(cell.grid.name, steps=cell.steps, **cell.grid.options)
-    sigmas = tail(sigmas, 1.0 if cell.strength is None else cell.strength)
+    return _passes(rule, cell.guidance, tail(_sigmas(cell, levels), 1.0 if cell.strength is None else cell.strength))
+
+
+def reference_passes(plan: Plan, cells: Iterable[Cell]) -> float:
+    """How often the network sees an image for what the reference errors of these cells are measured against."""
+    own = plan.own_model
+    if "reference_error" not in plan.metrics or (own is not None and own.flow is not None):
+        return 0.0
+    spans = [(cell.guidance, span(_sigmas(cell, plan.levels), plan.levels)) for cell in cells]
+    once = {shared(rule, ends): (rule, ends) for rule, ends in spans}
+    return sum(_passes(CONVERGING, rule, fine_grid(ends, STEPS)) for rule, ends in once.values())
+
+
+def _sigmas(cell: Cell, levels: samplers.Levels) -> tuple[float, ...]:
+    return GRID.build(cell.grid.name, steps=cell.steps, levels=levels, **cell.grid.options)
+
+
+def _passes(rule: samplers.Sampler, choice: Choice, sigmas: Sequence[float]) -> float:
+    guidance = GUIDANCE.build(choice.name, **choice.options)
     passes = 0
 
     def model(x: Tensor, sigma: Sigma, context: Tensor) -> Tensor:
@@ -88,7 +107,7 @@ def network_passes(cell: Cell) -> float:
     return float(passes)
 
 
-def steps_within(budget: int, cell: Cell) -> int:
+def steps_within(budget: int, cell: Cell, levels: samplers.Levels = LEVELS) -> int:
     """The largest number of steps with which the cell takes no more than `budget` network passes an image.
 
     ValueError where there is none: the rule chooses its steps by what it sees, or one step costs more.
@@ -96,13 +115,13 @@ def steps_within(budget: int, cell: Cell) -> int:
     rule = SAMPLER.build(cell.sampler.name, **cell.sampler.options)
     for steps in range(budget, 0, -1):
         try:
-            sigmas = GRID.build(cell.grid.name, steps=steps, **cell.grid.options)
+            sigmas = _sigmas(cell.model_copy(update={"steps": steps}), levels)
         except ValueError:  # the grid cannot have as many
             continue
         calls = rule.nfe(sigmas)
         if calls is None:
             raise ValueError(f"{cell.sampler.label} chooses its calls by what it sees, no budget holds it; give steps")
-        if calls <= budget and network_passes(cell.model_copy(update={"steps": steps})) <= budget:
+        if calls <= budget and network_passes(cell.model_copy(update={"steps": steps}), levels) <= budget:
             return steps
     parts = " · ".join((cell.sampler.label, cell.grid.label, cell.guidance.label))
     raise ValueError(f"{parts} takes more than {budget} network pass{'es' * (budget != 1)} for any number of steps")

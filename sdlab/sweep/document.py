@@ -25,13 +25,13 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from sdlab import resources
+from sdlab import plugins, resources
 from sdlab.device import resolve
 from sdlab.errors import did_you_mean, unknown
 from sdlab.metrics import METRICS, MetricFiles
 from sdlab.model.locate import MODELS, ModelSource
 from sdlab.picture import Fit
-from sdlab.sweep.axes import GRID, GUIDANCE, PLAIN, SAMPLER, Axis, Mistake, named
+from sdlab.sweep.axes import GRID, GUIDANCE, LEVELS, MODEL, PLAIN, SAMPLER, Axis, Mistake, grids_of, named
 from sdlab.sweep.cell import Choice
 from sdlab.sweep.prompts import PROMPT_SETS, SETS, SIZE, prompt_set
 
@@ -64,11 +64,20 @@ def _choice(value: object, axis: Axis, build: bool = True) -> Choice:
     return choice
 
 
+def _grid(value: object, info: ValidationInfo, build: bool = True) -> Choice:
+    return _choice(value, _grids(info), build)
+
+
+def _grids(info: ValidationInfo) -> Axis:
+    """The grids of the model's levels; the model stands before the cells, so it is known, unless it is wrong."""
+    return grids_of(info.context["levels"] if info.context else LEVELS)
+
+
 def _fits(steps: int, info: ValidationInfo) -> int:
     grids = info.data.get("grid", [])
     for grid in grids if isinstance(grids, list) else [grids]:
         try:
-            GRID.build(grid.name, steps=steps, **grid.options)
+            _grids(info).build(grid.name, steps=steps, **grid.options)
         except ValueError as error:
             raise _wrong(("", str(error))) from None
     return steps
@@ -90,7 +99,14 @@ def _metric(name: str) -> str:
     return name
 
 
-def _model(value: object) -> ModelSource:
+def _model(value: object, info: ValidationInfo) -> ModelSource | Choice:
+    value = named(value)
+    name = value.get("name") if isinstance(value, dict) else value
+    if isinstance(name, str) and (plugins.is_path(name) or name in plugins.MODELS) and name not in MODELS:
+        own = _choice(value, MODEL)
+        if info.context:
+            info.context["levels"] = MODEL.build(own.name, **own.options).levels
+        return own
     if isinstance(value, str):
         source = ModelSource(value)
     elif isinstance(value, dict) and isinstance(value.get("name"), str):
@@ -106,7 +122,8 @@ def _model(value: object) -> ModelSource:
         return source
     if "/" in source.name:
         raise _wrong(("", f"there is no model file or folder {source.name!r}"))
-    raise _wrong(("", unknown("model", source.name, MODELS) + ", or the path of a model file or folder"))
+    known = [*MODELS, *plugins.MODELS]
+    raise _wrong(("", unknown("model", source.name, known) + ", or the path of a model file or folder"))
 
 
 _MODEL_KEYS = frozenset({"name", "weights", "vocab", "merges"})
@@ -168,7 +185,7 @@ Strength = Annotated[float, Field(ge=0, le=1)]
 Steps = Annotated[int, Field(ge=1), AfterValidator(_fits)]
 Sampler = Annotated[Choice, PlainValidator(partial(_choice, axis=SAMPLER))]
 Guidance = Annotated[Choice, PlainValidator(partial(_choice, axis=GUIDANCE))]
-Grid = Annotated[Choice, PlainValidator(partial(_choice, axis=GRID))]
+Grid = Annotated[Choice, PlainValidator(_grid)]
 # An exclusion may name a part of the options, with which alone a rule could not be built.
 AnySampler = Annotated[Choice, PlainValidator(partial(_choice, axis=SAMPLER, build=False))]
 AnyGuidance = Annotated[Choice, PlainValidator(partial(_choice, axis=GUIDANCE, build=False))]
@@ -226,6 +243,12 @@ class Image(_Table):
     fit: Fit = "crop"
 
 
+def _prompts_of_networks(prompts: Prompts | None, info: ValidationInfo) -> Prompts | None:
+    if prompts is None and isinstance(info.data.get("model"), ModelSource):
+        raise _wrong(("", f"missing; it should be {_RIGHT['prompts']}"))
+    return prompts
+
+
 class Cells(_Table):
     """`[cells]`: every combination is a cell. The grid stands before the steps, which are checked against it.
 
@@ -273,7 +296,7 @@ class Document(_Table):
     """The whole file."""
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None = None
-    model: Annotated[ModelSource, PlainValidator(_model)]
+    model: Annotated[ModelSource | Choice, PlainValidator(_model)]  # a choice: of one's own, or exact
     images: Natural = 128
     seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
     batch: Natural = 32
@@ -281,7 +304,7 @@ class Document(_Table):
     device: Annotated[str, AfterValidator(_device)] = Field("auto", validate_default=True)
     metrics: Annotated[list[Annotated[str, AfterValidator(_metric)]], BeforeValidator(_as_list)] = []
     metric_files: MetricFiles = MetricFiles()
-    prompts: Prompts
+    prompts: Annotated[Prompts | None, AfterValidator(_prompts_of_networks)] = Field(None, validate_default=True)
     image: Image | None = None
     compare: Annotated[str, AfterValidator(_compared)] | None = None
     cells: Cells | None = None
@@ -300,9 +323,11 @@ class Document(_Table):
     @model_validator(mode="after")
     def _pictures_have_strengths(self) -> Document:
         given = [] if self.image is None else [f"image.{key}" for key in ("init", "set") if getattr(self.image, key)]
-        given += ["images beside the prompts"] * self.prompts.have_pictures
+        given += ["images beside the prompts"] * (self.prompts is not None and self.prompts.have_pictures)
         if len(given) > 1:
             raise _wrong(("image", f"pictures should come from one place, got {', '.join(given)}"))
+        if given and isinstance(self.model, Choice):
+            raise _wrong(("image", f"model {self.model.name} starts from noise alone; leave the pictures out"))
         if self.image is not None and not given:
             raise _wrong(("image", "should have init (a picture) or set"))
         there = {f"extra[{i}].strength": one.strength is not None for i, one in enumerate(self.extra)}
@@ -332,7 +357,7 @@ _RIGHT = {
 def read(raw: dict[str, Any], folder: Path) -> tuple[Document | None, list[Mistake]]:
     """The document that `raw` (parsed TOML) is, or the (key path, sentence) of each of its mistakes."""
     try:
-        return Document.model_validate(_inherit(raw), context={"folder": folder}), []
+        return Document.model_validate(_inherit(raw), context={"folder": folder, "levels": LEVELS}), []
     except ValidationError as error:
         return None, [mistake for fault in error.errors() for mistake in _explain(fault)]
 

@@ -8,13 +8,17 @@ from pathlib import Path
 
 from sdlab.errors import RunError, UsageError
 from sdlab.files import reason
+from sdlab.metrics import METRICS
 from sdlab.metrics.meters import check_prompts
 from sdlab.metrics.needs import EVALUATOR, complaints, missing_files
 from sdlab.metrics.reference import pictures_in
 from sdlab.model.model_loader import model_files, open_model
+from sdlab.own_pipeline import OwnPipeline
 from sdlab.picture import opened
 from sdlab.resources import find
 from sdlab.scenes import PIXELS
+from sdlab.sweep.axes import MODEL
+from sdlab.sweep.cell import canonical
 from sdlab.sweep.plan import Plan
 
 
@@ -27,10 +31,12 @@ def identify(plan: Plan) -> str:
     """
     check(plan)
     content, digests = hashlib.sha256(), dict[Path, bytes]()
+    if plan.own is not None:
+        content.update(canonical(plan.own.complete(MODEL)).encode())
     for path in _files(plan):
         digests[path] = digests.get(path) or _digest(path)  # one picture may serve every prompt
         content.update(digests[path])
-    return f"{Path(plan.model).name} {content.hexdigest()[:16]}"
+    return f"{Path(plan.own.name if plan.own else plan.model).name} {content.hexdigest()[:16]}"
 
 
 def _digest(path: Path) -> bytes:
@@ -42,7 +48,11 @@ def _digest(path: Path) -> bytes:
 
 
 def check(plan: Plan) -> None:
-    """Raises as `identify` does; loads no weights."""
+    """Raises as `identify` does; loads no weights, but for those of a model of the user's own."""
+    if plan.own is not None:
+        if wrong := _wrong_with_own(plan):
+            raise UsageError("\n".join(wrong))
+        return
     missing: list[str] = []
     try:
         model_files(plan.source)
@@ -66,14 +76,45 @@ def check(plan: Plan) -> None:
             f"image.set: its pictures are {PIXELS} × {PIXELS}, {config.name!r} makes {config.image_size} × "
             f"{config.image_size}; give init, a picture of any size"
         )
+    if "w2" in plan.metrics:
+        wrong.append(f'metrics: w2: the law of the data is not known to {config.name!r}; it is to model "gaussian"')
+    if "reference_error" in plan.metrics and plan.pictures is not None:
+        wrong.append("metrics: reference_error: is of samples from noise, and these start from pictures")
     if wrong:
         raise UsageError("\n".join(wrong))
     if {"prompt_accuracy", "changes_made"} & set(plan.metrics):
         check_prompts(plan.prompts)
 
 
+def _wrong_with_own(plan: Plan) -> list[str]:
+    """Why a model of one's own cannot be swept so, a line each."""
+    own, model = plan.own, plan.own_model
+    assert own is not None
+    assert model is not None
+    found = []
+    if asked := [name for name in plan.metrics if METRICS[name].of_pictures]:
+        text = "of pictures and prompts, which only text-to-image models have; there is"
+        known = "reference_error" if model.law is None else "reference_error, w2"
+        found.append(f"metrics: {', '.join(asked)}: {text} {known}")
+    if "w2" in plan.metrics and (model.law is None or model.contexts is not None):
+        found.append(f"metrics: w2: model {own.name} does not say that its data are Gaussian")
+    if not plan.metrics and model.decode is None:
+        found.append(f'metrics: model {own.name} draws no pictures; ask for numbers, like ["reference_error"]')
+    guided = dict.fromkeys(cell.guidance.label for cell in plan.cells if cell.guidance.name != "none")
+    if guided and model.contexts is None:
+        found.append(f'guidance: {", ".join(guided)}: model {own.name} has no conditions; it runs with "none"')
+    try:
+        OwnPipeline(own.name, own.options, plan.device).try_out()
+    except UsageError as error:
+        found.append(f"model: {error}")
+    return found
+
+
 def _files(plan: Plan) -> Iterator[Path]:
     """All files whose content the numbers depend on, in an order that depends on nothing else."""
+    if (own := plan.own_model) is not None:
+        yield from map(Path, own.files)
+        return
     yield from model_files(plan.source)
     yield find(EVALUATOR)
     for path in map(Path, plan.metric_files.given.values()):

@@ -10,12 +10,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from sdlab import plugins, resources
+import samplers
+from sdlab import own_pipeline, plugins, resources
 from sdlab.errors import UsageError, did_you_mean
 from sdlab.metrics import MetricFiles, MetricInfo, labelled
 from sdlab.model.locate import ModelSource
+from sdlab.own_model import OwnModel
 from sdlab.picture import Fit
-from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER, Axis, Mistake
+from sdlab.sweep.axes import GRID, GUIDANCE, LEVELS, SAMPLER, Axis, Mistake
 from sdlab.sweep.cell import Cell, Choice, canonical, digest
 from sdlab.sweep.compare import pairs
 from sdlab.sweep.cost import steps_within
@@ -43,14 +45,15 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     name: str
-    model: str  # a name, a file or a folder
+    model: str  # a name, a file or a folder; of a model of one's own the name with its options
+    own: Choice | None = None  # a model of one's own or an exact one, where that is swept
     model_files: dict[str, str] = {}  # weights, vocab and merges, where the sweep says so
-    prompts: tuple[str, ...]
+    prompts: tuple[str, ...]  # none for a model of one's own, which has its own conditions
     negative: str
     images: int  # a cell
     seed: int
     batch: int  # how many images at once; no number depends on it
-    dtype: str
+    dtype: str  # of the networks; a model of one's own is given float32
     device: str  # resolved: never "auto"
     metrics: tuple[str, ...]
     metric_files: MetricFiles = MetricFiles()
@@ -65,14 +68,24 @@ class Plan(BaseModel):
         return ModelSource(self.model, **self.model_files)
 
     @property
+    def own_model(self) -> OwnModel | None:
+        """The model of one's own, built; None for a text-to-image model."""
+        return None if self.own is None else _built(self.own)
+
+    @property
+    def levels(self) -> samplers.Levels:
+        """The noise levels of the model."""
+        return _levels(self.own)
+
+    @property
     def measures(self) -> tuple[MetricInfo, ...]:
         """The metrics with the labels they have here."""
         return tuple(labelled(name, self.metric_files) for name in self.metrics)
 
     def starts_from_a_picture(self, i: int) -> bool:
         """Whether image i does; if not it is drawn from its prompt alone."""
-        i %= len(self.prompts)
-        return self.pictures is not None and (self.pictures.set is not None or self.pictures.files[i] is not None)
+        pictures = self.pictures
+        return pictures is not None and (pictures.set is not None or pictures.files[i % len(self.prompts)] is not None)
 
     def key(self, cell: Cell, model: str) -> str:
         """The name of a cell's row in the store: a hash of all that determines its numbers.
@@ -108,7 +121,7 @@ def load_plan(path: str | Path, overrides: Mapping[str, Any] | None = None) -> P
     with plugins.beside(file.resolve().parent):
         document, mistakes = read(raw, file.resolve().parent)
     if document is not None:
-        cells, notes, mistakes = _expand(document)
+        cells, notes, mistakes = _expand(document, _levels(document.model))
         if not cells and not mistakes:
             mistakes = [("cells", "no cell is left: give [cells] or [[extra]], or exclude less")]
         if document.compare is not None and not mistakes and not pairs(cells, document.compare):
@@ -116,6 +129,15 @@ def load_plan(path: str | Path, overrides: Mapping[str, Any] | None = None) -> P
         if not mistakes:
             return _plan(file, document, cells, notes)
     raise UsageError("\n".join(f"{_place(file, key, overrides)}: {text}" for key, text in mistakes))
+
+
+def _built(own: Choice) -> OwnModel:
+    return own_pipeline.build(own.name, **own.options)
+
+
+def _levels(model: object) -> samplers.Levels:
+    """The noise levels of a model of one's own, else those of all text-to-image models."""
+    return _built(model).levels if isinstance(model, Choice) else LEVELS
 
 
 def _parse(file: Path) -> dict[str, Any]:
@@ -137,18 +159,27 @@ def _place(file: Path, key: str, overrides: Mapping[str, Any]) -> str:
 
 
 def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -> Plan:
-    folder, prompts, model = file.resolve().parent, document.prompts.read(document.images), document.model
-    model_files = {"weights": model.weights, "vocab": model.vocab, "merges": model.merges}
+    folder, model, prompts = file.resolve().parent, document.model, tuple[Prompt, ...]()
+    of_model: dict[str, Any] = {"negative": "", "dtype": document.dtype}
+    if isinstance(model, Choice):
+        of_model |= {"model": model.label, "own": model, "dtype": "float32"}
+        ignored = {"prompts": document.prompts is not None, f"dtype {document.dtype}": document.dtype != "float32"}
+        notes = [
+            *notes,
+            *(f"{what}: model {model.name} does not ask for it" for what, there in ignored.items() if there),
+        ]
+    else:
+        assert document.prompts is not None
+        prompts = document.prompts.read(document.images)
+        given = {"weights": model.weights, "vocab": model.vocab, "merges": model.merges}
+        files = {key: _near(path, folder) for key, path in given.items() if path is not None}
+        of_model |= {"model": model.name, "model_files": files, "negative": document.prompts.negative}
     return Plan(
         name=document.name or file.stem,
-        model=model.name,
-        model_files={key: _near(path, folder) for key, path in model_files.items() if path is not None},
         prompts=tuple(prompt.text for prompt in prompts),
-        negative=document.prompts.negative,
         images=document.images,
         seed=document.seed,
         batch=document.batch,
-        dtype=document.dtype,
         device=document.device,
         metrics=tuple(dict.fromkeys(document.metrics)),
         metric_files=MetricFiles(**{key: _near(path, folder) for key, path in document.metric_files.given.items()}),
@@ -156,6 +187,7 @@ def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -
         compare=document.compare,
         cells=tuple(cells),
         notes=tuple(notes),
+        **of_model,
     )
 
 
@@ -173,7 +205,7 @@ def _near(path: str | Path, folder: Path) -> str:
     return str(beside if beside.exists() else resources.find(path))
 
 
-def _expand(document: Document) -> tuple[list[Cell], list[str], list[Mistake]]:
+def _expand(document: Document, levels: samplers.Levels) -> tuple[list[Cell], list[str], list[Mistake]]:
     """The cells in the order of the file, each once, what is worth a note, and the budgets that cannot be kept."""
     grid, notes = document.cells, []
     crossed = list(_crossed(grid)) if grid else []
@@ -186,7 +218,7 @@ def _expand(document: Document) -> tuple[list[Cell], list[str], list[Mistake]]:
     single = [(f"extra[{i}]", one) for i, one in enumerate(document.extra)]
     for place, one in [*(("cells", one) for one in crossed), *single]:
         try:
-            cells.append(_cell(one))
+            cells.append(_cell(one, levels))
         except ValueError as error:
             mistakes.append((f"{place}.passes", str(error)))
     unique: dict[str, Cell] = {}
@@ -204,7 +236,7 @@ def _crossed(grid: Cells) -> Iterator[Extra]:
         yield Extra.model_construct(**dict(zip(axes, combination, strict=True)))
 
 
-def _cell(one: Extra) -> Cell:
+def _cell(one: Extra, levels: samplers.Levels) -> Cell:
     """The cell; a budget of passes buys as many steps as it can. ValueError where it buys none."""
     cell = Cell(
         sampler=one.sampler,
@@ -214,7 +246,7 @@ def _cell(one: Extra) -> Cell:
         strength=one.strength,
         budget=one.passes,
     )
-    return cell if one.passes is None else cell.model_copy(update={"steps": steps_within(one.passes, cell)})
+    return cell if one.passes is None else cell.model_copy(update={"steps": steps_within(one.passes, cell, levels)})
 
 
 def _matches(cell: Extra, exclusion: Exclude) -> bool:

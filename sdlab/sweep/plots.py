@@ -114,8 +114,8 @@ def _label(axes: Axes, plan: Plan, metric: MetricInfo, rows: Sequence[Row], acro
     if across.log and all(across.of(row) > 0 for row in rows):
         _log_ticks(axes, {across.of(row) for row in rows})
     values = [row.metrics[metric.name] for row in rows]
-    # Distances between sets can differ by orders of magnitude; means over images are read on a plain scale.
-    if not metric.per_image and values and min(values) > 0 and max(values) > 20 * min(values):
+    # Distances can differ by orders of magnitude; means over images are read on a plain scale.
+    if (metric.powers or not metric.per_image) and values and min(values) > 0 and max(values) > 20 * min(values):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.grid(alpha=0.25)

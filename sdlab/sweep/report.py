@@ -44,7 +44,9 @@ def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]
         differences = make_differences(plan, rows)
         plots = [(metric, directory / f"{metric.name}.png") for metric in plan.measures]
         trades = [(pair, directory / f"{pair[0].name}_for_{pair[1].name}.png") for pair in trade_offs(plan)]
-        files = [directory / name for name in ("table.csv", "table.md", "contact_sheet.png")]
+        sheet = directory / "contact_sheet.png"
+        drawn = plan.own is None or any(store.thumbnails(row.key) for row in rows)
+        files = [directory / "table.csv", directory / "table.md", *[sheet] * drawn]
         files += [path for _, path in (*plots, *trades)]
         files += [directory / "differences.md"] * (differences is not None)
         if not plan.metrics:
@@ -53,7 +55,8 @@ def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]
         if redraw or store.note(_DRAWN) != shown or not all(file.is_file() for file in files):
             _write(files[0], csv_text(plan, rows))
             _write(files[1], table.markdown())
-            _draw_sheet(files[2], plan, store, rows)
+            if drawn:
+                _draw_sheet(sheet, plan, store, rows)
             if differences is not None:
                 _write(directory / "differences.md", differences.markdown())
             draw = plot_ranking if is_crowded(rows) else plot_metric

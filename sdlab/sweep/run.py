@@ -120,7 +120,7 @@ class _Runner:
         with self.interrupts.held():
             self.store.add(key, cell, result, self.bench.prompts, self.origin)
             self.tally.ran += 1
-        numbers = "  ".join(f"{result.metrics[info.name]:.{info.digits}f}" for info in self.plan.measures)
+        numbers = "  ".join(info.text(result.metrics[info.name]) for info in self.plan.measures)
         label = f"{cell.label:<{max(len(other.label) for other in self.plan.cells)}}"
         self.progress.end(f"{escape(label)}  {numbers}  [dim]{duration(time.monotonic() - start)}[/]")
 

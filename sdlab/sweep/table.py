@@ -117,8 +117,8 @@ def _value(metric: MetricInfo, row: Row, standing: Standing | None) -> Field:
 
 def _with_error(metric: MetricInfo, value: float, error: float | None) -> str:
     """`"3.21±.20"`."""
-    text = f"{value:.{metric.digits}f}"
-    return text if error is None else text + f"±{error:.{metric.digits}f}".replace("±0.", "±.")
+    text = metric.text(value)
+    return text if error is None else text + f"±{metric.text(error)}".replace("±0.", "±.")
 
 
 def _network_share(rows: Sequence[Row]) -> float:
@@ -133,8 +133,13 @@ def _caption(
 ) -> tuple[str, ...]:
     same = [f"{name} {text(rows[0])}" for name, text in AXES.items() if rows and name not in varying and text(rows[0])]
     lines = [
-        ", ".join([f"model {plan.model}", *same, f"{plan.images} images a cell", f"{len(plan.prompts)} prompts"])
-        + f", seeds {plan.seed} to {plan.seed + plan.images - 1}, {plan.dtype} on {plan.device}.",
+        ", ".join(
+            [
+                *(f"model {plan.model}", *same, f"{plan.images} images a cell"),
+                *[f"{len(plan.prompts)} prompts"] * bool(plan.prompts),
+                f"seeds {plan.seed} to {plan.seed + plan.images - 1}, {plan.dtype} on {plan.device}.",
+            ]
+        ),
         f"{_reading(plan)}passes: of the network, an image; net %: the network's share of the time.",
     ]
     if plan.pictures is not None:

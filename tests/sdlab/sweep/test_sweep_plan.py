@@ -303,6 +303,7 @@ def test_metrics_may_be_absent(file):
         ("img2img_strength", 18, 128),
         ("sd15_cfg_vs_steps", 27, 4),
         ("sd15_gallery", 1, 6),
+        ("exact_mixture", 32, 0),
         ("samplers_at_budget", 124, 320),
         ("published_vs_corrected", 84, 256),
     ],
@@ -340,8 +341,8 @@ BAD = [
         "extra, image, images, metric_files, metrics, model, name, prompts, seed",
     ]),
     ('model = "scenes"', 'model = "scnes"', [
-        "model: unknown model 'scnes' (did you mean 'scenes'?); known: scenes, sd15, or the path of a model file or "
-        "folder",
+        "model: unknown model 'scnes' (did you mean 'scenes'?); known: class_mixture, data_set, gaussian, mixture, "
+        "scenes, sd15, or the path of a model file or folder",
     ]),
     ('model = "scenes"', 'model = "no/folder"', ["model: there is no model file or folder 'no/folder'"]),
     ('model = "scenes"', "model = 3", [
@@ -366,7 +367,7 @@ BAD = [
     ('device = "cpu"', 'device = "cuda:99"', None),
     ('["fid", "clip_score"]', '["fidd", 3]', [
         "metrics[0]: unknown metric 'fidd' (did you mean 'fid'?); known: changes_made, clip_score, feature_distance, "
-        "fid, kid, prompt_accuracy, psnr, ssim",
+        "fid, kid, prompt_accuracy, psnr, reference_error, ssim, w2",
         "metrics[1]: should be a text in quotes, got 3",
     ]),
     ("list = [", 'set = "scenes"\nlist = [', ["prompts: should have one of set, file and list, got set, list"]),

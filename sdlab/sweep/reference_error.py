@@ -1,0 +1,71 @@
+"""How far samples end from where the probability flow carries their noise: what steps and sampler cost, and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+import samplers
+from samplers.reference import CONVERGING, fine_grid
+from sdlab import guidance
+from sdlab.own_pipeline import OwnPipeline
+from sdlab.pipeline import Pipeline
+from sdlab.sweep.axes import GUIDANCE
+from sdlab.sweep.cell import Choice, canonical
+
+STEPS = 500  # of the fine run
+
+
+def distance(samples: Tensor, ends: Tensor) -> Tensor:
+    """Root of the mean squared difference of each sample: (N, …) twice -> (N,), float64."""
+    return (samples.double() - ends.double()).flatten(1).square().mean(1).sqrt()
+
+
+def span(sigmas: Sequence[float], levels: samplers.Levels) -> tuple[float, ...]:
+    """What a grid has in common with the others of its model: its ends, and the lowest level before a step to 0."""
+    first, last = sigmas[0], sigmas[-1]
+    return (first, last) if last > 0 or first <= levels.sigma_min else (first, levels.sigma_min, 0.0)
+
+
+def shared(rule: Choice, ends: Sequence[float]) -> str:
+    """Equal for the cells that are measured against the same ends of the flow."""
+    return canonical([rule.complete(GUIDANCE), ends])
+
+
+class FlowEnds:
+    """Where the flow ends for every image of a plan, computed once for all cells of one guidance.
+
+    It is exact where the model knows its flow. Else it is a fine run (`samplers.converged`) down to the lowest level
+    of the model, and from there to 0 in one step, as samplers do.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline | OwnPipeline,
+        contexts: Callable[[list[int]], tuple[Tensor, Tensor]],
+        batches: Sequence[list[int]],
+        seed: int,
+    ) -> None:
+        """`contexts` are those of some of the images, which are `batches` together; image i has seed `seed` + i."""
+        self._pipeline, self._contexts, self._batches, self._seed = pipeline, contexts, batches, seed
+        self._known: dict[str, Tensor] = {}
+
+    def of(self, rule: Choice, sigmas: Sequence[float], on_step: Callable[[], object] = lambda: None) -> Tensor:
+        """(N, …) in the order of the batches, for the guidance `rule` and a grid; `on_step` is called now and then."""
+        ends = span(sigmas, self._pipeline.levels)
+        key = shared(rule, ends)
+        if key not in self._known:
+            self._known[key] = torch.cat([self._run(rule, ends, indices, on_step) for indices in self._batches])
+        return self._known[key]
+
+    def _run(self, rule: Choice, ends: Sequence[float], indices: list[int], on_step: Callable[[], object]) -> Tensor:
+        pipeline, seeds = self._pipeline, [self._seed + i for i in indices]
+        on_step()
+        if isinstance(pipeline, OwnPipeline) and (exact := pipeline.flow(seeds, ends[0], ends[-1])) is not None:
+            return exact
+        strategy = guidance.make(rule.name, **rule.options)
+        return pipeline.sample(
+            *self._contexts(indices), CONVERGING, fine_grid(ends, STEPS), strategy, seeds, on_step=lambda *_: on_step()
+        )
