@@ -128,6 +128,9 @@ def generate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
     offload: Annotated[bool, typer.Option("--offload", help="only the network in use is on the device")] = False,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="compile the U-Net: minutes before the first step, then faster ones")
+    ] = False,
     tiles: Annotated[str, typer.Option(help="the VAE in tiles: auto (large pictures), always or never")] = "auto",
 ) -> None:
     """Draw pictures of a prompt, or of a prompt and a picture, as PNGs that carry their parameters."""
@@ -154,6 +157,7 @@ def generate(
         device=device,
         dtype=dtype,
         offload=offload,
+        compile=compile,
         tiles=tiles,
     )
     for path in draw(request, out, Console(stderr=True)):

@@ -107,6 +107,8 @@ def _checked(request: Request) -> Request:
     for option, given in (("--strength", request.strength), ("--fit", request.fit)):
         if given is not None and request.init_image is None:
             raise UsageError(f"{option} goes with --init-image: it says what to do with a picture")
+    if request.compile and request.offload:
+        raise UsageError("--compile and --offload exclude each other: a compiled network stays put")
     plugins.discover()
     own: dict[plugins.Kind, str] = {"sampler": request.sampler, "grid": request.grid}
     for kind, name in own.items():
@@ -162,7 +164,7 @@ def _open(request: Request) -> Pipeline:
     dtype, tiles = getattr(torch, request.dtype), cast(Tiles, request.tiles)
     if request.offload:
         return Pipeline(load(request.source, "cpu", dtype), request.device, tiles)
-    return Pipeline(load(request.source, request.device, dtype), tiles=tiles)
+    return Pipeline(load(request.source, request.device, dtype), tiles=tiles, compile=request.compile)
 
 
 def _image(decoded: Tensor) -> Image.Image:

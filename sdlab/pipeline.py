@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import samplers
 from sdlab.denoiser import Counted, NetworkDenoiser
 from sdlab.guidance import Guidance
+from sdlab.model.compiled import compiled
 from sdlab.model.config import ModelConfig
 from sdlab.model.model_loader import StableDiffusion
 from sdlab.picture import Size
@@ -33,17 +34,23 @@ class Pipeline:
     """A loaded model as four functions: `encode`, `encode_image`, `sample`, `decode`."""
 
     def __init__(
-        self, model: StableDiffusion, offload: torch.device | str | None = None, tiles: Tiles = "auto"
+        self,
+        model: StableDiffusion,
+        offload: torch.device | str | None = None,
+        tiles: Tiles = "auto",
+        compile: bool = False,
     ) -> None:
         """The model works where it is, or on the device `offload`, to which each network goes while it is in use.
 
-        The VAE works in `tiles` of 64 × 64 latents, with "auto" when a picture has more than 128 × 128.
+        The VAE works in `tiles` of 64 × 64 latents, with "auto" when a picture has more than 128 × 128. With `compile`
+        the U-Net is compiled (`compiled`, which says when that raises UsageError); not for a network that moves.
         """
         self.model, self.tiles = model, tiles
         self.offloaded = offload is not None
         self.device = model.device if offload is None else torch.device(offload)
         self.levels = samplers.discrete_levels(**vars(model.config.levels))
-        self.denoiser = Counted(NetworkDenoiser.of(model.unet, model.config))
+        network = compiled(model.unet, self.device) if compile else model.unet
+        self.denoiser = Counted(NetworkDenoiser.of(network, model.config))
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> Tensor:

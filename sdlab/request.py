@@ -44,6 +44,7 @@ class Request:
     device: str = "auto"
     dtype: str = "float32"
     offload: bool = False
+    compile: bool = False
     tiles: str = "auto"
 
     @property

@@ -16,6 +16,7 @@ from diffusers import StableDiffusionPipeline
 
 import samplers
 from sdlab import guidance
+from sdlab.model.compiled import compiled
 from sdlab.model.config import SD15
 
 sys.path.append(str(Path(__file__).parents[1] / "parity"))
@@ -31,13 +32,6 @@ BATCH, STEPS, ROUNDS = 2, 20, 5
 PROMPT, NEGATIVE = "A cat stretching on the floor, highly detailed", "blurry"
 
 
-def compiled(network):
-    """With CUDA graphs on a GPU, with weights packed in advance on a CPU."""
-    if DEVICE == "cuda":
-        return torch.compile(network, mode="reduce-overhead")
-    return torch.compile(network, options={"freezing": True})
-
-
 def last(network):
     """In channels-last format, which ours always has."""
     return network.to(memory_format=torch.channels_last)
@@ -45,10 +39,10 @@ def last(network):
 
 UNETS = {
     "sdlab": r.our_unet,
-    "sdlab, compiled": lambda *given: compiled(r.our_unet(*given)),
+    "sdlab, compiled": lambda *given: compiled(r.our_unet(*given), torch.device(DEVICE)),
     "diffusers": r.their_unet,
     "diffusers, channels-last": lambda *given: last(r.their_unet(*given)),
-    "diffusers, compiled": lambda *given: compiled(last(r.their_unet(*given))),
+    "diffusers, compiled": lambda *given: compiled(last(r.their_unet(*given)), torch.device(DEVICE)),
 }
 
 

@@ -139,6 +139,19 @@ def test_offload_and_tiles_on_this_device_change_nothing_in_a_small_picture(sdla
         np.testing.assert_array_equal(pixels(path), pixels(paths[0]))
 
 
+@pytest.mark.slow
+def test_a_compiled_network_draws_the_same_picture(sdlab: Sdlab):
+    options = "--steps", "2", "--device", "cpu"
+    plain, fast = (sdlab("generate", PROMPT, *options, *more).out[0] for more in ([], ["--compile"]))
+    assert np.abs(pixels(fast).astype(int) - pixels(plain)).max() <= 1  # of 255: sums in another order
+
+
+def test_without_a_compiler_nothing_is_compiled(sdlab: Sdlab, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    done = sdlab("generate", PROMPT, "--device", "cpu", "--compile")
+    assert done == (2, [], ["error: --compile needs a C++ compiler, and there is no no-such-compiler"])
+
+
 def test_what_of_a_prompt_does_not_fit_is_told(sdlab: Sdlab):
     done = sdlab(
         "generate", "a red circle " * 20 + "zebra", "--negative", "a blue star " * 20 + "okapi", "--steps", "1"
@@ -153,6 +166,10 @@ def test_what_of_a_prompt_does_not_fit_is_told(sdlab: Sdlab):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (
+            ["--compile", "--offload"],
+            "--compile and --offload exclude each other: a compiled network stays put",
+        ),
         (["--size", "50x64"], "--size: both sides must be multiples of 4, got 50x64; the nearest is 48x64"),
         (["--size", "0x64"], "--size: both sides must be multiples of 4, got 0x64; the nearest is 4x64"),
         (["--size", "64"], "--size must be width x height in pixels, like 512x512, got '64'"),
