@@ -20,6 +20,7 @@ from sdlab import guidance, plugins
 from sdlab.device import resolve
 from sdlab.errors import RunError, UsageError
 from sdlab.files import reason, replacing
+from sdlab.memory import enough_memory
 from sdlab.model.config import ModelConfig
 from sdlab.model.model_loader import load, open_model
 from sdlab.picture import FITS, Fit, read_picture, to_bytes
@@ -46,7 +47,7 @@ def generate(request: Request, out: Path, console: Console) -> list[Path]:
     request = _chosen(request, config)
     picture = _input(request)
     _make(out)
-    with _progress(console) as progress:
+    with _progress(console) as progress, enough_memory("a smaller --size, or --dtype bfloat16, needs less"):
         bar = progress.add_task(f"loading {request.model}", total=None)
         pipeline = _open(request)
         for name, text in (("prompt", request.prompt), ("negative prompt", request.negative)):

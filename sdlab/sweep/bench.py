@@ -18,7 +18,8 @@ from torch import Tensor
 import samplers
 from samplers import law
 from sdlab import guidance
-from sdlab.errors import UsageError
+from sdlab.errors import SdlabError
+from sdlab.memory import enough_memory
 from sdlab.metrics.meters import Measured, Meters
 from sdlab.model.model_loader import load
 from sdlab.own_pipeline import OwnPipeline
@@ -89,8 +90,9 @@ class LabBench:
     def run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:
         """Make the pictures of a cell, batch by batch, and measure them."""
         try:
-            return self._run(cell, on_progress)
-        except UsageError as error:  # a model of the user's own that fails at some level only
+            with enough_memory("a smaller batch needs less"):
+                return self._run(cell, on_progress)
+        except SdlabError as error:  # or a model of the user's own that fails at some level only
             raise CellFailed(str(error)) from None
 
     def _run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:

@@ -146,6 +146,12 @@ def test_a_compiled_network_draws_the_same_picture(sdlab: Sdlab):
     assert np.abs(pixels(fast).astype(int) - pixels(plain)).max() <= 1  # of 255: sums in another order
 
 
+def test_memory_that_runs_out_is_told(sdlab: Sdlab, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Pipeline, "decode", lambda self, latents: torch.empty(2**52))
+    done = sdlab("generate", PROMPT, "--steps", "1", "--device", "cpu")
+    assert done == (1, [], ["error: out of memory; a smaller --size, or --dtype bfloat16, needs less"])
+
+
 def test_without_a_compiler_nothing_is_compiled(sdlab: Sdlab, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     done = sdlab("generate", PROMPT, "--device", "cpu", "--compile")
