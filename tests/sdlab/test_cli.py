@@ -16,6 +16,7 @@ from PIL import Image
 
 import samplers
 from sdlab import guidance
+from sdlab.exact_models import MODELS
 from sdlab.metrics import METRICS
 from sdlab.model.model_loader import load
 from sdlab.pipeline import Pipeline
@@ -49,7 +50,7 @@ def test_help_is_everywhere_and_ends_with_an_example(command: list[str], tmp_pat
         ("grids", samplers.GRIDS),
         ("guidance", guidance.GUIDANCE),
         ("metrics", METRICS),
-        ("models", ["scenes", "sd15"]),
+        ("models", ["scenes", "sd15", *MODELS]),
     ],
 )
 def test_list_names_everything_with_a_description(what: str, names: list[str], tmp_path: Path):
