@@ -84,7 +84,7 @@ class UnetStage:
         tokens = self.tokenizer(["" if gone else c for gone, c in zip(dropped, captions, strict=True)])
         with torch.no_grad():
             context = self.text(tokens.to(device))
-        t = (_fractions(n, generator, focus) * len(self.alpha)).long().clamp(max=len(self.alpha) - 1)
+        t = (fractions(n, generator, focus) * len(self.alpha)).long().clamp(max=len(self.alpha) - 1)
         alpha, sigma = self.alpha[t].view(-1, 1, 1, 1).to(device), self.noise[t].view(-1, 1, 1, 1).to(device)
         noise = torch.randn(x0.shape, generator=generator).to(device)
         target = noise if self.model.prediction == "eps" else alpha * noise - sigma * x0
@@ -107,7 +107,7 @@ class UnetStage:
         return measured
 
 
-def _fractions(n: int, generator: torch.Generator, focus: float | None) -> Tensor:
+def fractions(n: int, generator: torch.Generator, focus: float | None) -> Tensor:
     """n places in the table of timesteps, in [0, 1): uniform, or with `focus` most of them around it, in logits normal.
 
     The normal logits: Esser et al. 2024, arXiv 2403.03206, section 3.1. A share stays uniform, so that all levels are

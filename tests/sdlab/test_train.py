@@ -24,7 +24,7 @@ from sdlab.train.config import TrainConfig, load_config
 from sdlab.train.evaluator import weather
 from sdlab.train.loop import Average, learning_rate, train
 from sdlab.train.text import where
-from sdlab.train.unet import UnetStage
+from sdlab.train.unet import UnetStage, fractions
 from sdlab.train.vae import psnr
 
 QUIET = Console(quiet=True)
@@ -207,6 +207,17 @@ def test_clip_leaves_the_text_tower_as_it_is(tmp_path: Path):
 def test_the_unet_is_not_compiled(tmp_path: Path):
     with pytest.raises(UsageError, match="compile: not for unet"):
         UnetStage(TrainConfig(out=tmp_path, steps=1, batch=1, lr=1e-3, compile=True))
+
+
+@pytest.mark.parametrize("focus", [None, 0.3, 0.77])
+def test_levels_are_drawn_as_their_distribution_says(focus: float | None):
+    drawn = fractions(20_000, torch.Generator().manual_seed(0), focus).double()
+    assert drawn.min() >= 0
+    assert drawn.max() <= 1
+    places = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    below = (drawn[:, None] < places).double().mean(0)
+    normal = places if focus is None else torch.special.ndtr((places.logit() - torch.tensor(focus).logit()) / 0.8)
+    torch.testing.assert_close(below, 0.7 * normal + 0.3 * places, atol=2e-3, rtol=0)
 
 
 def test_where_things_stand():
