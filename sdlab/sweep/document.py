@@ -311,11 +311,15 @@ class Document(_Table):
     exclude: list[Exclude] = []
     extra: list[Extra] = []
 
+    @property
+    def _pictures_beside_prompts(self) -> bool:
+        return self.prompts is not None and self.prompts.have_pictures
+
     @model_validator(mode="after")
     def _budgets_without_pictures(self) -> Document:
         there = [("cells.passes", self.cells), *((f"extra[{i}].passes", one) for i, one in enumerate(self.extra))]
         wrong = [place for place, one in there if one is not None and one.passes is not None]
-        if wrong and (self.image is not None or self.prompts.have_pictures):
+        if wrong and (self.image is not None or self._pictures_beside_prompts):
             text = "goes with prompts alone; where pictures are started from give steps"
             raise _wrong(*((place, text) for place in wrong))
         return self
@@ -323,7 +327,7 @@ class Document(_Table):
     @model_validator(mode="after")
     def _pictures_have_strengths(self) -> Document:
         given = [] if self.image is None else [f"image.{key}" for key in ("init", "set") if getattr(self.image, key)]
-        given += ["images beside the prompts"] * (self.prompts is not None and self.prompts.have_pictures)
+        given += ["images beside the prompts"] * self._pictures_beside_prompts
         if len(given) > 1:
             raise _wrong(("image", f"pictures should come from one place, got {', '.join(given)}"))
         if given and isinstance(self.model, Choice):

@@ -95,6 +95,14 @@ def start(images: int, dimensions: int, sigma: float) -> Tensor:
 # A user's run.
 
 
+def test_a_budget_buys_steps_on_the_models_own_levels():
+    """Heun makes two calls a step, but for the last to σ = 0; this grid ends above it."""
+    Path("sweep.toml").write_text(TOML.replace("steps = [8, 16, 32]", "passes = [5, 10]"), encoding="utf-8")
+    cells = load_plan("sweep.toml").cells
+    assert [(cell.budget, cell.steps) for cell in cells] == [(5, 2), (10, 5)]
+    assert run(TOML.replace("steps = [8, 16, 32]", "passes = [5, 10]"))[0] == 0
+
+
 def test_a_model_from_a_file_sweeps_and_heuns_error_falls_fourfold_when_steps_double():
     status, out = run()
     assert status == 0
