@@ -328,9 +328,9 @@ def test_every_rule_with_a_published_variant_is_compared_with_its_correction():
     assert len(pairs(cells, "sampler.variant")) == len(cells) / 2
 
 
-def test_the_default_sweep_is_36_cells_of_256_images():
+def test_the_default_sweep_is_36_cells_of_128_images():
     plan = load_plan(ROOT / "experiments" / "cfg_vs_steps.toml")
-    assert (len(plan.cells), plan.images) == (36, 256)
+    assert (len(plan.cells), plan.images) == (36, 128)
     assert len({cell.sampler.name for cell in plan.cells}) == 4
 
 
