@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN    := .venv/bin
 
-.PHONY: sweep test slow lint clean
+.PHONY: sweep test slow certify lint clean
 sweep: .venv/ready
 	$(BIN)/sdlab sweep experiments/cfg_vs_steps.toml
 
@@ -12,6 +12,9 @@ test: .venv/ready
 
 slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
+
+certify: .venv/ready
+	$(BIN)/sdlab certify
 
 lint: .venv/ready
 	$(BIN)/ruff check .
