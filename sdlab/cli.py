@@ -83,6 +83,9 @@ def sweep(
     model: Annotated[
         str | None, typer.Option(help="a model's name, file, folder or file.py:function, instead of the file's")
     ] = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="compile the U-Net: minutes before the first cell, then faster ones")
+    ] = False,
 ) -> None:
     """Run every cell of a sweep that is not there yet, then draw table, contact sheet and plots."""
     from sdlab.sweep.bench import LabBench
@@ -90,7 +93,7 @@ def sweep(
     from sdlab.sweep.identity import identify
 
     given = {"images": images, "seed": seed, "batch": batch, "device": device, "dtype": dtype, "model": model}
-    overrides = {key: value for key, value in given.items() if value is not None}
+    overrides = {key: value for key, value in given.items() if value is not None} | ({"compile": True} if compile else {})
     raise typer.Exit(run(file, identify, LabBench, out=out, dry_run=dry_run, overrides=overrides))
 
 
@@ -116,7 +119,7 @@ def generate(
     strength: Annotated[float | None, typer.Option(help="0 keeps the picture, 1 ignores it  [default: 0.6]")] = None,
     fit: Annotated[str | None, typer.Option(help="bring it to size: crop or pad  [default: crop]")] = None,
     size: Annotated[
-        str | None, typer.Option(help="like 512x384; multiples of 8 (scenes: 4)  [default: the model's]")
+        str | None, typer.Option(help="like 512x384; multiples of 8  [default: the model's]")
     ] = None,
     sampler: Annotated[str, typer.Option(help="see sdlab list samplers")] = "dpmpp_2m",
     grid: Annotated[str, typer.Option(help="see sdlab list grids")] = "trailing",

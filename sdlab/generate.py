@@ -19,7 +19,7 @@ import samplers
 from sdlab import guidance, plugins
 from sdlab.device import resolve
 from sdlab.errors import RunError, UsageError
-from sdlab.files import reason, replacing
+from sdlab.files import add, reason
 from sdlab.memory import enough_memory
 from sdlab.model.config import ModelConfig
 from sdlab.model.model_loader import load, open_model
@@ -191,12 +191,6 @@ def _sheet(pictures: Sequence[Image.Image]) -> Image.Image:
 def _write(picture: Image.Image, request: Request, out: Path, ending: str) -> Path:
     """A PNG under a name not taken yet, with the request that draws it again in its text field."""
     words = "".join(c if c.isalnum() else "-" for c in request.prompt.lower())[:48].strip("-") or "picture"
-    path, copy = out / f"{words}-{ending}.png", 1
-    while path.exists():
-        copy += 1
-        path = out / f"{words}-{ending}-{copy}.png"
     info = PngInfo()
     info.add_itxt(FIELD, request.to_text())
-    with replacing(path) as draft:
-        picture.save(draft, format="PNG", pnginfo=info)
-    return path
+    return add(out / f"{words}-{ending}.png", lambda draft: picture.save(draft, format="PNG", pnginfo=info))

@@ -23,9 +23,14 @@ def compiled(network: nn.Module, device: torch.device) -> Network:
     Raises:
         UsageError: there is no compiler to do it with.
     """
+    check_compiler(device)
     if device.type == "cuda":
         return torch.compile(network, mode="reduce-overhead")
-    compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
-    if not any(map(shutil.which, compilers)):
-        raise UsageError(f"--compile needs a C++ compiler, and there is no {' or '.join(compilers)}")
     return torch.compile(network, options={"freezing": True})
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raises UsageError where a CPU is to compile and there is no C++ compiler; a GPU's comes with PyTorch."""
+    compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
+    if device.type != "cuda" and not any(map(shutil.which, compilers)):
+        raise UsageError(f"compile: needs a C++ compiler, and there is no {' or '.join(compilers)}")

@@ -53,7 +53,7 @@ class LabBench:
         """A text-to-image model, with the contexts (P, …) of the prompts."""
         plan = self.plan
         model = load(plan.source, plan.device, getattr(torch, plan.dtype))
-        pipeline = Pipeline(model)
+        pipeline = Pipeline(model, compile=plan.compile)
         for prompt in dict.fromkeys((*plan.prompts, plan.negative)):
             if cut := model.tokenizer.cut(prompt):
                 print(f"note: the prompt {prompt!r} is too long, dropped from its end: {cut!r}", file=sys.stderr)

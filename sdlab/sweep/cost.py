@@ -47,11 +47,11 @@ class Estimate:
 
 def estimate(plan: Plan, rows: Sequence[Row] = ()) -> Estimate:
     """The cost of a plan; `rows` of earlier runs on this model, device and dtype give the time of a pass."""
-    alike = ("model", "device", "dtype")
+    alike = ("model", "device", "dtype", "compile")
     like = [
         row.seconds_per_image / row.network_passes
         for row in rows
-        if row.network_passes > 0 and all(row.provenance.get(key) == getattr(plan, key) for key in alike)
+        if row.network_passes > 0 and all(row.provenance.get(key, False) == getattr(plan, key) for key in alike)
     ]
     passes = tuple(passes_an_image(plan, cell) for cell in plan.cells)
     if like:

@@ -301,6 +301,7 @@ class Document(_Table):
     seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
     batch: Natural = 32
     dtype: Dtype = "float32"
+    compile: bool = False
     device: Annotated[str, AfterValidator(_device)] = Field("auto", validate_default=True)
     metrics: Annotated[list[Annotated[str, AfterValidator(_metric)]], BeforeValidator(_as_list)] = []
     metric_files: MetricFiles = MetricFiles()

@@ -6,12 +6,15 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 from sdlab.errors import RunError, UsageError
 from sdlab.files import reason
 from sdlab.metrics import METRICS
 from sdlab.metrics.meters import check_prompts
 from sdlab.metrics.needs import EVALUATOR, complaints, missing_files
 from sdlab.metrics.reference import pictures_in
+from sdlab.model.compiled import check_compiler
 from sdlab.model.model_loader import model_files, open_model
 from sdlab.own_pipeline import OwnPipeline
 from sdlab.picture import opened
@@ -58,6 +61,11 @@ def check(plan: Plan) -> None:
         model_files(plan.source)
     except UsageError as error:
         missing += str(error).splitlines()
+    if plan.compile:
+        try:
+            check_compiler(torch.device(plan.device))
+        except UsageError as error:
+            missing.append(str(error))
     missing += missing_files(plan.metrics, plan.metric_files)
     for file in dict.fromkeys(plan.pictures.files if plan.pictures else ()):
         try:

@@ -54,6 +54,7 @@ class Plan(BaseModel):
     seed: int
     batch: int  # how many images at once; no number depends on it
     dtype: str  # of the networks; a model of one's own is given float32
+    compile: bool = False  # the U-Net
     device: str  # resolved: never "auto"
     metrics: tuple[str, ...]
     metric_files: MetricFiles = MetricFiles()
@@ -93,9 +94,11 @@ class Plan(BaseModel):
         `model` identifies the model, and all other files that are read, down to what is in them (a digest, say).
         """
         pictures = {} if self.pictures is None else {"image": self.pictures.complete()}
+        compiled = {"compile": True} if self.compile else {}
         return digest(
             {
                 **pictures,
+                **compiled,
                 "numbers": _NUMBERS,
                 "model": model,
                 "prompts": self.prompts,
@@ -160,10 +163,14 @@ def _place(file: Path, key: str, overrides: Mapping[str, Any]) -> str:
 
 def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -> Plan:
     folder, model, prompts = file.resolve().parent, document.model, tuple[Prompt, ...]()
-    of_model: dict[str, Any] = {"negative": "", "dtype": document.dtype}
+    of_model: dict[str, Any] = {"negative": "", "dtype": document.dtype, "compile": document.compile}
     if isinstance(model, Choice):
-        of_model |= {"model": model.label, "own": model, "dtype": "float32"}
-        ignored = {"prompts": document.prompts is not None, f"dtype {document.dtype}": document.dtype != "float32"}
+        of_model |= {"model": model.label, "own": model, "dtype": "float32", "compile": False}
+        ignored = {
+            "prompts": document.prompts is not None,
+            f"dtype {document.dtype}": document.dtype != "float32",
+            "compile": document.compile,
+        }
         notes = [
             *notes,
             *(f"{what}: model {model.name} does not ask for it" for what, there in ignored.items() if there),

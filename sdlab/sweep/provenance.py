@@ -25,6 +25,7 @@ def provenance(plan: Plan, model: str) -> dict[str, str | int | None]:
         "device": plan.device,
         "device_name": device_name(plan.device),
         "dtype": plan.dtype,
+        "compile": plan.compile,
         "threads": torch.get_num_threads(),
         "batch": plan.batch,
         "first_seed": plan.seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 import samplers
 from sdlab import cli, plugins, scenes
+from sdlab.files import add
 from sdlab.model.model_loader import load
 from sdlab.picture import read_picture, to_bytes
 from sdlab.pipeline import Pipeline
@@ -146,6 +148,19 @@ def test_a_compiled_network_draws_the_same_picture(sdlab: Sdlab):
     assert np.abs(pixels(fast).astype(int) - pixels(plain)).max() <= 1  # of 255: sums in another order
 
 
+def test_names_that_are_taken_are_passed_over_also_by_writers_at_the_same_time(tmp_path: Path):
+    def write(number: int) -> Path:
+        return add(tmp_path / "picture.png", lambda draft: draft.write_text(str(number)))
+
+    (tmp_path / "picture.png").write_text("mine")
+    with ThreadPoolExecutor(8) as pool:
+        places = list(pool.map(write, range(8)))
+    assert (tmp_path / "picture.png").read_text() == "mine"
+    assert {path.name for path in places} == {f"picture-{k}.png" for k in range(2, 10)}
+    assert {path.read_text() for path in places} == set("01234567")
+    assert len(list(tmp_path.iterdir())) == 9
+
+
 def test_memory_that_runs_out_is_told(sdlab: Sdlab, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Pipeline, "decode", lambda self, latents: torch.empty(2**52))
     done = sdlab("generate", PROMPT, "--steps", "1", "--device", "cpu")
@@ -155,7 +170,7 @@ def test_memory_that_runs_out_is_told(sdlab: Sdlab, monkeypatch: pytest.MonkeyPa
 def test_without_a_compiler_nothing_is_compiled(sdlab: Sdlab, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     done = sdlab("generate", PROMPT, "--device", "cpu", "--compile")
-    assert done == (2, [], ["error: --compile needs a C++ compiler, and there is no no-such-compiler"])
+    assert done == (2, [], ["error: compile: needs a C++ compiler, and there is no no-such-compiler"])
 
 
 def test_what_of_a_prompt_does_not_fit_is_told(sdlab: Sdlab):

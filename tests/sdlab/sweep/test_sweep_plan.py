@@ -243,6 +243,13 @@ def test_the_key_of_a_cell_without_pictures_is_what_it_was_before_there_were_any
     assert plan.key(cell, "weights") == digest(values)
 
 
+def test_a_compiled_network_has_cells_of_its_own(file):
+    file.write_text(TOML, encoding="utf-8")
+    plain, compiled = load_plan(file), load_plan(file, {"compile": True})
+    assert (plain.compile, compiled.compile) == (False, True)
+    assert plain.key(plain.cells[0], "weights") != compiled.key(compiled.cells[0], "weights")
+
+
 def test_the_key_depends_on_strength_and_on_which_pictures_there_are(file):
     file.write_text(EDIT, encoding="utf-8")
     plan = load_plan(file)
@@ -337,8 +344,8 @@ def test_the_default_sweep_is_36_cells_of_128_images():
 BAD = [
     ('model = "scenes"', 'modle = "scenes"', [
         'model: missing; it should be a model, like "scenes"',
-        "modle: unknown key 'modle' (did you mean 'model'?); known: batch, cells, compare, device, dtype, exclude, "
-        "extra, image, images, metric_files, metrics, model, name, prompts, seed",
+        "modle: unknown key 'modle' (did you mean 'model'?); known: batch, cells, compare, compile, device, dtype, "
+        "exclude, extra, image, images, metric_files, metrics, model, name, prompts, seed",
     ]),
     ('model = "scenes"', 'model = "scnes"', [
         "model: unknown model 'scnes' (did you mean 'scenes'?); known: class_mixture, data_set, gaussian, mixture, "
