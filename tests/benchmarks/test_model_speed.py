@@ -18,6 +18,7 @@ import samplers
 from sdlab import guidance
 from sdlab.model.compiled import compiled
 from sdlab.model.config import SD15
+from sdlab.model.packed import can_pack, pack
 
 sys.path.append(str(Path(__file__).parents[1] / "parity"))
 
@@ -37,8 +38,17 @@ def last(network):
     return network.to(memory_format=torch.channels_last)
 
 
+def as_in_a_pipeline(weights, config):
+    """Ours, with its weights packed where a pipeline would do it."""
+    unet = r.our_unet(weights, config)
+    if can_pack(torch.device(DEVICE), unet.conv_in.weight.dtype):
+        pack(unet)
+    return unet
+
+
 UNETS = {
-    "sdlab": r.our_unet,
+    "sdlab": as_in_a_pipeline,
+    "sdlab, as stored": r.our_unet,
     "sdlab, compiled": lambda *given: compiled(r.our_unet(*given), torch.device(DEVICE)),
     "diffusers": r.their_unet,
     "diffusers, channels-last": lambda *given: last(r.their_unet(*given)),

@@ -1,0 +1,80 @@
+"""Weights packed for a CPU: the same function, in whatever shapes it is called, and nothing left unpacked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from sdlab.model.config import SCENES
+from sdlab.model.diffusion import Unet
+from sdlab.model.model_loader import load
+from sdlab.model.packed import can_pack, pack
+from sdlab.pipeline import Pipeline
+
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.skipif(not can_pack(CPU, torch.float32), reason="this PyTorch cannot pack")
+
+
+def unpacked(network: nn.Module) -> list[str]:
+    return [name for name, part in network.named_modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+
+
+@pytest.mark.parametrize(
+    ("whole", "shape"),
+    [
+        (nn.Conv2d(6, 10, 3, padding=1), (2, 6, 7, 5)),
+        (nn.Conv2d(6, 10, 3, stride=2, padding=1), (2, 6, 7, 5)),
+        (nn.Conv2d(6, 10, 1), (2, 6, 7, 5)),
+        (nn.Linear(6, 10), (6,)),
+        (nn.Linear(6, 10), (3, 6)),
+        (nn.Linear(6, 10, bias=False), (2, 3, 4, 6)),
+    ],
+    ids=lambda value: str(value),
+)
+@torch.inference_mode()
+def test_a_packed_product_is_the_product(whole: nn.Module, shape: tuple[int, ...]):
+    x = torch.randn(shape)
+    expected = whole(x)
+    network = nn.Sequential(whole)
+    pack(network)
+    assert unpacked(network) == []
+    torch.testing.assert_close(network(x), expected)
+    if x.ndim == 4:
+        torch.testing.assert_close(network(x.contiguous(memory_format=torch.channels_last)), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@torch.inference_mode()
+def test_a_packed_unet_predicts_the_same_at_any_size(dtype: torch.dtype):
+    if not can_pack(CPU, dtype):
+        pytest.skip(f"no fast {dtype} here")
+    torch.manual_seed(0)
+    unet = Unet(SCENES.unet).to(dtype, memory_format=torch.channels_last).eval()
+    for parameter in unet.parameters():
+        parameter += 0.02 * torch.randn_like(parameter)
+    sizes = [(3, 8, 8), (1, 8, 8), (2, 5, 9)]
+    given = [
+        (torch.randn(n, SCENES.unet.latent_channels, height, width), torch.rand(n) * 999, torch.randn(n, 24, 128))
+        for n, height, width in sizes
+    ]
+    expected = [unet(*one) for one in given]
+    pack(unet)
+    assert unpacked(unet) == []
+    for one, wanted in zip(given, expected, strict=True):
+        found = unet(*one)
+        assert found.dtype == dtype
+        assert (found - wanted).float().norm() < (1e-5 if dtype == torch.float32 else 0.02) * wanted.float().norm()
+
+
+def test_what_moves_or_is_not_fast_is_left_as_it_is():
+    assert not can_pack(torch.device("cuda"), torch.float32)
+    assert not can_pack(CPU, torch.float64)
+    model = load("scenes", dtype=torch.float64)
+    assert unpacked(Pipeline(model).model.unet)
+    model = replace(model, unet=Unet(SCENES.unet), dtype=torch.float32)
+    assert unpacked(Pipeline(model, offload="cpu").model.unet)
+    assert not unpacked(Pipeline(model).model.unet)
