@@ -73,17 +73,12 @@ def elsewhere(name, eps, x):
     return run, lambda: scheduler.set_timesteps(STEPS)
 
 
-def tensor_euler(denoise, x, sigmas, ancestral):
+def tensor_euler(denoise, x, sigmas):
     ones = x.new_ones([len(x)])
     for i in range(len(sigmas) - 1):
         denoised = denoise(x, sigmas[i] * ones)
         d = (x - denoised) / sigmas[i]
-        if not ancestral or sigmas[i + 1] == 0:
-            x = x + d * (sigmas[i + 1] - sigmas[i])
-        else:
-            up = min(sigmas[i + 1], (sigmas[i + 1] ** 2 * (1 - sigmas[i + 1] ** 2 / sigmas[i] ** 2)) ** 0.5)
-            down = (sigmas[i + 1] ** 2 - up**2) ** 0.5
-            x = x + d * (down - sigmas[i]) + torch.randn_like(x) * up
+        x = x + d * (sigmas[i + 1] - sigmas[i])
     return x
 
 
@@ -101,12 +96,8 @@ def tensor_dpmpp_2m(denoise, x, sigmas):
     return x
 
 
-TENSOR_LOOPS = {
-    "euler": lambda denoise, x, sigmas: tensor_euler(denoise, x, sigmas, ancestral=False),
-    "dpmpp_2m": tensor_dpmpp_2m,
-    "ddim": lambda denoise, x, sigmas: tensor_euler(denoise, x, sigmas, ancestral=False),
-    "ddpm": lambda denoise, x, sigmas: tensor_euler(denoise, x, sigmas, ancestral=True),
-}
+# k-diffusion has no DDPM; DDIM is its Euler by another name.
+TENSOR_LOOPS = {"euler": tensor_euler, "dpmpp_2m": tensor_dpmpp_2m, "ddim": tensor_euler}
 
 
 def seconds(runs, rounds):
