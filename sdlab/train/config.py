@@ -22,6 +22,9 @@ class TrainConfig(BaseModel):
         "data/scenes", description="folder of the model: its other parts are read there, the new weights written"
     )
     out: Path = Field(description="folder for the checkpoint, the loss log and the samples of this run")
+    start: Path | None = Field(
+        None, description="weights (safetensors) to start from: what has its name and shape there is taken"
+    )
     steps: int = Field(gt=0)
     batch: int = Field(gt=0)
     lr: float = Field(gt=0, description="learning rate after the warm-up; it decays to 0 along a half cosine")

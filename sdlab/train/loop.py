@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from sdlab.errors import RunError, UsageError
 from sdlab.files import replacing
 from sdlab.interrupts import Interrupts
+from sdlab.model import safetensors_file
 from sdlab.train.config import TrainConfig
 
 
@@ -76,6 +77,9 @@ def train(stage: Stage, config: TrainConfig, console: Console) -> dict[str, floa
         torch.set_num_threads(config.threads)
     module = stage.trained.to(config.device).train()
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    checkpoint = config.out / "checkpoint.pt"
+    if config.start is not None and not checkpoint.exists():
+        console.print(f"{_take(config.start, module)} from {config.start}")
     if config.compile:
         module.compile()
     decayed = [p for p in module.parameters() if p.ndim > 1]
@@ -83,7 +87,6 @@ def train(stage: Stage, config: TrainConfig, console: Console) -> dict[str, floa
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, config.beta2), fused=True)
     average = Average(module, config.ema)
-    checkpoint = config.out / "checkpoint.pt"
     start, spent = _resume(checkpoint, module, average, optimizer, config)
     if start:
         console.print(f"continuing {checkpoint} at step {start} of {config.steps}")
@@ -144,6 +147,19 @@ def train(stage: Stage, config: TrainConfig, console: Console) -> dict[str, floa
     module.eval()
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         return {**stage.finish(), "train_minutes": round((time.perf_counter() - began) / 60, 1)}
+
+
+def _take(path: Path, module: nn.Module) -> str:
+    """Give the module what `path` has in its shape, a smaller or an older network, say; how much that is, in words."""
+    if not path.is_file():
+        raise UsageError(f"start: {path}: no such file")
+    stored, _ = safetensors_file.read(path)
+    own = module.state_dict()
+    taken = {key: stored[key] for key, value in own.items() if key in stored and stored[key].shape == value.shape}
+    if not taken:
+        raise UsageError(f"start: {path}: has no tensor of the name and shape of one to be trained")
+    module.load_state_dict({key: tensor.read().float() for key, tensor in taken.items()}, strict=False)
+    return f"{len(taken)} of {len(own)} tensors"
 
 
 def _attention(device: str) -> AbstractContextManager[object]:

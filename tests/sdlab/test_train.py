@@ -16,7 +16,7 @@ from sdlab.errors import RunError, UsageError
 from sdlab.lock import locked
 from sdlab.model.clip import Clip
 from sdlab.model.config import SCENES, ClipTextConfig, ClipVisionConfig, ModelConfig, UnetConfig, VaeConfig
-from sdlab.model.model_loader import load, load_part, read_config, save_config
+from sdlab.model.model_loader import load, load_part, read_config, save_config, save_part
 from sdlab.pipeline import Pipeline
 from sdlab.scenes.reader import Evaluator
 from sdlab.train import STAGES, run
@@ -85,6 +85,25 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path):
     assert {k: found[k] for k in ("slope", "offset")} == {k: expected[k] for k in ("slope", "offset")}
     logs = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("a", "b")]
     assert logs[0] == logs[1]
+
+
+def test_a_run_starts_from_what_fits_in_older_weights(tmp_path: Path):
+    old, new = (nn.Sequential(nn.Linear(2, 3), nn.Linear(3, width)) for width in (2, 1))
+    save_part(tmp_path / "old.safetensors", old, torch.float32)
+    stage, fresh = Line(), new[1].weight.detach().clone()
+    stage.trained, stage.loss = new, lambda *_: (0 * new(torch.zeros(1, 2)).sum(), {})
+    stage.finish = dict
+    train(stage, settings(tmp_path, start=tmp_path / "old.safetensors", weight_decay=0.0), QUIET)
+    torch.testing.assert_close(new[0].state_dict(), old[0].state_dict())
+    torch.testing.assert_close(new[1].weight.detach(), fresh)
+
+
+def test_weights_to_start_from_that_are_not_there_or_of_something_else_are_named(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"start: .*none\.safetensors: no such file"):
+        train(Line(), settings(tmp_path, start=tmp_path / "none.safetensors"), QUIET)
+    save_part(tmp_path / "other.safetensors", nn.Linear(7, 5), torch.float32)
+    with pytest.raises(UsageError, match=r"other\.safetensors: has no tensor of the name and shape"):
+        train(Line(), settings(tmp_path, start=tmp_path / "other.safetensors"), QUIET)
 
 
 def test_two_processes_do_not_train_into_one_folder(tmp_path: Path):
