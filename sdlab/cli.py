@@ -93,7 +93,8 @@ def sweep(
     from sdlab.sweep.identity import identify
 
     given = {"images": images, "seed": seed, "batch": batch, "device": device, "dtype": dtype, "model": model}
-    overrides = {key: value for key, value in given.items() if value is not None} | ({"compile": True} if compile else {})
+    given["compile"] = compile or None  # without the option the file decides
+    overrides = {key: value for key, value in given.items() if value is not None}
     raise typer.Exit(run(file, identify, LabBench, out=out, dry_run=dry_run, overrides=overrides))
 
 
@@ -118,9 +119,7 @@ def generate(
     init_image: Annotated[Path | None, typer.Option(help="a picture to start from")] = None,
     strength: Annotated[float | None, typer.Option(help="0 keeps the picture, 1 ignores it  [default: 0.6]")] = None,
     fit: Annotated[str | None, typer.Option(help="bring it to size: crop or pad  [default: crop]")] = None,
-    size: Annotated[
-        str | None, typer.Option(help="like 512x384; multiples of 8  [default: the model's]")
-    ] = None,
+    size: Annotated[str | None, typer.Option(help="like 512x384; multiples of 8  [default: the model's]")] = None,
     sampler: Annotated[str, typer.Option(help="see sdlab list samplers")] = "dpmpp_2m",
     grid: Annotated[str, typer.Option(help="see sdlab list grids")] = "trailing",
     steps: Annotated[int, typer.Option(help="steps of the sampler")] = 20,

@@ -7,9 +7,13 @@ small and weights large, as at the coarse levels of a U-Net, that takes longer t
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+Geometry = tuple[list[int], list[int], list[int], int]  # padding, stride, dilation, groups
+_POINTWISE: Geometry = ([0, 0], [1, 1], [1, 1], 1)
 _POSITIONS = 4096  # how many a 1 × 1 product is laid out for; with any other number it is only a little slower
 
 
@@ -19,7 +23,8 @@ class PackedConv2d(nn.Module):
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         self.bias = conv.bias
-        self.geometry = [list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups]
+        assert not isinstance(conv.padding, str)
+        self.geometry: Geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
         like = [1, conv.in_channels, _POSITIONS, 1] if conv.kernel_size == (1, 1) else None
         self.weight = _pack(conv.weight, self.geometry, like)
 
@@ -41,9 +46,6 @@ class PackedLinear(nn.Module):
         rows = x.reshape(1, -1, x.shape[-1]).transpose(1, 2).unsqueeze(-1)  # (1, C, N, 1), channels last
         out = torch.ops.mkldnn._convolution_pointwise(rows, self.weight, self.bias, *_POINTWISE, "none", [], "")
         return out.squeeze(-1).transpose(1, 2).reshape(*x.shape[:-1], -1)
-
-
-_POINTWISE = [[0, 0], [1, 1], [1, 1], 1]  # padding, stride, dilation, groups
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
@@ -71,6 +73,7 @@ def pack(network: nn.Module) -> None:
             pack(child)
 
 
-def _pack(weight: Tensor, geometry: list[object], like: list[int] | None) -> Tensor:
+def _pack(weight: Tensor, geometry: Geometry, like: list[int] | None) -> Tensor:
+    reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight  # whose annotation lacks `like`
     with torch.no_grad():
-        return torch._C._nn.mkldnn_reorder_conv2d_weight(weight.to_mkldnn(), *geometry, like)
+        return reorder(weight.to_mkldnn(), *geometry, like)
