@@ -231,12 +231,13 @@ SCENES = ModelConfig(
     text=ClipTextConfig(vocab_size=1024, context_length=24, width=128, layers=4, heads=4),
     vision=ClipVisionConfig(image_size=64, patch=8, width=128, layers=4, heads=4, projection=128),
     # The scale is a measurement on the trained autoencoder; the trained model's config.json holds it.
-    vae=VaeConfig(width=32, multipliers=(1, 2, 4), residual_blocks=1, groups=8, scale=1.0),
+    vae=VaeConfig(latent_channels=8, width=32, multipliers=(1, 2, 4, 4), residual_blocks=1, groups=8, scale=1.0),
     unet=UnetConfig(
-        width=32,
-        multipliers=(1, 3, 4),
+        latent_channels=8,
+        width=128,
+        multipliers=(1, 1),
         residual_blocks=1,
-        attention_rates=(2, 4),
+        attention_rates=(1, 2),
         heads=4,
         context_width=128,
         groups=8,

@@ -59,7 +59,7 @@ def test_the_network_gets_fractional_timesteps():
 def test_the_answer_has_the_dtype_of_the_state(dtype):
     unet = Unet(SCENES.unet).to(torch.bfloat16).eval()
     denoise = NetworkDenoiser.of(unet, SCENES)
-    x = torch.randn(2, 4, 16, 16, dtype=dtype)
+    x = torch.randn(2, *SCENES.latent_shape, dtype=dtype)
     with torch.no_grad():
         for sigma in (0.5, torch.tensor([0.5, 2.0])):
             assert denoise(x, sigma, torch.randn(2, SCENES.text.context_length, 128)).dtype == dtype

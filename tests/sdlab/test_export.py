@@ -122,7 +122,7 @@ def test_unet(lab, scenes):
 def test_vae_and_the_shift_of_its_latents(lab, scenes):
     theirs = AutoencoderKL.from_pretrained(lab / "vae", dtype=torch.float64)
     ours = load(scenes, dtype=torch.float64).vae
-    images, latents = normal(2, 3, 64, 64).clamp(-1, 1), normal(2, 4, 16, 16)
+    images, latents = normal(2, 3, 64, 64).clamp(-1, 1), normal(2, *SCENES.latent_shape)
     posterior, wanted = ours.encode(images), theirs.encode(images).latent_dist
     assert relative_error(posterior.mean, wanted.mean) < EXACT
     assert relative_error(posterior.logvar, wanted.logvar) < EXACT

@@ -211,11 +211,12 @@ def test_residual_branches_start_as_nothing():
 def trained_parts():
     def unet():
         m = shaken(Unet(SCENES.unet))
-        return m, m(torch.randn(2, 4, 16, 16), torch.tensor([3.0, 700.5]), torch.randn(2, LENGTH, 128)).square().mean()
+        x, t, context = torch.randn(2, *SCENES.latent_shape), torch.tensor([3.0, 700.5]), torch.randn(2, LENGTH, 128)
+        return m, m(x, t, context).square().mean()
 
     def vae():
         m = shaken(Vae(SCENES.vae))
-        image, posterior = m(torch.randn(2, 3, 64, 64), torch.randn(2, 4, 16, 16))
+        image, posterior = m(torch.randn(2, 3, 64, 64), torch.randn(2, *SCENES.latent_shape))
         return m, image.square().mean() + posterior.kl().mean()
 
     def clip():
@@ -239,7 +240,7 @@ def test_a_gradient_reaches_every_parameter(part):
 def test_unet_learns_its_way_out_of_the_zeros_it_starts_with():
     torch.manual_seed(0)
     unet = Unet(replace(SCENES.unet, width=16))
-    x, t, context = torch.randn(2, 4, 8, 8), torch.rand(2) * 999, torch.randn(2, LENGTH, 128)
+    x, t, context = torch.randn(2, *SCENES.latent_shape), torch.rand(2) * 999, torch.randn(2, LENGTH, 128)
     assert not unet(x, t, context).any()
     adam = torch.optim.Adam(unet.parameters(), 1e-3)
     losses = []
@@ -257,14 +258,14 @@ def test_unet_learns_its_way_out_of_the_zeros_it_starts_with():
 
 def test_an_image_does_not_depend_on_its_batch():
     unet = shaken(Unet(SCENES.unet))
-    x, t, context = torch.randn(3, 4, 16, 16), torch.tensor([1.0, 2.0, 3.0]), torch.randn(3, LENGTH, 128)
+    x, t, context = torch.randn(3, *SCENES.latent_shape), torch.tensor([1.0, 2.0, 3.0]), torch.randn(3, LENGTH, 128)
     with torch.no_grad():
         torch.testing.assert_close(unet(x, t, context)[1:2], unet(x[1:2], t[1:2], context[1:2]), atol=1e-5, rtol=1e-4)
 
 
 def test_time_and_context_matter_to_each_image():
     unet = shaken(Unet(SCENES.unet))
-    x, t, context = torch.randn(1, 4, 16, 16), torch.tensor([500.0]), torch.randn(1, LENGTH, 128)
+    x, t, context = torch.randn(1, *SCENES.latent_shape), torch.tensor([500.0]), torch.randn(1, LENGTH, 128)
     with torch.no_grad():
         base = unet(x, t, context)
         assert (unet(x, t + 0.5, context) - base).abs().max() > 1e-5
@@ -274,7 +275,7 @@ def test_time_and_context_matter_to_each_image():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_memory_format_and_dtype_of_the_weights_change_nothing_but_rounding(dtype):
     unet, vae = shaken(Unet(SCENES.unet)), shaken(Vae(SCENES.vae))
-    x, t, context = torch.randn(2, 4, 16, 16), torch.tensor([10.0, 900.0]), torch.randn(2, LENGTH, 128)
+    x, t, context = torch.randn(2, *SCENES.latent_shape), torch.tensor([10.0, 900.0]), torch.randn(2, LENGTH, 128)
     images = torch.rand(2, 3, 64, 64) * 2 - 1
 
     def outputs():
@@ -292,7 +293,7 @@ def test_memory_format_and_dtype_of_the_weights_change_nothing_but_rounding(dtyp
 
 def test_latents_are_scaled_in_one_place():
     vae = Vae(replace(SCENES.vae, scale=0.5, shift=3.0))
-    z = torch.randn(1, 4, 2, 2)
+    z = torch.randn(1, 8, 2, 2)
     torch.testing.assert_close(vae.to_latents(z), (z - 3) * 0.5)
     torch.testing.assert_close(vae.from_latents(vae.to_latents(z)), z)
 
@@ -307,7 +308,7 @@ def test_configuration_survives_json(config):
 
 def test_latent_shapes():
     assert SD15.latent_shape == (4, 64, 64)
-    assert SCENES.latent_shape == (4, 16, 16)
+    assert SCENES.latent_shape == (8, 8, 8)
 
 
 @pytest.mark.parametrize(
