@@ -102,8 +102,13 @@ def foreign(shapes: Shapes) -> str | None:
 
 
 def unet_settings(settings: Mapping[str, Any]) -> str | None:
-    """The same from the configuration of a U-Net in diffusers layout."""
-    return _unet(settings.get("in_channels"), settings.get("cross_attention_dim"))
+    """The same from the configuration of a U-Net in diffusers layout.
+
+    More channels in than out are the mark of a model that sees more than noisy latents; latents may have any number.
+    """
+    channels = settings.get("in_channels")
+    as_many = channels == settings.get("out_channels")
+    return _unet(None if as_many else channels, settings.get("cross_attention_dim"))
 
 
 def _unet(channels: Any, context: Any) -> str | None:

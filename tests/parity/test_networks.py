@@ -74,9 +74,9 @@ def test_vae_encoder(vaes, size):
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (7, 13), (9, 5)])
-def test_vae_decoder(vaes, size):
+def test_vae_decoder(vaes, config, size):
     ours, theirs = vaes
-    z = normal(2, 4, *size)
+    z = normal(2, config.vae.latent_channels, *size)
     assert relative_error(ours.decode(z), theirs.decode(z).sample) < EXACT
 
 
@@ -85,7 +85,8 @@ def test_vae_decoder(vaes, size):
 def test_unet_at_any_size(unets, config, size):
     """With v1.5, latents of 7 × 13 belong to a picture of 56 × 104: multiples of 8, not of 64."""
     ours, theirs = unets
-    x, t, context = normal(3, 4, *size), torch.tensor([0.0, 407.0, 999.0]), normal(3, 77, config.text.width, seed=2)
+    x, t = normal(3, config.unet.latent_channels, *size), torch.tensor([0.0, 407.0, 999.0])
+    context = normal(3, 77, config.text.width, seed=2)
     assert relative_error(ours(x, t, context), theirs(x, t, context).sample) < EXACT
 
 
@@ -93,7 +94,7 @@ def test_unet_at_any_size(unets, config, size):
 @pytest.mark.parametrize("t", [0.0, 1.0, 0.25, 333.3, 998.75, 999.0])
 def test_unet_at_any_timestep(unets, config, t):
     ours, theirs = unets
-    x, context = normal(2, 4, 8, 16), normal(2, 11, config.text.width, seed=2)
+    x, context = normal(2, config.unet.latent_channels, 8, 16), normal(2, 11, config.text.width, seed=2)
     assert relative_error(ours(x, torch.tensor([t, t]), context), theirs(x, t, context).sample) < EXACT
 
 

@@ -85,8 +85,8 @@ def test_more_than_one_picture_comes_with_a_contact_sheet(sdlab: Sdlab):
 
 
 def test_width_comes_first_in_a_size_and_odd_latents_will_do(sdlab: Sdlab):
-    [path] = sdlab("generate", PROMPT, "--steps", "1", "--size", "52x76").out
-    assert Image.open(path).size == (52, 76)
+    [path] = sdlab("generate", PROMPT, "--steps", "1", "--size", "104x152").out
+    assert Image.open(path).size == (104, 152)
 
 
 def test_the_parameters_in_the_file_are_those_that_were_chosen(sdlab: Sdlab, photo: Path):
@@ -136,9 +136,12 @@ def test_a_sampler_of_ones_own_draws(sdlab: Sdlab, tmp_path: Path, monkeypatch: 
 
 def test_offload_and_tiles_on_this_device_change_nothing_in_a_small_picture(sdlab: Sdlab):
     options = "--steps", "2", "--device", "cpu"
-    paths = [sdlab("generate", PROMPT, *options, *more).out[0] for more in ([], ["--offload"], ["--tiles", "never"])]
-    for path in paths[1:]:
-        np.testing.assert_array_equal(pixels(path), pixels(paths[0]))
+    plain, moved, whole = (
+        pixels(sdlab("generate", PROMPT, *options, *more).out[0]) for more in ([], ["--offload"], ["--tiles", "never"])
+    )
+    np.testing.assert_array_equal(whole, plain)
+    # What moves has no weights packed for the CPU: of 255, a level from sums in another order.
+    assert np.abs(moved.astype(int) - plain).max() <= 1
 
 
 @pytest.mark.slow
@@ -191,8 +194,8 @@ def test_what_of_a_prompt_does_not_fit_is_told(sdlab: Sdlab):
             ["--compile", "--offload"],
             "--compile and --offload exclude each other: a compiled network stays put",
         ),
-        (["--size", "50x64"], "--size: both sides must be multiples of 4, got 50x64; the nearest is 48x64"),
-        (["--size", "0x64"], "--size: both sides must be multiples of 4, got 0x64; the nearest is 4x64"),
+        (["--size", "50x64"], "--size: both sides must be multiples of 8, got 50x64; the nearest is 48x64"),
+        (["--size", "0x64"], "--size: both sides must be multiples of 8, got 0x64; the nearest is 8x64"),
         (["--size", "64"], "--size must be width x height in pixels, like 512x512, got '64'"),
         (["--size", "64x-64"], "--size must be width x height in pixels, like 512x512, got '64x-64'"),
         (["--size", "²x64"], "--size must be width x height in pixels, like 512x512, got '²x64'"),

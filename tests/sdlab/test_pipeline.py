@@ -36,7 +36,7 @@ def pipeline(model: StableDiffusion) -> Pipeline:
 
 
 class Watched(nn.Module):
-    """Stands for a VAE of factor 4 that looks at no neighbour, and writes down what it is given."""
+    """Stands for a VAE of factor 8 that looks at no neighbour, and writes down what it is given."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,12 +44,12 @@ class Watched(nn.Module):
 
     def encode(self, images: Tensor) -> DiagonalGaussian:
         self.given.append((len(images), *images.shape[-2:]))
-        mean = F.avg_pool2d(images, 4)
+        mean = F.avg_pool2d(images, 8)
         return DiagonalGaussian(mean, torch.zeros_like(mean))
 
     def decode(self, z: Tensor) -> Tensor:
         self.given.append((len(z), *z.shape[-2:]))
-        return F.interpolate(z[:, :3], scale_factor=4.0, mode="nearest")
+        return F.interpolate(z[:, :3], scale_factor=8.0, mode="nearest")
 
     def to_latents(self, z: Tensor) -> Tensor:
         return z
@@ -162,9 +162,9 @@ def test_a_stream_of_noise_can_stand_for_the_seeds(pipeline: Pipeline, latents: 
     assert torch.equal(pipeline.sample(*arguments, samplers.seeded([5])), expected)
 
 
-@pytest.mark.parametrize("size", [(64, 64), (52, 76), (4, 100)])
+@pytest.mark.parametrize("size", [(64, 64), (104, 152), (8, 200)])
 def test_every_multiple_of_the_factor_is_a_size(pipeline: Pipeline, size: tuple[int, int]):
-    """52 × 76 pixels are 13 × 19 latents: odd at every level of the U-Net."""
+    """104 × 152 pixels are 13 × 19 latents: odd at every level of the U-Net."""
     latents = draw(pipeline, "euler", [0], steps=1, size=size)
     assert tuple(latents.shape[1:]) == latent_shape(SCENES, size)
     assert tuple(pipeline.decode(latents).shape) == (1, 3, size[1], size[0])
@@ -173,7 +173,7 @@ def test_every_multiple_of_the_factor_is_a_size(pipeline: Pipeline, size: tuple[
 @pytest.mark.parametrize(
     ("config", "size", "message"),
     [
-        (SCENES, (50, 64), "multiples of 4, got 50x64; the nearest is 48x64"),
+        (SCENES, (50, 64), "multiples of 8, got 50x64; the nearest is 48x64"),
         (SD15, (510, 769), "multiples of 8, got 510x769; the nearest is 512x768"),
         (SD15, (0, 512), "multiples of 8, got 0x512; the nearest is 8x512"),
     ],
@@ -186,10 +186,10 @@ def test_other_sizes_are_told_the_nearest(config, size: tuple[int, int], message
 def test_the_vae_is_given_512_by_512_pixels_at_once_and_never_less_than_a_picture(model: StableDiffusion):
     vae = Watched()
     pipeline = Pipeline(replace(model, vae=vae), tiles="never")
-    pipeline.decode(torch.zeros(5, 4, 64, 64))
-    pipeline.decode(torch.zeros(2, 4, 160, 160))
+    pipeline.decode(torch.zeros(5, 4, 32, 32))
+    pipeline.decode(torch.zeros(2, 4, 80, 80))
     pipeline.encode_image(torch.zeros(5, 3, 256, 256))
-    assert vae.given == [(4, 64, 64), (1, 64, 64), (1, 160, 160), (1, 160, 160), (4, 256, 256), (1, 256, 256)]
+    assert vae.given == [(4, 32, 32), (1, 32, 32), (1, 80, 80), (1, 80, 80), (4, 256, 256), (1, 256, 256)]
 
 
 @pytest.mark.parametrize(
@@ -210,8 +210,8 @@ def test_above_128_by_128_latents_the_vae_works_in_tiles_unless_told(
     images = pipeline.decode(torch.rand(1, 4, side, side))
     assert set(vae.given) == given
     vae.given.clear()
-    torch.testing.assert_close(pipeline.encode_image(images), F.avg_pool2d(images, 4))
-    assert set(vae.given) == {(n, 4 * height, 4 * width) for n, height, width in given}
+    torch.testing.assert_close(pipeline.encode_image(images), F.avg_pool2d(images, 8))
+    assert set(vae.given) == {(n, 8 * height, 8 * width) for n, height, width in given}
 
 
 def double(x: Tensor) -> Tensor:
@@ -234,16 +234,16 @@ def test_no_tile_is_larger_than_asked_and_none_is_left_out():
 
 
 def waves(height: int, width: int) -> Tensor:
-    """A smooth picture (1, 3, H, W), everywhere of the same kind: waves of 64 pixels, of which a tile holds four."""
+    """A smooth picture (1, 3, H, W), everywhere of the same kind: waves of 64 pixels, of which a tile holds eight."""
     y, x = torch.arange(height)[:, None] * pi / 32, torch.arange(width) * pi / 32
     return torch.stack([0.5 * torch.sin(k + x + k * y) for k in range(3)])[None]
 
 
 def test_in_tiles_a_smooth_picture_is_almost_what_it_is_as_a_whole(model: StableDiffusion):
-    picture = waves(320, 256)
+    picture = waves(640, 512)
     whole, parts = (Pipeline(model, tiles=tiles) for tiles in ("never", "always"))
     latents, in_tiles = whole.encode_image(picture), parts.encode_image(picture)
-    assert in_tiles.shape == latents.shape == (1, 4, 80, 64)
+    assert in_tiles.shape == latents.shape == (1, 8, 80, 64)
     assert (in_tiles - latents).square().mean() < 1e-3 * latents.square().mean()
     expected, found = whole.decode(latents), parts.decode(latents)
     assert found.shape == expected.shape == picture.shape

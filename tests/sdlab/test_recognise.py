@@ -87,6 +87,8 @@ def test_what_is_not_is_told_by_what_it_is(what, shapes):
     [
         ({"in_channels": 4, "cross_attention_dim": 768}, None),
         ({"in_channels": 9, "cross_attention_dim": 768}, "an inpainting model"),
+        ({"in_channels": 8, "out_channels": 4}, "an instruction-following model"),
+        ({"in_channels": 8, "out_channels": 8}, None),  # latents of eight channels
         ({"in_channels": 4, "cross_attention_dim": 1024}, "Stable Diffusion 2.x"),
         ({"in_channels": 9, "cross_attention_dim": 1024}, "Stable Diffusion 2.x"),
         ({"in_channels": 4, "cross_attention_dim": 2048}, "Stable Diffusion XL"),
