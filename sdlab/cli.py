@@ -84,7 +84,7 @@ def sweep(
         str | None, typer.Option(help="a model's name, file, folder or file.py:function, instead of the file's")
     ] = None,
     compile: Annotated[
-        bool, typer.Option("--compile", help="compile the U-Net: minutes before the first cell, then faster ones")
+        bool, typer.Option("--compile", help="compile the U-Net: minutes before the first cell")
     ] = False,
 ) -> None:
     """Run every cell of a sweep that is not there yet, then draw table, contact sheet and plots."""
