@@ -18,7 +18,8 @@ from sdlab.guidance import Guidance
 from sdlab.model.compiled import compiled
 from sdlab.model.config import ModelConfig
 from sdlab.model.model_loader import StableDiffusion
-from sdlab.model.packed import can_pack, pack
+from sdlab.model.pack import pack
+from sdlab.model.packed import can_pack
 from sdlab.picture import Size
 from sdlab.tiling import tiled
 
@@ -43,7 +44,7 @@ class Pipeline:
     ) -> None:
         """The model works where it is, or on the device `offload`, to which each network goes while it is in use.
 
-        On a CPU the U-Net is packed (`pack`), in place: the model is good for inference alone from then on.
+        On a CPU U-Net and VAE are packed (`pack`), in place: the model is good for inference alone from then on.
         The VAE works in `tiles` of 64 × 64 latents, with "auto" when a picture has more than 128 × 128. With `compile`
         the U-Net is compiled (`compiled`, which says when that raises UsageError); not for a network that moves.
         """
@@ -52,8 +53,10 @@ class Pipeline:
         self.device = model.device if offload is None else torch.device(offload)
         self.levels = samplers.discrete_levels(**vars(model.config.levels))
         network = compiled(model.unet, self.device) if compile else model.unet
-        if not compile and not self.offloaded and can_pack(self.device, model.dtype):
-            pack(model.unet)
+        if not self.offloaded and can_pack(self.device, model.dtype):
+            pack(model.vae)
+            if not compile:
+                pack(model.unet)
         self.denoiser = Counted(NetworkDenoiser.of(network, model.config))
 
     @torch.inference_mode()

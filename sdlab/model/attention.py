@@ -9,11 +9,16 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdlab.model import cpu_attention
 from sdlab.model.zero import zeroed
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, causal: bool = False) -> Tensor:
     """softmax(q kᵀ / √d) v in each of `heads` heads: (B, T, C), (B, S, C), (B, S, C) -> (B, T, C)."""
+    if not causal and cpu_attention.is_faster(query, key):
+        found = cpu_attention.attend(query, key, value, heads)
+        if found is not None:
+            return found
     q, k, v = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (query, key, value))  # (B, heads, T, d)
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(2)
 

@@ -105,7 +105,7 @@ class Unet(nn.Module):
 
         Any height and width. Casts its inputs to the dtype of the weights, and returns that.
         """
-        dtype = self.conv_in.weight.dtype
+        dtype = self.norm_out.weight.dtype
         # Every residual block begins its use of the timestep with the same SiLU, so it is taken once.
         time = F.silu(self.time_embed(timestep_embedding(t, self.config.width).to(dtype)))
         context = context.to(dtype)

@@ -7,45 +7,74 @@ small and weights large, as at the coarse levels of a U-Net, that takes longer t
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-Geometry = tuple[list[int], list[int], list[int], int]  # padding, stride, dilation, groups
-_POINTWISE: Geometry = ([0, 0], [1, 1], [1, 1], 1)
-_POSITIONS = 4096  # how many a 1 × 1 product is laid out for; with any other number it is only a little slower
-
 
 class PackedConv2d(nn.Module):
-    """A convolution for inference; its weight is no parameter any more, and stays on the CPU."""
+    """A convolution for inference; its weight is no parameter any more, and stays on the CPU.
 
-    def __init__(self, conv: nn.Conv2d) -> None:
+    The first call packs the weight. For 1 × 1 kernels the best layout depends on the number of positions, and a product
+    with a weight laid out for another takes many times as long: a call with another number packs the weight again,
+    which costs about a tenth of the call.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        padding: tuple[int, ...] = (0, 0),
+        stride: tuple[int, ...] = (1, 1),
+        dilation: tuple[int, ...] = (1, 1),
+        groups: int = 1,
+    ) -> None:
+        """weight (C', C / groups, h, w), bias (C',)."""
         super().__init__()
-        self.bias = conv.bias
-        assert not isinstance(conv.padding, str)
-        self.geometry: Geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
-        like = [1, conv.in_channels, _POSITIONS, 1] if conv.kernel_size == (1, 1) else None
-        self.weight = _pack(conv.weight, self.geometry, like)
+        self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
+        self.geometry = (list(padding), list(stride), list(dilation), groups)
+        self.depends = weight.shape[2:] == (1, 1)
+        self.laid_out_for: list[int] | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', H', W')."""
-        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.geometry, "none", [], "")
+    @staticmethod
+    def of(conv: nn.Conv2d) -> PackedConv2d:
+        """The same convolution."""
+        assert not isinstance(conv.padding, str)
+        return PackedConv2d(conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups)
+
+    def forward(self, x: Tensor, activation: str = "none") -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W'), through "gelu" or "sigmoid" if that is the activation."""
+        convolution = torch.ops.mkldnn._convolution_pointwise
+        return convolution(x, self._packed_for(x), self.bias, *self.geometry, activation, [], "none")
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        """The product, times `other` (B, C', H', W'), element by element."""
+        convolution = torch.ops.mkldnn._convolution_pointwise.binary
+        return convolution(x, other, self._packed_for(x), self.bias, *self.geometry, "mul", None, None, [], None)
+
+    def _packed_for(self, x: Tensor) -> Tensor:
+        if self.laid_out_for is None or (self.depends and self.laid_out_for != list(x.shape)):
+            plain = self.weight if self.laid_out_for is None else self.weight.to_dense()
+            self.laid_out_for = list(x.shape)
+            reorder = torch.ops.mkldnn._reorder_convolution_weight
+            self.weight = reorder(plain, *self.geometry, self.laid_out_for)
+        return self.weight
 
 
 class PackedLinear(nn.Module):
     """A linear map for inference, as the 1 × 1 convolution that it is: oneDNN's are faster than the other library's."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """weight (C', C), bias (C',)."""
         super().__init__()
-        self.bias = linear.bias
-        self.weight = _pack(linear.weight[:, :, None, None], _POINTWISE, [1, linear.in_features, _POSITIONS, 1])
+        self.product = PackedConv2d(weight[:, :, None, None], bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, C) -> (…, C')."""
-        rows = x.reshape(1, -1, x.shape[-1]).transpose(1, 2).unsqueeze(-1)  # (1, C, N, 1), channels last
-        out = torch.ops.mkldnn._convolution_pointwise(rows, self.weight, self.bias, *_POINTWISE, "none", [], "")
-        return out.squeeze(-1).transpose(1, 2).reshape(*x.shape[:-1], -1)
+    def forward(self, x: Tensor, activation: str = "none") -> Tensor:
+        """(…, C) -> (…, C'), through "gelu" or "sigmoid" if that is the activation."""
+        return _as_rows(self.product(_as_map(x), activation), x)
+
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
+        """The product, times `other` (…, C'), element by element."""
+        return _as_rows(self.product.times(_as_map(x), _as_map(other)), x)
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
@@ -55,25 +84,16 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
         device.type == "cpu"
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+        and hasattr(torch.ops.mkldnn, "_reorder_convolution_weight")
         and fast
     )
 
 
-def pack(network: nn.Module) -> None:
-    """Replace convolutions and linear maps in place, one at a time, so that no weight is held twice.
-
-    From then on the network is good for inference alone: no gradients, no other device, no state_dict.
-    """
-    for name, child in network.named_children():
-        if isinstance(child, nn.Conv2d):
-            setattr(network, name, PackedConv2d(child))
-        elif isinstance(child, nn.Linear):
-            setattr(network, name, PackedLinear(child))
-        else:
-            pack(child)
+def _as_map(rows: Tensor) -> Tensor:
+    """(…, C) -> (1, C, N, 1), channels last."""
+    return rows.reshape(1, -1, rows.shape[-1]).transpose(1, 2).unsqueeze(-1)
 
 
-def _pack(weight: Tensor, geometry: Geometry, like: list[int] | None) -> Tensor:
-    reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight  # whose annotation lacks `like`
-    with torch.no_grad():
-        return reorder(weight.to_mkldnn(), *geometry, like)
+def _as_rows(product: Tensor, like: Tensor) -> Tensor:
+    """(1, C', N, 1) -> (…, C'), as `like` is (…, C)."""
+    return product.squeeze(-1).transpose(1, 2).reshape(*like.shape[:-1], -1)

@@ -47,7 +47,7 @@ class Vae(nn.Module):
         self.decoder = Decoder(config)
 
     def _prepare(self, x: Tensor) -> Tensor:
-        return x.to(self.quant_conv.weight.dtype, memory_format=torch.channels_last)
+        return x.to(self.decoder.norm_out.weight.dtype, memory_format=torch.channels_last)
 
     def encode(self, images: Tensor) -> DiagonalGaussian:
         """(B, 3, H, W) in [−1, 1] -> the distribution of z, (B, z, H/f, W/f)."""

@@ -18,7 +18,8 @@ import samplers
 from sdlab import guidance
 from sdlab.model.compiled import compiled
 from sdlab.model.config import SD15
-from sdlab.model.packed import can_pack, pack
+from sdlab.model.pack import pack
+from sdlab.model.packed import can_pack
 
 sys.path.append(str(Path(__file__).parents[1] / "parity"))
 
