@@ -7,7 +7,7 @@ levels from the highest down; `grid` looks it up by name and adds the ending. A 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any, Literal, get_args
 
@@ -68,15 +68,13 @@ def grid(
         ending = own_ending if ending == "to_zero" else ending
     check_options(f"grid {name!r}", spacing, options)
     whole("steps", steps, 1)
-    if ending == "to_zero":
-        sigmas = (*spacing(steps, levels, **options), 0.0)
-    elif ending == "stop_at_sigma_min":
-        sigmas = spacing(steps + 1, levels, **options)
-    else:
-        sigmas = (*spacing(steps + 1, levels, **options)[:-1], 0.0)
+    # Whatever holds numbers will do: integers, or a tensor.
+    sigmas = tuple(map(float, spacing(steps if ending == "to_zero" else steps + 1, levels, **options)))
+    if ending != "stop_at_sigma_min":
+        sigmas = (*(sigmas if ending == "to_zero" else sigmas[:-1]), 0.0)
     if not all(a > b for a, b in pairwise(sigmas)):
         raise ValueError(f"grid {name!r} has coinciding levels at {steps} steps with options {options}")
-    return tuple(map(float, sigmas))  # levels may have been given as integers
+    return sigmas
 
 
 def blend(
@@ -95,7 +93,7 @@ def blend(
     return tuple(a * (b / a) ** share for a, b in zip(one, other, strict=True))
 
 
-GRIDS: dict[str, Callable[..., tuple[float, ...]]] = {
+GRIDS: dict[str, Callable[..., Iterable[float]]] = {
     "ays": ays,
     "beta": beta,
     "beta_sigma": beta_sigma,
@@ -127,4 +125,4 @@ def _levels_of(choice: str | Mapping[str, Any], steps: int, levels: Levels) -> t
         raise ValueError(f"blend needs the name of a grid, got {choice!r}")
     spacing = look_up("grid", name, GRIDS)
     check_options(f"grid {name!r}", spacing, options)
-    return spacing(steps, levels, **options)
+    return tuple(map(float, spacing(steps, levels, **options)))

@@ -6,7 +6,8 @@ sdlab.guidance and sdlab.models. Both join the registries of sdlab, and from the
 that results carry a digest of their code.
 
     sampler    a class like those in samplers/: `step`, `nfe`, `order`, `stochastic`; built without options, or with
-    grid       a function (steps, levels, **options) -> that many levels above 0, from the highest down
+    grid       a function (steps, levels, **options) -> that many levels above 0, from the highest down,
+               as a list or a tensor
     guidance   a class with `__call__(model, cond, uncond) -> denoiser` and `passes(sigma)`
     model      a function (**options) -> (denoise, levels, shape), or an `OwnModel` (sdlab/own_model.py) that says more
 
@@ -243,12 +244,15 @@ def _try_sampler(entry: Callable[..., Any]) -> None:
 
 
 def _try_grid(entry: Callable[..., Any]) -> None:
-    sigmas = entry(4, samplers.discrete_levels())
-    if not isinstance(sigmas, tuple | list) or len(sigmas) != 4:
-        got = f"{len(sigmas)} values" if hasattr(sigmas, "__len__") else type(sigmas).__name__
-        raise Unfit(f"it should give a tuple of 4 levels for 4 steps, got {got}")
-    if not all(isinstance(s, float) for s in sigmas) or not sigmas[-1] > 0 or sorted(set(sigmas))[::-1] != list(sigmas):
-        raise Unfit(f"its levels should be floats above 0 that fall, got {list(sigmas)}")
+    given = entry(4, samplers.discrete_levels())
+    try:
+        sigmas = [float(sigma) for sigma in given]
+    except (TypeError, ValueError):
+        raise Unfit(f"it should give 4 levels for 4 steps, got {shape_or_type(given)}") from None
+    if len(sigmas) != 4:
+        raise Unfit(f"it should give 4 levels for 4 steps, got {len(sigmas)}")
+    if not sigmas[-1] > 0 or sorted(set(sigmas))[::-1] != sigmas:
+        raise Unfit(f"its levels should lie above 0 and fall, got {sigmas}")
 
 
 def _try_guidance(entry: Callable[..., Any]) -> None:

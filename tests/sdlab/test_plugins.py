@@ -233,9 +233,15 @@ WRONG = [
         "grid",
         GRID_FILE.replace("range(steps)", "range(3)"),
         "halves",
-        "is no grid: it should give a tuple of 4 levels for 4 steps, got 3 values",
+        "is no grid: it should give 4 levels for 4 steps, got 3",
     ),
-    ("grid", GRID_FILE.replace("0.5", "2.0"), "halves", "is no grid: its levels should be floats above 0 that fall"),
+    ("grid", GRID_FILE.replace("0.5", "2.0"), "halves", "is no grid: its levels should lie above 0 and fall"),
+    (
+        "grid",
+        GRID_FILE.replace("tuple(", "sum("),
+        "halves",
+        "is no grid: it should give 4 levels for 4 steps, got a float",
+    ),
     ("guidance", GUIDANCE_FILE.replace("passes", "calls"), "Half", "is no guidance: it has no 'passes'"),
     (
         "guidance",
