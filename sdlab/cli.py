@@ -84,7 +84,7 @@ def sweep(
         str | None, typer.Option(help="a model's name, file, folder or file.py:function, instead of the file's")
     ] = None,
     compile: Annotated[
-        bool, typer.Option("--compile", help="compile the U-Net: minutes before the first cell")
+        bool, typer.Option("--compile", help="compile the U-Net: minutes before the first cell; for GPUs")
     ] = False,
 ) -> None:
     """Run every cell of a sweep that is not there yet, then draw table, contact sheet and plots."""
@@ -131,7 +131,7 @@ def generate(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
     offload: Annotated[bool, typer.Option("--offload", help="only the network in use is on the device")] = False,
     compile: Annotated[
-        bool, typer.Option("--compile", help="compile the U-Net: minutes before the first step, then faster ones")
+        bool, typer.Option("--compile", help="compile the U-Net: minutes before the first step; for GPUs")
     ] = False,
     tiles: Annotated[str, typer.Option(help="the VAE in tiles: auto (large pictures), always or never")] = "auto",
 ) -> None:

@@ -15,10 +15,10 @@ Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def compiled(network: nn.Module, device: torch.device) -> Network:
-    """The same function, faster from its second call on; the first call of each shape takes minutes.
+    """The same function; the first call of each shape takes minutes.
 
-    On a CPU the weights become constants in the layout that the products like best; on a GPU the kernels are replayed
-    as one graph.
+    On a CPU the weights become constants in the layout that the products like best, which `pack` does faster and to
+    more effect; on a GPU the kernels are replayed as one graph.
 
     Raises:
         UsageError: there is no compiler to do it with.
