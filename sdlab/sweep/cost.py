@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Seconds a pass and image, until a run has measured it: on two CPU cores measured, else guessed.
 ASSUMED = {
     "scenes": {"cpu": 0.002, "cuda": 0.0005, "mps": 0.002},
-    "sd15": {"cpu": 6.0, "cuda": 0.03, "mps": 0.5},
+    "sd15": {"cpu": 3.0, "cuda": 0.03, "mps": 0.5},
 }
 _OWN = {"cpu": 1e-5, "cuda": 1e-5, "mps": 1e-5}  # a closed form
 
