@@ -15,8 +15,7 @@ class PackedConv2d(nn.Module):
     """A convolution for inference; its weight is no parameter any more, and stays on the CPU.
 
     The first call packs the weight. For 1 × 1 kernels the best layout depends on the number of positions, and a product
-    with a weight laid out for another takes many times as long: a call with another number packs the weight again,
-    which costs about a tenth of the call.
+    with a weight laid out for another takes many times as long: a call with another number packs the weight again.
     """
 
     def __init__(

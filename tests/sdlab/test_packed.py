@@ -19,6 +19,10 @@ from sdlab.model.vae import Vae
 from sdlab.pipeline import Pipeline
 
 CPU = torch.device("cpu")
+DTYPES = [
+    pytest.param(dtype, marks=pytest.mark.skipif(not can_pack(CPU, dtype), reason=f"no fast {dtype} here"))
+    for dtype in (torch.float32, torch.bfloat16)
+]
 
 pytestmark = pytest.mark.skipif(not can_pack(CPU, torch.float32), reason="this PyTorch cannot pack")
 
@@ -55,11 +59,9 @@ def test_a_packed_product_is_the_product(whole: nn.Module, shape: tuple[int, ...
         torch.testing.assert_close(network(x.contiguous(memory_format=torch.channels_last)), expected)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 @torch.inference_mode()
 def test_a_packed_unet_predicts_the_same_at_any_size(dtype: torch.dtype):
-    if not can_pack(CPU, dtype):
-        pytest.skip(f"no fast {dtype} here")
     torch.manual_seed(0)
     unet = Unet(SCENES.unet).to(dtype, memory_format=torch.channels_last).eval()
     for parameter in unet.parameters():
@@ -96,11 +98,9 @@ def test_a_linear_map_is_packed_anew_for_another_number_of_rows_and_only_then(mo
     assert packings == [2, 8192, 154, 2]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 @torch.inference_mode()
 def test_a_packed_feed_forward_is_the_feed_forward(dtype: torch.dtype):
-    if not can_pack(CPU, dtype):
-        pytest.skip(f"no fast {dtype} here")
     torch.manual_seed(0)
     network = nn.Sequential(FeedForward(96)).to(dtype)
     x = torch.randn(2, 50, 96).to(dtype)
