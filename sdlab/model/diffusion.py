@@ -52,9 +52,9 @@ class Stage(nn.Module):
             x = self.residual(x, time)
         if self.transformer is not None:
             x = self.transformer(x, context)
-        if isinstance(self.resample, Upsample):
-            return self.resample(x, size)
-        return x if self.resample is None else self.resample(x)
+        if self.resample is None:
+            return x
+        return self.resample(x) if isinstance(self.resample, Downsample) else self.resample(x, size)
 
 
 class Unet(nn.Module):

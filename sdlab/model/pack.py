@@ -5,18 +5,25 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sdlab.model.attention import FeedForward
+from sdlab.model.blocks import Upsample
 from sdlab.model.packed import PackedConv2d, PackedLinear
+from sdlab.model.packed_upsample import PackedUpsample
 from sdlab.model.winograd import WinogradConv2d, pays
 
 
 def pack(network: nn.Module) -> None:
-    """Replace feed-forwards, convolutions and linear maps in place; no weight is held twice.
+    """Replace feed-forwards, upsamplings, convolutions and linear maps in place.
 
     From then on the network is good for inference alone: no gradients, no other device, no state_dict.
     """
     for name, child in network.named_children():
+        if isinstance(child, ChosenConv2d | PackedUpsample):
+            continue  # packed already
         if isinstance(child, FeedForward):
             setattr(network, name, PackedFeedForward(child))
+        elif isinstance(child, Upsample):
+            setattr(network, name, PackedUpsample(child))
+            pack(child)
         elif isinstance(child, nn.Conv2d):
             setattr(network, name, ChosenConv2d(child))
         elif isinstance(child, nn.Linear):

@@ -10,6 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+_OPS = [
+    "_convolution_pointwise",
+    "_reorder_convolution_weight",
+    "_convolution_transpose_pointwise",
+    "_reorder_convolution_transpose_weight",
+]
+
 
 class PackedConv2d(nn.Module):
     """A convolution for inference; its weight is no parameter any more, and stays on the CPU.
@@ -81,7 +88,7 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     ops = torch.ops.mkldnn
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
-    if not (hasattr(ops, "_convolution_pointwise") and hasattr(ops, "_reorder_convolution_weight")):
+    if not all(hasattr(ops, name) for name in _OPS):
         return False
     return dtype == torch.float32 or (dtype == torch.bfloat16 and ops._is_mkldnn_bf16_supported())
 

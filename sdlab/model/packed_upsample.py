@@ -1,0 +1,44 @@
+"""Upsampling on a CPU without the repeated pixels.
+
+Each row of a doubled image is there twice, so of the three rows that a kernel covers two are the same, and their
+weights can be added in advance. What remains is a transposed convolution of stride 2 and kernel 4 × 4: the same sums
+with 4/9 of the multiplications.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import torch
+from torch import Tensor, nn
+
+from sdlab.model.blocks import Size, Upsample
+
+_GEOMETRY = ([1, 1], [0, 0], [2, 2], [1, 1], 1)  # padding, output padding, stride, dilation, groups
+
+
+class PackedUpsample(nn.Module):
+    """An `Upsample` for inference; its weights take 25/9 of the memory."""
+
+    def __init__(self, whole: Upsample) -> None:
+        super().__init__()
+        self.whole = whole
+        kernel = added_in_advance(whole.conv.weight.detach())
+        self.weight = torch.ops.mkldnn._reorder_convolution_transpose_weight(kernel, *_GEOMETRY)
+        self.bias = None if whole.conv.bias is None else whole.conv.bias.detach()
+
+    def forward(self, x: Tensor, size: Size | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C, 2H, 2W), or of `size`."""
+        if size is not None and tuple(size) != (2 * x.shape[2], 2 * x.shape[3]):
+            return self.whole(x, size)
+        transposed = torch.ops.mkldnn._convolution_transpose_pointwise
+        return transposed(x, self.weight, self.bias, *_GEOMETRY, "none", [], "")
+
+
+def added_in_advance(weight: Tensor) -> Tensor:
+    """(C', C, 3, 3), for a convolution of repeated pixels -> (C, C', 4, 4), for a transposed one of the pixels."""
+    mirrored = weight.transpose(0, 1).flip(2, 3)  # a transposed convolution slides its kernel the other way
+    kernel = mirrored.new_zeros(*mirrored.shape[:2], 4, 4, dtype=torch.float32)
+    for row, column in product((0, 1), (0, 1)):
+        kernel[:, :, row : row + 3, column : column + 3] += mirrored
+    return kernel.to(weight.dtype)
