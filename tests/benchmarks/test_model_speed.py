@@ -2,9 +2,9 @@
 
     pytest tests/benchmarks/test_model_speed.py -m slow --benchmark-enable
 
-measures at the full size of v1.5 (20 GiB, half an hour; `-k "unet and not compiled"` is the shortest), on a GPU where
-there is one, and demands of a CPU what is promised. Without `--benchmark-enable` the small sizes run once, to see that
-they can.
+measures at the full size of v1.5 (an hour on two cores, ten minutes with `-k "unet and not compiled"`; 24 GiB suffice),
+on a GPU where there is one, and demands of a CPU what is promised. Without `--benchmark-enable` the small sizes run
+once, to see that they can.
 """
 
 import sys
