@@ -24,7 +24,6 @@ from samplers.clock import with_levels
 from samplers.ddim import DDIM
 from samplers.ddpm import DDPM
 from samplers.deis import DEIS
-from samplers.dialects import DIALECTS
 from samplers.dpm2 import DPM2
 from samplers.dpm2_ancestral import DPM2Ancestral
 from samplers.dpm_adaptive import DPMSolverAdaptive
@@ -37,9 +36,11 @@ from samplers.dpmpp_sde import DPMppSDE
 from samplers.edm import EDMEuler, EDMHeun
 from samplers.er_sde import ERSDE
 from samplers.euler import Euler, EulerAncestral
+from samplers.exact.reference import converged, eased, reference
 from samplers.exponential_heun import ExponentialHeun
 from samplers.gradient_estimation import GradientEstimation
-from samplers.grids import ENDINGS, GRIDS, Ending, grid
+from samplers.grids.dialects import DIALECTS
+from samplers.grids.registry import ENDINGS, GRIDS, Ending, grid
 from samplers.heun import Heun
 from samplers.heunpp import HeunPP2
 from samplers.ipndm import IPNDM, IPNDMv
@@ -66,7 +67,6 @@ from samplers.levels import (
 from samplers.lms import LMS
 from samplers.noise import philox, seeded
 from samplers.pndm import PLMS, PNDM
-from samplers.reference import converged, eased, reference
 from samplers.res import RESMultistep
 from samplers.restart import Restart
 from samplers.sa_solver import SASolver

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sdlab.errors import SdlabError
+from sdlab.system.errors import SdlabError
 
 app = typer.Typer(
     name="sdlab",
@@ -88,8 +88,8 @@ def sweep(
     ] = False,
 ) -> None:
     """Run every cell of a sweep that is not there yet, then draw table, contact sheet and plots."""
+    from sdlab.commands.sweep import sweep as run
     from sdlab.sweep.bench import LabBench
-    from sdlab.sweep.command import sweep as run
     from sdlab.sweep.identity import identify
 
     given = {"images": images, "seed": seed, "batch": batch, "device": device, "dtype": dtype, "model": model}
@@ -101,7 +101,7 @@ def sweep(
 @app.command(epilog="Example: sdlab report runs/cfg_vs_steps")
 def report(directory: Annotated[Path, typer.Argument(help="a run directory")]) -> None:
     """Draw table, contact sheet and plots of a run again, from its store alone."""
-    from sdlab.sweep.report import report as draw
+    from sdlab.report.report import report as draw
 
     draw(directory, Console())
 
@@ -136,8 +136,8 @@ def generate(
     tiles: Annotated[str, typer.Option(help="the VAE in tiles: auto (large pictures), always or never")] = "auto",
 ) -> None:
     """Draw pictures of a prompt, or of a prompt and a picture, as PNGs that carry their parameters."""
-    from sdlab.generate import generate as draw
-    from sdlab.request import Request, parse_size
+    from sdlab.commands.generate import generate as draw
+    from sdlab.commands.request import Request, parse_size
 
     request = Request(
         prompt=prompt,
@@ -169,7 +169,7 @@ def generate(
 @app.command(epilog="Example: sdlab show out/generate/a-red-circle-0.png")
 def show(image: Annotated[Path, typer.Argument(help="a PNG that sdlab generate has written")]) -> None:
     """Print the parameters of a picture, and the command that makes it again."""
-    from sdlab.show import show as read
+    from sdlab.commands.show import show as read
 
     print("\n".join(read(image).lines()))
 
@@ -196,7 +196,7 @@ def export_(
     """Write a model in the layout of another tool; what is there is never written over."""
     import torch
 
-    from sdlab.export import export
+    from sdlab.commands.export import export
 
     for remark in export(model, to.value, out, None if dtype is None else getattr(torch, dtype.value)):
         print(remark, file=sys.stderr)
@@ -210,7 +210,7 @@ def certify(
     page: Annotated[Path | None, typer.Option(help="also write a page, like docs/samplers.md")] = None,
 ) -> None:
     """Measure what samplers claim (order, calls, memory) on problems that are solved exactly."""
-    from sdlab.certify.command import run
+    from sdlab.commands.certify import run
 
     wide = None if sys.stdout.isatty() else 140  # a file or a pipe has no width of its own
     raise typer.Exit(run(names or [], out, Console(width=wide), page))
@@ -223,7 +223,7 @@ def new(
     out: Annotated[Path, typer.Option(help="folder for the file")] = Path(),
 ) -> None:
     """Write a sampler to start from, in one commented file that runs."""
-    from sdlab.new import new_sampler
+    from sdlab.commands.new import new_sampler
 
     path = new_sampler(name, out)
     print(path)
@@ -243,7 +243,7 @@ def _lists(what: Listed) -> list[tuple[str, str]]:
     from sdlab import plugins
     from sdlab.guidance import GUIDANCE
     from sdlab.metrics import METRICS
-    from sdlab.model.model_loader import available_models
+    from sdlab.weights.model_loader import available_models
 
     plugins.discover()
     if what is Listed.metrics:

@@ -18,8 +18,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from sdlab.errors import UsageError
-from sdlab.files import reason
+from sdlab.system.errors import UsageError
+from sdlab.system.files import reason
 
 Fit = Literal["crop", "pad"]
 FITS: tuple[str, ...] = get_args(Fit)

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 import samplers
+from sdlab.cpu.compiled import compiled
+from sdlab.cpu.pack import pack
+from sdlab.cpu.packed import can_pack
 from sdlab.denoiser import Counted, NetworkDenoiser
 from sdlab.guidance import Guidance
-from sdlab.model.compiled import compiled
 from sdlab.model.config import ModelConfig
-from sdlab.model.model_loader import StableDiffusion
-from sdlab.model.pack import pack
-from sdlab.model.packed import can_pack
+from sdlab.model.tiling import tiled
 from sdlab.picture import Size
-from sdlab.tiling import tiled
+from sdlab.weights.model_loader import StableDiffusion
 
 Tiles = Literal["auto", "always", "never"]
 TILES: tuple[str, ...] = get_args(Tiles)

@@ -33,10 +33,10 @@ import torch
 from torch import Tensor
 
 import samplers
-from samplers.law import Unguided
+from samplers.exact.law import Unguided
 from sdlab import guidance
-from sdlab.errors import SdlabError, UsageError, did_you_mean
-from sdlab.exact_models import MODELS as MODELS
+from sdlab.backends.exact import MODELS as MODELS
+from sdlab.system.errors import SdlabError, UsageError, did_you_mean
 
 Kind = Literal["sampler", "grid", "guidance", "model"]
 LOG = Path("out") / "plugins.log"

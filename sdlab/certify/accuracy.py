@@ -11,7 +11,7 @@ from typing import cast
 import torch
 
 import samplers
-from samplers.law import NoLawError, distance
+from samplers.exact.law import NoLawError, distance
 from sdlab.certify.orders import with_tolerance
 from sdlab.certify.problems import GAUSSIAN, LINE, Counted, line_quantiles, use_grid
 

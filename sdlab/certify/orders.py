@@ -12,7 +12,7 @@ from typing import Any, cast
 from torch import Tensor
 
 import samplers
-from samplers.law import NoLawError, laws, marginal, strong_errors
+from samplers.exact.law import NoLawError, laws, marginal, strong_errors
 from sdlab.certify.checks import Check
 from sdlab.certify.fit import Fit, fit
 from sdlab.certify.problems import FLOWS, GAUSSIAN, STOPS, Counted, exact_path, order_grid

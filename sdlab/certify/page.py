@@ -17,8 +17,8 @@ from sdlab.certify.certificate import Certificate
 from sdlab.certify.plot import plot_errors, plot_paths
 from sdlab.certify.subjects import FAMILIES, OTHER
 from sdlab.certify.table import order_text, percent
-from sdlab.errors import RunError
-from sdlab.files import reason, replacing
+from sdlab.system.errors import RunError
+from sdlab.system.files import reason, replacing
 
 PICTURES, ERRORS = "samplers", "errors.png"  # the folder beside the page, and the overview in it
 

@@ -19,12 +19,12 @@ from PIL import Image
 from torch import Tensor
 
 import samplers
-from samplers.exact import GaussianMixture
+from samplers.exact.problems import GaussianMixture
 from sdlab.certify.accuracy import PASSES
 from sdlab.certify.certificate import Certificate
 from sdlab.certify.problems import MIXTURE, Counted, use_grid
 from sdlab.certify.subjects import FAMILIES, OTHER
-from sdlab.files import replacing
+from sdlab.system.files import replacing
 
 _MARKERS = "osD^vPX*<>"
 _STROKES = ("-", (0, (4, 2)), (0, (1, 1.5)))  # so that equal lines do not hide each other

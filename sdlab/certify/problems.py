@@ -16,7 +16,7 @@ from scipy.special import ndtr
 from torch import Tensor
 
 import samplers
-from samplers.exact import Gaussian, GaussianMixture
+from samplers.exact.problems import Gaussian, GaussianMixture
 
 TOP, LOW = 10.0, 0.02
 STOPS = 16  # levels at which paths are compared: part of every order grid whose steps are a multiple of 16

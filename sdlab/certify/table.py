@@ -15,7 +15,7 @@ from sdlab.certify.accuracy import PASSES, Accuracy, floor
 from sdlab.certify.certificate import Certificate
 from sdlab.certify.fit import Fit
 from sdlab.certify.orders import Orders
-from sdlab.files import replacing
+from sdlab.system.files import replacing
 
 
 def table(certificates: Sequence[Certificate]) -> Table:

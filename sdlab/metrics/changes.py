@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sdlab.scenes import Statement
-from sdlab.scenes.reader import Reading, check
+from sdlab.worlds.scenes import Statement
+from sdlab.worlds.scenes.reader import Reading, check
 
 
 def changes_made(statements: Sequence[Statement], before: Sequence[Reading], after: Sequence[Reading]) -> Tensor:

@@ -13,8 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from sdlab.errors import UsageError
-from sdlab.scenes.reader import FEATURES, Evaluator
+from sdlab.system.errors import UsageError
+from sdlab.worlds.scenes.reader import FEATURES, Evaluator
 
 
 class FeatureExtractor(Protocol):

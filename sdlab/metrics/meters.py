@@ -9,8 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sdlab import scenes
-from sdlab.errors import UsageError
 from sdlab.metrics import openai_clip, reference, resemblance
 from sdlab.metrics.changes import changes_made
 from sdlab.metrics.clip import ClipScorer
@@ -18,9 +16,11 @@ from sdlab.metrics.distances import Distances
 from sdlab.metrics.features import InceptionFeatures, LabFeatures
 from sdlab.metrics.files import MetricFiles
 from sdlab.metrics.needs import EVALUATOR, FEWEST, by_evaluator, complaints, missing_files
-from sdlab.model.model_loader import StableDiffusion, load_part
-from sdlab.resources import find
-from sdlab.scenes.reader import Evaluator, accuracy, readings
+from sdlab.system.errors import UsageError
+from sdlab.system.resources import find
+from sdlab.weights.model_loader import StableDiffusion, load_part
+from sdlab.worlds import scenes
+from sdlab.worlds.scenes.reader import Evaluator, accuracy, readings
 
 REFERENCE = 2048  # renders that FID and KID compare with
 _REFERENCE_SEED = 30_000  # far from the seeds of the prompts and of training

@@ -9,8 +9,8 @@ from pathlib import Path
 from sdlab.metrics import METRICS, openai_clip, reference
 from sdlab.metrics.files import MetricFiles
 from sdlab.model.config import ModelConfig
-from sdlab.resources import find
-from sdlab.scenes import PIXELS
+from sdlab.system.resources import find
+from sdlab.worlds.scenes import PIXELS
 
 EVALUATOR = "data/scenes/evaluator.safetensors"
 FEWEST = 4  # pictures without which FID and KID, with their standard errors, are not defined

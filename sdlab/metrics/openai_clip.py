@@ -13,16 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sdlab.errors import UsageError
-from sdlab.files import reason
-from sdlab.model import weights_file
 from sdlab.model.clip import Clip
 from sdlab.model.config import ClipTextConfig, ClipVisionConfig
-from sdlab.model.networks import check
-from sdlab.model.renames import CLIP_TEXT, Rules, rename
-from sdlab.model.stored import fetch
 from sdlab.model.tokenizer import Tokenizer
 from sdlab.picture import to_bytes
+from sdlab.system.errors import UsageError
+from sdlab.system.files import reason
+from sdlab.weights import weights_file
+from sdlab.weights.networks import check
+from sdlab.weights.rename_rules import CLIP_TEXT, Rules, rename
+from sdlab.weights.stored_tensor import fetch
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 FILES = ("config.json", "vocab.json", "merges.txt")

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdlab.errors import UsageError
 from sdlab.metrics.distances import Statistics
 from sdlab.picture import Size, read_picture
+from sdlab.system.errors import UsageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 

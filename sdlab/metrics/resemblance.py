@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from sdlab.scenes.reader import Evaluator
+from sdlab.worlds.scenes.reader import Evaluator
 
 _RANGE = 2.0  # pictures lie in [−1, 1]
 EQUAL = 100.0  # dB, what equal pictures are given in place of infinity

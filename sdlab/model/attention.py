@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdlab.model import cpu_attention
+from sdlab.cpu import attention as cpu_attention
 from sdlab.model.zero import zeroed
 
 

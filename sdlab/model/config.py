@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from sdlab.errors import UsageError, did_you_mean
+from sdlab.system.errors import UsageError, did_you_mean
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 

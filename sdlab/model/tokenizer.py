@@ -20,7 +20,7 @@ from tokenizers import Encoding, Regex, decoders, models, normalizers, pre_token
 from tokenizers import Tokenizer as BpeTokenizer
 from torch import Tensor
 
-from sdlab.errors import UsageError
+from sdlab.system.errors import UsageError
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"

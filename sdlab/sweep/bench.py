@@ -16,13 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import samplers
-from samplers import law
+from samplers.exact import law
 from sdlab import guidance
-from sdlab.errors import SdlabError
-from sdlab.memory import enough_memory
+from sdlab.backends.custom import OwnPipeline
 from sdlab.metrics.meters import Measured, Meters
-from sdlab.model.model_loader import load
-from sdlab.own_pipeline import OwnPipeline
 from sdlab.picture import read_picture, to_bytes
 from sdlab.pipeline import Pipeline
 from sdlab.sweep.cell import Cell, Choice
@@ -30,6 +27,9 @@ from sdlab.sweep.plan import Pictures, Plan
 from sdlab.sweep.prompts import picture_set
 from sdlab.sweep.reference_error import FlowEnds, distance
 from sdlab.sweep.results import CellFailed, CellResult
+from sdlab.system.errors import SdlabError
+from sdlab.system.memory import enough_memory
+from sdlab.weights.model_loader import load
 
 _THUMBNAILS = 8  # pictures of a cell that the contact sheet shows
 _SIDE = 256  # pixels, at most, of a thumbnail

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import samplers
-from samplers.reference import CONVERGING, fine_grid
+from samplers.exact.reference import CONVERGING, fine_grid
 from sdlab.denoiser import Sigma
 from sdlab.pipeline import tail
 from sdlab.sweep.axes import GRID, GUIDANCE, LEVELS, SAMPLER

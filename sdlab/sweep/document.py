@@ -25,15 +25,16 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from sdlab import plugins, resources
-from sdlab.device import resolve
-from sdlab.errors import did_you_mean, unknown
+from sdlab import plugins
 from sdlab.metrics import METRICS, MetricFiles
-from sdlab.model.locate import MODELS, ModelSource
 from sdlab.picture import Fit
 from sdlab.sweep.axes import GRID, GUIDANCE, LEVELS, MODEL, PLAIN, SAMPLER, Axis, Mistake, grids_of, named
 from sdlab.sweep.cell import Choice
 from sdlab.sweep.prompts import PROMPT_SETS, SETS, SIZE, prompt_set
+from sdlab.system import resources
+from sdlab.system.device import resolve
+from sdlab.system.errors import did_you_mean, unknown
+from sdlab.weights.locate import MODELS, ModelSource
 
 T = TypeVar("T")
 

@@ -8,21 +8,21 @@ from pathlib import Path
 
 import torch
 
-from sdlab.errors import RunError, UsageError
-from sdlab.files import reason
+from sdlab.backends.custom import OwnPipeline
+from sdlab.cpu.compiled import check_compiler
 from sdlab.metrics import METRICS
 from sdlab.metrics.meters import check_prompts
 from sdlab.metrics.needs import EVALUATOR, complaints, missing_files
 from sdlab.metrics.reference import pictures_in
-from sdlab.model.compiled import check_compiler
-from sdlab.model.model_loader import model_files, open_model
-from sdlab.own_pipeline import OwnPipeline
 from sdlab.picture import opened
-from sdlab.resources import find
-from sdlab.scenes import PIXELS
 from sdlab.sweep.axes import MODEL
 from sdlab.sweep.cell import canonical
 from sdlab.sweep.plan import Plan
+from sdlab.system.errors import RunError, UsageError
+from sdlab.system.files import reason
+from sdlab.system.resources import find
+from sdlab.weights.model_loader import model_files, open_model
+from sdlab.worlds.scenes import PIXELS
 
 
 def identify(plan: Plan) -> str:

@@ -11,17 +11,19 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 import samplers
-from sdlab import own_pipeline, plugins, resources
-from sdlab.errors import UsageError, did_you_mean
+from sdlab import plugins
+from sdlab.backends import custom as own_pipeline
+from sdlab.backends.custom_model import OwnModel
 from sdlab.metrics import MetricFiles, MetricInfo, labelled
-from sdlab.model.locate import ModelSource
-from sdlab.own_model import OwnModel
 from sdlab.picture import Fit
+from sdlab.report.statistics import pairs
 from sdlab.sweep.axes import GRID, GUIDANCE, LEVELS, SAMPLER, Axis, Mistake
 from sdlab.sweep.cell import Cell, Choice, canonical, digest
-from sdlab.sweep.compare import pairs
 from sdlab.sweep.cost import steps_within
 from sdlab.sweep.document import Cells, Document, Exclude, Extra, Image, Prompt, read
+from sdlab.system import resources
+from sdlab.system.errors import UsageError, did_you_mean
+from sdlab.weights.locate import ModelSource
 
 # Raised when an unchanged plan would give other numbers than before, so that old rows are not taken for new ones.
 _NUMBERS = 1

@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdlab.scenes import Scenes, Split, Statement, describe, parse, render, sample
-from sdlab.scenes.captions import alter, word
-from sdlab.scenes.world import held_out
+from sdlab.worlds.scenes import Scenes, Split, Statement, describe, parse, render, sample
+from sdlab.worlds.scenes.captions import alter, word
+from sdlab.worlds.scenes.world import held_out
 
 SETS: dict[str, Split] = {"scenes": "train", "scenes_heldout": "heldout"}
 ALTERED = "scenes_altered"

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 import sdlab
-from sdlab.resources import ROOT
 from sdlab.sweep.plan import Plan
+from sdlab.system.resources import ROOT
 
 
 def provenance(plan: Plan, model: str) -> dict[str, str | int | None]:

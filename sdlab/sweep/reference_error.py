@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 import samplers
-from samplers.reference import CONVERGING, fine_grid
+from samplers.exact.reference import CONVERGING, fine_grid
 from sdlab import guidance
-from sdlab.own_pipeline import OwnPipeline
+from sdlab.backends.custom import OwnPipeline
 from sdlab.pipeline import Pipeline
 from sdlab.sweep.axes import GUIDANCE
 from sdlab.sweep.cell import Choice, canonical

@@ -13,10 +13,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from sdlab.errors import RunError
-from sdlab.files import replacing
-from sdlab.interrupts import Interrupts
-from sdlab.lock import locked
 from sdlab.sweep.cell import Cell
 from sdlab.sweep.cost import passes_an_image
 from sdlab.sweep.plan import Plan
@@ -24,6 +20,10 @@ from sdlab.sweep.progress import SweepProgress, duration
 from sdlab.sweep.provenance import provenance
 from sdlab.sweep.results import Bench, CellFailed, CellResult
 from sdlab.sweep.store import Store
+from sdlab.system.errors import RunError
+from sdlab.system.files import replacing
+from sdlab.system.interrupts import Interrupts
+from sdlab.system.lock import locked
 
 STORE = "results.sqlite"
 PLAN = "plan.json"

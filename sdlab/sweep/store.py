@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdlab.errors import RunError
 from sdlab.sweep.cell import Cell
 from sdlab.sweep.results import CellResult
+from sdlab.system.errors import RunError
 
 _OURS = 0x5D1AB  # PRAGMA application_id: tells our files from others
 _VERSION = 1

@@ -11,8 +11,8 @@ from typing import Literal, get_args
 
 from rich.console import Console
 
-from sdlab.errors import UsageError
-from sdlab.lock import locked
+from sdlab.system.errors import UsageError
+from sdlab.system.lock import locked
 from sdlab.train.config import TrainConfig, load_config
 
 StageName = Literal["text", "clip", "vae", "unet", "evaluator"]
@@ -28,13 +28,13 @@ def run(stage: StageName, config_path: Path, console: Console) -> dict[str, floa
     """
     config = load_config(config_path)
     # Imported here, so that a slip in the description is told before seconds of imports.
-    from sdlab.device import resolve
-    from sdlab.train.clip import ClipStage
-    from sdlab.train.evaluator import EvaluatorStage
+    from sdlab.system.device import resolve
     from sdlab.train.loop import Stage, train
-    from sdlab.train.text import TextStage
-    from sdlab.train.unet import UnetStage
-    from sdlab.train.vae import VaeStage
+    from sdlab.train.stages.clip import ClipStage
+    from sdlab.train.stages.evaluator import EvaluatorStage
+    from sdlab.train.stages.text import TextStage
+    from sdlab.train.stages.unet import UnetStage
+    from sdlab.train.stages.vae import VaeStage
 
     try:
         config = config.model_copy(update={"device": resolve(config.device)})

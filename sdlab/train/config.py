@@ -8,9 +8,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sdlab.errors import UsageError, did_you_mean
-from sdlab.files import reason
-from sdlab.resources import find
+from sdlab.system.errors import UsageError, did_you_mean
+from sdlab.system.files import reason
+from sdlab.system.resources import find
 
 
 class TrainConfig(BaseModel):

@@ -20,11 +20,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from sdlab.errors import RunError, UsageError
-from sdlab.files import replacing
-from sdlab.interrupts import Interrupts
-from sdlab.model import safetensors_file
+from sdlab.system.errors import RunError, UsageError
+from sdlab.system.files import replacing
+from sdlab.system.interrupts import Interrupts
 from sdlab.train.config import TrainConfig
+from sdlab.weights import safetensors_file
 
 
 class Stage(Protocol):

@@ -7,26 +7,21 @@ on a GPU where there is one, and demands of a CPU what is promised. Without `--b
 once, to see that they can.
 """
 
-import sys
 from functools import lru_cache
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 import pytest
+import references as r
 import torch
 from diffusers import StableDiffusionPipeline
 
 import samplers
 from sdlab import guidance
-from sdlab.model.compiled import compiled
+from sdlab.cpu.compiled import compiled
+from sdlab.cpu.pack import pack
+from sdlab.cpu.packed import can_pack
 from sdlab.model.config import SD15
-from sdlab.model.pack import pack
-from sdlab.model.packed import can_pack
-
-sys.path.append(str(Path(__file__).parents[1] / "parity"))
-
-import references as r
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

@@ -9,7 +9,7 @@ import torch
 from sampler_problems import MIXTURE, SD, start
 
 import samplers
-from samplers.exact import Gaussian
+from samplers.exact.problems import Gaussian
 
 BETAS = [(math.sqrt(0.00085) + (math.sqrt(0.012) - math.sqrt(0.00085)) * i / 999) ** 2 for i in range(1000)]
 BARS = np.cumprod([1 - beta for beta in BETAS])

@@ -11,7 +11,7 @@ from sampler_problems import SD
 
 import samplers
 from samplers.brownian import increment
-from samplers.exact import Gaussian
+from samplers.exact.problems import Gaussian
 
 GRID = samplers.grid("karras", steps=6, levels=SD)
 DATA = Gaussian(std=0.7, mean=0.2)

@@ -9,7 +9,7 @@ import torch
 from sampler_problems import DETERMINISTIC, MIXTURE, PLAIN, SD, SPECTRUM, start
 
 import samplers
-from samplers.law import Unguided
+from samplers.exact.law import Unguided
 
 TOP, LOW = 10.0, 0.02
 LEVELS = samplers.continuous_levels(LOW, TOP)

@@ -7,8 +7,8 @@ import torch
 from sampler_problems import MIXTURE, start
 from torch.distributions import MultivariateNormal
 
-from samplers.exact import Gaussian, GaussianMixture
-from samplers.exact_families import NO_CLASS, ClassMixture, RotatedGaussian, data_set
+from samplers.exact.families import NO_CLASS, ClassMixture, RotatedGaussian, data_set
+from samplers.exact.problems import Gaussian, GaussianMixture
 
 COVARIANCE = torch.tensor([[1.3, 0.4, -0.2], [0.4, 0.6, 0.1], [-0.2, 0.1, 0.3]], dtype=torch.float64)
 MEAN = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)

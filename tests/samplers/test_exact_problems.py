@@ -8,7 +8,7 @@ import torch
 from sampler_problems import MIXTURE, SPECTRUM, start
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from samplers.exact import Gaussian, GaussianMixture
+from samplers.exact.problems import Gaussian, GaussianMixture
 
 PROBLEMS = pytest.mark.parametrize("problem", [SPECTRUM, MIXTURE], ids=["gaussian", "mixture"])
 SIGMAS = pytest.mark.parametrize("sigma", [0.05, 0.8, 12.0])

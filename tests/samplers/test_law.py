@@ -9,8 +9,8 @@ import torch
 from sampler_problems import DETERMINISTIC, SD, SPECTRUM, STOCHASTIC
 
 import samplers
-from samplers.exact import Gaussian
-from samplers.law import Law, NoLawError, Unguided, distance, law, laws, marginal, noise_at, strong_errors
+from samplers.exact.law import Law, NoLawError, Unguided, distance, law, laws, marginal, noise_at, strong_errors
+from samplers.exact.problems import Gaussian
 
 WIDE = Gaussian(torch.tensor([0.2, 0.7, 1.9]).double(), torch.tensor([0.5, -1.0, 0.0]).double())
 LEVELS = samplers.continuous_levels(0.02, 10.0)

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from sampler_problems import DETERMINISTIC, SD, SPECTRUM, start
 
 import samplers
-from samplers.exact import Gaussian
-from samplers.law import Unguided
+from samplers.exact.law import Unguided
+from samplers.exact.problems import Gaussian
 
 RULES = [
     *map(samplers.make, DETERMINISTIC),

@@ -7,7 +7,7 @@ import torch
 from sampler_problems import PLAIN, SD
 
 import samplers
-from samplers.exact import Gaussian
+from samplers.exact.problems import Gaussian
 
 GRID = samplers.grid("karras", steps=6, levels=SD)
 DATA = Gaussian(std=0.7, mean=0.2)

@@ -7,7 +7,7 @@ import torch
 from sampler_problems import SPECTRUM, start
 
 import samplers
-from samplers.law import Unguided
+from samplers.exact.law import Unguided
 
 RULES = [
     ("ddim_cfg_pp", {"eta": 1.0}),

@@ -12,8 +12,8 @@ import torch
 from sampler_problems import MIXTURE, STOCHASTIC
 
 import samplers
-from samplers.exact import Gaussian
-from samplers.law import law, laws, marginal
+from samplers.exact.law import law, laws, marginal
+from samplers.exact.problems import Gaussian
 
 DATA = Gaussian(std=torch.tensor([0.3, 0.6]).double(), mean=torch.tensor([0.4, -1.0]).double())
 TOP, LOW = 10.0, 0.02

@@ -16,10 +16,10 @@ from PIL import Image
 
 import samplers
 from sdlab import guidance
-from sdlab.exact_models import MODELS
+from sdlab.backends.exact import MODELS
 from sdlab.metrics import METRICS
-from sdlab.model.model_loader import load
 from sdlab.pipeline import Pipeline
+from sdlab.weights.model_loader import load
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "a large red circle left of a large blue square on a white background"
@@ -184,7 +184,7 @@ def test_broken_weights_are_named_before_anything_runs(fault: str, tmp_path: Pat
 
 def test_nan_from_a_model_fails_its_cells_and_the_exit_status_says_so(tmp_path: Path):
     from sdlab.model.diffusion import Unet
-    from sdlab.model.model_loader import load_part, read_config, save_part
+    from sdlab.weights.model_loader import load_part, read_config, save_part
 
     folder = copy_of_the_model(tmp_path)
     unet = load_part(folder / "unet.safetensors", lambda: Unet(read_config(folder).unet))

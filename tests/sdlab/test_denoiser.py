@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import samplers
-from samplers.exact import Gaussian
+from samplers.exact.problems import Gaussian
 from sdlab.denoiser import Counted, NetworkDenoiser
 from sdlab.model.config import SCENES, SD15
 from sdlab.model.diffusion import Unet

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdlab.errors import UsageError
 from sdlab.picture import Fit, from_bytes, read_picture, to_bytes
+from sdlab.system.errors import UsageError
 
 Pixels = NDArray[np.uint8]
 

@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 
 import samplers
 from sdlab import guidance, plugins
-from sdlab.certify.command import run
 from sdlab.certify.page import _HEAD
 from sdlab.cli import app
-from sdlab.errors import UsageError
-from sdlab.new import new_sampler
+from sdlab.commands.certify import run
+from sdlab.commands.new import new_sampler
 from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER, named
 from sdlab.sweep.cell import Cell, Choice, digest
+from sdlab.system.errors import UsageError
 
 SAMPLER_FILE = """
     from dataclasses import dataclass

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import samplers
-from samplers.law import Unguided
+from samplers.exact.law import Unguided
 from sdlab.certify.orders import with_tolerance
-from sdlab.model.model_loader import load
 from sdlab.pipeline import Pipeline
+from sdlab.weights.model_loader import load
 
 PROMPTS = ["a large red circle left of a large blue square on a white background", "a small green star on black"]
 DETERMINISTIC = [name for name in samplers.SAMPLERS if not samplers.make(name).stochastic]

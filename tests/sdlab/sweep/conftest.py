@@ -6,7 +6,7 @@ import pytest
 from fake_bench import TOML, FakeBench
 from rich.console import Console
 
-from sdlab.sweep import sweep
+from sdlab.commands.sweep import sweep
 
 
 @pytest.fixture

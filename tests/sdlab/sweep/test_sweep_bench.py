@@ -21,18 +21,19 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
 
-from sdlab import scenes
-from sdlab.export import export
+from sdlab.commands.export import export
+from sdlab.commands.sweep import sweep
 from sdlab.metrics import openai_clip
 from sdlab.metrics.resemblance import psnr
-from sdlab.model.model_loader import load
 from sdlab.picture import read_picture, to_bytes
 from sdlab.pipeline import Pipeline
-from sdlab.resources import ROOT, find
-from sdlab.sweep import Store, sweep
 from sdlab.sweep.bench import LabBench
 from sdlab.sweep.identity import identify
 from sdlab.sweep.prompts import picture_set
+from sdlab.sweep.store import Store
+from sdlab.system.resources import ROOT, find
+from sdlab.weights.model_loader import load
+from sdlab.worlds import scenes
 
 METRICS = 'metrics = ["changes_made", "prompt_accuracy", "psnr", "ssim", "feature_distance"]'
 ALTERED = '[prompts]\nset = "scenes_altered"\ncount = 6'
@@ -66,7 +67,7 @@ Sweep = Callable[..., int]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     """Run a sweep of this text, in `tmp_path`; its results are in runs/mine. Plots are looked at elsewhere."""
     monkeypatch.chdir(tmp_path)
-    module = importlib.import_module("sdlab.sweep.report")
+    module = importlib.import_module("sdlab.report.report")
     for name in ("plot_metric", "plot_trade_off"):
         monkeypatch.setattr(module, name, lambda path, *_: path.touch())
 

@@ -19,14 +19,17 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import samplers
-from samplers.exact_families import NO_CLASS
+from samplers.exact.families import NO_CLASS
 from sdlab import guidance, plugins
+from sdlab.backends.exact import class_mixture, gaussian
 from sdlab.cli import app
-from sdlab.exact_models import class_mixture, gaussian
-from sdlab.sweep import Choice, Row, Store, load_plan, sweep
+from sdlab.commands.sweep import sweep
 from sdlab.sweep import reference_error as reference_module
 from sdlab.sweep.bench import LabBench
+from sdlab.sweep.cell import Choice
 from sdlab.sweep.identity import identify
+from sdlab.sweep.plan import load_plan
+from sdlab.sweep.store import Row, Store
 
 STD = 0.5
 MINE = """
@@ -56,7 +59,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     models, own = dict(plugins.MODELS), dict(plugins._PLUGINS)
     write("mine.py", MINE)
-    module = importlib.import_module("sdlab.sweep.report")
+    module = importlib.import_module("sdlab.report.report")
     monkeypatch.setattr(module, "plot_metric", lambda path, *_: path.touch())
     yield
     plugins.MODELS.clear()
@@ -145,7 +148,8 @@ def test_options_and_code_are_part_of_what_a_row_is_of():
 
 def test_a_file_of_weights_that_the_model_names_counts_too():
     saying = MINE.replace(
-        "import samplers", "from pathlib import Path\n    import samplers\n    from sdlab.own_model import OwnModel"
+        "import samplers",
+        "from pathlib import Path\n    import samplers\n    from sdlab.backends.custom_model import OwnModel",
     )
     saying = saying.replace("return denoise, samplers", "return OwnModel(denoise, samplers").replace(
         "(3,)", '(3,), files=(Path("weights"),))'
@@ -191,7 +195,7 @@ def test_the_flow_that_a_model_knows_and_the_fine_run_agree():
     write(
         "mine.py",
         """
-        from sdlab.exact_models import gaussian
+        from sdlab.backends.exact import gaussian
 
         def mine():
             known = gaussian()

@@ -8,17 +8,16 @@ from fake_bench import TOML
 
 import samplers
 from sdlab import plugins
-from sdlab.errors import UsageError
-from sdlab.model.locate import ModelSource
-from sdlab.resources import ROOT
-from sdlab.scenes import parse
-from sdlab.scenes.captions import facts
-from sdlab.sweep import Cell, Choice, load_plan
+from sdlab.report.statistics import pairs
 from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER
-from sdlab.sweep.cell import digest
-from sdlab.sweep.compare import pairs
+from sdlab.sweep.cell import Cell, Choice, digest
 from sdlab.sweep.cost import network_passes, passes_an_image, steps_within
-from sdlab.sweep.plan import Pictures
+from sdlab.sweep.plan import Pictures, load_plan
+from sdlab.system.errors import UsageError
+from sdlab.system.resources import ROOT
+from sdlab.weights.locate import ModelSource
+from sdlab.worlds.scenes import parse
+from sdlab.worlds.scenes.captions import facts
 
 
 def labels(file: Path, toml: str) -> list[str]:

@@ -14,10 +14,14 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
-from sdlab.errors import UsageError
 from sdlab.metrics import METRICS
-from sdlab.sweep import Cell, CellFailed, CellResult, Choice, Row, load_plan, report
-from sdlab.sweep.compare import difference, standings
+from sdlab.report import report
+from sdlab.report.statistics import difference, standings
+from sdlab.sweep.cell import Cell, Choice
+from sdlab.sweep.plan import load_plan
+from sdlab.sweep.results import CellFailed, CellResult
+from sdlab.sweep.store import Row
+from sdlab.system.errors import UsageError
 
 CELL = Cell(sampler=Choice(name="ddim"), grid=Choice(name="trailing"), guidance=Choice(name="none"), steps=5)
 FID, CLIP = METRICS["fid"], METRICS["clip_score"]

@@ -22,12 +22,15 @@ import pytest
 from fake_bench import TOML, FakeBench, fail_on, no_bench, result
 from rich.console import Console
 
-from sdlab.errors import RunError
-from sdlab.files import replacing
-from sdlab.lock import locked
-from sdlab.sweep import Cell, Choice, Store, load_plan, sweep
+from sdlab.commands.sweep import sweep
 from sdlab.sweep import run as run_module
+from sdlab.sweep.cell import Cell, Choice
+from sdlab.sweep.plan import load_plan
 from sdlab.sweep.results import CellResult
+from sdlab.sweep.store import Store
+from sdlab.system.errors import RunError
+from sdlab.system.files import replacing
+from sdlab.system.lock import locked
 
 CELL = Cell(sampler=Choice(name="ddim"), grid=Choice(name="trailing"), guidance=Choice(name="none"), steps=5)
 PROMPTS = ["a red circle", "a blue star", "a green moon"]
@@ -37,7 +40,7 @@ fork = multiprocessing.get_context("fork")
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch):
     """Plots take longer than all else here, and are looked at elsewhere."""
-    module = importlib.import_module("sdlab.sweep.report")
+    module = importlib.import_module("sdlab.report.report")
     monkeypatch.setattr(module, "plot_metric", lambda path, *_: path.touch())
 
 

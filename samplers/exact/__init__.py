@@ -1,0 +1,1 @@
+"""Closed-form problems, the law of a sampler's output, and converged references."""

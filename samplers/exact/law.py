@@ -1,0 +1,200 @@
+"""The exact law of what a sampler makes of Gaussian data, without a single random number.
+
+For data N(μ, diag s²) the denoiser is affine in x. A rule that is linear in x, in D and in its noise, as all are that
+do not choose their steps by what they see, therefore ends at an affine function of its start and of its draws z_k:
+    x_N = c + A x_start + Σ_k B_k z_k        ⇒        x_N ~ N(c + A m, A² v + Σ_k B_k²)    for x_start ~ N(m, diag v)
+
+c, A and the B_k are read off by running the rule itself on a batch: one image starts at m, one a deviation above, and
+one for each draw is given a unit pulse in place of it. Every dimension goes its own way, for D does.
+
+The distance of two such laws is Wasserstein's: W₂² = |m − m′|² + Σ (√v − √v′)², the Fréchet distance of Gaussians.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from samplers.base import Denoiser, Sampler, run
+from samplers.brownian import increment
+from samplers.exact.problems import Gaussian
+
+Number = tuple[object, ...]  # names one of the independent standard normals that a run draws
+
+
+@dataclass(frozen=True, eq=False)
+class Law:
+    """N(mean, diag variance): both in the shape of one image, float64."""
+
+    mean: Tensor
+    variance: Tensor
+
+    def distance(self, other: Law) -> float:
+        """W₂, the root of the Fréchet distance."""
+        means = (self.mean - other.mean).square().sum()
+        spreads = (self.variance.sqrt() - other.variance.sqrt()).square().sum()
+        return sqrt(float(means + spreads))
+
+
+class NoLawError(ValueError):
+    """The rule is not linear in what it is given, so its samples are not Gaussian."""
+
+
+@dataclass(frozen=True)
+class Unguided:
+    """A denoiser whose guided and unconditional predictions are the same, for the rules that ask for both."""
+
+    denoise: Denoiser
+
+    def __call__(self, x: Tensor, sigma: float) -> Tensor:
+        """D(x, σ)."""
+        return self.denoise(x, sigma)
+
+    def with_uncond(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
+        """D(x, σ), twice."""
+        x0 = self.denoise(x, sigma)
+        return x0, x0
+
+
+def marginal(problem: Gaussian, sigma: float) -> Law:
+    """The law of x at level `sigma`: what a sampler should have there."""
+    return Law(problem.marginal_mean(sigma).clone(), problem.marginal_variance(sigma).clone())
+
+
+def noise_at(problem: Gaussian, sigma: float) -> Law:
+    """N(0, σ² I): what samplers start from in use, near the marginal where σ is large against the data."""
+    zero = torch.zeros_like(problem.marginal_mean(sigma))
+    return Law(zero, torch.full_like(zero, sigma**2))
+
+
+def law(rule: Sampler, problem: Gaussian, sigmas: Sequence[float], start: Law | None = None, path: bool = False) -> Law:
+    """The law of `run(rule, problem.denoise, x, sigmas, …)` for x ~ `start`; see `laws`."""
+    return laws(rule, problem, sigmas, start, path)[-1]
+
+
+def laws(
+    rule: Sampler, problem: Gaussian, sigmas: Sequence[float], start: Law | None = None, path: bool = False
+) -> list[Law]:
+    """The law of x after every step.
+
+    `start` is the exact marginal at sigmas[0] by default; `noise_at(…)` is what a user starts from. With `path` the
+    noise is that of a Brownian path (`samplers.brownian_path`), else every draw is fresh.
+
+    Raises NoLawError for a rule that is not linear: one with adaptive steps, say.
+    """
+    found = _responses(rule, problem, sigmas, start or marginal(problem, sigmas[0]), path)
+    return [Law(x[0].clone(), (x[1:-1] - x[0]).square().sum(0)) for x in found.states]
+
+
+def distance(rule: Sampler, problem: Gaussian, sigmas: Sequence[float], start: Law | None = None) -> float:
+    """W₂ between what a sampler makes on the grid `sigmas` and what it should make there; see `laws`."""
+    return law(rule, problem, sigmas, start).distance(marginal(problem, sigmas[-1]))
+
+
+def strong_errors(
+    rule: Sampler,
+    problem: Gaussian,
+    grids: Sequence[Sequence[float]],
+    fine: Sequence[float],
+    start: Law | None = None,
+) -> list[float]:
+    """√E|x_grid − x_fine|² at the end, all on one Brownian path: the error of the picture, not of its law.
+
+    Every grid has the first and the last level of `fine`. Raises NoLawError as `laws` does.
+    """
+    begin = start or marginal(problem, fine[0])
+    zero = torch.zeros_like(begin.mean)
+    limit = _by_number(_responses(rule, problem, fine, begin, path=True))
+
+    def error(sigmas: Sequence[float]) -> float:
+        ours = _by_number(_responses(rule, problem, sigmas, begin, path=True))
+        numbers = ours.keys() | limit.keys()
+        return sqrt(sum(float((ours.get(n, zero) - limit.get(n, zero)).square().sum()) for n in numbers))
+
+    return [error(sigmas) for sigmas in grids]
+
+
+class _Responses(NamedTuple):
+    """After every step a batch (K + 3, …): the mean, one start deviation above it, K pulses, and one to check by."""
+
+    states: list[Tensor]
+    numbers: dict[Number, int]  # which pulse is which
+
+
+def _responses(rule: Sampler, problem: Gaussian, sigmas: Sequence[float], start: Law, path: bool) -> _Responses:
+    if rule.nfe(sigmas) is None:
+        raise NoLawError(f"{rule} chooses its steps by what it sees, so its samples have no closed law")
+    denoise = Unguided(problem.denoise)
+    shape = start.mean.shape
+    counter = _Counter(path)
+    run(rule, denoise, start.mean.expand(1, *shape).clone(), sigmas, noise=counter)
+    images = len(counter.numbers) + 3
+    mix = torch.randn(images, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = start.mean.expand(images, *shape).clone()
+    x[1] += start.variance.sqrt()
+    x[-1] += mix[1] * start.variance.sqrt()
+    states: list[Tensor] = []
+    pulses = _Pulses(path, counter.numbers, mix)
+    run(rule, denoise, x, sigmas, noise=pulses, on_step=lambda _, state: states.append(state))
+    for state in states:
+        expected = state[0] + torch.tensordot(mix[1:-1], state[1:-1] - state[0], 1)
+        if not torch.allclose(state[-1], expected, rtol=1e-7, atol=1e-7 * sigmas[0]):
+            raise NoLawError(f"{rule} is not linear in x and its noise, so its samples have no closed law")
+    return _Responses(states, counter.numbers)
+
+
+def _by_number(found: _Responses) -> dict[Number, Tensor]:
+    end = found.states[-1]
+    gains = {number: end[i + 2] - end[0] for number, i in found.numbers.items()}
+    return {("mean",): end[0], ("start",): end[1] - end[0], **gains}
+
+
+class _Draws:
+    """Noise as the sum of independent numbers that have names: those of a Brownian path, or one for each draw."""
+
+    def __init__(self, path: bool) -> None:
+        self._path, self._draws = path, 0
+
+    def __call__(self, like: Tensor) -> Tensor:
+        self._draws += 1
+        return self._sum([(("draw", self._draws), 1.0)], like)
+
+    def between(self, sigma: float, sigma_next: float, like: Tensor) -> Tensor:
+        return self._sum(increment(sigma, sigma_next).items(), like) if self._path else self(like)
+
+    def _sum(self, weights: Iterable[tuple[Number, float]], like: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class _Counter(_Draws):
+    """Writes down which numbers a run draws, and gives none."""
+
+    def __init__(self, path: bool) -> None:
+        super().__init__(path)
+        self.numbers: dict[Number, int] = {}
+
+    def _sum(self, weights: Iterable[tuple[Number, float]], like: Tensor) -> Tensor:
+        for number, _ in weights:
+            self.numbers.setdefault(number, len(self.numbers))
+        return torch.zeros_like(like)
+
+
+class _Pulses(_Draws):
+    """Gives each number to one image alone, as a pulse of height 1, and `mix` of them all to the last image."""
+
+    def __init__(self, path: bool, numbers: dict[Number, int], mix: Tensor) -> None:
+        super().__init__(path)
+        self._numbers, self._mix = numbers, mix
+
+    def _sum(self, weights: Iterable[tuple[Number, float]], like: Tensor) -> Tensor:
+        images, heights = zip(*((self._numbers[number] + 2, weight) for number, weight in weights), strict=True)
+        where, pulse = list(images), torch.tensor(heights, dtype=like.dtype)
+        out = torch.zeros_like(like)
+        out[where] = pulse.reshape(-1, *[1] * (like.ndim - 1))
+        out[-1] = torch.dot(pulse, self._mix[where])
+        return out

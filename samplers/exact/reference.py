@@ -1,0 +1,97 @@
+"""What samplers are measured against: the probability flow of any denoiser, to as many digits as one likes.
+
+With λ = −log σ the flow is dx/dλ = D(x, σ) − x, free of small divisors all the way down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from math import exp, log
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.integrate import solve_ivp
+from torch import Tensor
+
+from samplers.base import Denoiser, run
+from samplers.grids.registry import grid
+from samplers.levels import continuous_levels
+from samplers.unipc import UniPC
+
+
+@torch.no_grad()
+def reference(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], rtol: float = 1e-10) -> Tensor:
+    """Where the flow carries x of shape (B, …) from the first of `sigmas` to the last: what every rule converges to.
+
+    Dormand and Prince's method of order 8 (SciPy's DOP853) in log σ, in float64, one error for the whole batch; the
+    levels between are not looked at. If the last of `sigmas` is 0, the step to it from the last but one is Euler's,
+    x̂₀ = D(x, σ), as it is for the rules in λ, so that what is compared is what steps do and not how they end. (Rules
+    that are polynomials in σ go on to 0 by their own means, and end nearer to the flow itself.)
+
+    The result is float64 on the device of x; a denoiser that computes in less deserves a coarser `rtol`. Raises
+    ValueError when `sigmas` hold no step, RuntimeError where the denoiser is not finite or the solver gives up.
+    """
+    top, low = _span(sigmas)
+    exact = x.double()
+    if low < top and x.numel():
+
+        def velocity(level: float, flat: NDArray[np.float64]) -> NDArray[np.float64]:
+            at = torch.from_numpy(flat).reshape(exact.shape).to(exact.device)
+            slope = denoise(at, exp(-level)).double() - at
+            if not slope.isfinite().all():  # SciPy would shrink its steps for ever
+                raise RuntimeError(f"no reference from sigma {top} to {low}: not finite at sigma {exp(-level):.4g}")
+            return slope.flatten().cpu().numpy()
+
+        first = exact.flatten().cpu().numpy()
+        path = solve_ivp(velocity, (-log(top), -log(low)), first, method="DOP853", rtol=rtol, atol=rtol)
+        if not path.success:
+            raise RuntimeError(f"no reference from sigma {top} to {low}: {path.message}")
+        exact = torch.from_numpy(path.y[:, -1]).reshape(exact.shape).to(exact.device)
+    return denoise(exact, low).double() if sigmas[-1] == 0 else exact
+
+
+def converged(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], steps: int = 500) -> Tensor:
+    """`reference` for a network: UniPC-3 with `steps` steps even in log σ, in x's own precision, and the same ending.
+
+    float32, or float64 if x is. Raises ValueError when `sigmas` hold no step.
+    """
+    return run(CONVERGING, denoise, x, fine_grid(sigmas, steps))
+
+
+CONVERGING = UniPC(max_order=3)
+
+
+def fine_grid(sigmas: Sequence[float], steps: int = 500) -> list[float]:
+    """The levels of `converged`: even in log σ from the first of `sigmas` to the last above 0, and 0 if that is there.
+
+    ValueError when `sigmas` hold no step.
+    """
+    top, low = _span(sigmas)
+    levels = [top]
+    if low < top:
+        even = grid("exponential", steps=steps, levels=continuous_levels(low, top), ending="stop_at_sigma_min")
+        levels = eased(even)
+    return [*levels, 0.0] if sigmas[-1] == 0 else levels
+
+
+def eased(sigmas: Sequence[float], halvings: int = 12) -> list[float]:
+    """`sigmas` with the first step cut up, in log σ, into parts of 2^−n, 2^−n, 2^−n+1, … ½ of it, n = `halvings`.
+
+    A rule that looks back starts with less order than it will have. On such a grid its start costs next to nothing, and
+    what remains is the error of the rule itself. ValueError when the first step leads to 0.
+    """
+    top, second = sigmas[0], sigmas[1]
+    if not second > 0:
+        raise ValueError("the first step leads to 0 and cannot be cut up in log sigma")
+    shares = accumulate([2.0**-halvings, *(2.0 ** (i - halvings) for i in range(halvings))])
+    inner = [top * (second / top) ** share for share in shares]
+    return [top, *inner[:-1], *sigmas[1:]]
+
+
+def _span(sigmas: Sequence[float]) -> tuple[float, float]:
+    """The first of `sigmas` and the last that is above 0."""
+    if len(sigmas) < 2:
+        raise ValueError(f"sigmas must hold a step at least, got {list(sigmas)}")
+    return sigmas[0], sigmas[-2] if sigmas[-1] == 0 else sigmas[-1]

@@ -1,0 +1,136 @@
+"""Grids spaced in σ or a function of it. Tuples of Python floats, from the highest level down, all above 0.
+
+N levels, i = 0 … N−1, and the share s = 1 − i/(N−1) that falls from 1 to 0 (1 alone for a single level).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import atan, exp, log, tan
+
+from samplers.checks import positive, within
+from samplers.grids.in_time import beta_quantile
+from samplers.levels import Levels
+
+
+def karras(steps: int, levels: Levels, rho: float = 7.0) -> tuple[float, ...]:
+    """Even in σ^(1/ρ): fine near the data, coarse in the noise.
+
+    σ_i = (σ_max^{1/ρ} + i/(steps−1) (σ_min^{1/ρ} − σ_max^{1/ρ}))^ρ, 0 ≤ i < steps, and ρ > 0.
+    (Karras et al. 2022, arXiv:2206.00364, eq. 5)
+    """
+    positive("karras.rho", rho)
+    return even_in(lambda sigma: sigma ** (1 / rho), lambda u: u**rho, steps, levels)
+
+
+def exponential(steps: int, levels: Levels) -> tuple[float, ...]:
+    """Even in log σ, so in log-SNR: each step scales the noise by the same factor.
+
+    (Lu et al. 2022, arXiv:2206.00927, uniform λ)
+    """
+    return even_in(log, exp, steps, levels)
+
+
+def polyexponential(steps: int, levels: Levels, rho: float = 1.0) -> tuple[float, ...]:
+    """A power of the share in log σ: ln σ = ln σ_min + s^ρ (ln σ_max − ln σ_min); ρ = 1 is `exponential`.
+
+    Above 1 it is fine near the data, below 1 in the noise; ρ > 0. (Crowson, k-diffusion, 2022)
+    """
+    positive("polyexponential.rho", rho)
+    low, high = log(levels.sigma_min), log(levels.sigma_max)
+    return _between(lambda share: exp(low + share**rho * (high - low)), steps, levels)
+
+
+def kl_optimal(steps: int, levels: Levels, std: float = 1.0) -> tuple[float, ...]:
+    """Even in arctan(σ/std): what "Align Your Steps" finds best for Gaussian data of deviation `std` > 0.
+
+    σ = std tan(s arctan(σ_max/std) + (1−s) arctan(σ_min/std))  (Sabour et al. 2024, arXiv:2404.14507)
+    """
+    positive("kl_optimal.std", std)
+    return even_in(lambda sigma: atan(sigma / std), lambda angle: std * tan(angle), steps, levels)
+
+
+def laplace(steps: int, levels: Levels, mu: float = 0.0, beta: float = 0.5) -> tuple[float, ...]:
+    """Quantiles of a Laplace law of ln σ, most of them near ln σ = mu.
+
+    p(ln σ) ∝ exp(−|ln σ − mu|/beta), cut to the model's levels so that both ends are met; beta > 0.
+    (Hang et al. 2024, arXiv:2407.03297, where it weighs the levels of training)
+    """
+    within("laplace.mu", mu, -20, 20)
+    positive("laplace.beta", beta)
+    low, high = (_laplace_share((log(end) - mu) / beta) for end in (levels.sigma_min, levels.sigma_max))
+    return _between(lambda share: exp(mu + beta * _laplace_quantile(low + share * (high - low))), steps, levels)
+
+
+def beta_sigma(steps: int, levels: Levels, alpha: float = 0.6, beta: float = 0.6) -> tuple[float, ...]:
+    """Quantiles of a Beta(alpha, beta) law in σ itself, dense at both ends below 1; few levels in the middle.
+
+    σ = σ_min + (σ_max − σ_min) F⁻¹(s), alpha and beta above 0. What diffusers and A1111 make of the law that
+    Lee et al. 2024 (arXiv:2407.12173) put on time, which here is the grid `beta`.
+    """
+    positive("beta_sigma.alpha", alpha)
+    positive("beta_sigma.beta", beta)
+    low, span = levels.sigma_min, levels.sigma_max - levels.sigma_min
+    return _between(lambda share: low + span * beta_quantile(share, alpha, beta), steps, levels)
+
+
+def flow(steps: int, levels: Levels, shift: float = 1.0) -> tuple[float, ...]:
+    """Even in the time of a rectified flow, moved towards noise by `shift` > 0 as for larger pictures.
+
+    With σ = t/(1−t) and t = shift u/(1 + (shift−1) u), u falls evenly from its value at σ_max towards that at σ_min,
+    in N steps of which the last is the ending's.  (Esser et al. 2024, arXiv:2403.03206, eq. 23)
+    """
+    positive("flow.shift", shift)
+    high, low = (sigma / (shift + sigma) for sigma in (levels.sigma_max, levels.sigma_min))  # u of the two ends
+    inner = (high + i / steps * (low - high) for i in range(1, steps))
+    return (levels.sigma_max, *(shift * u / (1 - u) for u in inner))
+
+
+def linear_quadratic(
+    steps: int, levels: Levels, threshold: float = 0.025, linear_steps: int | None = None
+) -> tuple[float, ...]:
+    """The first steps small and even in the time of a rectified flow, the others growing quadratically.
+
+    With σ = t/(1−t), t = t_max − r (t_max − t_min): r rises by threshold/L in each of L `linear_steps` (half of N by
+    default), and then as threshold + (threshold/L) j + c j², j = i − L, to 1 at i = N, which is the ending's.
+    (Polyak et al. 2024, arXiv:2410.13720.) ValueError unless 0 < threshold < 1 and 0 < L < N.
+    """
+    high, low = (sigma / (1 + sigma) for sigma in (levels.sigma_max, levels.sigma_min))
+    times = (high - r * (high - low) for r in linear_quadratic_shares(steps, threshold, linear_steps)[1:])
+    return (levels.sigma_max, *(t / (1 - t) for t in times))
+
+
+def linear_quadratic_shares(steps: int, threshold: float, linear_steps: int | None) -> list[float]:
+    """r of `linear_quadratic`: the share of the way done before each step; raises as that does."""
+    if not 0 < threshold < 1:
+        raise ValueError(f"linear_quadratic.threshold must lie between 0 and 1, got {threshold!r}")
+    if steps == 1:
+        return [0.0]
+    linear = steps // 2 if linear_steps is None else linear_steps
+    if not 0 < linear < steps:
+        raise ValueError(f"linear_quadratic.linear_steps must lie between 1 and {steps - 1}, got {linear!r}")
+    slope, rest = threshold / linear, steps - linear
+    curve = (1 - threshold - slope * rest) / rest**2
+    return [slope * i + curve * max(i - linear, 0) ** 2 for i in range(steps)]
+
+
+def even_in(
+    scale: Callable[[float], float], inverse: Callable[[float], float], steps: int, levels: Levels
+) -> tuple[float, ...]:
+    """`steps` levels from σ_max to σ_min, evenly spaced on `scale`; the two ends are met exactly."""
+    top, low = scale(levels.sigma_max), scale(levels.sigma_min)
+    inner = (inverse(top + i / (steps - 1) * (low - top)) for i in range(1, steps - 1))
+    return (levels.sigma_max, *inner, levels.sigma_min)[:steps]
+
+
+def _between(curve: Callable[[float], float], steps: int, levels: Levels) -> tuple[float, ...]:
+    """`steps` levels from σ_max to σ_min along `curve`(share); the two ends are met exactly."""
+    return (levels.sigma_max, *(curve(1 - i / (steps - 1)) for i in range(1, steps - 1)), levels.sigma_min)[:steps]
+
+
+def _laplace_share(u: float) -> float:
+    return exp(u) / 2 if u < 0 else 1 - exp(-u) / 2
+
+
+def _laplace_quantile(share: float) -> float:
+    return log(2 * share) if share < 0.5 else -log(2 - 2 * share)

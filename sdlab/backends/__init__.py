@@ -1,0 +1,1 @@
+"""Models that a sweep can run on."""

@@ -1,0 +1,104 @@
+"""`sdlab sweep FILE`: from a file to a report, as an exit status."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sdlab.report.report import report
+from sdlab.sweep.cost import Estimate, estimate, reference_passes
+from sdlab.sweep.plan import Plan, load_plan
+from sdlab.sweep.progress import duration
+from sdlab.sweep.results import Bench
+from sdlab.sweep.run import STORE, SweepOutcome, run_sweep
+from sdlab.sweep.store import Store
+from sdlab.system.errors import SdlabError
+
+
+def sweep(
+    path: str | Path,
+    identify: Callable[[Plan], str],
+    open_bench: Callable[[Plan], Bench],
+    *,
+    out: str | Path = "runs",
+    dry_run: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> int:
+    """Run the sweep of a file, or with `dry_run` say what it would run; returns the exit status.
+
+    `identify` names the model of a plan down to its weights without loading it; `open_bench` loads it, and is called
+    only when there is a cell to run. `overrides` replace top-level values of the file. Mistakes go to stderr, a line
+    each.
+    """
+    console = console or Console()
+    try:
+        plan = load_plan(path, overrides)
+        directory = Path(out) / plan.name
+        if dry_run:
+            _describe(plan, identify(plan), directory, console)
+            return 0
+        outcome = run_sweep(plan, identify(plan), lambda: open_bench(plan), directory, console)
+        if not outcome.interrupted:
+            report(directory, console, redraw=outcome.ran > 0)
+        _tell(outcome, directory, console)
+        return outcome.status
+    except SdlabError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print("interrupted; the finished cells are kept, the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def _tell(outcome: SweepOutcome, directory: Path, console: Console) -> None:
+    done = outcome.kept + outcome.ran
+    if outcome.interrupted:
+        text = f"interrupted: {done} of {outcome.total} cells are kept in {directory}; the same command runs the rest"
+    elif outcome.failed:
+        text = f"{len(outcome.failed)} of {outcome.total} cells failed, {done} are in {directory}"
+        text += "; the same command tries the failed ones again"
+    elif not outcome.ran:
+        text = f"all {outcome.total} cells were already there: nothing was run; see {directory}"
+    else:
+        before = f", {outcome.kept} were already there" if outcome.kept else ""
+        text = f"{outcome.ran} cell{'s' * (outcome.ran != 1)} run{before}; see {directory}"
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _describe(plan: Plan, model: str, directory: Path, console: Console) -> None:
+    """What a sweep would do; nothing is written."""
+    rows, finished = [], set()
+    if (directory / STORE).is_file():
+        with Store(directory / STORE) as store:
+            rows, finished = store.rows(), store.finished()
+    cost = estimate(plan, rows)
+    todo = [i for i, cell in enumerate(plan.cells) if plan.key(cell, model) not in finished]
+    table = Table(box=None, pad_edge=False, title=f"{plan.name}: {len(plan.cells)} cells", title_justify="left")
+    for header, side in (("", "right"), ("cell", "left"), ("passes/image", "right"), ("time", "right"), ("", "left")):
+        table.add_column(header, justify=side)  # type: ignore[arg-type]
+    for i, cell in enumerate(plan.cells):
+        state = "to run" if i in todo else "already there"
+        table.add_row(str(i + 1), cell.label, f"{cost.passes[i]:g}", duration(cost.seconds([i])), state)
+    console.print(table)
+    for line in (*(f"note: {note}" for note in plan.notes), *_totals(plan, cost, todo)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _totals(plan: Plan, cost: Estimate, todo: list[int]) -> list[str]:
+    passes = sum(cost.passes[i] for i in todo) * plan.images
+    references = reference_passes(plan, [plan.cells[i] for i in todo]) * plan.images
+    beside = f", and {references:,.0f} for the reference errors" if references else ""
+    seconds = cost.seconds(todo) + references * cost.seconds_per_pass
+    speed = f"{1000 * cost.seconds_per_pass:.3g} ms a pass and image ({cost.source})"
+    cells = f"{len(todo)} of {len(plan.cells)} cells to run"
+    return [
+        f"{cells}, {plan.images} images each: {passes:,.0f} network passes{beside}",
+        f"about {duration(seconds)} on {plan.device} in {plan.dtype}, at {speed}",
+    ]

@@ -1,0 +1,1 @@
+"""Statistics, tables, plots and contact sheets of a run."""

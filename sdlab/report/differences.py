@@ -1,0 +1,82 @@
+"""What one thing changes: cells that differ in it alone, subtracted image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sdlab.metrics import MetricInfo
+from sdlab.report.statistics import difference, pairs
+from sdlab.report.table import AXES, NUMBERS, TIE, Field, Table
+from sdlab.sweep.cell import Cell
+from sdlab.sweep.plan import Plan
+from sdlab.sweep.store import Row
+
+_BETTER, _WORSE = "✓", "✗"
+
+
+def make_differences(plan: Plan, rows: Sequence[Row]) -> Table | None:
+    """What `plan.compare` changes, a row for each pair of finished cells; None where the plan compares nothing."""
+    if plan.compare is None:
+        return None
+    axis, _, option = plan.compare.partition(".")
+    done = [row for row in rows if row.ok]
+    found = [(done[first], done[other]) for first, other in pairs([row.cell for row in done], plan.compare)]
+    alike = [Row("", _without(other.cell, axis, option)) for _, other in found]
+    texts = {name: [text(row) for row in alike] for name, text in AXES.items() if option or name != axis}
+    names = [name for name, column in texts.items() if len(set(column)) > 1]
+    words, numbers = ([name for name in names if (name in NUMBERS) is number] for number in (False, True))
+    return Table(
+        f"{plan.name}: differences in {plan.compare}",
+        (
+            *words,
+            plan.compare,
+            *numbers,
+            *(f"Δ {m.label} {'↓' if m.better == 'lower' else '↑'}" for m in plan.measures),
+        ),
+        tuple(
+            (
+                *(Field(texts[name][i]) for name in words),
+                Field(" − ".join(_value(row.cell, axis, option) for row in (other, first))),
+                *(Field(texts[name][i]) for name in numbers),
+                *(_change(metric, other, first) for metric in plan.measures),
+            )
+            for i, (first, other) in enumerate(found)
+        ),
+        _caption(plan, len(found)),
+        left=len(words) + 1,
+    )
+
+
+def _without(cell: Cell, axis: str, option: str) -> Cell:
+    """The cell as it is written when the option is not."""
+    if not option:
+        return cell
+    choice = getattr(cell, axis)
+    rest = {key: value for key, value in choice.options.items() if key != option}
+    return cell.model_copy(update={axis: choice.model_copy(update={"options": rest})})
+
+
+def _value(cell: Cell, axis: str, option: str) -> str:
+    return str(cell.complete()[axis][option]) if option else AXES[axis](Row("", cell))
+
+
+def _change(metric: MetricInfo, row: Row, other: Row) -> Field:
+    """`"+0.012±.004"`, and whether that is better, worse or neither."""
+    found = difference(metric, row, other)
+    text = f"{found.difference:+.{metric.digits}f}±{found.error:.{metric.digits}f}".replace("±0.", "±.")
+    if found.low <= 0 <= found.high:
+        return Field(text, TIE)
+    return Field(text, _BETTER if (found.difference < 0) is (metric.better == "lower") else _WORSE)
+
+
+def _caption(plan: Plan, count: int) -> tuple[str, ...]:
+    wholes = [info.label for info in plan.measures if not info.per_image]
+    lines = [
+        f"{_BETTER} better, {_WORSE} worse, {TIE} no difference to be seen, at 95 % confidence; ± one standard error "
+        "of the difference. Both cells of a row have the same noise and prompts.",
+        f"Of the {count * len(plan.measures)} differences here one in twenty would be marked by chance alone if there "
+        "were none: trust what several rows agree in.",
+    ]
+    if wholes:
+        lines.append(f"{', '.join(wholes)}: of the whole set, so not paired, and seldom told apart.")
+    return tuple(lines)

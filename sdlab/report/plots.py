@@ -1,0 +1,137 @@
+"""A picture of each metric against its price in network passes, or against strength where a sweep varies that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from sdlab.metrics import MetricInfo
+from sdlab.report.statistics import standard_error
+from sdlab.sweep.plan import Plan
+from sdlab.sweep.store import Row
+from sdlab.system.files import replacing
+
+_STYLES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+def plot_metric(path: Path, plan: Plan, metric: MetricInfo, rows: Sequence[Row], real: float | None = None) -> None:
+    """One line a sampler (its colour) and guidance (its stroke and marker), bars of ± one standard error.
+
+    A dotted line across is the value on `real` pictures, where it is known.
+
+    Samplers are set apart sideways by a little, so that equal values do not hide each other.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    across = _across(rows)
+    series = lines(rows, metric, across is not _PASSES)
+    names = list(dict.fromkeys(name for name, _ in series))
+    guidances = list(dict.fromkeys(guidance for _, guidance in series))
+    palette = colormaps["tab10" if len(names) <= 10 else "tab20"]
+    colour = {name: palette(i % palette.N) for i, name in enumerate(names)}
+    stroke: dict[str, dict[str, Any]] = {
+        guidance: {"linestyle": _STYLES[i % len(_STYLES)], "marker": _MARKERS[i % len(_MARKERS)]}
+        for i, guidance in enumerate(guidances)
+    }
+
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    axes = figure.add_subplot()
+    for (name, guidance), line in series.items():
+        line = sorted(line, key=across.of)
+        aside = names.index(name) - (len(names) - 1) / 2
+        axes.errorbar(
+            [across.beside(across.of(row), aside) for row in line],
+            [row.metrics[metric.name] for row in line],
+            yerr=[standard_error(metric, row) or 0.0 for row in line],
+            color=colour[name],
+            **stroke[guidance],
+            markersize=5,
+            linewidth=1.6,
+            elinewidth=1,
+            capsize=2,
+            alpha=0.9,
+        )
+    if real is not None:
+        axes.axhline(real, color="0.4", linestyle=(0, (1, 2)), linewidth=1.2)
+        inside = axes.get_yaxis_transform()
+        axes.text(0.995, real, "real renders", color="0.4", ha="right", va="bottom", fontsize=9, transform=inside)
+    _label(axes, plan, metric, [row for line in series.values() for row in line], across)
+    samplers = [Line2D([], [], color=colour[name], linewidth=3, label=name) for name in names]
+    strokes = [Line2D([], [], color="0.3", label=guidance, **stroke[guidance]) for guidance in guidances]
+    figure.legend(handles=samplers, title="sampler", loc="outside right upper", frameon=False, alignment="left")
+    figure.legend(
+        handles=strokes, title="guidance", loc="outside right lower", frameon=False, alignment="left", handlelength=3
+    )
+    with replacing(path) as draft:
+        figure.savefig(draft, format="png", dpi=150)
+
+
+@dataclass(frozen=True)
+class _Across:
+    """What a plot has across."""
+
+    label: str
+    of: Callable[[Row], float]
+    beside: Callable[[float, float], float]  # a value moved sideways by so many steps
+    log: bool
+
+
+_PASSES = _Across("network passes an image", lambda row: row.network_passes, lambda x, k: x * 1.015**k, True)
+_STRENGTH = _Across("strength", lambda row: row.cell.strength or 0.0, lambda x, k: x + 0.004 * k, False)
+
+
+def _across(rows: Sequence[Row]) -> _Across:
+    return _STRENGTH if len({row.cell.strength for row in rows}) > 1 else _PASSES
+
+
+def lines(rows: Sequence[Row], metric: MetricInfo, steps: bool) -> dict[tuple[str, str], list[Row]]:
+    """The rows with a value, by what makes a line: sampler (with the grid, and if asked the steps) and guidance."""
+    grids, steps = len({row.cell.grid.label for row in rows}) > 1, steps and len({row.cell.steps for row in rows}) > 1
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if math.isfinite(row.metrics.get(metric.name, math.nan)):
+            cell = row.cell
+            parts = [cell.sampler.label, *[cell.grid.label] * grids, *[f"{cell.steps} steps"] * steps]
+            found.setdefault((", ".join(parts), cell.guidance.label), []).append(row)
+    return found
+
+
+def _label(axes: Axes, plan: Plan, metric: MetricInfo, rows: Sequence[Row], across: _Across) -> None:
+    axes.set_title(f"{plan.name}: {metric.label}", loc="left", fontsize=12)
+    axes.set_xlabel(across.label)
+    axes.set_ylabel(f"{metric.label}, {metric.better} is better")
+    if across.log and all(across.of(row) > 0 for row in rows):
+        _log_ticks(axes, {across.of(row) for row in rows})
+    values = [row.metrics[metric.name] for row in rows]
+    # Distances can differ by orders of magnitude; means over images are read on a plain scale.
+    if (metric.powers or not metric.per_image) and values and min(values) > 0 and max(values) > 20 * min(values):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _log_ticks(axes: Axes, places: set[float]) -> None:
+    axes.set_xscale("log")
+    ticks: list[float] = []
+    for place in sorted(places, reverse=True):
+        if not ticks or place * 1.1 < ticks[-1]:  # closer ones would be printed over each other
+            ticks.append(place)
+    if len(ticks) <= 12:
+        axes.set_xticks(ticks)
+    else:
+        axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.minorticks_off()

@@ -1,0 +1,134 @@
+"""Who is ahead at equal cost: the cells in the order of a metric, in a panel for each budget or number of steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from sdlab.metrics import MetricInfo
+from sdlab.report.statistics import standard_error, standings
+from sdlab.report.table import BEST, TIE
+from sdlab.sweep.plan import Plan
+from sdlab.sweep.store import Row
+from sdlab.system.files import replacing
+
+_LINES = 12  # more than these nobody tells apart in one plot
+_AHEAD, _BEHIND = "#1b6ca8", "0.55"
+
+
+def is_crowded(rows: Sequence[Row]) -> bool:
+    """Whether a plot with a line for each sampler, grid and guidance would have too many of them."""
+    strengths = {row.cell.strength for row in rows}
+    return len(strengths) < 2 and len({(_name(row, rows), row.cell.guidance.label) for row in rows}) > _LINES
+
+
+class Panel(NamedTuple):
+    """Rows that are compared with each other."""
+
+    title: str
+    budget: int | None  # network passes an image
+    rows: list[Row]
+
+
+def panels(rows: Sequence[Row]) -> list[Panel]:
+    """A panel for each budget of passes, or for each number of steps where there are no budgets.
+
+    Among budgets, a cell that was given its steps stands at the smallest budget that it has kept.
+    """
+    budgets = sorted({row.cell.budget for row in rows if row.cell.budget is not None})
+    if not budgets:
+        numbers = sorted({row.cell.steps for row in rows})
+        return [Panel(f"{n} step{'s' * (n != 1)}", None, [row for row in rows if row.cell.steps == n]) for n in numbers]
+    found = [Panel(f"{budget} pass{'es' * (budget != 1)}", budget, []) for budget in budgets]
+    for row in rows:
+        wanted = row.cell.budget or min((budget for budget in budgets if row.network_passes <= budget), default=None)
+        if wanted is not None:
+            found[budgets.index(wanted)].rows.append(row)
+    return found
+
+
+def plot_ranking(path: Path, plan: Plan, metric: MetricInfo, rows: Sequence[Row], real: float | None = None) -> None:
+    """A dot a cell, the best on top, with ± one standard error; filled where it cannot be told from the panel's best.
+
+    The value on `real` pictures, where it is known, stands in the title: it may lie far away.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    measured = [row for row in rows if math.isfinite(row.metrics.get(metric.name, math.nan))]
+    shown = [panel for panel in panels(measured) if panel.rows]
+    longest = max((len(panel.rows) for panel in shown), default=1)
+    figure = Figure(figsize=(max(4.6 * len(shown), 6), 1.9 + 0.19 * longest), layout="constrained")
+    panes = figure.subplots(1, max(len(shown), 1), squeeze=False).flat
+    for axes, panel in zip(panes, shown, strict=False):
+        _draw(axes, metric, panel, rows)
+        axes.set_ylim(longest - 0.5, -0.8)  # the first on top, and the same distances in every panel
+    title = f"{plan.name}: {metric.label}, {metric.better} is better"
+    title += "" if real is None else f"; as many real renders: {real:.{metric.digits}f}"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    figure.legend(handles=_key(), loc="outside lower left", ncols=3, frameon=False, fontsize=8)
+    with replacing(path) as draft:
+        figure.savefig(draft, format="png", dpi=120)
+
+
+def _draw(axes: Axes, metric: MetricInfo, panel: Panel, rows: Sequence[Row]) -> None:
+    found = zip(panel.rows, standings(metric, panel.rows), strict=True)
+    placed = [(row, standing) for row, standing in found if standing is not None]
+    placed.sort(key=lambda one: one[0].metrics[metric.name], reverse=metric.better == "higher")
+    labels = []
+    for place, (row, standing) in enumerate(placed):
+        ahead = standing.best or standing.ties
+        axes.errorbar(
+            row.metrics[metric.name],
+            place,
+            xerr=standard_error(metric, row) or 0.0,
+            color=_AHEAD if ahead else _BEHIND,
+            marker="o",
+            markerfacecolor=_AHEAD if ahead else "white",
+            markersize=4.5,
+            elinewidth=1,
+        )
+        labels.append(f"{_label(row, panel, rows)} {BEST if standing.best else TIE if standing.ties else ' '}")
+    axes.set_title(panel.title, loc="left", fontsize=10)
+    axes.set_yticks(range(len(labels)), labels, fontsize=7.5)
+    values = [row.metrics[metric.name] for row, _ in placed]
+    if not metric.per_image and min(values) > 0 and max(values) > 5 * min(values):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", labelsize=8)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _key() -> list[Line2D]:
+    def dot(face: str, edge: str, label: str) -> Line2D:
+        return Line2D([], [], linestyle="", marker="o", color=edge, markerfacecolor=face, markersize=5, label=label)
+
+    return [
+        dot(_AHEAD, _AHEAD, f"best ({BEST}) or not to be told from it at 95 % ({TIE})"),
+        dot("white", _BEHIND, "behind"),
+        Line2D([], [], linestyle="", label="bars: ± one standard error; in brackets: passes, if below the budget"),
+    ]
+
+
+def _label(row: Row, panel: Panel, rows: Sequence[Row]) -> str:
+    """What is special about a row of a panel, with its passes where they fall short of the budget."""
+    cell, several = row.cell, len({other.cell.guidance.label for other in rows}) > 1
+    name = _name(row, rows) + (f", {cell.guidance.label}" if several and cell.guidance.name != "none" else "")
+    short = panel.budget is not None and row.network_passes < panel.budget
+    return f"{name} ({row.network_passes:.3g})" if short else name
+
+
+def _name(row: Row, rows: Sequence[Row]) -> str:
+    several = len({other.cell.grid.label for other in rows}) > 1
+    return row.cell.sampler.label + (f", {row.cell.grid.label}" if several else "")

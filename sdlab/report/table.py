@@ -1,0 +1,237 @@
+"""The table of a sweep, for the terminal, for Markdown and for other programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from rich import box
+from rich.console import Group
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from sdlab.metrics import MetricInfo
+from sdlab.report.statistics import Standing, standard_error, standings
+from sdlab.sweep.plan import Plan
+from sdlab.sweep.store import Row
+
+BEST, TIE = "★", "≈"
+_MARKS = f"{BEST} best, {TIE} not distinguishable from the best at 95 % confidence"
+AXES: dict[str, Callable[[Row], str]] = {
+    "sampler": lambda row: row.cell.sampler.label,
+    "grid": lambda row: row.cell.grid.label,
+    "guidance": lambda row: row.cell.guidance.label,
+    "budget": lambda row: "" if row.cell.budget is None else str(row.cell.budget),
+    "steps": lambda row: str(row.cell.steps),
+    "strength": lambda row: "" if row.cell.strength is None else f"{row.cell.strength:g}",
+}
+NUMBERS = ("budget", "steps", "strength")  # the axes that stand to the right
+_COSTS: dict[str, Callable[[Row], str]] = {
+    "passes": lambda row: _number(row.network_passes, "{:.4g}"),
+    "s/image": lambda row: _number(row.seconds_per_image, "{:.3g}"),
+    "ms/pass": lambda row: _number(row.ms_per_pass, "{:.3g}"),
+    "net %": lambda row: _number(100 * row.network_share, "{:.0f}"),
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """What stands in one place of the table; `mark` is a star, a tie sign or nothing."""
+
+    text: str
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns that differ between the rows, and in the caption what does not, and what the reader must know."""
+
+    title: str
+    headers: tuple[str, ...]
+    rows: tuple[tuple[Field, ...], ...]
+    caption: tuple[str, ...]
+    left: int  # how many columns stand to the left
+
+    def rich(self) -> Group:
+        """For the terminal."""
+        table = RichTable(box=box.SIMPLE_HEAD, padding=0, show_edge=False, title=self.title, title_justify="left")
+        columns = [
+            _Column(header, [row[i] for row in self.rows], i < self.left) for i, header in enumerate(self.headers)
+        ]
+        for column in columns:
+            table.add_column(column.heading, overflow="fold")
+        for previous, row in itertools.pairwise((None, *self.rows)):
+            if row is not None:
+                if previous and previous[0] != row[0]:
+                    table.add_row()
+                table.add_row(*(column.text(one) for column, one in zip(columns, row, strict=True)))
+        return Group(table, Text(), *(Text(line, style="dim") for line in self.caption))
+
+    def markdown(self) -> str:
+        """As a Markdown document."""
+        rule = [":--" if i < self.left else "--:" for i in range(len(self.headers))]
+        body = [[f"**{_marked(one)}**" if one.mark == BEST else _marked(one) for one in row] for row in self.rows]
+        lines = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in (self.headers, rule, *body)]
+        return "\n".join(
+            [f"# {self.title}", "", *(f"| {line} |" for line in lines), "", *_paragraphs(self.caption), ""]
+        )
+
+
+def make_table(plan: Plan, rows: Sequence[Row], real: Mapping[str, Sequence[float]] = MappingProxyType({})) -> Table:
+    """The table of the rows of a plan, in their order; `real` holds value and standard error on real pictures."""
+    metrics = plan.measures
+    ranked = {metric.name: standings(metric, rows) for metric in metrics}
+    varying = [name for name, text in AXES.items() if len({text(row) for row in rows}) > 1 or name == "sampler"]
+    headers = (
+        *varying,
+        "passes",
+        *(f"{metric.label} {'↓' if metric.better == 'lower' else '↑'}" for metric in metrics),
+        *list(_COSTS)[1:],
+    )
+    body = tuple(
+        (
+            *(Field(AXES[name](row)) for name in varying),
+            Field(_COSTS["passes"](row)),
+            *(_value(metric, row, ranked[metric.name][i]) for metric in metrics),
+            *(Field(text(row)) for text in list(_COSTS.values())[1:]),
+        )
+        for i, row in enumerate(rows)
+    )
+    return Table(plan.name, headers, body, _caption(plan, rows, varying, real), left=len(set(varying) - set(NUMBERS)))
+
+
+def _value(metric: MetricInfo, row: Row, standing: Standing | None) -> Field:
+    if standing is None:
+        return Field("–" if row.ok else "failed")
+    error = standard_error(metric, row)
+    return Field(
+        _with_error(metric, row.metrics[metric.name], error), BEST if standing.best else TIE if standing.ties else ""
+    )
+
+
+def _with_error(metric: MetricInfo, value: float, error: float | None) -> str:
+    """`"3.21±.20"`."""
+    text = metric.text(value)
+    return text if error is None else text + f"±{metric.text(error)}".replace("±0.", "±.")
+
+
+def _network_share(rows: Sequence[Row]) -> float:
+    """The network's share of the time of all cells together; 0 when nothing was measured."""
+    measured = [row for row in rows if row.network_passes > 0 and row.network_share]
+    spent = [(row.ms_per_pass * row.network_passes, row.network_share) for row in measured]
+    return sum(network for network, _ in spent) / sum(network / share for network, share in spent) if spent else 0.0
+
+
+def _caption(
+    plan: Plan, rows: Sequence[Row], varying: Sequence[str], real: Mapping[str, Sequence[float]]
+) -> tuple[str, ...]:
+    same = [f"{name} {text(rows[0])}" for name, text in AXES.items() if rows and name not in varying and text(rows[0])]
+    lines = [
+        ", ".join(
+            [
+                *(f"model {plan.model}", *same, f"{plan.images} images a cell"),
+                *[f"{len(plan.prompts)} prompts"] * bool(plan.prompts),
+                f"seeds {plan.seed} to {plan.seed + plan.images - 1}, {plan.dtype} on {plan.device}.",
+            ]
+        ),
+        f"{_reading(plan)}passes: of the network, an image; net %: the network's share of the time.",
+    ]
+    if plan.pictures is not None:
+        lines.append(f"Image-to-image from {_origin(plan)}; strength 0 keeps the picture, 1 ignores it.")
+    if share := _network_share(rows):
+        lines.append(
+            f"Over all cells the network took {share:.0%} of the time; decoding and metrics took most of the rest."
+        )
+    if known := [f"{info.label} {_with_error(info, *real[info.name])}" for info in plan.measures if info.name in real]:
+        lines.append(f"As many real renders, with captions of their own: {', '.join(known)}.")
+    if len(rows) < len(plan.cells):
+        lines.append(f"{len(rows)} of {len(plan.cells)} cells; the same sweep command runs the rest.")
+    return (*lines, *(f"failed: {row.cell.label}: {row.reason}" for row in rows if not row.ok))
+
+
+def _reading(plan: Plan) -> str:
+    """How to read the metrics, where there are any."""
+    if not plan.metrics:
+        return ""
+    return f"{_MARKS} ({_basis(plan)}). ± one standard error; ↓ lower is better, ↑ higher is better; "
+
+
+def _origin(plan: Plan) -> str:
+    assert plan.pictures is not None
+    files = [file for file in plan.pictures.files if file is not None]
+    if plan.pictures.set is not None:
+        return f"the pictures of set {plan.pictures.set}, one a prompt"
+    if len(files) < len(plan.prompts):
+        return f"{', '.join(files)} with {len(files)} of {len(plan.prompts)} prompts, the others text-to-image"
+    return ", ".join(dict.fromkeys(files))
+
+
+def _basis(plan: Plan) -> str:
+    paired = [info.label for info in plan.measures if info.per_image]
+    whole = [info.label for info in plan.measures if not info.per_image]
+    parts = [f"{', '.join(paired)}: differences paired image by image"] if paired else []
+    return "; ".join(parts + ([f"{', '.join(whole)}: from the standard errors"] if whole else []))
+
+
+def csv_text(plan: Plan, rows: Sequence[Row]) -> str:
+    """One line a cell with every number in full; differences are from the best cell, with their 95 % interval."""
+    out = io.StringIO()
+    metrics = plan.measures
+    ranked = {metric.name: standings(metric, rows) for metric in metrics}
+    suffixes = ("", "_stderr", "_difference", "_low", "_high", "_standing")
+    costs = ("network_passes", "seconds_per_image", "ms_per_pass", "network_share")
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(
+        [*AXES, *(m.name + suffix for m in metrics for suffix in suffixes), *costs, "status", "reason", "key"]
+    )
+    for i, row in enumerate(rows):
+        numbers = [number for metric in metrics for number in _numbers(metric, row, ranked[metric.name][i])]
+        spent = ["" if math.isnan(getattr(row, name)) else getattr(row, name) for name in costs]
+        status = "ok" if row.ok else "failed"
+        writer.writerow([*(text(row) for text in AXES.values()), *numbers, *spent, status, row.reason, row.key])
+    return out.getvalue()
+
+
+def _numbers(metric: MetricInfo, row: Row, standing: Standing | None) -> list[float | str]:
+    if standing is None:
+        return [""] * 6
+    error = standard_error(metric, row)
+    word = "best" if standing.best else "tie" if standing.ties else "behind"
+    interval = (standing.difference, standing.low, standing.high)
+    return [row.metrics[metric.name], "" if error is None else error, *interval, word]
+
+
+def _number(value: float, form: str) -> str:
+    return "–" if math.isnan(value) else form.format(value)
+
+
+def _marked(one: Field) -> str:
+    return f"{one.text} {one.mark}".rstrip()
+
+
+class _Column:
+    """Lays out a column of the terminal: numbers under each other, and room for the mark where there is one."""
+
+    def __init__(self, header: str, fields: Sequence[Field], left: bool) -> None:
+        self.left = left
+        self.marked = any(one.mark for one in fields)
+        self.width = max((len(one.text) for one in fields), default=0)
+        full = max(self.width + 2 * self.marked, *map(len, header.split()))
+        self.width = full - 2 * self.marked
+        heading = textwrap.fill(header, full, break_long_words=False)
+        self.heading = Text(heading, justify="left" if left else "right")
+
+    def text(self, one: Field) -> Text:
+        """The field, in bold where it is the best of its column."""
+        text = one.text if self.left else f"{one.text:>{self.width}}"
+        return Text(f"{text} {one.mark}" if one.mark else text, style="bold green" if one.mark == BEST else "")
+
+
+def _paragraphs(lines: Sequence[str]) -> list[str]:
+    return [part for line in lines for part in (line, "")][:-1]

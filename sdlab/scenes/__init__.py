@@ -1,7 +1,0 @@
-"""The captioned world: scenes, their pictures, their captions, and a reader that checks one against the other."""
-
-from sdlab.scenes.captions import Statement, Thing, describe, parse
-from sdlab.scenes.render import render
-from sdlab.scenes.world import PIXELS, Scenes, Split, sample
-
-__all__ = ["PIXELS", "Scenes", "Split", "Statement", "Thing", "describe", "parse", "render", "sample"]

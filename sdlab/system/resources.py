@@ -1,0 +1,18 @@
+"""Where the files that come with sdlab lie: in the clone, or inside the package when installed from a wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = _PACKAGE / "_bundled" if (_PACKAGE / "_bundled").is_dir() else _PACKAGE.parent
+
+
+def find(path: str | Path) -> Path:
+    """`path` as the user gave it if it exists, else the file of that name that comes with sdlab, else `path` again.
+
+    So `sdlab sweep experiments/cfg_vs_steps.toml` works in any folder, and the user's own file always wins.
+    """
+    given = Path(path).expanduser()
+    shipped = ROOT / given
+    return shipped if not given.exists() and shipped.exists() else given

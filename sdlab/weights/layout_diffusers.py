@@ -1,0 +1,378 @@
+"""Folders in the layout of diffusers: one folder a network, each with its configuration, read and written.
+
+Such a folder can hold many kinds of models. `read_config` takes those that our networks can compute, and names the
+setting by which any other differs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sdlab.model.config import SD15, ModelConfig, UnetConfig, VaeConfig
+from sdlab.model.tokenizer import END, START
+from sdlab.system.errors import UsageError
+from sdlab.system.files import reason
+from sdlab.weights import recognise
+from sdlab.weights.networks import networks
+from sdlab.weights.rename_rules import CLIP_TEXT, TRANSFORMER, Rules, rename, table
+from sdlab.weights.stored_tensor import StoredTensor
+
+Json = dict[str, Any]
+
+FOLDERS = {"clip": "text_encoder", "vae": "vae", "unet": "unet"}
+CONFIGS = {
+    "text_encoder": "text_encoder/config.json",
+    "vae": "vae/config.json",
+    "unet": "unet/config.json",
+    "scheduler": "scheduler/scheduler_config.json",
+}
+# The first that exists is read. Only files with `fp16` in their name hold less than what was trained.
+WEIGHTS = {
+    "clip": ("model.safetensors", "pytorch_model.bin", "model.fp16.safetensors", "pytorch_model.fp16.bin"),
+    "vae": (
+        "diffusion_pytorch_model.safetensors",
+        "diffusion_pytorch_model.bin",
+        "diffusion_pytorch_model.fp16.safetensors",
+        "diffusion_pytorch_model.fp16.bin",
+    ),
+}
+WEIGHTS["unet"] = WEIGHTS["vae"]
+
+# Settings that our networks have no choice in. A file that leaves one out means this value.
+FIXED: dict[str, Json] = {
+    "text_encoder": {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
+    "vae": {
+        "act_fn": "silu",
+        "latents_mean": None,
+        "latents_std": None,
+        "mid_block_add_attention": True,
+        "use_post_quant_conv": True,
+        "use_quant_conv": True,
+    },
+    "unet": {
+        "act_fn": "silu",
+        "addition_embed_type": None,
+        "attention_type": "default",
+        "center_input_sample": False,
+        "class_embed_type": None,
+        "class_embeddings_concat": False,
+        "conv_in_kernel": 3,
+        "conv_out_kernel": 3,
+        "cross_attention_norm": None,
+        "downsample_padding": 1,
+        "dual_cross_attention": False,
+        "encoder_hid_dim": None,
+        "encoder_hid_dim_type": None,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "mid_block_scale_factor": 1,
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "norm_eps": 1e-5,
+        "num_attention_heads": None,  # attention_head_dim names it, in all files of v1
+        "num_class_embeds": None,
+        "only_cross_attention": False,
+        "resnet_out_scale_factor": 1.0,
+        "resnet_skip_time_act": False,
+        "resnet_time_scale_shift": "default",
+        "time_cond_proj_dim": None,
+        "time_embedding_act_fn": None,
+        "time_embedding_dim": None,
+        "time_embedding_type": "positional",
+        "timestep_post_act": None,
+        "transformer_layers_per_block": 1,
+        "use_linear_projection": False,
+    },
+    "scheduler": {"rescale_betas_zero_snr": False, "trained_betas": None},
+}
+PREDICTIONS = {"eps": "epsilon", "v": "v_prediction"}
+
+# The VAE's attention as diffusers named it before version 0.18; published files of v1.4 and v1.5 still do.
+OLD_ATTENTION: Rules = (
+    (r"\.query\.", ".to_q."),
+    (r"\.key\.", ".to_k."),
+    (r"\.value\.", ".to_v."),
+    (r"\.proj_attn\.", ".to_out.0."),
+)
+IGNORED = {r"(^|\.)position_ids$": "the numbers 0, 1, 2, …"}
+
+
+def vae_rules(config: VaeConfig) -> Rules:
+    """For the VAE, whose decoder counts its levels from the coarsest."""
+    last = len(config.multipliers) - 1
+    return (
+        (r"\.down\.(\d)\.(\d)\.", r".down_blocks.\1.resnets.\2."),
+        (r"\.down\.(\d)\.downsample\.", r".down_blocks.\1.downsamplers.0."),
+        (r"\.up\.(\d)\.(\d)\.", lambda m: f".up_blocks.{last - int(m[1])}.resnets.{m[2]}."),
+        (r"\.up\.(\d)\.upsample\.", lambda m: f".up_blocks.{last - int(m[1])}.upsamplers.0."),
+        (r"\.mid\.1\.norm\.", ".mid.1.group_norm."),
+        (r"\.mid\.1\.(query|key|value)\.", lambda m: f".mid.1.to_{m[1][0]}."),
+        (r"\.mid\.1\.out\.", ".mid.1.to_out.0."),
+        (r"\.mid\.1\.", ".mid_block.attentions.0."),
+        (r"\.mid\.([02])\.", lambda m: f".mid_block.resnets.{int(m[1]) // 2}."),
+        (r"\.skip\.", ".conv_shortcut."),
+        (r"\.norm_out\.", ".conv_norm_out."),
+    )
+
+
+def unet_rules(config: UnetConfig) -> Rules:
+    """For the U-Net, where each level has lists of its own; ours are one list down and one up."""
+    blocks = config.residual_blocks + 1  # a level: on the way down the last of them is the downsampling
+    module = {"residual": "resnets", "transformer": "attentions"}
+
+    def place(match: re.Match[str]) -> str:
+        level, block = divmod(int(match[2]), blocks)
+        if match[3] == "resample":
+            return f"{match[1]}_blocks.{level}.{match[1]}samplers.0."
+        return f"{match[1]}_blocks.{level}.{module[match[3]]}.{block}."
+
+    return (
+        *TRANSFORMER,
+        (r"\.residual\.time\.", ".residual.time_emb_proj."),
+        (r"\.residual\.skip\.", ".residual.conv_shortcut."),
+        (r"^(down|up)\.(\d+)\.(residual|transformer|resample)\.", place),
+        (r"^middle\.(\d)\.(residual|transformer)\.", lambda m: f"mid_block.{module[m[2]]}.{m[1]}."),
+        (r"^time_embed\.([02])\.", lambda m: f"time_embedding.linear_{int(m[1]) // 2 + 1}."),
+        (r"^norm_out\.", "conv_norm_out."),
+    )
+
+
+def split(part: str, tensors: Mapping[str, StoredTensor], config: ModelConfig) -> dict[str, StoredTensor]:
+    """The tensors of one part under our names.
+
+    Raises:
+        KeyError: a key is unknown and not among the ignored.
+    """
+    known = names(config)[part]
+    parts = {}
+    for key, tensor in tensors.items():
+        if any(re.search(pattern, key) for pattern in IGNORED):
+            continue
+        # transformers 5 writes the text encoder without the prefix that it had before.
+        whole = "text_model." + key.removeprefix("text_model.") if part == "clip" else rename(key, OLD_ATTENTION)
+        if whole not in known:
+            raise KeyError(key)
+        linear = _is_linear(part, whole) and len(tensor.shape) == 2
+        parts[known[whole]] = tensor.reshaped((*tensor.shape, 1, 1)) if linear else tensor
+    return parts
+
+
+def join(part: str, tensors: Mapping[str, StoredTensor], config: ModelConfig) -> dict[str, StoredTensor]:
+    """The inverse of `split`."""
+    found = {theirs: tensors[ours] for theirs, ours in names(config)[part].items()}
+    return {key: t.reshaped(t.shape[:2]) if _is_linear(part, key) else t for key, t in found.items()}
+
+
+@cache
+def names(config: ModelConfig) -> dict[str, dict[str, str]]:
+    """By part, their name -> our name; a vision tower has no place there."""
+    rules = {"clip": CLIP_TEXT, "vae": vae_rules(config.vae), "unet": unet_rules(config.unet)}
+    return {
+        part: table(module.state_dict(), rules[part], prefix="text_model." if part == "clip" else "")
+        for part, module in networks(replace(config, vision=None)).items()
+    }
+
+
+def _is_linear(part: str, key: str) -> bool:
+    """Whether this is a linear map there and a 1 × 1 convolution here, as in the attention of the VAE."""
+    return part == "vae" and re.search(r"\.attentions\.0\.to_.*weight$", key) is not None
+
+
+def settings(config: ModelConfig) -> dict[str, Json]:
+    """All that decides what the networks compute, by component, in diffusers' and transformers' words."""
+    text, vae, unet, levels = config.text, config.vae, config.unet, config.levels
+    cross = [2**level in unet.attention_rates for level in range(len(unet.multipliers))]
+    sizes: dict[str, Json] = {
+        "text_encoder": {
+            "hidden_size": text.width,
+            "intermediate_size": 4 * text.width,
+            "max_position_embeddings": text.context_length,
+            "num_attention_heads": text.heads,
+            "num_hidden_layers": text.layers,
+            "vocab_size": text.vocab_size,
+        },
+        "vae": {
+            "block_out_channels": list(vae.widths),
+            "down_block_types": ["DownEncoderBlock2D"] * len(vae.widths),
+            "in_channels": vae.image_channels,
+            "latent_channels": vae.latent_channels,
+            "layers_per_block": vae.residual_blocks,
+            "norm_num_groups": vae.groups,
+            "out_channels": vae.image_channels,
+            "scaling_factor": vae.scale,
+            "shift_factor": vae.shift or None,
+            "up_block_types": ["UpDecoderBlock2D"] * len(vae.widths),
+        },
+        "unet": {
+            "attention_head_dim": unet.heads,  # the number of heads, under the name that v1's files give it
+            "block_out_channels": list(unet.widths),
+            "cross_attention_dim": unet.context_width,
+            "down_block_types": ["CrossAttnDownBlock2D" if c else "DownBlock2D" for c in cross],
+            "in_channels": unet.latent_channels,
+            "layers_per_block": unet.residual_blocks,
+            "norm_num_groups": unet.groups,
+            "out_channels": unet.latent_channels,
+            "sample_size": config.image_size // vae.factor,
+            "up_block_types": ["CrossAttnUpBlock2D" if c else "UpBlock2D" for c in reversed(cross)],
+        },
+        "scheduler": {
+            "beta_end": levels.end,
+            "beta_schedule": levels.betas,
+            "beta_start": levels.start,
+            "num_train_timesteps": levels.n,
+            "prediction_type": PREDICTIONS[config.prediction],
+        },
+    }
+    return {component: {**FIXED[component], **sizes[component]} for component in FIXED}
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The configuration of the model in a folder.
+
+    Raises:
+        UsageError: a file is missing or wrong, or our networks cannot compute what it describes.
+    """
+    # Old files leave out what was the only choice then, which is the setting of v1.5.
+    usual = settings(SD15)
+    found = {c: {**usual[c], **_json(folder / path)} for c, path in CONFIGS.items()}
+    for component, values in usual.items():
+        for key, value in values.items():
+            if not _alike(theirs := found[component][key], value):
+                raise UsageError(f"{folder / CONFIGS[component]}: {key} should be like {value!r}, got {theirs!r}")
+    if what := recognise.unet_settings(found["unet"]):
+        raise UsageError(f"{folder / CONFIGS['unet']}: this is {what}; {recognise.LOADED}")
+    config = ModelConfig.from_json(json.dumps(_config(found)), source=str(folder))
+    for component, wanted in settings(config).items():
+        for key, value in wanted.items():
+            if (theirs := found[component][key]) != value:
+                path = folder / CONFIGS[component]
+                raise UsageError(f"{path}: {key} is {theirs!r}, where networks like v1.5's have {value!r}")
+    return config if config == SD15 else replace(config, name=folder.resolve().name)
+
+
+def write_config(folder: Path, config: ModelConfig) -> None:
+    """Write everything but the weights and the vocabulary into a folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    classes = {
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    nothing = {"feature_extractor": [None, None], "image_encoder": [None, None], "safety_checker": [None, None]}
+    special = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
+    last = config.text.vocab_size - 1
+    extra: dict[str, Json] = {
+        "text_encoder": {
+            "architectures": ["CLIPTextModel"],
+            "bos_token_id": last - 1,
+            "eos_token_id": last,
+            "model_type": "clip_text_model",
+            "projection_dim": config.text.width,
+        },
+        "vae": {"_class_name": "AutoencoderKL", "sample_size": config.image_size},
+        "unet": {"_class_name": "UNet2DConditionModel"},
+        # As sdlab samples unless told otherwise.
+        "scheduler": {
+            "_class_name": "DDIMScheduler",
+            "clip_sample": False,
+            "set_alpha_to_one": True,
+            "steps_offset": 1,
+            "timestep_spacing": "trailing",
+        },
+    }
+    files: dict[str, Json] = {
+        "model_index.json": {
+            "_class_name": "StableDiffusionPipeline",
+            "requires_safety_checker": False,
+            **nothing,
+            **classes,
+        },
+        "tokenizer/special_tokens_map.json": special,
+        "tokenizer/tokenizer_config.json": {
+            **special,
+            "model_max_length": config.text.context_length,
+            "tokenizer_class": "CLIPTokenizer",
+        },
+    }
+    files |= {CONFIGS[c]: {**extra[c], **values} for c, values in settings(config).items()}
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _config(found: Mapping[str, Json]) -> Json:
+    """Their settings as those of a `ModelConfig`; what does not fit is found when it is turned back."""
+    text, vae, unet, scheduler = (found[c] for c in CONFIGS)
+    predictions = {theirs: ours for ours, theirs in PREDICTIONS.items()}
+    return {
+        "name": SD15.name,
+        "image_size": unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1),
+        "text": {
+            "vocab_size": text["vocab_size"],
+            "context_length": text["max_position_embeddings"],
+            "width": text["hidden_size"],
+            "layers": text["num_hidden_layers"],
+            "heads": text["num_attention_heads"],
+        },
+        "vision": None,
+        "vae": {
+            "image_channels": vae["in_channels"],
+            "latent_channels": vae["latent_channels"],
+            **_widths(vae["block_out_channels"]),
+            "residual_blocks": vae["layers_per_block"],
+            "groups": vae["norm_num_groups"],
+            "scale": vae["scaling_factor"],
+            "shift": vae["shift_factor"] or 0.0,
+        },
+        "unet": {
+            "latent_channels": unet["in_channels"],
+            **_widths(unet["block_out_channels"]),
+            "residual_blocks": unet["layers_per_block"],
+            "attention_rates": [2**i for i, kind in enumerate(unet["down_block_types"]) if kind.startswith("Cross")],
+            "heads": unet["attention_head_dim"],
+            "context_width": unet["cross_attention_dim"],
+            "groups": unet["norm_num_groups"],
+        },
+        "levels": {
+            "betas": scheduler["beta_schedule"],
+            "start": scheduler["beta_start"],
+            "end": scheduler["beta_end"],
+            "n": scheduler["num_train_timesteps"],
+        },
+        "prediction": predictions.get(scheduler["prediction_type"], scheduler["prediction_type"]),
+    }
+
+
+def _widths(channels: list[int]) -> Json:
+    return {"width": channels[0], "multipliers": [c // channels[0] for c in channels]}
+
+
+def _alike(value: object, usual: object) -> bool:
+    """Whether a setting has the type that it has in v1.5; one that is None there may be anything."""
+    if isinstance(usual, list):
+        return isinstance(value, list) and bool(value) and all(_alike(item, usual[0]) for item in value)
+    number = isinstance(usual, float) and type(value) is int
+    return usual is None or number or type(value) is type(usual)
+
+
+def _json(path: Path) -> Json:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: {reason(error)}") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise UsageError(f"{path}: must be a table of settings, got {content!r}")
+    return content

@@ -1,0 +1,118 @@
+"""The names of Stable Diffusion v1's checkpoint in terms of ours: one part a prefix, then rules applied in order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from typing import TypeVar
+
+from sdlab.model.config import SD15, ModelConfig, UnetConfig
+from sdlab.weights.networks import networks
+from sdlab.weights.rename_rules import CLIP_TEXT, TRANSFORMER, Rules, table
+
+T = TypeVar("T")
+
+PREFIXES = {
+    "clip": "cond_stage_model.transformer.text_model.",
+    "vae": "first_stage_model.",
+    "unet": "model.diffusion_model.",
+}
+
+VAE: Rules = (
+    (r"\.(down|up)\.(\d)\.(\d)\.", r".\1.\2.block.\3."),
+    (r"\.mid\.0\.", ".mid.block_1."),
+    (r"\.mid\.1\.(query|key|value)\.", lambda m: f".mid.attn_1.{m[1][0]}."),
+    (r"\.mid\.1\.out\.", ".mid.attn_1.proj_out."),
+    (r"\.mid\.1\.", ".mid.attn_1."),
+    (r"\.mid\.2\.", ".mid.block_2."),
+    (r"\.skip\.", ".nin_shortcut."),
+)
+
+RESIDUAL: Rules = (
+    (r"\.residual\.norm1\.", ".residual.in_layers.0."),
+    (r"\.residual\.conv1\.", ".residual.in_layers.2."),
+    (r"\.residual\.time\.", ".residual.emb_layers.1."),
+    (r"\.residual\.norm2\.", ".residual.out_layers.0."),
+    (r"\.residual\.conv2\.", ".residual.out_layers.3."),
+    (r"\.residual\.skip\.", ".residual.skip_connection."),
+)
+
+IGNORED = {
+    r"^cond_stage_model\.transformer\.(text_model\.)?embeddings\.position_ids$": "the numbers 0, 1, 2, …",
+    r"^(betas|(sqrt_|log_)?(one_minus_|recip_|recipm1_)?alphas_cumprod(_prev)?)$": "computed from the configuration",
+    r"^posterior_(variance|log_variance_clipped|mean_coef[12])$": "computed from the configuration",
+    r"^logvar$": "a weight of the training loss",
+    r"^first_stage_model\.loss\.": "the discriminator and the feature network that the VAE was trained with",
+    r"^model_ema\.": "averages kept by training beside the weights; the files 'emaonly' hold them as the weights",
+}
+
+
+def unet_rules(config: UnetConfig) -> Rules:
+    """For the U-Net, whose `input_blocks` begin with its first convolution; each block numbers what it consists of."""
+
+    def upsample(match: re.Match[str]) -> str:
+        block = int(match[1])
+        level = len(config.widths) - 1 - block // (config.residual_blocks + 1)
+        return f"output_blocks.{block}.{2 if 2**level in config.attention_rates else 1}."
+
+    return (
+        *TRANSFORMER,
+        *RESIDUAL,
+        (r"^conv_in\.", "input_blocks.0.0."),
+        (r"^down\.(\d+)\.(?:residual|resample)\.", lambda m: f"input_blocks.{int(m[1]) + 1}.0."),
+        (r"^down\.(\d+)\.transformer\.", lambda m: f"input_blocks.{int(m[1]) + 1}.1."),
+        (r"^(input_blocks\.\d+\.0)\.conv\.", r"\1.op."),
+        (r"^middle\.(\d)\.residual\.", lambda m: f"middle_block.{2 * int(m[1])}."),
+        (r"^middle\.0\.transformer\.", "middle_block.1."),
+        (r"^up\.(\d+)\.residual\.", r"output_blocks.\1.0."),
+        (r"^up\.(\d+)\.transformer\.", r"output_blocks.\1.1."),
+        (r"^up\.(\d+)\.resample\.", upsample),
+        (r"^norm_out\.", "out.0."),
+        (r"^conv_out\.", "out.2."),
+    )
+
+
+@cache
+def names(config: ModelConfig = SD15) -> dict[str, tuple[str, str]]:
+    """Their name -> (part, our name), of every tensor but those of a vision tower, which has no place there."""
+    rules = {"clip": CLIP_TEXT, "vae": VAE, "unet": unet_rules(config.unet)}
+    return {
+        theirs: (part, ours)
+        for part, module in networks(replace(config, vision=None)).items()
+        for theirs, ours in table(module.state_dict(), rules[part], PREFIXES[part]).items()
+    }
+
+
+def rename(key: str, config: ModelConfig = SD15) -> tuple[str, str] | None:
+    """(part, our name) of an original key, None for one that is ignored.
+
+    Raises:
+        KeyError: the key belongs to no part and is not among the ignored.
+    """
+    if any(re.search(pattern, key) for pattern in IGNORED):
+        return None
+    # Some tools leave out the end of the text encoder's prefix.
+    whole = re.sub(r"^(cond_stage_model\.transformer)\.(?!text_model\.)", r"\1.text_model.", key)
+    if whole not in names(config):
+        raise KeyError(key)
+    return names(config)[whole]
+
+
+def split(state_dict: Mapping[str, T], config: ModelConfig = SD15) -> dict[str, dict[str, T]]:
+    """Our state dicts, by part: `clip`, `vae`, `unet`.
+
+    Raises:
+        KeyError: a key belongs to no part and is not among the ignored.
+    """
+    parts: dict[str, dict[str, T]] = {part: {} for part in PREFIXES}
+    for key, tensor in state_dict.items():
+        if target := rename(key, config):
+            parts[target[0]][target[1]] = tensor
+    return parts
+
+
+def join(parts: Mapping[str, Mapping[str, T]], config: ModelConfig = SD15) -> dict[str, T]:
+    """The inverse of `split`: tensors under the names of the checkpoint."""
+    return {theirs: parts[part][ours] for theirs, (part, ours) in names(config).items()}

@@ -1,0 +1,105 @@
+"""The three layouts that a model can have on disk, each read into the same: configuration and stored tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from sdlab.model.config import SD15, ModelConfig
+from sdlab.system.errors import RunError, UsageError, did_you_mean
+from sdlab.system.files import reason
+from sdlab.weights import layout_diffusers as diffusers_layout
+from sdlab.weights import layout_original as original
+from sdlab.weights import recognise, weights_file
+from sdlab.weights.locate import Layout, Located
+from sdlab.weights.networks import PARTS
+from sdlab.weights.stored_tensor import StoredTensor
+
+T = TypeVar("T")
+Parts = dict[str, dict[str, StoredTensor]]  # by part, our name -> tensor
+
+CONFIG_KEY = "sdlab.config"  # metadata of a file in the original layout: the configuration, where it is not v1's
+
+
+def read(located: Located) -> tuple[ModelConfig, Parts]:
+    """The configuration and the tensors, which are yet to be checked against each other.
+
+    Raises:
+        UsageError: the configuration is wrong, or the files are those of another kind of model.
+        RunError: a file is damaged, or holds a tensor under a name that is not known.
+    """
+    return {"sdlab": _sdlab, "diffusers": _diffusers, "original": _original}[located.layout](located)
+
+
+def names(layout: Layout, config: ModelConfig) -> dict[str, dict[str, str]]:
+    """What the tensors are called in a layout: by part, our name -> theirs."""
+    found: dict[str, dict[str, str]] = {part: {} for part in PARTS}
+    if layout == "original":
+        for theirs, (part, ours) in original.names(config).items():
+            found[part][ours] = theirs
+    elif layout == "diffusers":
+        for part, known in diffusers_layout.names(config).items():
+            found[part] = {ours: theirs for theirs, ours in known.items()}
+    return found
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The configuration of a model folder of ours.
+
+    Raises:
+        UsageError: config.json is missing or wrong.
+    """
+    path = folder / "config.json"
+    try:
+        return ModelConfig.from_json(path.read_bytes(), source=str(path))
+    except OSError as error:
+        raise UsageError(f"{path}: {reason(error)}") from None
+
+
+def split_original(tensors: Mapping[str, T], config: ModelConfig, source: str) -> dict[str, dict[str, T]]:
+    """Tensors under the names of v1's checkpoint, by part under ours.
+
+    Raises:
+        RunError: a name is not known.
+    """
+    with _known(original.names(config), source):
+        return original.split(tensors, config)
+
+
+def _sdlab(located: Located) -> tuple[ModelConfig, Parts]:
+    tensors = {part: weights_file.read(path)[0] for part, path in zip(PARTS, located.weights, strict=True)}
+    return read_config(located.place), tensors
+
+
+def _diffusers(located: Located) -> tuple[ModelConfig, Parts]:
+    config = diffusers_layout.read_config(located.place)
+    parts = {}
+    for part, path in zip(PARTS, located.weights, strict=True):
+        tensors, _ = weights_file.read(path)
+        with _known(diffusers_layout.names(config)[part], str(path)):
+            parts[part] = diffusers_layout.split(part, tensors, config)
+    return config, parts
+
+
+def _original(located: Located) -> tuple[ModelConfig, Parts]:
+    path = located.place
+    tensors, metadata = weights_file.read(path)
+    if text := metadata.get(CONFIG_KEY):
+        config = ModelConfig.from_json(text, source=f"{path}, {CONFIG_KEY}")
+    elif what := recognise.foreign({key: tensor.shape for key, tensor in tensors.items()}):
+        raise UsageError(f"{path}: this is {what}; {recognise.LOADED}")
+    else:
+        config = SD15
+    return config, split_original(tensors, config, str(path))
+
+
+@contextmanager
+def _known(names: Iterable[str], source: str) -> Iterator[None]:
+    """A KeyError inside is a name of a tensor that is not among `names`, and is told to the user."""
+    try:
+        yield
+    except KeyError as error:
+        key = str(error.args[0])
+        raise RunError(f"{source}: unknown tensor {key!r}{did_you_mean(key, names)}; {recognise.LOADED}") from None

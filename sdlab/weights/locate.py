@@ -1,0 +1,172 @@
+"""Where the files of a model lie: what the user names comes first, then the environment, then `data/`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sdlab.system import resources
+from sdlab.system.errors import UsageError, unknown
+from sdlab.weights import layout_diffusers as diffusers_layout
+from sdlab.weights.networks import PARTS
+
+MODELS = {
+    "scenes": "lab model, 64 × 64 pictures of simple scenes; comes with sdlab (data/scenes)",
+    "sd15": "Stable Diffusion v1.5, 512 × 512; needs the user's own files in data/",
+}
+WEIGHTS_VARIABLE, VOCABULARY_VARIABLE = "SDLAB_SD15", "SDLAB_SD15_VOCAB"
+# In data/, the first that is there.
+SD15_WEIGHTS = (
+    "v1-5-pruned-emaonly.ckpt",
+    "v1-5-pruned-emaonly.safetensors",
+    "v1-5-pruned-emaonly-fp16.safetensors",
+    "v1-5-pruned.ckpt",
+    "v1-5-pruned.safetensors",
+    "stable-diffusion-v1-5",
+)
+BOTH = "tokenizer.json"  # what transformers 5 writes in place of vocab.json and merges.txt
+_OWN = "a model folder holds config.json, vocab.json, merges.txt, clip.safetensors, vae.safetensors, unet.safetensors"
+_SD15 = (
+    "the stable-diffusion-v1-5 page of the usual hub has the weights, and vocab.json and merges.txt in its folder "
+    f"tokenizer; put them into data/, or set {WEIGHTS_VARIABLE} to a file or folder and {VOCABULARY_VARIABLE} to a "
+    "folder; data/README.md tells more"
+)
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model as the user names it: in a sweep, `model = {name = "sd15", weights = "…", vocab = "…", merges = "…"}`."""
+
+    name: str  # one of `MODELS`, or a path: a file of weights, a folder in diffusers layout or in ours
+    weights: str | Path | None = None  # for `sd15` alone: such a path
+    vocab: str | Path | None = None
+    merges: str | Path | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Model = str | Path | ModelSource
+Layout = Literal["sdlab", "diffusers", "original"]
+
+
+@dataclass(frozen=True)
+class Located:
+    """The files of a model, all of which are there."""
+
+    layout: Layout
+    place: Path  # the folder, or the one file
+    configs: tuple[Path, ...]
+    vocab: Path
+    merges: Path
+    weights: tuple[Path, ...]  # of `PARTS`; in the original layout the same file for all
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them: configuration, vocabulary, weights."""
+        return tuple(dict.fromkeys((*self.configs, self.vocab, self.merges, *self.weights)))
+
+
+def locate(model: Model) -> Located:
+    """The files of a model; none of them is opened.
+
+    Raises:
+        UsageError: there is no such model, or files are missing: one message names each and where it was looked for.
+    """
+    source = model if isinstance(model, ModelSource) else ModelSource(str(model))
+    search = _Search()
+    place = _place(source, search)
+    layout: Layout = "original" if not place.is_dir() else "diffusers" if _in_diffusers_layout(place) else "sdlab"
+    configs: list[Path] = []
+    weights = [place] * len(PARTS)
+    if layout == "sdlab":
+        configs = [search.find(["config.json"], [place])]
+        weights = [search.find([f"{part}.safetensors"], [place]) for part in PARTS]
+    elif layout == "diffusers":
+        configs = [search.find([file], [place]) for file in diffusers_layout.CONFIGS.values()]
+        folders = [place / diffusers_layout.FOLDERS[part] for part in PARTS]
+        weights = [search.find(diffusers_layout.WEIGHTS[p], [f]) for p, f in zip(PARTS, folders, strict=True)]
+    beside = _vocabulary_folders(source, place, layout)
+    either = [BOTH] if layout == "diffusers" else []
+    vocab, merges = (
+        search.find([name, *either], beside) if given is None else search.existing(given)
+        for given, name in ((source.vocab, "vocab.json"), (source.merges, "merges.txt"))
+    )
+    if search.missing:
+        lines = (*search.missing, _OWN if layout == "sdlab" else _SD15)
+        raise UsageError("\n".join(f"model {source.name!r}: {line}" for line in lines))
+    return Located(layout, place, tuple(configs), vocab, merges, tuple(weights))
+
+
+class _Search:
+    """Looks for files and keeps a line on each that is not there."""
+
+    def __init__(self) -> None:
+        self.missing: list[str] = []
+
+    def find(self, names: Sequence[str], folders: Sequence[Path]) -> Path:
+        """The first of the names in the first of the folders."""
+        if path := _first(names, folders):
+            return path
+        what = names[0] if len(names) == 1 else f"{names[0]} (nor {', '.join(names[1:])})"
+        self.missing.append(f"no {what} in {' or '.join(f'{folder}/' for folder in folders)}")
+        return folders[0] / names[0]
+
+    def existing(self, path: str | Path) -> Path:
+        """The path that the user gave."""
+        path = Path(path).expanduser()
+        if not path.exists():
+            self.missing.append(f"{path}: no such file or folder")
+        return path
+
+
+def _place(source: ModelSource, search: _Search) -> Path:
+    """The folder or the file that holds the weights."""
+    if source.weights is not None and source.name != "sd15":
+        raise UsageError(f"model {source.name!r}: weights go with 'sd15'; name the file or folder itself as the model")
+    if source.name == "scenes":
+        return resources.find("data/scenes")
+    if source.name == "sd15":
+        given = source.weights or os.environ.get(WEIGHTS_VARIABLE)
+        place = search.existing(given) if given else None
+        if place and not _holds_models(place):
+            return place
+        return search.find(SD15_WEIGHTS, [place] if place else _data())
+    place = resources.find(source.name)
+    if place.exists():
+        return (_holds_models(place) and _first(SD15_WEIGHTS, [place])) or place
+    if Path(source.name).name == source.name:
+        raise UsageError(unknown("model", source.name, MODELS) + ", or the file or folder of a model")
+    raise UsageError(f"{source.name}: no such file or folder")
+
+
+def _vocabulary_folders(source: ModelSource, place: Path, layout: Layout) -> list[Path]:
+    if layout == "sdlab":
+        return [place]
+    named = [Path(folder).expanduser()] if (folder := os.environ.get(VOCABULARY_VARIABLE)) else []
+    beside = [place / "tokenizer" if layout == "diffusers" else place.parent]
+    # The variable speaks of v1.5, and does not win over what lies beside another model.
+    folders = named + beside if source.name == "sd15" else beside + named
+    return list(dict.fromkeys([*folders, *_data()]))
+
+
+def _holds_models(folder: Path) -> bool:
+    """Whether it is a folder that is no model itself, such as `data/`."""
+    return folder.is_dir() and not _in_diffusers_layout(folder) and not (folder / "config.json").exists()
+
+
+def _in_diffusers_layout(folder: Path) -> bool:
+    return (folder / "model_index.json").exists() or (folder / "unet" / "config.json").exists()
+
+
+def _first(names: Sequence[str], folders: Sequence[Path]) -> Path | None:
+    return next((folder / name for folder in folders for name in names if (folder / name).exists()), None)
+
+
+def _data() -> list[Path]:
+    """The folders `data/` of the working directory and of sdlab."""
+    folders = [Path("data"), resources.ROOT / "data"]
+    return folders[:1] if folders[0].resolve() == folders[1].resolve() else folders

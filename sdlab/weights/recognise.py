@@ -1,0 +1,125 @@
+"""What a file is that is not what it should be: told by its first bytes, or by the names and shapes of its tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from sdlab.system.errors import RunError, UsageError
+from sdlab.system.files import reason
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+LOADED = "sdlab loads Stable Diffusion v1 (v1.4, v1.5) whole: text encoder, VAE and U-Net"
+
+# How a file begins -> what it is; the first that fits.
+_STARTS: tuple[tuple[bytes, str], ...] = (
+    (
+        b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19",
+        "a checkpoint in the format of PyTorch before 1.6; load it with PyTorch and save it again with torch.save",
+    ),
+    (b"\x80", "a bare pickle, which cannot be read without executing it"),
+    (b"version https://git-lfs", "a pointer of git-lfs in place of the file; fetch the file with git lfs pull"),
+    (b"<", "a web page, as a download leaves behind that needs a login or a consent; fetch the file itself"),
+    (b"GGUF", "a GGUF file, quantised for other programs"),
+    (b"\x1f\x8b", "a gzip archive; unpack it"),
+    (b"7z\xbc\xaf", "a 7z archive; unpack it"),
+    (b"Rar!", "a RAR archive; unpack it"),
+)
+
+# (a name that must be there, one that must not, what it is then); the first that fits.
+_Kinds = tuple[tuple[str, str | None, str], ...]
+_MODELS: _Kinds = (
+    (r"lora[_.](up|down|A|B)\.|^lora_", None, "a LoRA, a change to the weights of a model that it does not hold"),
+    (r"^(string_to_param|emb_params)", None, "a textual inversion, a word for a model that it does not hold"),
+    (r"^control_model\.|controlnet_cond_embedding|^input_hint_block", None, "a ControlNet"),
+    (r"^conditioner\.embedders\.", None, "Stable Diffusion XL"),
+    (r"(^|\.)joint_blocks\.", None, "Stable Diffusion 3"),
+    (r"(^|\.)double_blocks\.", None, "Flux"),
+    (r"^cond_stage_model\.model\.", None, "Stable Diffusion 2.x, whose text encoder is OpenCLIP's, of width 1024"),
+    (
+        r"^model_ema\.diffusion_model",
+        r"^model\.diffusion_model\.",
+        "a checkpoint that holds only the averages of training (model_ema), whose names have lost their dots",
+    ),
+)
+_PARTS: _Kinds = (
+    (r"^(en|de)coder\.(down|mid|up)_blocks?\.", None, "a VAE alone, out of a folder in diffusers layout"),
+    (r"^(down|mid)_blocks?\.", None, "a U-Net alone, out of a folder in diffusers layout"),
+    (r"^(vision_model|visual)\.", None, "a CLIP with its vision tower, and nothing else"),
+    (r"^(text_model\.)?encoder\.layers\.", None, "a text encoder alone, out of a folder in diffusers layout"),
+    (r"^(residual|(down|up|middle)\.\d+\.residual|(text\.)?layers\.\d)", None, "a part of a model folder of sdlab"),
+    (r"^(first_stage_model\.)?(en|de)coder\.", r"^model\.diffusion_model\.", "a VAE alone"),
+    (r"^cond_stage_model\.", r"^model\.diffusion_model\.", "a text encoder alone"),
+    (r"^(model\.diffusion_model\.)?input_blocks\.", r"^(first_stage|cond_stage)_model\.", "a U-Net alone"),
+    (r"^model\.diffusion_model\.", r"^first_stage_model\.", "a checkpoint without its VAE"),
+    (r"^model\.diffusion_model\.", r"^cond_stage_model\.", "a checkpoint without its text encoder"),
+)
+_CHANNELS = {
+    5: "a depth-to-image model, whose U-Net has 5 input channels",
+    7: "an upscaler, whose U-Net has 7 input channels",
+    8: "an instruction-following model (InstructPix2Pix), whose U-Net has 8 input channels",
+    9: "an inpainting model, whose U-Net has 9 input channels",
+}
+_CONTEXTS = {
+    1024: "Stable Diffusion 2.x, whose context has width 1024",
+    1280: "the refiner of Stable Diffusion XL, whose context has width 1280",
+    2048: "Stable Diffusion XL, whose context has width 2048",
+}
+
+
+def container(path: Path) -> Literal["zip", "safetensors"]:
+    """The format of a weight file, by its content, whatever its name.
+
+    Raises:
+        UsageError: it is something else; the message says what.
+        RunError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {reason(error)}") from None
+    if start.startswith(b"PK"):
+        return "zip"
+    if start[8:9] == b"{" or (path.suffix == ".safetensors" and len(start) < 9):  # after the header's length
+        return "safetensors"
+    for magic, what in _STARTS:
+        if start.lstrip().startswith(magic):
+            raise UsageError(f"{path}: this is {what}")
+    what = "neither a checkpoint of PyTorch nor a safetensors file" if start else "an empty file"
+    raise UsageError(f"{path}: this is {what}")
+
+
+def foreign(shapes: Shapes) -> str | None:
+    """What the tensors of a file are, if they are known not to be a whole Stable Diffusion v1: `"a LoRA, …"`."""
+    channels = shapes.get("model.diffusion_model.input_blocks.0.0.weight", ())
+    contexts = [shape[1] for key, shape in shapes.items() if key.endswith(".attn2.to_k.weight") and len(shape) == 2]
+    unet = _unet(channels[1] if len(channels) == 4 else None, contexts[0] if contexts else None)
+    return _named(_MODELS, shapes) or unet or _named(_PARTS, shapes)
+
+
+def unet_settings(settings: Mapping[str, Any]) -> str | None:
+    """The same from the configuration of a U-Net in diffusers layout.
+
+    More channels in than out are the mark of a model that sees more than noisy latents; latents may have any number.
+    """
+    channels = settings.get("in_channels")
+    as_many = channels == settings.get("out_channels")
+    return _unet(None if as_many else channels, settings.get("cross_attention_dim"))
+
+
+def _unet(channels: Any, context: Any) -> str | None:
+    for value, known in ((context, _CONTEXTS), (channels, _CHANNELS)):
+        if type(value) is int and value in known:
+            return known[value]
+    return None
+
+
+def _named(kinds: _Kinds, names: Collection[str]) -> str | None:
+    def there(pattern: str) -> bool:
+        return any(re.search(pattern, name) for name in names)
+
+    return next((what for yes, no, what in kinds if there(yes) and not (no and there(no))), None)

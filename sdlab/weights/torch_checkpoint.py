@@ -1,0 +1,180 @@
+"""Checkpoints of PyTorch (.ckpt, .pt, .bin): a pickle in a zip archive, read without executing any of it.
+
+A pickle is a program: it names functions and says what to call them with. Here a name means one of a few inert things
+(a record of a tensor, a plain dictionary) or, whatever else it is, `Inert`, which takes anything and does nothing. No
+module is imported and no function of another package is called. The numbers stay in the file (`StoredTensor`).
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import torch
+
+from sdlab.system.errors import RunError, UsageError
+from sdlab.system.files import reason
+from sdlab.weights.stored_tensor import StoredTensor
+
+
+class Inert:
+    """Stands for any object of another package; every way in which a pickle fills an object leaves it empty."""
+
+    def __new__(cls, *_: object, **__: object) -> Inert:
+        """An empty object, whatever the arguments."""
+        return super().__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __call__(self, *_: object, **__: object) -> Inert:
+        """Itself: a pickle may call what it has made."""
+        return self
+
+    def __setstate__(self, _: object) -> None: ...
+
+    def __setitem__(self, _: object, __: object) -> None: ...
+
+    def _ignore(self, *_: object) -> None: ...
+
+    append = extend = add = update = _ignore
+
+
+class _Dict(dict[Any, Any]):
+    """In place of OrderedDict: the attributes that a pickle may give it are dropped."""
+
+    def __setstate__(self, _: object) -> None: ...
+
+
+class _Storage(NamedTuple):
+    dtype: torch.dtype
+    key: str
+    numel: int
+
+
+class _Tensor(NamedTuple):
+    storage: _Storage
+    offset: int  # in elements
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+class _RebuildTensor:
+    """In place of torch._utils._rebuild_tensor_v2; an object, for a pickle could change the defaults of a function."""
+
+    def __call__(self, storage: Any, offset: Any, shape: Any, stride: Any, *_: object) -> _Tensor:
+        return _Tensor(storage, offset, shape, stride)
+
+    def __setstate__(self, _: object) -> None: ...
+
+
+class _RebuildParameter:
+    """In place of torch._utils._rebuild_parameter: the parameter's tensor."""
+
+    def __call__(self, data: Any, *_: object) -> Any:
+        return data
+
+    def __setstate__(self, _: object) -> None: ...
+
+
+_KNOWN: dict[tuple[str, str], object] = {
+    ("collections", "OrderedDict"): _Dict,
+    ("torch._utils", "_rebuild_tensor"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
+    ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
+    ("torch", "DoubleStorage"): torch.float64,
+    ("torch", "FloatStorage"): torch.float32,
+    ("torch", "HalfStorage"): torch.float16,
+    ("torch", "BFloat16Storage"): torch.bfloat16,
+    ("torch", "LongStorage"): torch.int64,
+    ("torch", "IntStorage"): torch.int32,
+    ("torch", "ShortStorage"): torch.int16,
+    ("torch", "CharStorage"): torch.int8,
+    ("torch", "ByteStorage"): torch.uint8,
+    ("torch", "BoolStorage"): torch.bool,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        return _KNOWN.get((module, name), Inert)
+
+    def persistent_load(self, pid: Any) -> object:
+        match pid:
+            case ("storage", torch.dtype() as dtype, str(key), _, int(numel)):
+                return _Storage(dtype, key, numel)
+        return Inert()
+
+
+def read(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a checkpoint by name: those under its key `state_dict`, or its own where there is no such key.
+
+    Raises:
+        UsageError: it is an archive of another kind, or holds no tensors.
+        RunError: it is damaged or cut short.
+    """
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            spans = {info.filename: _span(file, info, path) for info in archive.infolist()}
+            root = next((name for name in spans if re.fullmatch(r"([^/]+/)?data\.pkl", name)), None)
+            if root is None:
+                raise UsageError(f"{path}: this is a zip archive, but not one that torch.save has written")
+            offset, length = spans[root]
+            file.seek(offset)
+            content = _unpickle(file.read(length), path)
+    except zipfile.BadZipFile:
+        size = path.stat().st_size
+        raise RunError(f"{path}: a checkpoint that is damaged or cut short ({size:,} bytes); fetch it again") from None
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {reason(error)}") from None
+    if isinstance(content, dict) and isinstance(state := content.get("state_dict"), dict):
+        content = state
+    found = content.items() if isinstance(content, dict) else ()
+    named = {name: value for name, value in found if isinstance(name, str) and isinstance(value, _Tensor)}
+    if not named:
+        raise UsageError(f"{path}: holds no tensors, neither under 'state_dict' nor at its top level")
+    folder = root.removesuffix("data.pkl") + "data/"
+    return {name: _stored(tensor, name, spans, folder, path) for name, tensor in named.items()}
+
+
+def _unpickle(data: bytes, path: Path) -> object:
+    try:
+        # Strings of Python 2 are bytes; latin1 takes them all, and names of tensors are ASCII.
+        return _Unpickler(io.BytesIO(data), encoding="latin1").load()
+    except Exception as error:  # pickle documents that a damaged one may raise anything
+        raise RunError(f"{path}: its pickle cannot be read ({type(error).__name__}: {error})") from None
+
+
+def _span(file: BinaryIO, info: zipfile.ZipInfo, path: Path) -> tuple[int, int]:
+    """(offset, length) of the bytes of an entry; its own header, 30 bytes, says how long name and extra field are."""
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise RunError(f"{path}: {info.filename} is compressed; unpack the archive and zip it without compression")
+    file.seek(info.header_offset)
+    header = file.read(30)
+    if header[:4] != b"PK\x03\x04":
+        raise zipfile.BadZipFile
+    name, extra = (int.from_bytes(header[i : i + 2], "little") for i in (26, 28))
+    return info.header_offset + 30 + name + extra, info.file_size
+
+
+def _stored(tensor: _Tensor, name: str, spans: Mapping[str, tuple[int, int]], folder: str, path: Path) -> StoredTensor:
+    """Where the tensor lies, after a check that all of it lies inside its storage, and its storage inside the file."""
+    match tensor:
+        case ((torch.dtype() as dtype, key, numel), int(first), tuple(shape), tuple(stride)) if len(shape) == len(
+            stride
+        ) and all(type(n) is int and n >= 0 for n in (numel, first, *shape, *stride)):
+            pass
+        case _:
+            raise RunError(f"{path}: tensor {name!r} is not described as torch.save describes one")
+    if (span := spans.get(folder + key)) is None:
+        raise RunError(f"{path}: the storage of tensor {name!r} is missing")
+    offset, length = span
+    stored = StoredTensor(path, offset + first * dtype.itemsize, shape, stride, dtype)
+    available = min(numel * dtype.itemsize, length, path.stat().st_size - offset)
+    if first * dtype.itemsize + stored.extent > available:
+        raise RunError(f"{path}: tensor {name!r} reaches beyond the {max(available, 0):,} bytes of its storage")
+    return stored

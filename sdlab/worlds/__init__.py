@@ -1,0 +1,1 @@
+"""Captioned picture worlds: scenes, their renderer, captions and readers."""

@@ -1,0 +1,149 @@
+"""The reader: what is in a picture, and which of the attributes that a caption states are truly there.
+
+A small convolutional network looks at the picture alone, never at the caption: a heat map of object centres (Zhou et
+al. 2019, arXiv 1904.07850) with shape, colour and size at each centre, and the background from the whole. Its pooled
+features are those on which the lab's FID and KID are measured. It is trained apart from the generator and its text
+encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdlab.worlds.scenes.captions import Statement, Thing
+from sdlab.worlds.scenes.world import BACKGROUNDS, COLOURS, PIXELS, SHAPES, SIZES
+
+STRIDE = 4  # pixels to a cell of the heat map
+CELLS = PIXELS // STRIDE
+FEATURES = 64
+_PER_CELL = {"heat": 1, "shape": len(SHAPES), "colour": len(COLOURS), "size": len(SIZES), "offset": 2, "fine": 4}
+_PER_PICTURE = {"background": len(BACKGROUNDS), "pairs": len(SHAPES) * len(COLOURS), "light": 2, "tone": 3, "where": 4}
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1),
+            nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class Evaluator(nn.Module):
+    """Pictures (B, 3, 64, 64) in [−1, 1] -> what the heads say of every cell and of the whole picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine = nn.Sequential(
+            nn.Conv2d(3, 32, 3, stride=2, padding=1), _Residual(32),
+            nn.Conv2d(32, 64, 3, stride=2, padding=1), _Residual(64), _Residual(64),
+        )  # fmt: skip
+        self.coarse = nn.Sequential(nn.Conv2d(64, 128, 3, stride=2, padding=1), _Residual(128), _Residual(128))
+        self.back = nn.Conv2d(128, 64, 1)
+        self.joint = nn.Sequential(_Residual(64), nn.GroupNorm(8, 64), nn.SiLU())
+        self.cells = nn.Conv2d(64, sum(_PER_CELL.values()), 1)
+        self.pooled = nn.Linear(128 * 4, FEATURES)
+        self.picture = nn.Sequential(nn.SiLU(), nn.Linear(FEATURES, sum(_PER_PICTURE.values())))
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Cell heads (B, k, 16, 16), picture heads (B, k), and "features" (B, 64)."""
+        fine = self.fine(images)
+        coarse = self.coarse(fine)
+        cells = self.cells(self.joint(fine + F.interpolate(self.back(coarse), scale_factor=2.0)))
+        # Four quadrants rather than one mean, so that the features know where things are.
+        features = self.pooled(F.adaptive_avg_pool2d(F.silu(coarse), 2).flatten(1))
+        picture = self.picture(features)
+        heads = dict(zip(_PER_CELL, cells.split(list(_PER_CELL.values()), 1), strict=True))
+        heads |= dict(zip(_PER_PICTURE, picture.split(list(_PER_PICTURE.values()), 1), strict=True))
+        return {**heads, "features": features}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An object the reader found, and its centre in pixels."""
+
+    thing: Thing
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the reader found in one picture."""
+
+    objects: tuple[Seen, ...]
+    background: int
+
+
+@torch.no_grad()
+def read(evaluator: Evaluator, images: Tensor) -> list[Reading]:
+    """Read pictures (B, 3, 64, 64) in [−1, 1]."""
+    return readings(evaluator(images))
+
+
+def readings(heads: dict[str, Tensor]) -> list[Reading]:
+    """What the evaluator's answer means: all objects whose centre is more likely than not, at most four a picture."""
+    heads = {name: value.float().cpu() for name, value in heads.items()}
+    heat = heads["heat"].sigmoid().squeeze(1)
+    # A centre is the highest of its 5 × 5 neighbours: two objects' centres are never nearer than 16 pixels.
+    peak = (heat == F.max_pool2d(heat.unsqueeze(1), 5, stride=1, padding=2).squeeze(1)) & (heat > 0.5)
+    score, place = (heat * peak).flatten(1).topk(4, dim=1)
+    row, column = place // CELLS, place % CELLS
+
+    def at(name: str) -> Tensor:  # (B, 4, k)
+        values = heads[name].flatten(2)
+        return values.gather(2, place.unsqueeze(1).expand(-1, values.shape[1], -1)).transpose(1, 2)
+
+    offset = at("offset")
+    x, y = (column + 0.5 + offset[..., 0]) * STRIDE, (row + 0.5 + offset[..., 1]) * STRIDE
+    columns = (score, at("shape").argmax(-1), at("colour").argmax(-1), at("size").argmax(-1), x, y)
+    found = []
+    for background, *rows in zip(heads["background"].argmax(1).tolist(), *(c.tolist() for c in columns), strict=True):
+        seen = zip(*rows, strict=True)
+        objects = tuple(Seen(Thing(*map(int, kind)), px, py) for s, *kind, px, py in seen if s > 0.5)
+        found.append(Reading(objects, background))
+    return found
+
+
+def check(statement: Statement, reading: Reading) -> list[bool]:
+    """Whether each stated fact holds: the number of objects, each one's attributes, the relation, the background.
+
+    Objects are matched to the caption's in the order that makes most facts true.
+    """
+    best: list[bool] = []
+    seen: list[Seen | None] = [*reading.objects, *[None] * len(statement.things)]
+    for chosen in permutations(seen, len(statement.things)):
+        facts = [len(reading.objects) == len(statement.things)]
+        for thing, found in zip(statement.things, chosen, strict=True):
+            for name in ("size", "colour", "shape"):
+                stated = getattr(thing, name)
+                if stated is not None:
+                    facts.append(found is not None and getattr(found.thing, name) == stated)
+        if statement.relation is not None:
+            facts.append(_related(statement.relation, chosen[0], chosen[1]))
+        if sum(facts) > sum(best) or not best:
+            best = facts
+    return best + ([] if statement.background is None else [reading.background == statement.background])
+
+
+def _related(relation: int, first: Seen | None, second: Seen | None) -> bool:
+    if first is None or second is None:
+        return False
+    dx, dy = second.x - first.x, second.y - first.y
+    along, across = (dx, dy) if relation < 2 else (dy, dx)
+    return abs(along) > abs(across) and (along > 0) == (relation % 2 == 0)
+
+
+def accuracy(statements: Sequence[Statement], found: Sequence[Reading]) -> Tensor:
+    """The share of each caption's facts that hold in its picture, (B,) in [0, 1]."""
+    checked = (check(s, r) for s, r in zip(statements, found, strict=True))
+    return torch.tensor([sum(facts) / len(facts) for facts in checked])

@@ -1,0 +1,237 @@
+"""`sdlab generate` as a user meets it, from a prompt and from a picture; slips are told before anything is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import samplers
+from sdlab import cli, plugins
+from sdlab.picture import read_picture, to_bytes
+from sdlab.pipeline import Pipeline
+from sdlab.system.files import add
+from sdlab.weights.model_loader import load
+from sdlab.worlds import scenes
+
+PROMPT = "a large red circle left of a large blue square on a white background"
+
+
+class Done(NamedTuple):
+    status: int
+    out: list[str]
+    err: list[str]
+
+
+Sdlab = Callable[..., Done]
+
+
+@pytest.fixture
+def sdlab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Sdlab:
+    """Runs a command in `tmp_path`."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Done:
+        monkeypatch.setattr("sys.argv", ["sdlab", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        printed = capsys.readouterr()
+        return Done(int(caught.value.code or 0), printed.out.splitlines(), printed.err.splitlines())
+
+    return run
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A picture of another size and shape than the model's."""
+    scene = to_bytes(scenes.render(scenes.sample(1, torch.Generator().manual_seed(5))))[0].numpy()
+    Image.fromarray(scene).resize((200, 160)).save(tmp_path / "photo.jpg")
+    return tmp_path / "photo.jpg"
+
+
+def pixels(path: str | Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_every_picture_is_written_as_it_is_named_and_none_is_replaced(sdlab: Sdlab):
+    first, second = (sdlab("generate", PROMPT, "--steps", "2", "--out", "a/b") for _ in range(2))
+    assert (first.status, len(first.out)) == (0, 1)
+    assert first.out != second.out
+    assert Path(first.out[0]).read_bytes() == Path(second.out[0]).read_bytes()
+
+
+def test_a_picture_is_the_same_alone_and_among_others(sdlab: Sdlab):
+    many = sdlab("generate", PROMPT, "--steps", "2", "-n", "3", "--seed", "4")
+    alone = sdlab("generate", PROMPT, "--steps", "2", "--seed", "6")
+    assert Path(many.out[2]).read_bytes() == Path(alone.out[0]).read_bytes()
+
+
+def test_more_than_one_picture_comes_with_a_contact_sheet(sdlab: Sdlab):
+    done = sdlab("generate", PROMPT, "--steps", "1", "-n", "3", "--size", "48x64")
+    [line] = [line for line in done.err if line.startswith("contact sheet: ")]
+    sheet = pixels(line.removeprefix("contact sheet: "))
+    assert sheet.shape == (2 * 64 + 4, 2 * 48 + 4, 3)  # three pictures in two columns, 4 pixels apart
+    for i, path in enumerate(done.out):
+        y, x = i // 2 * 68, i % 2 * 52
+        np.testing.assert_array_equal(sheet[y : y + 64, x : x + 48], pixels(path))
+    assert np.all(sheet[68:, 52:] == 255)
+    assert not any("contact" in line for line in sdlab("generate", PROMPT, "--steps", "1").err)
+
+
+def test_width_comes_first_in_a_size_and_odd_latents_will_do(sdlab: Sdlab):
+    [path] = sdlab("generate", PROMPT, "--steps", "1", "--size", "104x152").out
+    assert Image.open(path).size == (104, 152)
+
+
+def test_the_parameters_in_the_file_are_those_that_were_chosen(sdlab: Sdlab, photo: Path):
+    plain, edited = (
+        json.loads(Image.open(sdlab("generate", PROMPT, "--steps", "2", *options).out[0]).text["sdlab"])
+        for options in (["--device", "auto"], ["--init-image", "photo.jpg"])
+    )
+    assert plain["device"] in ("cpu", "cuda")
+    assert (plain["size"], plain["cfg"], plain["n"], plain["strength"], plain["fit"]) == ([64, 64], 3.0, 1, None, None)
+    assert (edited["init_image"], edited["strength"], edited["fit"]) == ("photo.jpg", 0.6, "crop")
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_strength_0_gives_the_picture_as_the_vae_has_it(sdlab: Sdlab, photo: Path, fit: str):
+    options = "--init-image", "photo.jpg", "--strength", "0", "--fit", fit, "--size", "48x64"
+    [path] = sdlab("generate", PROMPT, *options).out
+    pipeline = Pipeline(load("scenes"))
+    expected = pipeline.decode(pipeline.encode_image(read_picture(photo, (48, 64), fit)[None]))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(pixels(path), to_bytes(expected)[0].numpy())
+
+
+def test_strength_1_gives_what_the_prompt_alone_gives(sdlab: Sdlab, photo: Path):
+    [edited] = sdlab("generate", PROMPT, "--steps", "2", "--init-image", "photo.jpg", "--strength", "1").out
+    [plain] = sdlab("generate", PROMPT, "--steps", "2").out
+    np.testing.assert_array_equal(pixels(edited), pixels(plain))
+
+
+def test_in_between_the_picture_shows_through(sdlab: Sdlab, photo: Path):
+    def far(strength: str) -> float:
+        options = "--steps", "10", "--init-image", "photo.jpg", "--strength", strength
+        picture = read_picture(photo, (64, 64)).permute(1, 2, 0).numpy() * 127.5 + 127.5
+        return float(np.abs(pixels(sdlab("generate", PROMPT, *options).out[0]) - picture).mean())
+
+    assert far("0.1") < far("0.5") < far("1")
+
+
+def test_a_sampler_of_ones_own_draws(sdlab: Sdlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(plugins, "_PLUGINS", {})
+    monkeypatch.setitem(samplers.SAMPLERS, "mine.py:Mine", samplers.SAMPLERS["ddpm"])  # taken out again afterwards
+    (tmp_path / "mine.py").write_text("from samplers import SAMPLERS\nclass Mine(SAMPLERS['euler']): pass\n")
+    own, euler = (sdlab("generate", PROMPT, "--steps", "2", "--sampler", s) for s in ("mine.py:Mine", "euler"))
+    np.testing.assert_array_equal(pixels(own.out[0]), pixels(euler.out[0]))
+    assert sdlab("generate", PROMPT, "--sampler", "yours.py:Mine").err == [
+        "error: yours.py: cannot be read: no such file or directory"
+    ]
+
+
+def test_offload_and_tiles_on_this_device_change_nothing_in_a_small_picture(sdlab: Sdlab):
+    options = "--steps", "2", "--device", "cpu"
+    plain, moved, whole = (
+        pixels(sdlab("generate", PROMPT, *options, *more).out[0]) for more in ([], ["--offload"], ["--tiles", "never"])
+    )
+    np.testing.assert_array_equal(whole, plain)
+    # What moves has no weights packed for the CPU: of 255, a level from sums in another order.
+    assert np.abs(moved.astype(int) - plain).max() <= 1
+
+
+@pytest.mark.slow
+def test_a_compiled_network_draws_the_same_picture(sdlab: Sdlab):
+    options = "--steps", "2", "--device", "cpu"
+    plain, fast = (sdlab("generate", PROMPT, *options, *more).out[0] for more in ([], ["--compile"]))
+    assert np.abs(pixels(fast).astype(int) - pixels(plain)).max() <= 1  # of 255: sums in another order
+
+
+def test_names_that_are_taken_are_passed_over_also_by_writers_at_the_same_time(tmp_path: Path):
+    def write(number: int) -> Path:
+        return add(tmp_path / "picture.png", lambda draft: draft.write_text(str(number)))
+
+    (tmp_path / "picture.png").write_text("mine")
+    with ThreadPoolExecutor(8) as pool:
+        places = list(pool.map(write, range(8)))
+    assert (tmp_path / "picture.png").read_text() == "mine"
+    assert {path.name for path in places} == {f"picture-{k}.png" for k in range(2, 10)}
+    assert {path.read_text() for path in places} == set("01234567")
+    assert len(list(tmp_path.iterdir())) == 9
+
+
+def test_memory_that_runs_out_is_told(sdlab: Sdlab, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Pipeline, "decode", lambda self, latents: torch.empty(2**52))
+    done = sdlab("generate", PROMPT, "--steps", "1", "--device", "cpu")
+    assert done == (1, [], ["error: out of memory; a smaller --size, or --dtype bfloat16, needs less"])
+
+
+def test_without_a_compiler_nothing_is_compiled(sdlab: Sdlab, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    done = sdlab("generate", PROMPT, "--device", "cpu", "--compile")
+    assert done == (2, [], ["error: compile: needs a C++ compiler, and there is no no-such-compiler"])
+
+
+def test_what_of_a_prompt_does_not_fit_is_told(sdlab: Sdlab):
+    done = sdlab(
+        "generate", "a red circle " * 20 + "zebra", "--negative", "a blue star " * 20 + "okapi", "--steps", "1"
+    )
+    assert done.status == 0
+    assert any("the prompt is too long" in line for line in done.err)
+    assert any("the negative prompt is too long" in line for line in done.err)
+    assert "zebra" in " ".join(done.err)
+    assert "okapi" in " ".join(done.err)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--compile", "--offload"],
+            "--compile and --offload exclude each other: a compiled network stays put",
+        ),
+        (["--size", "50x64"], "--size: both sides must be multiples of 8, got 50x64; the nearest is 48x64"),
+        (["--size", "0x64"], "--size: both sides must be multiples of 8, got 0x64; the nearest is 8x64"),
+        (["--size", "64"], "--size must be width x height in pixels, like 512x512, got '64'"),
+        (["--size", "64x-64"], "--size must be width x height in pixels, like 512x512, got '64x-64'"),
+        (["--size", "²x64"], "--size must be width x height in pixels, like 512x512, got '²x64'"),
+        (["--strength", "0.5"], "--strength goes with --init-image: it says what to do with a picture"),
+        (["--fit", "pad"], "--fit goes with --init-image: it says what to do with a picture"),
+        (["--init-image", "photo.jpg", "--strength", "1.5"], "strength must lie in [0, 1], got 1.5"),
+        (["--init-image", "photo.jpg", "--strength", "nan"], "strength must lie in [0, 1], got nan"),
+        (["--init-image", "photo.jpg", "--fit", "stretch"], "--fit must be one of crop, pad, got 'stretch'"),
+        (["--init-image", "none.jpg"], "--init-image: none.jpg: no such file or directory"),
+        (["--init-image", "notes.txt"], "--init-image: notes.txt: is not a picture, or of a kind that cannot be read"),
+        (["--init-image", "."], "--init-image: .: is a directory"),
+        (["--tiles", "some"], "--tiles must be one of auto, always, never, got 'some'"),
+        (
+            ["--weights", "x.ckpt"],
+            "model 'scenes': weights go with 'sd15'; name the file or folder itself as the model",
+        ),
+    ],
+)
+def test_a_slip_is_one_line_and_nothing_is_written(
+    sdlab: Sdlab, photo: Path, tmp_path: Path, options: list[str], message: str
+):
+    (tmp_path / "notes.txt").write_text("dear diary")
+    assert sdlab("generate", PROMPT, *options) == Done(2, [], [f"error: {message}"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "photo.jpg"]
+
+
+def test_files_of_sd15_that_are_not_there_are_all_named(sdlab: Sdlab):
+    options = "--weights", "w.ckpt", "--vocab", "v.json", "--merges", "m.txt"
+    done = sdlab("generate", PROMPT, "--model", "sd15", *options)
+    assert done.status == 2
+    assert all(any(name in line for line in done.err) for name in ("w.ckpt", "v.json", "m.txt"))
+
+
+def test_a_folder_that_cannot_be_written_to_is_told(sdlab: Sdlab, tmp_path: Path):
+    (tmp_path / "taken").write_text("a file")
+    done = sdlab("generate", PROMPT, "--steps", "1", "--out", "taken")
+    assert (done.status, len(done.err)) == (1, 1)
+    assert done.err[0].startswith("error: cannot write to taken: ")

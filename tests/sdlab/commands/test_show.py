@@ -1,0 +1,145 @@
+"""`sdlab show` reads what a picture was made with, and its command makes the same file again, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from typer.testing import CliRunner
+
+import sdlab
+from sdlab import cli
+from sdlab.commands.request import Request
+from sdlab.commands.show import show
+from sdlab.picture import to_bytes
+from sdlab.system.errors import UsageError
+from sdlab.worlds import scenes
+
+PROMPT = "a large red circle left of a large blue square on a white background"
+AWKWARD = '-it\'s "red" $HOME `x` \\ é 红 🎨 | ; * ~ !!\n--steps 9'
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with a picture in it."""
+    monkeypatch.chdir(tmp_path)
+    scene = to_bytes(scenes.render(scenes.sample(1, torch.Generator().manual_seed(5))))[0].numpy()
+    Image.fromarray(scene).resize((200, 160)).save("my photo.png")
+    return tmp_path
+
+
+def run(*arguments: str) -> list[str]:
+    done = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--steps", "3", "--sampler", "euler_ancestral", "--grid", "karras", "--seed", "4294967297", "--cfg", "0.1"],
+        ["--steps", "2", "--init-image", "my photo.png", "--strength", "0.7", "--fit", "pad", "--size", "48x64"],
+        ["--steps", "2", "--negative", "-it's blue", "--dtype", "bfloat16", "--offload", "--tiles", "always"],
+    ],
+)
+@pytest.mark.parametrize("prompt", [PROMPT, AWKWARD], ids=["plain", "awkward"])
+def test_the_command_makes_the_same_file_again(here: Path, prompt: str, options: list[str]):
+    [first] = run("generate", *options, "--", prompt)
+    program, *words = shlex.split(run_show(first))
+    assert program == "sdlab"
+    [second] = run(*words)
+    assert first != second
+    assert Path(first).read_bytes() == Path(second).read_bytes()
+
+
+def run_show(path: str) -> str:
+    """The command that is printed: all after the empty line, for a prompt may have lines of its own."""
+    text = "\n".join(run("show", path))
+    return text.rpartition("\n\n")[2]
+
+
+def test_one_of_many_pictures_and_the_contact_sheet_have_commands_of_their_own(here: Path):
+    paths = run("generate", PROMPT, "--steps", "2", "-n", "3", "--seed", "7")
+    [alone] = run(*shlex.split(run_show(paths[1]))[1:])
+    assert Path(alone).read_bytes() == Path(paths[1]).read_bytes()
+    [sheet] = Path("out/generate").glob("*-7-to-9.png")
+    assert len(run(*shlex.split(run_show(str(sheet)))[1:])) == 3
+    [again] = Path("out/generate").glob("*-7-to-9-2.png")
+    assert again.read_bytes() == sheet.read_bytes()
+
+
+def test_a_shell_takes_the_command_as_it_is_printed(here: Path):
+    [first] = run("generate", "--steps", "1", "--negative", "$PATH 'x'", "--", AWKWARD)
+    script = f'sdlab() {{ {shlex.quote(sys.executable)} -m sdlab.cli "$@"; }}; {run_show(first)}'
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=dict(os.environ), timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).read_bytes() == Path(first).read_bytes()
+
+
+def test_every_parameter_is_printed_with_its_value(here: Path):
+    [path] = run("generate", PROMPT, "--steps", "2", "--init-image", "my photo.png", "--seed", "3")
+    told = dict(line.split(None, 1) for line in run("show", path) if line and not line.startswith("sdlab "))
+    assert (told["prompt"], told["seed"], told["steps"], told["size"]) == (PROMPT, "3", "2", "64x64")
+    assert (told["init_image"], told["strength"], told["fit"]) == ("my photo.png", "0.6", "crop")
+    assert told["version"] == sdlab.__version__
+
+
+def test_a_request_comes_back_from_its_text():
+    request = Request(AWKWARD, "n", "sd15", "w", "v", "m", "i", 0.25, "pad", (8, 16), "a", "b", 3, 0.1, 2**60, 4)
+    assert Request.from_text(request.to_text()) == (request, sdlab.__version__)
+
+
+def signed(path: Path, content: Any) -> Path:
+    info = PngInfo()
+    info.add_text("sdlab", content if isinstance(content, str) else json.dumps(content))
+    Image.new("RGB", (8, 8)).save(path, pnginfo=info)
+    return path
+
+
+def test_a_picture_of_an_older_version_is_read_with_a_warning(tmp_path: Path):
+    lines = show(signed(tmp_path / "a.png", {"version": "0.0.1", "prompt": "a cat", "steps": 7})).lines()
+    assert any(line.startswith("version") and "0.0.1 (this is " in line for line in lines)
+    assert "--steps 7" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "its text is not what sdlab writes"),
+        ("[1]", "its text is not what sdlab writes"),
+        ("hello", "its text is not what sdlab writes"),
+        ("[" * 100_000, "its text is not what sdlab writes"),
+        ({"version": "9", "prompt": "a", "stepps": 3}, "stepps: Unexpected keyword argument"),
+        ({"version": "9", "prompt": "a", "steps": "many"}, "steps: Input should be a valid integer"),
+        ({"version": "9"}, "prompt: Field required"),
+    ],
+)
+def test_parameters_of_another_form_are_refused_in_one_line(tmp_path: Path, content: Any, message: str):
+    path = signed(tmp_path / "a.png", content)
+    with pytest.raises(UsageError) as caught:
+        show(path)
+    assert str(caught.value) == f"{path}: carries parameters that this sdlab cannot read: {message}"
+
+
+def test_a_picture_without_parameters_is_told(tmp_path: Path):
+    for name in ("a.png", "a.jpg", "a.gif"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+        with pytest.raises(UsageError, match=r"carries no parameters of sdlab; the PNG files that sdlab generate wri"):
+            show(tmp_path / name)
+
+
+def test_what_is_no_picture_is_told(tmp_path: Path):
+    (tmp_path / "a.png").write_text("dear diary")
+    with pytest.raises(UsageError, match=r"a\.png: is not a picture"):
+        show(tmp_path / "a.png")
+    with pytest.raises(UsageError, match=r"none\.png: no such file or directory$"):
+        show(tmp_path / "none.png")

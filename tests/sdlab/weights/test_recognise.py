@@ -1,0 +1,211 @@
+"""What is no Stable Diffusion v1 is told by what it is; what is one, in any of its variants, is not mistaken."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from user_files import KEYS, clip_vocabulary, hollow_checkpoint
+
+from sdlab.system.errors import RunError, SdlabError, UsageError
+from sdlab.weights import recognise
+from sdlab.weights.model_loader import ModelSource, load, open_model
+
+SHAPES = {key: tuple(shape) for key, (shape, _) in KEYS.items()}
+UNET = {key: shape for key, shape in SHAPES.items() if key.startswith("model.diffusion_model.")}
+VAE = {key: shape for key, shape in SHAPES.items() if key.startswith("first_stage_model.")}
+TEXT = {key: shape for key, shape in SHAPES.items() if key.startswith("cond_stage_model.")}
+CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
+TO_KEY = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+
+
+def averages(shapes):
+    """How training names the averages of the U-Net: without dots."""
+    names = {key: "model_ema." + key.removeprefix("model.").replace(".", "") for key in shapes}
+    return {names[key]: shape for key, shape in shapes.items()}
+
+
+def without(prefix):
+    return {key: shape for key, shape in SHAPES.items() if not key.startswith(prefix)}
+
+
+OPEN_CLIP = {"cond_stage_model.model.transformer.resblocks.0.ln_1.weight": (1024,)}
+
+VERSION_1 = {
+    "the real file": SHAPES,
+    "nothing but the networks": UNET | VAE | TEXT,
+    "pruned, with averages beside the weights": SHAPES | averages(UNET),
+    "with the loss of its VAE": SHAPES | {"first_stage_model.loss.logvar": (), "logvar": (1000,)},
+}
+FOREIGN = {
+    "Stable Diffusion 2.x, whose text encoder": UNET | VAE | OPEN_CLIP,
+    "Stable Diffusion 2.x, whose context has width 1024": UNET | VAE | {TO_KEY: (320, 1024)},
+    "Stable Diffusion XL": UNET
+    | VAE
+    | {"conditioner.embedders.0.transformer.text_model.final_layer_norm.bias": (768,)},
+    "Stable Diffusion 3": {"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": (4608, 1536)},
+    "Flux": {"double_blocks.0.img_attn.qkv.weight": (9216, 3072)},
+    "a LoRA, a change": {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": (8, 320, 1, 1)},
+    "a LoRA, a change to": {"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight": (8, 320)},
+    "a LoRA": {"down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.up.weight": (320, 4)},
+    "a textual inversion": {"emb_params": (2, 768)},
+    "a ControlNet": {"control_model.input_blocks.0.0.weight": (320, 4, 3, 3), **VAE},
+    "a ControlNet;": {"controlnet_cond_embedding.conv_in.weight": (16, 3, 3, 3), "down_blocks.0.x": (1,)},
+    "an inpainting model, whose U-Net has 9": SHAPES | {CONV_IN: (320, 9, 3, 3)},
+    "an instruction-following model": SHAPES | {CONV_IN: (320, 8, 3, 3)},
+    "a depth-to-image model": SHAPES | {CONV_IN: (320, 5, 3, 3)},
+    "a checkpoint that holds only the averages": averages(UNET) | VAE | TEXT,
+    "a VAE alone": VAE,
+    "a VAE alone;": {key.removeprefix("first_stage_model."): shape for key, shape in VAE.items()},
+    "a VAE alone, out of a folder": {"encoder.down_blocks.0.resnets.0.norm1.weight": (128,), "quant_conv.bias": (8,)},
+    "a U-Net alone": UNET,
+    "a U-Net alone;": {key.removeprefix("model.diffusion_model."): shape for key, shape in UNET.items()},
+    "a U-Net alone, out of a folder": {"conv_in.weight": (320, 4, 3, 3), "mid_block.resnets.0.norm1.bias": (1280,)},
+    "a text encoder alone": TEXT,
+    "a text encoder alone, out of a folder": {"text_model.encoder.layers.0.layer_norm1.bias": (768,)},
+    "a CLIP with its vision tower": {"vision_model.pre_layrnorm.bias": (1024,), "text_model.encoder.layers.0.x": (1,)},
+    "a checkpoint without its VAE": UNET | TEXT,
+    "a checkpoint without its text encoder": UNET | VAE,
+    "a part of a model folder of sdlab": {"conv_in.bias": (320,), "down.0.residual.norm1.weight": (320,)},
+}
+
+
+@pytest.mark.parametrize("shapes", VERSION_1.values(), ids=VERSION_1)
+def test_what_is_version_1_is_not_mistaken_for_anything_else(shapes):
+    assert recognise.foreign(shapes) is None
+
+
+@pytest.mark.parametrize(("what", "shapes"), FOREIGN.items(), ids=FOREIGN)
+def test_what_is_not_is_told_by_what_it_is(what, shapes):
+    assert recognise.foreign(shapes) is not None
+    assert f"{recognise.foreign(shapes)};".startswith(what)
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"in_channels": 4, "cross_attention_dim": 768}, None),
+        ({"in_channels": 9, "cross_attention_dim": 768}, "an inpainting model"),
+        ({"in_channels": 8, "out_channels": 4}, "an instruction-following model"),
+        ({"in_channels": 8, "out_channels": 8}, None),  # latents of eight channels
+        ({"in_channels": 4, "cross_attention_dim": 1024}, "Stable Diffusion 2.x"),
+        ({"in_channels": 9, "cross_attention_dim": 1024}, "Stable Diffusion 2.x"),
+        ({"in_channels": 4, "cross_attention_dim": 2048}, "Stable Diffusion XL"),
+        ({"in_channels": 4, "cross_attention_dim": [768, 1024]}, None),
+    ],
+)
+def test_a_unet_is_told_by_its_settings(settings, what):
+    assert (recognise.unet_settings(settings) or "None").startswith(str(what))
+
+
+# Whole files
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.ckpt"])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"<!DOCTYPE html><html><head><title>Sign in</title></head></html>", "a web page"),
+        (b"\n  <html></html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:cc6cb271\nsize 4265380512\n", "a pointer of git-lfs"),
+        (b"GGUF" + bytes(100), "a GGUF file"),
+        (b"\x1f\x8b" + bytes(100), "a gzip archive"),
+        (pickle.dumps({"state_dict": {}}), "a bare pickle"),
+        (b"Invalid username or password.", "neither a checkpoint of PyTorch nor a safetensors file"),
+        (b"RIFF" + bytes(range(100)), "neither a checkpoint"),
+    ],
+)
+def test_what_is_no_checkpoint_is_told_by_what_it_is(tmp_path, name, content, what):
+    clip_vocabulary(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=f"{name}: this is {what}") as error:
+        load(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_file_is_named(tmp_path):
+    (tmp_path / "model.ckpt").touch()
+    with pytest.raises(UsageError, match=r"model\.ckpt: this is an empty file"):
+        recognise.container(tmp_path / "model.ckpt")
+
+
+def test_a_checkpoint_of_old_is_told_how_to_become_a_new_one(tmp_path):
+    torch.save({"x": torch.zeros(3)}, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+    with pytest.raises(
+        UsageError, match=r"old\.ckpt: this is a checkpoint in the format of PyTorch before 1\.6; load it"
+    ):
+        recognise.container(tmp_path / "old.ckpt")
+
+
+@pytest.mark.parametrize("name", ["model.bin", "model.safetensors", "model"])
+def test_the_content_decides_not_the_name(tmp_path, name):
+    torch.save({"x": torch.zeros(3)}, tmp_path / name)
+    assert recognise.container(tmp_path / name) == "zip"
+    save_file({"x": torch.zeros(3)}, tmp_path / name)
+    assert recognise.container(tmp_path / name) == "safetensors"
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.01, 0.5, 0.999])
+@pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors"])
+def test_a_download_that_broke_off_is_told(tmp_path, name, share):
+    clip_vocabulary(tmp_path)
+    if name.endswith("ckpt"):
+        hollow_checkpoint(tmp_path / name)
+    else:
+        save_file({key: torch.zeros(1) for key in SHAPES}, tmp_path / name)
+    data = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(RunError, match=r"cut short|not a whole safetensors file") as error:
+        load(tmp_path / name)
+    assert str(tmp_path / name) in str(error.value)
+
+
+def test_the_message_of_a_foreign_file_names_the_file_and_what_is_loaded(tmp_path):
+    clip_vocabulary(tmp_path)
+    save_file(
+        {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.zeros(4, 4)}, tmp_path / "style.ckpt"
+    )
+    with pytest.raises(
+        UsageError, match=r"style\.ckpt: this is a LoRA, .*; sdlab loads Stable Diffusion v1 \(v1\.4, v1\.5"
+    ):
+        load(ModelSource("sd15", weights=tmp_path / "style.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop(CONV_IN), f"tensor '{CONV_IN}' is missing"),
+        (
+            lambda s: s.update({CONV_IN: torch.zeros(320, 4, 1, 1)}),
+            rf"tensor '{CONV_IN}' has shape \(320, 4, 1, 1\), the configuration asks for \(320, 4, 3, 3\)",
+        ),
+        (
+            lambda s: s.update({CONV_IN + "s": s.pop(CONV_IN)}),
+            r"unknown tensor 'model.diffusion_model.input_blocks.0.0.weights' \(did you mean '.*0.0.weight'\?\)",
+        ),
+    ],
+)
+def test_a_checkpoint_that_is_almost_version_1_is_refused(tmp_path, change, message):
+    clip_vocabulary(tmp_path)
+    state = {key: torch.zeros(()).expand(shape) for key, shape in SHAPES.items()}
+    change(state)
+    torch.save(state, tmp_path / "merge.ckpt")
+    with pytest.raises(SdlabError, match=rf"merge\.ckpt: {message}"):
+        open_model(tmp_path / "merge.ckpt")
+
+
+def test_other_kinds_of_folders_are_told(tmp_path):
+    settings = {"in_channels": 9, "cross_attention_dim": 768}
+    for path in ("unet", "vae", "text_encoder", "scheduler", "tokenizer"):
+        (tmp_path / path).mkdir()
+    for path in ("vae", "text_encoder"):
+        (tmp_path / path / "config.json").write_text("{}")
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text("{}")
+    (tmp_path / "unet" / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "text_encoder" / "model.safetensors").touch()
+    for part in ("unet", "vae"):
+        (tmp_path / part / "diffusion_pytorch_model.safetensors").touch()
+    clip_vocabulary(tmp_path / "tokenizer")
+    with pytest.raises(UsageError, match=r"unet/config\.json: this is an inpainting model"):
+        load(tmp_path)
