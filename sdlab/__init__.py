@@ -1,3 +1,3 @@
 """sdlab: a research testbed for diffusion sampling."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
