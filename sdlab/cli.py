@@ -243,14 +243,14 @@ def _lists(what: Listed) -> list[tuple[str, str]]:
     from sdlab import plugins
     from sdlab.guidance import GUIDANCE
     from sdlab.metrics import METRICS
-    from sdlab.weights.model_loader import available_models
+    from sdlab.weights.locate import MODELS
 
     plugins.discover()
     if what is Listed.metrics:
         return [(m.name, f"{m.label}, {m.better} is better: {m.about}") for m in METRICS.values()]
     if what is Listed.models:
         own = [(name, samplers.describe(entry)) for name, entry in sorted(plugins.MODELS.items())]
-        return [*available_models().items(), *own]
+        return [*MODELS.items(), *own]
     registries: dict[Listed, Mapping[str, Callable[..., object]]]
     registries = {Listed.samplers: samplers.SAMPLERS, Listed.grids: samplers.GRIDS, Listed.guidance: GUIDANCE}
     return [(name, samplers.describe(entry)) for name, entry in sorted(registries[what].items())]

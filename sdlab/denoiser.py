@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Literal, Protocol
 
@@ -43,7 +43,7 @@ class NetworkDenoiser:
     @classmethod
     def of(cls, network: Callable[[Tensor, Tensor, Tensor], Tensor], config: ModelConfig) -> NetworkDenoiser:
         """With the levels and the prediction type of a model's configuration."""
-        return cls(network, samplers.discrete_levels(**asdict(config.levels)), config.prediction)
+        return cls(network, config.noise_schedule(), config.prediction)
 
     def __call__(self, x: Tensor, sigma: Sigma, context: Tensor) -> Tensor:
         """x (B, C, H, W) at level σ, a float or (B,); context (B, L, width) -> x̂₀ in the shape and dtype of x."""

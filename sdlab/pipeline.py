@@ -19,9 +19,9 @@ from sdlab.cpu.packed import can_pack
 from sdlab.denoiser import Counted, NetworkDenoiser
 from sdlab.guidance import Guidance
 from sdlab.model.config import ModelConfig
+from sdlab.model.stable_diffusion import StableDiffusion
 from sdlab.model.tiling import tiled
 from sdlab.picture import Size
-from sdlab.weights.model_loader import StableDiffusion
 
 Tiles = Literal["auto", "always", "never"]
 TILES: tuple[str, ...] = get_args(Tiles)
@@ -51,7 +51,7 @@ class Pipeline:
         self.model, self.tiles = model, tiles
         self.offloaded = offload is not None
         self.device = model.device if offload is None else torch.device(offload)
-        self.levels = samplers.discrete_levels(**vars(model.config.levels))
+        self.levels = model.config.noise_schedule()
         network = compiled(model.unet, self.device) if compile else model.unet
         if not self.offloaded and can_pack(self.device, model.dtype):
             pack(model.vae)

@@ -14,19 +14,11 @@ import torch
 from sdlab.model.config import SD15, ModelConfig
 from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import reason
-from sdlab.weights import (
-    layout_diffusers as diffusers_layout,
-)
-from sdlab.weights import (
-    layout_original as original,
-)
-from sdlab.weights import (
-    layouts,
-    safetensors_file,
-    vocabulary,
-)
+from sdlab.weights import layout_diffusers, layout_original, layouts, safetensors_file
 from sdlab.weights.locate import Layout, Model
-from sdlab.weights.model_loader import StoredModel, open_model, save_config
+from sdlab.weights.model_folder import save_config
+from sdlab.weights.model_loader import StoredModel, open_model
+from sdlab.weights.vocabulary import copy_vocabulary
 
 _PYTORCH = {"format": "pt"}  # without it transformers refuses a file
 
@@ -61,23 +53,23 @@ def export(model: Model, layout: Layout, out: Path, dtype: torch.dtype | None = 
 
 def _to_sdlab(stored: StoredModel, folder: Path, dtype: torch.dtype | None) -> None:
     save_config(folder, stored.config)
-    vocabulary.copy(stored.located, folder)
+    copy_vocabulary(stored.located.vocab, stored.located.merges, folder)
     for part, tensors in stored.tensors.items():
         safetensors_file.write(folder / f"{part}.safetensors", tensors, dtype)
 
 
 def _to_diffusers(stored: StoredModel, folder: Path, dtype: torch.dtype | None) -> None:
-    diffusers_layout.write_config(folder, stored.config)
-    vocabulary.copy(stored.located, folder / "tokenizer")
+    layout_diffusers.write_config(folder, stored.config)
+    copy_vocabulary(stored.located.vocab, stored.located.merges, folder / "tokenizer")
     for part, tensors in stored.tensors.items():
-        path = folder / diffusers_layout.FOLDERS[part] / diffusers_layout.WEIGHTS[part][0]
-        theirs = diffusers_layout.join(part, tensors, stored.config)
+        path = folder / layout_diffusers.FOLDERS[part] / layout_diffusers.WEIGHTS[part][0]
+        theirs = layout_diffusers.join(part, tensors, stored.config)
         safetensors_file.write(path, theirs, dtype, metadata=_PYTORCH)
 
 
 def _to_file(stored: StoredModel, path: Path, dtype: torch.dtype | None) -> None:
     sizes = {} if stored.config == SD15 else {layouts.CONFIG_KEY: stored.config.to_json()}
-    theirs = original.join(stored.tensors, stored.config)
+    theirs = layout_original.join(stored.tensors, stored.config)
     safetensors_file.write(path, theirs, dtype, metadata=_PYTORCH | sizes)
 
 

@@ -16,9 +16,10 @@ from sdlab.metrics.distances import Distances
 from sdlab.metrics.features import InceptionFeatures, LabFeatures
 from sdlab.metrics.files import MetricFiles
 from sdlab.metrics.needs import EVALUATOR, FEWEST, by_evaluator, complaints, missing_files
+from sdlab.model.stable_diffusion import StableDiffusion
 from sdlab.system.errors import UsageError
 from sdlab.system.resources import find
-from sdlab.weights.model_loader import StableDiffusion, load_part
+from sdlab.weights.model_folder import load_part
 from sdlab.worlds import scenes
 from sdlab.worlds.scenes.reader import Evaluator, accuracy, readings
 

@@ -20,9 +20,10 @@ from sdlab.picture import to_bytes
 from sdlab.system.errors import UsageError
 from sdlab.system.files import reason
 from sdlab.weights import weights_file
-from sdlab.weights.networks import check
+from sdlab.weights.fill import check
 from sdlab.weights.rename_rules import CLIP_TEXT, Rules, rename
 from sdlab.weights.stored_tensor import fetch
+from sdlab.weights.vocabulary import tokenizer_in
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 FILES = ("config.json", "vocab.json", "merges.txt")
@@ -66,7 +67,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[Clip, Tokeni
     tensors = {ours.get(key, key): t for key, t in weights_file.read(path)[0].items() if "position_ids" not in key}
     check(tensors, clip, str(path), {name: theirs for theirs, name in ours.items()})
     clip.load_state_dict({name: fetch(t).to(device, torch.float32) for name, t in tensors.items()}, assign=True)
-    tokenizer = Tokenizer.from_files(folder / "vocab.json", folder / "merges.txt", text.context_length)
+    tokenizer = tokenizer_in(folder, text.context_length)
     return clip.eval().requires_grad_(False), tokenizer, lambda images: prepare(images, vision.image_size)
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+import samplers
 from sdlab.system.errors import UsageError, did_you_mean
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -182,6 +183,11 @@ class ModelConfig:
         """(C, H, W) of the latents of one picture of the trained size."""
         side = self.image_size // self.vae.factor
         return self.vae.latent_channels, side, side
+
+    def noise_schedule(self) -> samplers.DiscreteLevels:
+        """The noise levels that the U-Net was trained on."""
+        levels = self.levels
+        return samplers.discrete_levels(levels.betas, levels.start, levels.end, levels.n)
 
     def to_json(self) -> str:
         """The configuration as indented JSON."""

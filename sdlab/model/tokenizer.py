@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import torch
 from tokenizers import Encoding, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as BpeTokenizer
 from torch import Tensor
-
-from sdlab.system.errors import UsageError
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
@@ -59,35 +56,6 @@ class Tokenizer:
         self.context_length = context_length
         self.vocab_size = len(vocab)
         self.start, self.end = vocab[START], vocab[END]
-
-    @classmethod
-    def from_files(cls, vocab: Path, merges: Path, context_length: int) -> Tokenizer:
-        """From CLIP's `vocab.json` and `merges.txt`.
-
-        Raises:
-            UsageError: a file is missing or not of the format.
-        """
-        try:
-            words = json.loads(_read(vocab))
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{vocab}: not JSON: {error}") from None
-        if not isinstance(words, dict) or sorted(map(str, words.values())) != sorted(map(str, range(len(words)))):
-            raise UsageError(f"{vocab}: must map each token to its id, 0 to {len(words) - 1} once each")
-        pairs: Merges = []
-        for number, line in enumerate(_read(merges).splitlines(), start=1):
-            if (number == 1 and line.startswith("#version")) or not line:
-                continue
-            left, _, right = line.partition(" ")
-            if not right or " " in right:
-                raise UsageError(f"{merges}: line {number} must be two symbols with a space between, got {line!r}")
-            pairs.append((left, right))
-        made = {START, END, *(left + right for left, right in pairs)}
-        if orphan := next((w for w in words if len(w.removesuffix(WORD_END)) > 1 and w not in made), None):
-            raise UsageError(f"{merges}: no line makes {orphan!r}, which {vocab} holds; a part of the file is missing")
-        try:
-            return cls(words, pairs, context_length)
-        except Exception as error:  # tokenizers raises nothing narrower for a merge that the vocabulary lacks
-            raise UsageError(f"{vocab} and {merges} do not belong together: {error}") from None
 
     def __call__(self, prompts: Sequence[str]) -> Tensor:
         """Token ids, int64 (B, L)."""
@@ -141,17 +109,3 @@ def train_vocabulary(captions: Iterable[str], size: int) -> tuple[Vocabulary, Me
     merges: Merges = [(left, right) for left, right in json.loads(bpe.to_str())["model"]["merges"]]
     words = dict.fromkeys([*alphabet, *endings, *(left + right for left, right in merges), START, END])
     return {word: i for i, word in enumerate(words)}, merges
-
-
-def write_vocabulary(folder: Path, vocab: Vocabulary, merges: Merges) -> None:
-    """Write `vocab.json` and `merges.txt` into the folder."""
-    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
-    lines = ["#version: 0.2", *(f"{left} {right}" for left, right in merges)]
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None

@@ -21,7 +21,8 @@ from sdlab.sweep.plan import Plan
 from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import reason
 from sdlab.system.resources import find
-from sdlab.weights.model_loader import model_files, open_model
+from sdlab.weights.locate import locate
+from sdlab.weights.model_loader import open_model
 from sdlab.worlds.scenes import PIXELS
 
 
@@ -58,7 +59,7 @@ def check(plan: Plan) -> None:
         return
     missing: list[str] = []
     try:
-        model_files(plan.source)
+        locate(plan.source)
     except UsageError as error:
         missing += str(error).splitlines()
     if plan.compile:
@@ -123,7 +124,7 @@ def _files(plan: Plan) -> Iterator[Path]:
     if (own := plan.own_model) is not None:
         yield from map(Path, own.files)
         return
-    yield from model_files(plan.source)
+    yield from locate(plan.source).files
     yield find(EVALUATOR)
     for path in map(Path, plan.metric_files.given.values()):
         yield from (pictures_in(path) or _inside(path)) if path.is_dir() else [path]

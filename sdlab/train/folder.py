@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sdlab.model.config import SCENES, ModelConfig
-from sdlab.weights.model_loader import read_config, save_config
+from sdlab.weights.model_folder import read_config, save_config
 
 
 def configuration(folder: Path) -> ModelConfig:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from sdlab.model.config import SD15, ModelConfig, UnetConfig, VaeConfig
+from sdlab.model.stable_diffusion import networks
 from sdlab.model.tokenizer import END, START
 from sdlab.system.errors import UsageError
 from sdlab.system.files import reason
 from sdlab.weights import recognise
-from sdlab.weights.networks import networks
 from sdlab.weights.rename_rules import CLIP_TEXT, TRANSFORMER, Rules, rename, table
 from sdlab.weights.stored_tensor import StoredTensor
 

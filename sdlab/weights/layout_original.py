@@ -9,7 +9,7 @@ from functools import cache
 from typing import TypeVar
 
 from sdlab.model.config import SD15, ModelConfig, UnetConfig
-from sdlab.weights.networks import networks
+from sdlab.model.stable_diffusion import networks
 from sdlab.weights.rename_rules import CLIP_TEXT, TRANSFORMER, Rules, table
 
 T = TypeVar("T")

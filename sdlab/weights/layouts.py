@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TypeVar
 
 from sdlab.model.config import SD15, ModelConfig
+from sdlab.model.stable_diffusion import PARTS
 from sdlab.system.errors import RunError, UsageError, did_you_mean
-from sdlab.system.files import reason
-from sdlab.weights import layout_diffusers as diffusers_layout
-from sdlab.weights import layout_original as original
-from sdlab.weights import recognise, weights_file
+from sdlab.weights import layout_diffusers, layout_original, recognise, weights_file
 from sdlab.weights.locate import Layout, Located
-from sdlab.weights.networks import PARTS
+from sdlab.weights.model_folder import read_config
 from sdlab.weights.stored_tensor import StoredTensor
 
-T = TypeVar("T")
 Parts = dict[str, dict[str, StoredTensor]]  # by part, our name -> tensor
 
 CONFIG_KEY = "sdlab.config"  # metadata of a file in the original layout: the configuration, where it is not v1's
@@ -37,35 +32,12 @@ def names(layout: Layout, config: ModelConfig) -> dict[str, dict[str, str]]:
     """What the tensors are called in a layout: by part, our name -> theirs."""
     found: dict[str, dict[str, str]] = {part: {} for part in PARTS}
     if layout == "original":
-        for theirs, (part, ours) in original.names(config).items():
+        for theirs, (part, ours) in layout_original.names(config).items():
             found[part][ours] = theirs
     elif layout == "diffusers":
-        for part, known in diffusers_layout.names(config).items():
+        for part, known in layout_diffusers.names(config).items():
             found[part] = {ours: theirs for theirs, ours in known.items()}
     return found
-
-
-def read_config(folder: Path) -> ModelConfig:
-    """The configuration of a model folder of ours.
-
-    Raises:
-        UsageError: config.json is missing or wrong.
-    """
-    path = folder / "config.json"
-    try:
-        return ModelConfig.from_json(path.read_bytes(), source=str(path))
-    except OSError as error:
-        raise UsageError(f"{path}: {reason(error)}") from None
-
-
-def split_original(tensors: Mapping[str, T], config: ModelConfig, source: str) -> dict[str, dict[str, T]]:
-    """Tensors under the names of v1's checkpoint, by part under ours.
-
-    Raises:
-        RunError: a name is not known.
-    """
-    with _known(original.names(config), source):
-        return original.split(tensors, config)
 
 
 def _sdlab(located: Located) -> tuple[ModelConfig, Parts]:
@@ -74,12 +46,12 @@ def _sdlab(located: Located) -> tuple[ModelConfig, Parts]:
 
 
 def _diffusers(located: Located) -> tuple[ModelConfig, Parts]:
-    config = diffusers_layout.read_config(located.place)
+    config = layout_diffusers.read_config(located.place)
     parts = {}
     for part, path in zip(PARTS, located.weights, strict=True):
         tensors, _ = weights_file.read(path)
-        with _known(diffusers_layout.names(config)[part], str(path)):
-            parts[part] = diffusers_layout.split(part, tensors, config)
+        with _known(layout_diffusers.names(config)[part], str(path)):
+            parts[part] = layout_diffusers.split(part, tensors, config)
     return config, parts
 
 
@@ -92,7 +64,8 @@ def _original(located: Located) -> tuple[ModelConfig, Parts]:
         raise UsageError(f"{path}: this is {what}; {recognise.LOADED}")
     else:
         config = SD15
-    return config, split_original(tensors, config, str(path))
+    with _known(layout_original.names(config), str(path)):
+        return config, layout_original.split(tensors, config)
 
 
 @contextmanager

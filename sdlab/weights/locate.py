@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sdlab.model.stable_diffusion import PARTS
 from sdlab.system import resources
 from sdlab.system.errors import UsageError, unknown
-from sdlab.weights import layout_diffusers as diffusers_layout
-from sdlab.weights.networks import PARTS
+from sdlab.weights import layout_diffusers
+from sdlab.weights.vocabulary import COMBINED
 
 MODELS = {
     "scenes": "lab model, 64 × 64 pictures of simple scenes; comes with sdlab (data/scenes)",
@@ -27,7 +28,6 @@ SD15_WEIGHTS = (
     "v1-5-pruned.safetensors",
     "stable-diffusion-v1-5",
 )
-BOTH = "tokenizer.json"  # what transformers 5 writes in place of vocab.json and merges.txt
 _OWN = "a model folder holds config.json, vocab.json, merges.txt, clip.safetensors, vae.safetensors, unet.safetensors"
 _SD15 = (
     "the stable-diffusion-v1-5 page of the usual hub has the weights, and vocab.json and merges.txt in its folder "
@@ -79,18 +79,18 @@ def locate(model: Model) -> Located:
     source = model if isinstance(model, ModelSource) else ModelSource(str(model))
     search = _Search()
     place = _place(source, search)
-    layout: Layout = "original" if not place.is_dir() else "diffusers" if _in_diffusers_layout(place) else "sdlab"
+    layout: Layout = "original" if not place.is_dir() else "diffusers" if _in_layout_diffusers(place) else "sdlab"
     configs: list[Path] = []
     weights = [place] * len(PARTS)
     if layout == "sdlab":
         configs = [search.find(["config.json"], [place])]
         weights = [search.find([f"{part}.safetensors"], [place]) for part in PARTS]
     elif layout == "diffusers":
-        configs = [search.find([file], [place]) for file in diffusers_layout.CONFIGS.values()]
-        folders = [place / diffusers_layout.FOLDERS[part] for part in PARTS]
-        weights = [search.find(diffusers_layout.WEIGHTS[p], [f]) for p, f in zip(PARTS, folders, strict=True)]
+        configs = [search.find([file], [place]) for file in layout_diffusers.CONFIGS.values()]
+        folders = [place / layout_diffusers.FOLDERS[part] for part in PARTS]
+        weights = [search.find(layout_diffusers.WEIGHTS[p], [f]) for p, f in zip(PARTS, folders, strict=True)]
     beside = _vocabulary_folders(source, place, layout)
-    either = [BOTH] if layout == "diffusers" else []
+    either = [COMBINED] if layout == "diffusers" else []
     vocab, merges = (
         search.find([name, *either], beside) if given is None else search.existing(given)
         for given, name in ((source.vocab, "vocab.json"), (source.merges, "merges.txt"))
@@ -155,10 +155,10 @@ def _vocabulary_folders(source: ModelSource, place: Path, layout: Layout) -> lis
 
 def _holds_models(folder: Path) -> bool:
     """Whether it is a folder that is no model itself, such as `data/`."""
-    return folder.is_dir() and not _in_diffusers_layout(folder) and not (folder / "config.json").exists()
+    return folder.is_dir() and not _in_layout_diffusers(folder) and not (folder / "config.json").exists()
 
 
-def _in_diffusers_layout(folder: Path) -> bool:
+def _in_layout_diffusers(folder: Path) -> bool:
     return (folder / "model_index.json").exists() or (folder / "unet" / "config.json").exists()
 
 

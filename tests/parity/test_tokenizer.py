@@ -12,7 +12,7 @@ from transformers import CLIPTokenizer
 from typer.testing import CliRunner
 
 from sdlab.cli import app
-from sdlab.model.tokenizer import Tokenizer
+from sdlab.weights.vocabulary import tokenizer_in
 
 LENGTH, START, END = 77, 49406, 49407
 ROOM = LENGTH - 2
@@ -32,7 +32,7 @@ LONG_TEXTS = st.lists(PIECES, min_size=35, max_size=60).map("".join)
 
 @pytest.fixture(scope="module")
 def ours(clip_bpe):
-    return Tokenizer.from_files(clip_bpe / "vocab.json", clip_bpe / "merges.txt", LENGTH)
+    return tokenizer_in(clip_bpe, LENGTH)
 
 
 @pytest.fixture(scope="module")

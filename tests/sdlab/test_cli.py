@@ -184,7 +184,7 @@ def test_broken_weights_are_named_before_anything_runs(fault: str, tmp_path: Pat
 
 def test_nan_from_a_model_fails_its_cells_and_the_exit_status_says_so(tmp_path: Path):
     from sdlab.model.diffusion import Unet
-    from sdlab.weights.model_loader import load_part, read_config, save_part
+    from sdlab.weights.model_folder import load_part, read_config, save_part
 
     folder = copy_of_the_model(tmp_path)
     unet = load_part(folder / "unet.safetensors", lambda: Unet(read_config(folder).unet))

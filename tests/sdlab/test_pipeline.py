@@ -15,11 +15,12 @@ from torch import Tensor, nn
 import samplers
 from sdlab import guidance
 from sdlab.model.config import SCENES, SD15
+from sdlab.model.stable_diffusion import StableDiffusion
 from sdlab.model.tiling import tiled
 from sdlab.model.vae import DiagonalGaussian
 from sdlab.picture import from_bytes, to_bytes
 from sdlab.pipeline import Pipeline, Tiles, latent_shape, tail
-from sdlab.weights.model_loader import StableDiffusion, load
+from sdlab.weights.model_loader import load
 from sdlab.worlds import scenes
 
 PROMPT = "a large red circle left of a large blue square on a white background"

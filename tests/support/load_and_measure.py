@@ -15,7 +15,8 @@ import torch
 import samplers
 from sdlab import guidance
 from sdlab.pipeline import Pipeline
-from sdlab.weights.model_loader import ModelSource, load, open_model
+from sdlab.weights.locate import ModelSource
+from sdlab.weights.model_loader import load, open_model
 
 
 def memory(field: str) -> int:

@@ -22,12 +22,11 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from sdlab.model.clip import ClipText
 from sdlab.model.config import SD15, ClipTextConfig, ModelConfig, UnetConfig, VaeConfig
 from sdlab.model.diffusion import Unet
-from sdlab.model.tokenizer import Tokenizer
+from sdlab.model.stable_diffusion import PARTS, StableDiffusion, networks
 from sdlab.model.vae import Vae
 from sdlab.pipeline import Pipeline
 from sdlab.weights import layout_original as original
-from sdlab.weights.model_loader import StableDiffusion
-from sdlab.weights.networks import PARTS, networks
+from sdlab.weights.vocabulary import tokenizer_in
 
 Weights = dict[str, Tensor]
 M = TypeVar("M", bound=nn.Module)
@@ -134,11 +133,11 @@ def their_unet(weights: Weights, config: ModelConfig) -> UNet2DConditionModel:
 
 def our_pipeline(weights: Weights, config: ModelConfig, vocabulary: Path) -> Pipeline:
     """All of ours; `vocabulary` is a folder with CLIP's files."""
-    files, text = (vocabulary / "vocab.json", vocabulary / "merges.txt"), our_text(weights, config)
+    text = our_text(weights, config)
     return Pipeline(
         StableDiffusion(
             config=config,
-            tokenizer=Tokenizer.from_files(*files, config.text.context_length),
+            tokenizer=tokenizer_in(vocabulary, config.text.context_length),
             text=text,
             clip=None,
             vae=our_vae(weights, config),

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 
 from sdlab.model.config import SD15, ModelConfig
+from sdlab.model.stable_diffusion import networks
 from sdlab.weights import layout_original as original
 from sdlab.weights import safetensors_file
 from sdlab.weights.layouts import CONFIG_KEY
-from sdlab.weights.networks import networks
 
 DATA = Path(__file__).parents[1] / "data"
 KEYS = json.loads(gzip.decompress((DATA / "sd15_keys.json.gz").read_bytes()))  # of the real file: [shape, dtype]

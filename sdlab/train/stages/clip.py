@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdlab.model.clip import Clip
-from sdlab.model.tokenizer import Tokenizer
 from sdlab.system.errors import UsageError
 from sdlab.train.config import TrainConfig
 from sdlab.train.stages.text import FACTS, where
-from sdlab.weights.model_loader import load_part, read_config, save_part
+from sdlab.weights.model_folder import load_part, read_config, save_part
+from sdlab.weights.vocabulary import tokenizer_in
 from sdlab.worlds import scenes
 from sdlab.worlds.scenes.captions import alter, state, word
 
@@ -53,7 +53,7 @@ class ClipStage:
         ready = load_part(folder / "clip.safetensors", partial(Clip, model.text, model.vision), config.device)
         clip.text = ready.text
         self.trained = Agreeing(clip)
-        self.tokenizer = Tokenizer.from_files(folder / "vocab.json", folder / "merges.txt", model.text.context_length)
+        self.tokenizer = tokenizer_in(folder, model.text.context_length)
 
     def _batch(self, world: scenes.Scenes, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """The pictures, the tokens of their captions, and those of a near miss of each."""

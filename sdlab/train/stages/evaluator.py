@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdlab.train.config import TrainConfig
-from sdlab.weights.model_loader import save_part
+from sdlab.weights.model_folder import save_part
 from sdlab.worlds import scenes
 from sdlab.worlds.scenes.captions import state
 from sdlab.worlds.scenes.reader import CELLS, STRIDE, Evaluator, accuracy, check, read

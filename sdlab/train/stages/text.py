@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from sdlab.model.clip import Clip
 from sdlab.model.config import ClipTextConfig
-from sdlab.model.tokenizer import Tokenizer, train_vocabulary, write_vocabulary
+from sdlab.model.tokenizer import train_vocabulary
 from sdlab.system.errors import UsageError
 from sdlab.train.config import TrainConfig
 from sdlab.train.folder import configuration, update
-from sdlab.weights.model_loader import save_part
+from sdlab.weights.model_folder import save_part
+from sdlab.weights.vocabulary import tokenizer_in, write_vocabulary
 from sdlab.worlds import scenes
 from sdlab.worlds.scenes.captions import NOUNS, state, word
 from sdlab.worlds.scenes.world import BACKGROUNDS, COLOURS, PIXELS, SHAPES, SIZES
@@ -61,7 +62,7 @@ class TextStage:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "vocab.json").exists():
             write_vocabulary(folder, *train_vocabulary(_many_captions(config.seed), model.text.vocab_size))
-        self.tokenizer = Tokenizer.from_files(folder / "vocab.json", folder / "merges.txt", model.text.context_length)
+        self.tokenizer = tokenizer_in(folder, model.text.context_length)
         self.text = replace(model.text, vocab_size=self.tokenizer.vocab_size)
         if model.vision is None:
             raise UsageError(f"{folder / 'config.json'}: vision: a CLIP cannot be trained without one")

@@ -15,14 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import samplers
 from sdlab.model.clip import Clip, ClipText
 from sdlab.model.diffusion import Unet
-from sdlab.model.tokenizer import Tokenizer
 from sdlab.model.vae import Vae
 from sdlab.system.errors import UsageError
 from sdlab.train.config import TrainConfig
-from sdlab.weights.model_loader import load_part, read_config, save_part
+from sdlab.weights.model_folder import load_part, read_config, save_part
+from sdlab.weights.vocabulary import tokenizer_in
 from sdlab.worlds import scenes
 
 _SHARE, _WIDTH = 0.7, 0.8  # of the levels drawn around `focus`: how many, and how wide in logits
@@ -42,8 +41,8 @@ class UnetStage:
         whole = load_part(folder / "clip.safetensors", partial(clip, model.text), config.device)
         self.text = whole.text if isinstance(whole, Clip) else whole
         self.vae = load_part(folder / "vae.safetensors", partial(Vae, model.vae), config.device)
-        self.tokenizer = Tokenizer.from_files(folder / "vocab.json", folder / "merges.txt", model.text.context_length)
-        sigma = torch.tensor(samplers.discrete_levels(**vars(model.levels)).sigmas, dtype=torch.float64)
+        self.tokenizer = tokenizer_in(folder, model.text.context_length)
+        sigma = torch.tensor(model.noise_schedule().sigmas, dtype=torch.float64)
         self.alpha = (1 + sigma.square()).rsqrt().float()  # √ᾱ_t
         self.noise = (sigma * (1 + sigma.square()).rsqrt()).float()  # √(1 − ᾱ_t)
         torch.manual_seed(config.seed)

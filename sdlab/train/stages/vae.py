@@ -11,7 +11,7 @@ from torch import Tensor
 from sdlab.model.vae import Vae
 from sdlab.train.config import TrainConfig
 from sdlab.train.folder import configuration, update
-from sdlab.weights.model_loader import save_part
+from sdlab.weights.model_folder import save_part
 from sdlab.worlds import scenes
 
 

@@ -17,14 +17,16 @@ from sdlab import guidance
 from sdlab.cli import app
 from sdlab.commands.export import export
 from sdlab.model.config import SCENES, SD15, UnetConfig, VaeConfig
+from sdlab.model.stable_diffusion import networks
 from sdlab.pipeline import Pipeline
 from sdlab.sweep.prompts import prompt_set
 from sdlab.system.errors import RunError, SdlabError, UsageError
 from sdlab.weights import layout_diffusers as diffusers_layout
 from sdlab.weights import layout_original as original
 from sdlab.weights import safetensors_file
-from sdlab.weights.model_loader import ModelSource, load, model_files, read_config
-from sdlab.weights.networks import networks
+from sdlab.weights.locate import ModelSource, locate
+from sdlab.weights.model_folder import read_config
+from sdlab.weights.model_loader import load
 
 EXACT = 1e-12  # of float64; rounding alone leaves about 1e-15
 PROMPTS = [*prompt_set("scenes", 4), "", "a photo of 3 cats!"]
@@ -35,7 +37,7 @@ def scenes(tmp_path_factory):
     """The lab model, in a place where no training can change it meanwhile."""
     folder = tmp_path_factory.mktemp("models") / "scenes"
     folder.mkdir()
-    for path in model_files("scenes"):
+    for path in locate("scenes").files:
         shutil.copy(path, folder)
     return folder
 
@@ -166,7 +168,7 @@ def test_a_whole_run_of_the_pipeline(lab, scenes):
 
 def test_noise_levels_and_prediction_type(lab):
     theirs = DDIMScheduler.from_pretrained(lab / "scheduler")
-    levels = samplers.discrete_levels(**vars(SCENES.levels))
+    levels = SCENES.noise_schedule()
     assert theirs.config.prediction_type == "v_prediction"
     sigmas = torch.tensor([levels.sigma(t) for t in range(1000)], dtype=torch.float64)
     torch.testing.assert_close(theirs.alphas_cumprod.double(), 1 / (1 + sigmas**2), rtol=1e-5, atol=0)
@@ -184,7 +186,7 @@ def test_the_lab_model_comes_back_from_diffusers_layout(lab, scenes):
 
 def test_our_own_layout_keeps_everything_to_the_bit(tmp_path, scenes):
     assert export(scenes, "sdlab", tmp_path / "copy") == []
-    for path in model_files(scenes):
+    for path in locate(scenes).files:
         copy = tmp_path / "copy" / path.name
         if path.suffix == ".safetensors":
             wanted, found = load_file(path), load_file(copy)
@@ -239,7 +241,7 @@ def test_a_vocabulary_in_one_file(tmp_path, lab):
     for content in ({"vocab": vocab, "merges": merges}, {"vocab": vocab, "merges": [m.split() for m in merges]}):
         (folder / "tokenizer.json").write_text(json.dumps({"model": content}))
         assert torch.equal(load(tmp_path / "one").tokenizer(PROMPTS), load(lab).tokenizer(PROMPTS))
-    assert folder / "tokenizer.json" in model_files(tmp_path / "one")
+    assert folder / "tokenizer.json" in locate(tmp_path / "one").files
     for broken in (
         "{",
         "{}",

@@ -28,12 +28,14 @@ from sdlab.metrics.reference import read_statistics
 from sdlab.metrics.resemblance import EQUAL, feature_distance, psnr, ssim
 from sdlab.model.clip import Clip
 from sdlab.model.config import SCENES, SD15
-from sdlab.model.tokenizer import Tokenizer, train_vocabulary, write_vocabulary
+from sdlab.model.tokenizer import Tokenizer, train_vocabulary
 from sdlab.picture import to_bytes
 from sdlab.system.errors import UsageError
 from sdlab.system.resources import find
 from sdlab.train.stages.evaluator import weather
-from sdlab.weights.model_loader import load, load_part
+from sdlab.weights.model_folder import load_part
+from sdlab.weights.model_loader import load
+from sdlab.weights.vocabulary import write_vocabulary
 from sdlab.worlds import scenes
 from sdlab.worlds.scenes.captions import Statement, Thing, state
 from sdlab.worlds.scenes.reader import Evaluator, Reading, Seen, check, read

@@ -23,7 +23,8 @@ from sdlab.train.stages.evaluator import weather
 from sdlab.train.stages.text import where
 from sdlab.train.stages.unet import UnetStage, fractions
 from sdlab.train.stages.vae import psnr
-from sdlab.weights.model_loader import load, load_part, read_config, save_config, save_part
+from sdlab.weights.model_folder import load_part, read_config, save_config, save_part
+from sdlab.weights.model_loader import load
 from sdlab.worlds import scenes
 from sdlab.worlds.scenes.reader import Evaluator
 

@@ -25,23 +25,18 @@ from user_files import (
 from sdlab.model.clip import Clip, ClipText
 from sdlab.model.config import SCENES, SD15, ClipTextConfig, ClipVisionConfig, ModelConfig, UnetConfig, VaeConfig
 from sdlab.model.diffusion import Unet
-from sdlab.model.tokenizer import END, START, Tokenizer, train_vocabulary, write_vocabulary
+from sdlab.model.stable_diffusion import networks
+from sdlab.model.tokenizer import END, START, Tokenizer, train_vocabulary
 from sdlab.model.vae import Vae
 from sdlab.system import resources
 from sdlab.system.errors import RunError, UsageError
 from sdlab.weights import layout_original as original
-from sdlab.weights import weights_file
-from sdlab.weights.model_loader import (
-    ModelSource,
-    available_models,
-    load,
-    load_original,
-    load_part,
-    model_files,
-    open_model,
-    save_config,
-    save_part,
-)
+from sdlab.weights import model_loader, weights_file
+from sdlab.weights.fill import fill
+from sdlab.weights.locate import ModelSource, locate
+from sdlab.weights.model_folder import load_part, save_config, save_part
+from sdlab.weights.model_loader import load, open_model
+from sdlab.weights.vocabulary import tokenizer_in, write_vocabulary
 
 CAPTIONS = ["a red circle above a blue square", "two green triangles", "a small red square left of a big circle"] * 3
 VOCAB, MERGES = train_vocabulary(CAPTIONS, 600)
@@ -147,7 +142,7 @@ def spoil(path, change):
         ),
         (
             lambda t: t.update({"conv_in.bias": torch.zeros(3)}),
-            r"tensor 'conv_in.bias' has shape \(3,\), the configuration asks for \(8,\)",
+            r"tensor 'conv_in.bias' has shape \(3,\), but the configuration needs \(8,\)",
         ),
     ],
 )
@@ -164,7 +159,6 @@ def test_a_vocabulary_of_another_size_is_named(folder):
 
 
 def test_names_of_models():
-    assert set(available_models()) == {"scenes", "sd15"}
     with pytest.raises(UsageError, match=r"unknown model 'scnes' \(did you mean 'scenes'\?\)"):
         load("scnes")
     with pytest.raises(UsageError, match="no/such/folder: no such file or folder"):
@@ -186,15 +180,29 @@ def test_a_write_that_fails_leaves_the_old_file(folder, monkeypatch):
     assert not [p for p in folder.iterdir() if p.name.startswith(".")]
 
 
-def test_original_names_must_be_complete():
-    with pytest.raises(RunError, match=r"checkpoint: unknown tensor 'lora.weight'"):
-        load_original({"lora.weight": torch.zeros(1)}, CONFIG, device="meta")
-    with pytest.raises(RunError, match=r"checkpoint, clip: tensor '.*' is missing"):
-        load_original({"betas": torch.zeros(1)}, CONFIG, device="meta")
+def test_original_names_must_be_complete(tmp_path):
+    path, config = tmp_path / "a.safetensors", replace(NARROW, name="narrower")
+    clip_vocabulary(tmp_path)
+    weights = random_weights(config)
+    write_with_config(path, config, weights | {"lora.weight": torch.zeros(1)})
+    with pytest.raises(RunError, match=r"a\.safetensors: unknown tensor 'lora\.weight'"):
+        open_model(path)
+    del weights["first_stage_model.quant_conv.bias"]
+    write_with_config(path, config, weights)
+    with pytest.raises(RunError, match=r"a\.safetensors: tensor 'first_stage_model\.quant_conv\.bias' is missing"):
+        open_model(path)
+
+
+def test_an_opened_model_is_loaded_without_opening_it_again(folder, monkeypatch):
+    stored = open_model(folder)
+    monkeypatch.setattr(model_loader, "open_model", lambda _: pytest.fail("opened again"))
+    model = load(stored, dtype=torch.bfloat16)
+    assert (model.config, model.tokenizer) == (stored.config, stored.tokenizer)
+    assert {p.dtype for p in model.unet.parameters()} == {torch.bfloat16}
 
 
 def test_files_of_a_model(folder):
-    assert {p.name for p in model_files(folder)} == {p.name for p in folder.iterdir()}
+    assert {p.name for p in locate(folder).files} == {p.name for p in folder.iterdir()}
 
 
 # The user's files of Stable Diffusion v1.5
@@ -210,7 +218,7 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-def fill(folder, *names):
+def folder_with(folder, *names):
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
         (folder / name).write_text(str(folder / name))
@@ -223,77 +231,77 @@ CKPT = "v1-5-pruned-emaonly.ckpt"
 
 def test_missing_files_are_named_together_with_where_they_were_looked_for_and_come_from(home):
     with pytest.raises(UsageError) as error:
-        model_files("sd15")
+        locate("sd15")
     message = str(error.value)
     for word in (CKPT, "v1-5-pruned-emaonly.safetensors", *VOCABULARY, "data/", str(home / "sdlab" / "data")):
         assert word in message
     for word in ("stable-diffusion-v1-5 page", "tokenizer", "SDLAB_SD15", "SDLAB_SD15_VOCAB", "data/README.md"):
         assert word in message
-    fill(home / "data", "vocab.json")
+    folder_with(home / "data", "vocab.json")
     with pytest.raises(UsageError) as error:
-        model_files("sd15")
+        locate("sd15")
     assert "no vocab.json" not in str(error.value)
     assert "no merges.txt" in str(error.value)
 
 
 def test_what_is_named_wins_over_the_variable_and_that_over_data(home, monkeypatch):
     def files(source="sd15"):
-        return {path.resolve() for path in model_files(source)}
+        return {path.resolve() for path in locate(source).files}
 
-    clone, data = fill(home / "sdlab" / "data", CKPT, *VOCABULARY), home / "data"
+    clone, data = folder_with(home / "sdlab" / "data", CKPT, *VOCABULARY), home / "data"
     assert files() == {clone / name for name in (CKPT, *VOCABULARY)}
-    fill(data, CKPT, *VOCABULARY)
+    folder_with(data, CKPT, *VOCABULARY)
     assert files() == {data / name for name in (CKPT, *VOCABULARY)}
-    other = fill(home / "other", "sd.safetensors", *VOCABULARY)
+    other = folder_with(home / "other", "sd.safetensors", *VOCABULARY)
     monkeypatch.setenv("SDLAB_SD15", str(other / "sd.safetensors"))
     assert files() == {other / name for name in ("sd.safetensors", *VOCABULARY)}
-    words = fill(home / "words", *VOCABULARY)
+    words = folder_with(home / "words", *VOCABULARY)
     monkeypatch.setenv("SDLAB_SD15_VOCAB", str(words))
     assert files() == {other / "sd.safetensors", *(words / name for name in VOCABULARY)}
-    mine = fill(home / "mine", "mine.ckpt", "v.json", "m.txt")
+    mine = folder_with(home / "mine", "mine.ckpt", "v.json", "m.txt")
     source = ModelSource("sd15", weights=mine / "mine.ckpt", vocab=str(mine / "v.json"), merges=mine / "m.txt")
     assert files(source) == set(mine.iterdir())
 
 
 def test_a_folder_like_data_stands_for_the_weights_in_it(home, monkeypatch):
-    files = fill(home / "models", "v1-5-pruned.safetensors", *VOCABULARY)
-    assert set(model_files(files)) == set(files.iterdir())
+    files = folder_with(home / "models", "v1-5-pruned.safetensors", *VOCABULARY)
+    assert set(locate(files).files) == set(files.iterdir())
     monkeypatch.setenv("SDLAB_SD15", str(files))
-    assert set(model_files("sd15")) == set(files.iterdir())
+    assert set(locate("sd15").files) == set(files.iterdir())
 
 
 def test_a_path_that_is_named_and_not_there_is_not_passed_over(home, monkeypatch):
-    fill(home / "data", CKPT, *VOCABULARY)
+    folder_with(home / "data", CKPT, *VOCABULARY)
     with pytest.raises(UsageError, match=r"nowhere\.ckpt: no such file or folder"):
-        model_files(ModelSource("sd15", weights="nowhere.ckpt"))
+        locate(ModelSource("sd15", weights="nowhere.ckpt"))
     with pytest.raises(UsageError, match=r"nowhere\.json: no such file or folder"):
-        model_files(ModelSource("sd15", vocab="nowhere.json"))
+        locate(ModelSource("sd15", vocab="nowhere.json"))
     monkeypatch.setenv("SDLAB_SD15", "gone")
     with pytest.raises(UsageError, match="gone: no such file or folder"):
-        model_files("sd15")
-    monkeypatch.setenv("SDLAB_SD15", str(fill(home / "empty")))
+        locate("sd15")
+    monkeypatch.setenv("SDLAB_SD15", str(folder_with(home / "empty")))
     with pytest.raises(UsageError, match=r"no v1-5-pruned-emaonly\.ckpt .* in .*empty/"):
-        model_files("sd15")
+        locate("sd15")
 
 
 def test_weights_are_named_for_the_users_model_alone(home):
     with pytest.raises(UsageError, match="weights go with 'sd15'"):
-        model_files(ModelSource("scenes", weights="x.ckpt"))
+        locate(ModelSource("scenes", weights="x.ckpt"))
 
 
 def test_the_vocabulary_beside_another_model_is_its_own(home, monkeypatch):
-    words, beside = fill(home / "words", *VOCABULARY), fill(home / "lab", "lab.safetensors", *VOCABULARY)
+    words, beside = folder_with(home / "words", *VOCABULARY), folder_with(home / "lab", "lab.safetensors", *VOCABULARY)
     monkeypatch.setenv("SDLAB_SD15_VOCAB", str(words))
-    assert set(model_files("lab/lab.safetensors")) == {path.relative_to(home) for path in beside.iterdir()}
+    assert set(locate("lab/lab.safetensors").files) == {path.relative_to(home) for path in beside.iterdir()}
     (beside / "merges.txt").unlink()
-    assert words / "merges.txt" in model_files("lab/lab.safetensors")
+    assert words / "merges.txt" in locate("lab/lab.safetensors").files
 
 
 def test_missing_parts_of_a_folder_in_diffusers_layout_are_named(home):
-    fill(home / "sd" / "unet", "config.json")
-    fill(home / "sd" / "vae", "config.json", "diffusion_pytorch_model.fp16.safetensors")
+    folder_with(home / "sd" / "unet", "config.json")
+    folder_with(home / "sd" / "vae", "config.json", "diffusion_pytorch_model.fp16.safetensors")
     with pytest.raises(UsageError) as error:
-        model_files(home / "sd")
+        locate(home / "sd")
     message = str(error.value)
     for missing in (
         "text_encoder/config.json",
@@ -333,7 +341,9 @@ def test_variants_of_checkpoints_hold_the_same_weights(tmp_path, variant):
     weights = random_weights(NARROW, torch.float16)
     torch.save(variant({key: tensor.float() for key, tensor in weights.items()}), tmp_path / "a.ckpt")
     tensors, _ = weights_file.read(tmp_path / "a.ckpt")
-    for part, network in zip(("clip", "vae", "unet"), load_original(tensors, NARROW), strict=True):
+    found = original.split(tensors, NARROW)
+    for part, network in networks(NARROW).items():
+        fill(network, found[part], "cpu", torch.float32)
         wanted = original.split(weights, NARROW)[part]
         assert network.state_dict().keys() == wanted.keys()
         assert all(torch.equal(tensor, wanted[key].float()) for key, tensor in network.state_dict().items())
@@ -449,7 +459,7 @@ def test_long_prompts_are_cut_and_keep_the_end_token():
 
 def test_vocabulary_files_are_read_back(tmp_path):
     write_vocabulary(tmp_path, VOCAB, MERGES)
-    again = Tokenizer.from_files(tmp_path / "vocab.json", tmp_path / "merges.txt", 12)
+    again = tokenizer_in(tmp_path, 12)
     assert torch.equal(again(CAPTIONS), Tokenizer(VOCAB, MERGES, 12)(CAPTIONS))
 
 
@@ -459,7 +469,7 @@ def test_vocabulary_files_are_read_back(tmp_path):
         ("vocab.json", "{", "vocab.json: not JSON"),
         ("vocab.json", json.dumps({"a": 0, "b": 7}), "vocab.json: must map each token to its id, 0 to 1 once each"),
         ("merges.txt", "#version: 0.2\na b\nabc\n", "merges.txt: line 3 must be two symbols"),
-        ("merges.txt", "", "merges.txt: no line makes '.*', which .*vocab.json holds; a part of the file is missing"),
+        ("merges.txt", "", "merges.txt: no line makes '.*', which is in .*vocab.json; part of the file is missing"),
         ("vocab.json", json.dumps({START: 0, END: 1}), "do not belong together"),
     ],
 )
@@ -467,4 +477,4 @@ def test_broken_vocabulary_files_are_named(tmp_path, file, text, message):
     write_vocabulary(tmp_path, VOCAB, MERGES)
     (tmp_path / file).write_text(text)
     with pytest.raises(UsageError, match=message):
-        Tokenizer.from_files(tmp_path / "vocab.json", tmp_path / "merges.txt", 12)
+        tokenizer_in(tmp_path, 12)

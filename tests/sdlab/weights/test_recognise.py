@@ -10,7 +10,8 @@ from user_files import KEYS, clip_vocabulary, hollow_checkpoint
 
 from sdlab.system.errors import RunError, SdlabError, UsageError
 from sdlab.weights import recognise
-from sdlab.weights.model_loader import ModelSource, load, open_model
+from sdlab.weights.locate import ModelSource
+from sdlab.weights.model_loader import load, open_model
 
 SHAPES = {key: tuple(shape) for key, (shape, _) in KEYS.items()}
 UNET = {key: shape for key, shape in SHAPES.items() if key.startswith("model.diffusion_model.")}
@@ -178,7 +179,7 @@ def test_the_message_of_a_foreign_file_names_the_file_and_what_is_loaded(tmp_pat
         (lambda s: s.pop(CONV_IN), f"tensor '{CONV_IN}' is missing"),
         (
             lambda s: s.update({CONV_IN: torch.zeros(320, 4, 1, 1)}),
-            rf"tensor '{CONV_IN}' has shape \(320, 4, 1, 1\), the configuration asks for \(320, 4, 3, 3\)",
+            rf"tensor '{CONV_IN}' has shape \(320, 4, 1, 1\), but the configuration needs \(320, 4, 3, 3\)",
         ),
         (
             lambda s: s.update({CONV_IN + "s": s.pop(CONV_IN)}),

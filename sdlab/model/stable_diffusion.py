@@ -1,0 +1,40 @@
+"""The whole text-to-image model: text encoder, VAE and U-Net with the tokenizer and the configuration they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from sdlab.model.clip import Clip, ClipText
+from sdlab.model.config import ModelConfig
+from sdlab.model.diffusion import Unet
+from sdlab.model.tokenizer import Tokenizer
+from sdlab.model.vae import Vae
+
+PARTS = ("clip", "vae", "unet")
+
+
+@dataclass(frozen=True)
+class StableDiffusion:
+    """A text-to-image model ready for inference: in eval mode, without gradients, in channels-last format."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    text: ClipText
+    clip: Clip | None  # with the vision tower, for models that have one; its `text` is the `text` above
+    vae: Vae
+    unet: Unet
+    device: torch.device
+    dtype: torch.dtype
+
+
+def networks(config: ModelConfig) -> dict[str, nn.Module]:
+    """The networks of a configuration by part (`PARTS`), without weights: on the `meta` device.
+
+    Without a vision tower in the configuration, `clip` is the text transformer alone.
+    """
+    with torch.device("meta"):
+        clip = ClipText(config.text) if config.vision is None else Clip(config.text, config.vision)
+        return dict(zip(PARTS, (clip, Vae(config.vae), Unet(config.unet)), strict=True))

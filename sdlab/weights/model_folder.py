@@ -1,0 +1,72 @@
+"""A model folder of sdlab: `config.json` and one safetensors file per network, read and written one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from sdlab.model.config import ModelConfig
+from sdlab.system.errors import UsageError
+from sdlab.system.files import reason, replacing
+from sdlab.weights import weights_file
+from sdlab.weights.fill import check, fill
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The configuration of a model folder.
+
+    Raises:
+        UsageError: `config.json` is missing or invalid.
+    """
+    path = folder / "config.json"
+    try:
+        return ModelConfig.from_json(path.read_bytes(), source=str(path))
+    except OSError as error:
+        raise UsageError(f"{path}: {reason(error)}") from None
+
+
+def save_config(folder: Path, config: ModelConfig) -> None:
+    """Write `config.json` into a model folder, which is created if it does not exist.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    with replacing(folder / "config.json") as draft:
+        folder.mkdir(parents=True, exist_ok=True)
+        draft.write_text(config.to_json(), encoding="utf-8")
+
+
+def load_part(
+    path: Path, build: Callable[[], M], device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> M:
+    """One network from its file, ready for inference. `build` constructs it, as in `lambda: Vae(config.vae)`.
+
+    Raises:
+        UsageError: the file does not exist.
+        RunError: the file is damaged or does not fit the network.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    with torch.device("meta"):
+        module = build()
+    tensors, _ = weights_file.read(path)
+    check(tensors, module, str(path))
+    return fill(module, tensors, device, dtype)
+
+
+def save_part(path: Path, module: nn.Module, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Store the weights of a network as safetensors in `dtype`. The file is written whole or not at all.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    state = {key: t.detach().to("cpu", dtype).contiguous() for key, t in module.state_dict().items()}
+    with replacing(path) as draft:
+        draft.write_bytes(save(state))
