@@ -1,108 +1,44 @@
-"""`sdlab export`: a model in another layout, so that it can move between tools. Tensors are copied one at a time."""
+"""`sdlab export MODEL OUT --to LAYOUT`."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+import sys
+from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
-import torch
+import typer
 
-from sdlab.model.config import SD15, ModelConfig
-from sdlab.system.errors import RunError, UsageError
-from sdlab.system.files import reason
-from sdlab.weights import layout_diffusers, layout_original, layouts, safetensors_file
-from sdlab.weights.locate import Layout, Model
-from sdlab.weights.model_folder import save_config
-from sdlab.weights.model_loader import StoredModel, open_model
-from sdlab.weights.vocabulary import copy_vocabulary
-
-_PYTORCH = {"format": "pt"}  # without it transformers refuses a file
+EXAMPLE = "sdlab export scenes --to diffusers my-scenes"
 
 
-def export(model: Model, layout: Layout, out: Path, dtype: torch.dtype | None = None) -> list[str]:
-    """Write a model to `out`, in `dtype` or in the dtypes it is stored in, and return what the user should know of it.
+class Layout(StrEnum):
+    """The layouts that `sdlab export` can write."""
 
-    `sdlab` and `diffusers` are folders; `original` is a .safetensors file with the names of Stable Diffusion v1's
-    checkpoint. What is there is never written over, and nothing is left half written.
-
-    Raises:
-        UsageError: the model is not there or not whole, or `out` is taken or has the wrong ending.
-        RunError: a file of the model is damaged, or `out` cannot be written.
-    """
-    if layout == "original" and out.suffix != ".safetensors":
-        raise UsageError(f"{out}: the original layout is one file, whose name must end in .safetensors")
-    if out.exists() and (layout == "original" or not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out}: is there already, and sdlab export writes over nothing")
-    stored = open_model(model)
-    whole = stored if layout == "sdlab" else _without_vision(stored)
-    try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        if layout == "original":
-            _to_file(whole, out, dtype)
-        else:
-            with _new_folder(out.absolute()) as folder:
-                (_to_diffusers if layout == "diffusers" else _to_sdlab)(whole, folder, dtype)
-    except OSError as error:
-        raise RunError(f"cannot write {out}: {reason(error)}") from None
-    return _remarks(stored.config, layout)
+    diffusers = "diffusers"  # a folder that diffusers and transformers open
+    sdlab = "sdlab"  # a model folder like data/scenes
+    original = "original"  # one file with the tensor names of Stable Diffusion v1's checkpoint
 
 
-def _to_sdlab(stored: StoredModel, folder: Path, dtype: torch.dtype | None) -> None:
-    save_config(folder, stored.config)
-    copy_vocabulary(stored.located.vocab, stored.located.merges, folder)
-    for part, tensors in stored.tensors.items():
-        safetensors_file.write(folder / f"{part}.safetensors", tensors, dtype)
+class Dtype(StrEnum):
+    """The dtypes in which `sdlab export` can write weights."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
 
 
-def _to_diffusers(stored: StoredModel, folder: Path, dtype: torch.dtype | None) -> None:
-    layout_diffusers.write_config(folder, stored.config)
-    copy_vocabulary(stored.located.vocab, stored.located.merges, folder / "tokenizer")
-    for part, tensors in stored.tensors.items():
-        path = folder / layout_diffusers.FOLDERS[part] / layout_diffusers.WEIGHTS[part][0]
-        theirs = layout_diffusers.join(part, tensors, stored.config)
-        safetensors_file.write(path, theirs, dtype, metadata=_PYTORCH)
+def command(
+    model: Annotated[str, typer.Argument(help="name, file or folder of a model")],
+    out: Annotated[Path, typer.Argument(help="a new folder; for the original layout, a new .safetensors file")],
+    to: Annotated[Layout, typer.Option(help="the layout to write")],
+    dtype: Annotated[Dtype | None, typer.Option(help="dtype of the weights  [default: as stored]")] = None,
+) -> None:
+    """Write a model in the layout of another tool. Existing files are never overwritten."""
+    import torch
 
+    from sdlab.weights.export import export
 
-def _to_file(stored: StoredModel, path: Path, dtype: torch.dtype | None) -> None:
-    sizes = {} if stored.config == SD15 else {layouts.CONFIG_KEY: stored.config.to_json()}
-    theirs = layout_original.join(stored.tensors, stored.config)
-    safetensors_file.write(path, theirs, dtype, metadata=_PYTORCH | sizes)
-
-
-def _without_vision(stored: StoredModel) -> StoredModel:
-    """The model with its text transformer alone: no other layout has a place for a vision tower."""
-    if stored.config.vision is None:
-        return stored
-    clip = stored.tensors["clip"].items()
-    text = {name.removeprefix("text."): tensor for name, tensor in clip if name.startswith("text.")}
-    return replace(stored, config=replace(stored.config, vision=None), tensors={**stored.tensors, "clip": text})
-
-
-def _remarks(config: ModelConfig, layout: Layout) -> list[str]:
-    remarks = []
-    if layout != "sdlab" and config.vision is not None:
-        remarks.append("the vision tower of CLIP stays behind: the layout has no place for it")
-    if layout == "diffusers" and config.vae.shift:
-        remarks.append(
-            f"vae/config.json has shift_factor {config.vae.shift}, which diffusers' StableDiffusionPipeline ignores: "
-            "take output_type='latent' there, and decode latents / scaling_factor + shift_factor"
-        )
-    if layout == "original":
-        remarks.append("the vocabulary is not in the file: vocab.json and merges.txt belong beside it")
-    return remarks
-
-
-@contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of `path`, empty or not there, when the block ends well."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.mkdir()
-    try:
-        yield draft
-        draft.replace(path)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    for remark in export(model, to.value, out, None if dtype is None else getattr(torch, dtype.value)):
+        print(remark, file=sys.stderr)
+    print(out)

@@ -1,27 +1,48 @@
-"""`sdlab new sampler NAME`: a sampler to start from, in one commented file that runs."""
+"""`sdlab new sampler NAME`."""
 
 from __future__ import annotations
 
 import keyword
 import re
+from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import reason
 
+EXAMPLE = "sdlab new sampler my_sampler"
 _SKELETON = Path(__file__).with_name("new_sampler.py.txt")
 
 
+class Kind(StrEnum):
+    """What `sdlab new` can write."""
+
+    sampler = "sampler"
+
+
+def command(
+    kind: Annotated[Kind, typer.Argument(help="what to write")],
+    name: Annotated[str, typer.Argument(help="name of the sampler and of its file")],
+    out: Annotated[Path, typer.Option(help="folder for the file")] = Path(),
+) -> None:
+    """Write a commented sampler to start from."""
+    print(new_sampler(name, out))
+
+
 def new_sampler(name: str, folder: Path) -> Path:
-    """Write `name`.py into `folder`, with a class in CamelCase; a file that is there is never replaced.
+    """Write `name`.py into `folder`, with a class in CamelCase. An existing file is never replaced.
 
     Raises:
-        UsageError: the name is no word that Python allows, or the file is there already.
-        RunError: it cannot be written.
+        UsageError: the name is not a valid Python identifier, or the file exists.
+        RunError: the file cannot be written.
     """
     stem = re.sub(r"[-\s]+", "_", name.removesuffix(".py")).lower()
     if not stem.isascii() or not stem.isidentifier() or keyword.iskeyword(stem):
-        raise UsageError(f"a sampler's name should be letters, digits and _, not beginning with a digit, got {name!r}")
+        rule = "the name of a sampler must be letters, digits and _, and not start with a digit"
+        raise UsageError(f"{rule}; got {name!r}")
     kind = "".join(part.capitalize() for part in stem.split("_"))
     path = folder / f"{stem}.py"
     text = _SKELETON.read_text(encoding="utf-8").replace("MySampler", kind).replace("my_sampler", stem)
@@ -29,7 +50,7 @@ def new_sampler(name: str, folder: Path) -> Path:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise UsageError(f"{path}: is there already, and is left as it is; choose another name") from None
+        raise UsageError(f"{path} exists already and was not changed; choose another name") from None
     except OSError as error:
         raise RunError(f"cannot write {path}: {reason(error)}") from None
     return path

@@ -1,48 +1,62 @@
-"""`sdlab show`: what a picture was made with, read from the picture, and the command that makes it again."""
+"""`sdlab show IMAGE`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 import sdlab
-from sdlab.commands.request import FIELD, Request
-from sdlab.picture import opened
 from sdlab.system.errors import UsageError
+
+if TYPE_CHECKING:
+    from sdlab.commands.request import Request
+
+EXAMPLE = "sdlab show out/generate/a-red-circle-0.png"
+
+
+def command(image: Annotated[Path, typer.Argument(help="a PNG file written by sdlab generate")]) -> None:
+    """Print the parameters of a picture and its command."""
+    print("\n".join(show(image).lines()))
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The request of a picture, and the version of sdlab that drew it."""
+    """The request that a picture carries, and the version of sdlab that drew it."""
 
     request: Request
     version: str
 
     def lines(self) -> list[str]:
-        """A line for each parameter, and at the end the command."""
+        """One line per parameter, then the command."""
         values = {field.name: getattr(self.request, field.name) for field in fields(self.request)}
         if self.request.size:
             values["size"] = "{}x{}".format(*self.request.size)
         width = max(map(len, values))
-        told = [f"{name:<{width}}  {value}" for name, value in values.items() if value not in (None, "")]
+        parameters = [f"{name:<{width}}  {value}" for name, value in values.items() if value not in (None, "")]
         drawn_by = f"{'version':<{width}}  {self.version}"
         if self.version != sdlab.__version__:
-            drawn_by += f" (this is {sdlab.__version__}, which may draw another picture)"
-        return [*told, drawn_by, "", self.request.command()]
+            drawn_by += f" (this is version {sdlab.__version__}, which may draw a different picture)"
+        return [*parameters, drawn_by, "", self.request.command()]
 
 
 def show(path: Path) -> Shown:
-    """The parameters of a picture that `sdlab generate` has written.
+    """The parameters of a picture written by `sdlab generate`.
 
     Raises:
-        UsageError: there is no such file, it is no picture, or it does not carry parameters of sdlab.
+        UsageError: the file is missing, is not a picture, or carries no parameters of sdlab.
     """
+    from sdlab.commands.request import FIELD, Request
+    from sdlab.picture import opened
+
     with opened(path) as picture:
-        picture.load()  # texts may stand behind the pixels
+        picture.load()  # a text field may come after the pixels
         text = getattr(picture, "text", {}).get(FIELD)
     if not isinstance(text, str):
-        raise UsageError(f"{path}: carries no parameters of sdlab; the PNG files that sdlab generate writes do")
+        raise UsageError(f"{path} carries no parameters of sdlab; only PNG files written by sdlab generate do")
     try:
         return Shown(*Request.from_text(text))
     except ValueError as error:
-        raise UsageError(f"{path}: carries parameters that this sdlab cannot read: {error}") from None
+        raise UsageError(f"{path} carries parameters that this version of sdlab cannot read: {error}") from None

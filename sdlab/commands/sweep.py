@@ -1,23 +1,54 @@
-"""`sdlab sweep FILE`: from a file to a report, as an exit status."""
+"""`sdlab sweep FILE`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.console import Console
-from rich.table import Table
+import typer
 
-from sdlab.report.report import report
-from sdlab.sweep.cost import Estimate, estimate, reference_passes
-from sdlab.sweep.plan import Plan, load_plan
-from sdlab.sweep.progress import duration
-from sdlab.sweep.results import Bench
-from sdlab.sweep.run import STORE, SweepOutcome, run_sweep
-from sdlab.sweep.store import Store
-from sdlab.system.errors import SdlabError
+from sdlab.system.errors import SdlabError, print_error
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sdlab.sweep.cost import Estimate
+    from sdlab.sweep.plan import Plan
+    from sdlab.sweep.results import Bench
+    from sdlab.sweep.run import SweepOutcome
+
+EXAMPLE = "sdlab sweep experiments/cfg_vs_steps.toml --dry-run"
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="the sweep, a TOML file; those shipped with sdlab are found anywhere")],
+    out: Annotated[Path, typer.Option(help="folder for run directories")] = Path("runs"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only list the cells and estimate the time")] = False,
+    images: Annotated[int | None, typer.Option(help="images per cell, instead of the file's")] = None,
+    seed: Annotated[int | None, typer.Option(help="first seed, instead of the file's")] = None,
+    batch: Annotated[int | None, typer.Option(help="images per batch, instead of the file's")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda, instead of the file's")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16, instead of the file's")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="name, file or folder of a model, or file.py:function, instead of the file's")
+    ] = None,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="compile the U-Net, for GPUs; takes minutes before the first cell")
+    ] = False,
+) -> None:
+    """Run a sweep, then draw its table, contact sheet and plots.
+
+    Cells that have a result already are not run again.
+    """
+    from sdlab.sweep.bench import LabBench
+    from sdlab.sweep.identity import identify
+
+    given = {"images": images, "seed": seed, "batch": batch, "device": device, "dtype": dtype, "model": model}
+    given["compile"] = compile or None  # without the option the file decides
+    overrides = {key: value for key, value in given.items() if value is not None}
+    raise typer.Exit(sweep(file, identify, LabBench, out=out, dry_run=dry_run, overrides=overrides))
 
 
 def sweep(
@@ -36,6 +67,12 @@ def sweep(
     only when there is a cell to run. `overrides` replace top-level values of the file. Mistakes go to stderr, a line
     each.
     """
+    from rich.console import Console
+
+    from sdlab.report.report import report
+    from sdlab.sweep.plan import load_plan
+    from sdlab.sweep.run import run_sweep
+
     console = console or Console()
     try:
         plan = load_plan(path, overrides)
@@ -49,9 +86,7 @@ def sweep(
         _tell(outcome, directory, console)
         return outcome.status
     except SdlabError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return error.status
+        return print_error(error)
     except KeyboardInterrupt:
         print("interrupted; the finished cells are kept, the same command goes on from there", file=sys.stderr)
         return 130
@@ -74,6 +109,13 @@ def _tell(outcome: SweepOutcome, directory: Path, console: Console) -> None:
 
 def _describe(plan: Plan, model: str, directory: Path, console: Console) -> None:
     """What a sweep would do; nothing is written."""
+    from rich.table import Table
+
+    from sdlab.sweep.cost import estimate
+    from sdlab.sweep.progress import duration
+    from sdlab.sweep.run import STORE
+    from sdlab.sweep.store import Store
+
     rows, finished = [], set()
     if (directory / STORE).is_file():
         with Store(directory / STORE) as store:
@@ -92,6 +134,9 @@ def _describe(plan: Plan, model: str, directory: Path, console: Console) -> None
 
 
 def _totals(plan: Plan, cost: Estimate, todo: list[int]) -> list[str]:
+    from sdlab.sweep.cost import reference_passes
+    from sdlab.sweep.progress import duration
+
     passes = sum(cost.passes[i] for i in todo) * plan.images
     references = reference_passes(plan, [plan.cells[i] for i in todo]) * plan.images
     beside = f", and {references:,.0f} for the reference errors" if references else ""

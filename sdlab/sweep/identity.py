@@ -61,7 +61,7 @@ def check(plan: Plan) -> None:
     try:
         locate(plan.source)
     except UsageError as error:
-        missing += str(error).splitlines()
+        missing += error.lines
     if plan.compile:
         try:
             check_compiler(torch.device(plan.device))

@@ -10,6 +10,7 @@ Both are shown as one line. A traceback means a bug of ours.
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -17,6 +18,11 @@ class SdlabError(Exception):
     """An error that is told to the user in one line; `status` is the exit status."""
 
     status = 1
+
+    @property
+    def lines(self) -> list[str]:
+        """The message line by line: one line per mistake."""
+        return str(self).splitlines()
 
 
 class UsageError(SdlabError):
@@ -27,6 +33,13 @@ class UsageError(SdlabError):
 
 class RunError(SdlabError):
     """The request was right and the work failed; the message says why and what to do."""
+
+
+def print_error(error: SdlabError) -> int:
+    """Print each line of the error to stderr as `error: …`; returns its exit status."""
+    for line in error.lines:
+        print(f"error: {line}", file=sys.stderr)
+    return error.status
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

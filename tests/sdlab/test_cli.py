@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 import samplers
-from sdlab import guidance
+import sdlab as package
+from sdlab import commands, guidance
 from sdlab.backends.exact import MODELS
 from sdlab.metrics import METRICS
 from sdlab.pipeline import Pipeline
@@ -36,11 +37,21 @@ def sdlab(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complete
     )
 
 
-@pytest.mark.parametrize("command", [[], ["sweep"], ["report"], ["generate"], ["train"], ["list"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in commands.NAMES)])
 def test_help_is_everywhere_and_ends_with_an_example(command: list[str], tmp_path: Path):
     done = sdlab(*command, "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "sdlab" in done.stdout.strip().rpartition("\n\n")[2]
+
+
+def test_the_version_is_that_of_the_package(tmp_path: Path):
+    assert sdlab("--version", cwd=tmp_path).stdout == f"sdlab {package.__version__}\n"
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys, sdlab.cli; print({'torch', 'numpy', 'scipy', 'matplotlib', 'pydantic', 'PIL'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 import samplers
 from sdlab import guidance, plugins
 from sdlab.certify.page import _HEAD
+from sdlab.certify.run import run
 from sdlab.cli import app
-from sdlab.commands.certify import run
 from sdlab.commands.new import new_sampler
 from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER, named
 from sdlab.sweep.cell import Cell, Choice, digest
@@ -320,7 +320,7 @@ def test_what_is_added_is_listed():
 def test_a_file_is_never_overwritten(tmp_path):
     path = new_sampler("mine", tmp_path)
     path.write_text("my work", encoding="utf-8")
-    with pytest.raises(UsageError, match="is there already, and is left as it is"):
+    with pytest.raises(UsageError, match="exists already and was not changed"):
         new_sampler("mine", tmp_path)
     assert path.read_text(encoding="utf-8") == "my work"
 

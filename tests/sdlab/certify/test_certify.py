@@ -24,9 +24,9 @@ from sdlab.certify.fit import fit
 from sdlab.certify.orders import measure
 from sdlab.certify.page import write_page
 from sdlab.certify.problems import GAUSSIAN, LINE, line_quantiles, use_grid
+from sdlab.certify.run import run
 from sdlab.certify.subjects import FAMILIES
 from sdlab.cli import app
-from sdlab.commands.certify import run
 from sdlab.system.errors import UsageError
 from sdlab.system.resources import ROOT
 

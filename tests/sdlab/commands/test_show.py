@@ -127,13 +127,15 @@ def test_parameters_of_another_form_are_refused_in_one_line(tmp_path: Path, cont
     path = signed(tmp_path / "a.png", content)
     with pytest.raises(UsageError) as caught:
         show(path)
-    assert str(caught.value) == f"{path}: carries parameters that this sdlab cannot read: {message}"
+    assert str(caught.value) == f"{path} carries parameters that this version of sdlab cannot read: {message}"
 
 
 def test_a_picture_without_parameters_is_told(tmp_path: Path):
     for name in ("a.png", "a.jpg", "a.gif"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-        with pytest.raises(UsageError, match=r"carries no parameters of sdlab; the PNG files that sdlab generate wri"):
+        with pytest.raises(
+            UsageError, match=r"carries no parameters of sdlab; only PNG files written by sdlab generate do"
+        ):
             show(tmp_path / name)
 
 

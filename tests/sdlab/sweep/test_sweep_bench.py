@@ -21,7 +21,6 @@ from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
 
-from sdlab.commands.export import export
 from sdlab.commands.sweep import sweep
 from sdlab.metrics import openai_clip
 from sdlab.metrics.resemblance import psnr
@@ -32,6 +31,7 @@ from sdlab.sweep.identity import identify
 from sdlab.sweep.prompts import picture_set
 from sdlab.sweep.store import Store
 from sdlab.system.resources import ROOT, find
+from sdlab.weights.export import export
 from sdlab.weights.model_loader import load
 from sdlab.worlds import scenes
 

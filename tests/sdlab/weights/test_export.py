@@ -15,7 +15,6 @@ from user_files import KEYS, NARROW, clip_vocabulary, random_weights, write_with
 import samplers
 from sdlab import guidance
 from sdlab.cli import app
-from sdlab.commands.export import export
 from sdlab.model.config import SCENES, SD15, UnetConfig, VaeConfig
 from sdlab.model.stable_diffusion import networks
 from sdlab.pipeline import Pipeline
@@ -24,6 +23,7 @@ from sdlab.system.errors import RunError, SdlabError, UsageError
 from sdlab.weights import layout_diffusers as diffusers_layout
 from sdlab.weights import layout_original as original
 from sdlab.weights import safetensors_file
+from sdlab.weights.export import export
 from sdlab.weights.locate import ModelSource, locate
 from sdlab.weights.model_folder import read_config
 from sdlab.weights.model_loader import load

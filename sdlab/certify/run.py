@@ -1,0 +1,89 @@
+"""The certification of samplers by name: a table, the files and an exit status."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+import samplers
+from sdlab import plugins
+from sdlab.certify.certificate import Certificate, certify
+from sdlab.certify.page import write_page
+from sdlab.certify.plot import plot_errors
+from sdlab.certify.subjects import subjects
+from sdlab.certify.table import faults, legend, table, write_json
+from sdlab.system.errors import RunError, UsageError, unknown
+from sdlab.system.files import reason
+
+JSON, PLOT = "certificates.json", "certificates.png"
+_FEW = 6  # samplers that are measured here and now: other processes would take longer to start
+
+
+def run(names: Sequence[str], out: Path, console: Console, page: Path | None = None) -> int:
+    """Certify samplers by name (all by default) or `file.py:Class`; the exit status is 1 when a claim fails.
+
+    Writes certificates.json and certificates.png into `out`, and with `page` the page on all samplers.
+
+    Raises:
+        UsageError: a name that there is not, or a file that holds no sampler.
+        RunError: a file cannot be written.
+    """
+    plugins.discover()
+    chosen = [_name(name) for name in dict.fromkeys(names)] or list(samplers.SAMPLERS)
+    certificates: list[Certificate] = []
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("certifying", total=len(chosen))
+        for done in _measured(chosen):
+            certificates += done
+            progress.advance(bar)
+    console.print(table(certificates))
+    console.print(legend(), style="dim", highlight=False)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot write to {out}: {reason(error)}") from None
+    write_json(certificates, out / JSON)
+    plot_errors(certificates, out / PLOT)
+    if page is not None:
+        write_page(certificates, page)
+    wrong = faults(certificates)
+    for line in wrong:
+        console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
+    verdict = f"{len(wrong)} claims fail" if wrong else "every claim holds"
+    sets = f"{len(certificates)} option sets of {len(chosen)} sampler{'s' * (len(chosen) != 1)}"
+    console.print(f"{sets}: {verdict}; see {out / JSON} and {out / PLOT}", highlight=False, soft_wrap=True)
+    return 1 if wrong else 0
+
+
+def _name(name: str) -> str:
+    """The name in the registry; a file's sampler is put there first."""
+    if plugins.is_path(name):
+        plugins.add("sampler", name)
+    if name not in samplers.SAMPLERS:
+        raise UsageError(unknown("sampler", name, samplers.SAMPLERS))
+    return name
+
+
+def _measured(names: Sequence[str]) -> Iterator[list[Certificate]]:
+    """The certificates of each name, in their order; ours two at a time where they are many."""
+    ours = [name for name in names if not plugins.is_own(name)]
+    if len(ours) <= _FEW:
+        yield from map(certify_name, names)
+        return
+    with ProcessPoolExecutor(min(2, os.cpu_count() or 1), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        found = pool.map(certify_name, ours)
+        for name in names:
+            yield certify_name(name) if plugins.is_own(name) else next(found)
+
+
+def certify_name(name: str) -> list[Certificate]:
+    """The certificates of a sampler with its default options and with all others."""
+    return [certify(subject) for subject in subjects(name)]

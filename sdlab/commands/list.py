@@ -1,0 +1,48 @@
+"""`sdlab list WHAT`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+EXAMPLE = "sdlab list samplers"
+
+
+class Listed(StrEnum):
+    """What `sdlab list` can list."""
+
+    samplers = "samplers"
+    grids = "grids"
+    guidance = "guidance"
+    metrics = "metrics"
+    models = "models"
+
+
+def command(what: Annotated[Listed, typer.Argument(help="what to list")]) -> None:
+    """List what a sweep can use, one line each."""
+    lines = _lines(what)
+    width = max(18, *(len(name) + 2 for name, _ in lines))
+    for name, about in lines:
+        print(f"{name:<{width}}{about}")
+
+
+def _lines(what: Listed) -> list[tuple[str, str]]:
+    """Names and descriptions."""
+    import samplers
+    from sdlab import plugins
+    from sdlab.guidance import GUIDANCE
+    from sdlab.metrics import METRICS
+    from sdlab.weights.locate import MODELS
+
+    plugins.discover()
+    if what is Listed.metrics:
+        return [(m.name, f"{m.label}, {m.better} is better: {m.about}") for m in METRICS.values()]
+    if what is Listed.models:
+        custom = [(name, samplers.describe(entry)) for name, entry in sorted(plugins.MODELS.items())]
+        return [*MODELS.items(), *custom]
+    registries: dict[Listed, Mapping[str, Callable[..., object]]]
+    registries = {Listed.samplers: samplers.SAMPLERS, Listed.grids: samplers.GRIDS, Listed.guidance: GUIDANCE}
+    return [(name, samplers.describe(entry)) for name, entry in sorted(registries[what].items())]

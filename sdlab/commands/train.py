@@ -1,0 +1,34 @@
+"""`sdlab train STAGE CONFIG`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLE = "sdlab train vae experiments/train/vae.toml"
+
+
+class Stage(StrEnum):
+    """What `sdlab train` can train."""
+
+    text = "text"
+    clip = "clip"
+    vae = "vae"
+    unet = "unet"
+    evaluator = "evaluator"
+
+
+def command(
+    stage: Annotated[Stage, typer.Argument(help="what to train")],
+    config: Annotated[Path, typer.Argument(help="configuration, a TOML file like those in experiments/train")],
+) -> None:
+    """Train a part of the lab model. The same command continues an interrupted run."""
+    from rich.console import Console
+
+    from sdlab.train import run
+
+    for name, value in run(stage.value, config, Console()).items():
+        print(f"{name} {value:.5g}")
