@@ -1,12 +1,12 @@
-# Two commands for a newcomer, each of which sets up all it needs: `make sweep` and `make test`.
+# Start with `make sweep` or `make test`. Each installs all it needs into .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN    := .venv/bin
 
-.PHONY: sweep test slow certify lint clean
+.PHONY: sweep test slow certify lint docs clean
 sweep: .venv/ready
 	$(BIN)/sdlab sweep experiments/cfg_vs_steps.toml
 
-# One worker a core, each with one thread: most tensors here are too small to share.
+# One worker per core, one thread per worker: most tensors here are too small to share.
 test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
@@ -21,7 +21,11 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Made anew when the dependencies change; `ready` is written last, so an interrupted set-up is repeated.
+# The parts of docs/ that are made from the code.
+docs: .venv/ready
+	$(BIN)/python docs/make.py
+
+# Repeated when the dependencies change. `ready` is written last, so an interrupted set-up starts again.
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("sdlab needs Python 3.11 or newer, found " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv

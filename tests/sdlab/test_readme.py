@@ -1,4 +1,4 @@
-"""What the README shows is run: its Python, its sweep, and rules of one's own in one."""
+"""The README is short, and its Python and its sweep run."""
 
 from __future__ import annotations
 
@@ -11,49 +11,36 @@ import pytest
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
-SWEEP = """
-model = "scenes"
-images = 2
-batch = 2
-metrics = ["clip_score"]
-
-[prompts]
-set = "scenes"
-count = 2
-
-[cells]
-sampler = "euler"
-steps = 2
-grid = { path = "my_rules.py:squared", power = 3.0 }
-guidance = { path = "my_rules.py:Fading", scale = 5.0 }
-"""
-
 
 def shown(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-def sdlab(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "sdlab.cli", *arguments]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-@pytest.mark.parametrize("code", shown("python"), ids=lambda code: code.split("\n")[3][:40])
+@pytest.mark.parametrize("code", shown("python"), ids=lambda code: code.split("\n")[0][:40])
 def test_its_python_runs(code: str):
     exec(code, {})
 
 
 def test_its_sweep_is_a_sweep(tmp_path: Path):
     (sweep,) = shown("toml")
-    (tmp_path / "sweep.toml").write_text(sweep, encoding="utf-8")
-    assert "cells" in sdlab(tmp_path, "sweep", "sweep.toml", "--dry-run")
+    (tmp_path / "my_sweep.toml").write_text(sweep, encoding="utf-8")
+    command = [sys.executable, "-m", "sdlab.cli", "sweep", "my_sweep.toml", "--dry-run"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "24 cells" in result.stdout
 
 
-def test_its_own_rules_stand_in_a_sweep(tmp_path: Path):
-    (rules,) = (code for code in shown("python") if "class Fading" in code)
-    (tmp_path / "my_rules.py").write_text(rules, encoding="utf-8")
-    (tmp_path / "sweep.toml").write_text(SWEEP, encoding="utf-8")
-    sdlab(tmp_path, "sweep", "sweep.toml")
-    assert "Fading" in (tmp_path / "runs/sweep/table.md").read_text(encoding="utf-8")
+def test_it_answers_its_question_in_at_most_ten_rows():
+    rows = [line for line in README.splitlines() if line.startswith("| ")]
+    assert 3 <= len(rows) <= 12  # with the two of the head
+
+
+def test_its_rows_are_those_of_the_full_table():
+    """The short table shows fewer columns; every value of it is in the row of that cell in docs/experiments.md."""
+    full = (Path(__file__).parents[2] / "docs/experiments.md").read_text(encoding="utf-8")
+    full = full.partition("## Which sampler")[0]
+    for line in README.splitlines():
+        if line.startswith("| ") and "±" in line:
+            cells = line.strip("| ").split(" | ")
+            (row,) = [row for row in full.splitlines() if row.startswith("| " + " | ".join(cells[:4]) + " |")]
+            assert set(cells) <= set(row.strip("| ").split(" | ")), line
