@@ -18,10 +18,16 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
+def unknown(kind: str, word: str, known: Iterable[str]) -> str:
+    """`"unknown sampler 'eular' (did you mean 'euler'?); known: ddim, euler"`."""
+    names = sorted(known)
+    return f"unknown {kind} {word!r}{did_you_mean(word, names)}; known: {', '.join(names)}"
+
+
 def look_up(kind: str, name: str, known: Mapping[str, T]) -> T:
     """`known[name]`; raises ValueError with the nearest name and all that are known."""
     if name not in known:
-        raise ValueError(f"unknown {kind} {name!r}{did_you_mean(name, known)}; known: {', '.join(sorted(known))}")
+        raise ValueError(unknown(kind, name, known))
     return known[name]
 
 

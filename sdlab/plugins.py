@@ -33,10 +33,11 @@ import torch
 from torch import Tensor
 
 import samplers
+from samplers.checks import did_you_mean
 from samplers.exact.law import Unguided
 from sdlab import guidance
 from sdlab.backends.exact import MODELS as MODELS
-from sdlab.system.errors import SdlabError, UsageError, did_you_mean
+from sdlab.system.errors import SdlabError, UsageError
 
 Kind = Literal["sampler", "grid", "guidance", "model"]
 LOG = Path("out") / "plugins.log"

@@ -17,8 +17,7 @@ from sdlab.certify.certificate import Certificate
 from sdlab.certify.plot import plot_errors, plot_paths
 from sdlab.certify.subjects import FAMILIES, OTHER
 from sdlab.certify.table import order_text, percent
-from sdlab.system.errors import RunError
-from sdlab.system.files import reason, replacing
+from sdlab.system.files import make_folder, replacing
 
 PICTURES, ERRORS = "samplers", "errors.png"  # the folder beside the page, and the overview in it
 
@@ -32,10 +31,7 @@ def write_page(certificates: Sequence[Certificate], path: Path) -> None:
         RunError: a file cannot be written.
     """
     pictures = path.parent / PICTURES
-    try:
-        pictures.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write to {pictures}: {reason(error)}") from None
+    make_folder(pictures)
     plain = [one for one in certificates if not one.options and one.name in samplers.SAMPLERS]
     plot_errors(plain, pictures / ERRORS)
     head = _HEAD.read_text(encoding="utf-8").format(floor=100 * floor(), pictures=PICTURES, errors=ERRORS)

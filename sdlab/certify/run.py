@@ -13,14 +13,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 import samplers
+from samplers.checks import unknown
 from sdlab import plugins
 from sdlab.certify.certificate import Certificate, certify
 from sdlab.certify.page import write_page
 from sdlab.certify.plot import plot_errors
 from sdlab.certify.subjects import subjects
 from sdlab.certify.table import faults, legend, table, write_json
-from sdlab.system.errors import RunError, UsageError, unknown
-from sdlab.system.files import reason
+from sdlab.system.errors import UsageError
+from sdlab.system.files import make_folder
 
 JSON, PLOT = "certificates.json", "certificates.png"
 _FEW = 6  # samplers that are measured here and now: other processes would take longer to start
@@ -46,10 +47,7 @@ def run(names: Sequence[str], out: Path, console: Console, page: Path | None = N
             progress.advance(bar)
     console.print(table(certificates))
     console.print(legend(), style="dim", highlight=False)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write to {out}: {reason(error)}") from None
+    make_folder(out)
     write_json(certificates, out / JSON)
     plot_errors(certificates, out / PLOT)
     if page is not None:

@@ -21,10 +21,9 @@ from sdlab.commands.request import FIELD, Request
 from sdlab.model.config import ModelConfig
 from sdlab.picture import FITS, Fit, read_picture, to_bytes
 from sdlab.pipeline import TILES, Pipeline, Tiles, latent_shape, tail
-from sdlab.system.device import resolve
+from sdlab.system.device import enough_memory, resolve
 from sdlab.system.errors import RunError, UsageError
-from sdlab.system.files import add, reason
-from sdlab.system.memory import enough_memory
+from sdlab.system.files import add, make_folder
 from sdlab.weights.model_loader import load, open_model
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -46,7 +45,7 @@ def generate(request: Request, out: Path, console: Console) -> list[Path]:
     config = open_model(request.source).config
     request = _chosen(request, config)
     picture = _input(request)
-    _make(out)
+    make_folder(out)
     with _progress(console) as progress, enough_memory("a smaller --size, or --dtype bfloat16, needs less"):
         bar = progress.add_task(f"loading {request.model}", total=None)
         pipeline = _open(request)
@@ -152,13 +151,6 @@ def _input(request: Request) -> Tensor | None:
         return read_picture(Path(request.init_image).expanduser(), request.size, cast(Fit, request.fit))[None]
     except UsageError as error:
         raise UsageError(f"--init-image: {error}") from None
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"cannot write to {folder}: {reason(error)}") from None
 
 
 def _open(request: Request) -> Pipeline:

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 import samplers
-from sdlab.system.errors import UsageError, did_you_mean
+from samplers.checks import did_you_mean
+from sdlab.system.errors import UsageError
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 

@@ -20,7 +20,7 @@ from sdlab.sweep.plan import Plan
 from sdlab.sweep.run import REAL, STORE, read_plan
 from sdlab.sweep.store import Row, Store
 from sdlab.system.errors import UsageError
-from sdlab.system.files import replacing
+from sdlab.system.files import make_folder, replacing
 
 _DRAWN = "report"
 
@@ -90,7 +90,7 @@ def _picture_files(directory: Path, plan: Plan, rows: list[Row]) -> list[Path]:
 
 
 def _write_pictures(directory: Path, plan: Plan, store: Store, rows: list[Row]) -> None:
-    (directory / "pictures").mkdir(exist_ok=True)
+    make_folder(directory / "pictures")
     found = (store.thumbnails(row.key) for row in rows if row.ok)
     pictures = (picture for one in found if one is not None for picture in one[1])
     for path, picture in zip(_picture_files(directory, plan, rows), pictures, strict=True):

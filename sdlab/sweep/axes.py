@@ -13,9 +13,10 @@ from typing import Any
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 import samplers
+from samplers.checks import did_you_mean, unknown
 from sdlab import guidance, plugins
 from sdlab.backends import custom as own_pipeline
-from sdlab.system.errors import UsageError, did_you_mean, unknown
+from sdlab.system.errors import UsageError
 
 Mistake = tuple[str, str]  # the key inside the choice, what is wrong with it
 LEVELS = samplers.discrete_levels()  # the noise levels that all text-to-image models here were trained on

@@ -27,8 +27,8 @@ from sdlab.sweep.plan import Pictures, Plan
 from sdlab.sweep.prompts import picture_set
 from sdlab.sweep.reference_error import FlowEnds, distance
 from sdlab.sweep.results import CellFailed, CellResult
+from sdlab.system.device import enough_memory
 from sdlab.system.errors import SdlabError
-from sdlab.system.memory import enough_memory
 from sdlab.weights.model_loader import load
 
 _THUMBNAILS = 8  # pictures of a cell that the contact sheet shows

@@ -25,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from samplers.checks import did_you_mean, unknown
 from sdlab import plugins
 from sdlab.metrics import METRICS, MetricFiles
 from sdlab.picture import Fit
@@ -33,7 +34,6 @@ from sdlab.sweep.cell import Choice
 from sdlab.sweep.prompts import PROMPT_SETS, SETS, SIZE, prompt_set
 from sdlab.system import resources
 from sdlab.system.device import resolve
-from sdlab.system.errors import did_you_mean, unknown
 from sdlab.weights.locate import MODELS, ModelSource
 
 T = TypeVar("T")

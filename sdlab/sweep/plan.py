@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 import samplers
+from samplers.checks import did_you_mean
 from sdlab import plugins
 from sdlab.backends import custom as own_pipeline
 from sdlab.backends.custom_model import OwnModel
@@ -22,7 +23,7 @@ from sdlab.sweep.cell import Cell, Choice, canonical, digest
 from sdlab.sweep.cost import steps_within
 from sdlab.sweep.document import Cells, Document, Exclude, Extra, Image, Prompt, read
 from sdlab.system import resources
-from sdlab.system.errors import UsageError, did_you_mean
+from sdlab.system.errors import UsageError
 from sdlab.weights.locate import ModelSource
 
 # Raised when an unchanged plan would give other numbers than before, so that old rows are not taken for new ones.

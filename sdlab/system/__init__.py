@@ -1,1 +1,1 @@
-"""Errors, files, devices and resources."""
+"""Errors, files, locks, interrupts, devices and shipped resources."""

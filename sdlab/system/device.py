@@ -1,17 +1,21 @@
-"""The device a user names, checked against this machine."""
+"""Devices: choosing one by name, and running out of memory on it."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
+from sdlab.system.errors import RunError
+
 
 def resolve(name: str) -> str:
-    """`auto` resolved to the best device here, any other name as it is.
+    """The device of that name; `auto` is the best one on this machine.
 
     Raises:
-        ValueError: no such device, or not on this machine; the message says what would be right.
+        ValueError: the name is not that of a device, or the device is not on this machine.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -21,5 +25,22 @@ def resolve(name: str) -> str:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if int(match[1] or 0) < count:
             return name
-        raise ValueError(f"{name!r} is not on this machine, which has {count} CUDA devices; right would be: auto")
-    raise ValueError(f'should be "auto", "cpu", "cuda", "cuda:1" or "mps" (where there is one), got {name!r}')
+        raise ValueError(f'{name!r} is not on this machine, which has {count} CUDA devices; use "auto"')
+    raise ValueError(f'should be "auto", "cpu", "cuda", "cuda:1" or "mps" (on a Mac), got {name!r}')
+
+
+@contextmanager
+def enough_memory(advice: str) -> Iterator[None]:
+    """Report that memory ran out inside the block. `advice` says how to need less.
+
+    Raises:
+        RunError: the device or the machine ran out of memory, unless the system kills the process first.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise RunError(f"out of memory; {advice}") from None
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # PyTorch's message when the machine's own memory runs out
+            raise
+        raise RunError(f"out of memory; {advice}") from None

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Atomic file writes, and folders."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sdlab.system.errors import RunError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to; what is there takes the place of `path` when the block ends well, and goes when it does not.
+    """Replace a file: yields a draft to write, which becomes `path` if the block succeeds and is deleted if it fails.
 
     Raises:
-        RunError: the disk is full, or the folder cannot be written to.
+        RunError: the disk is full, or the folder is not writable.
     """
     with _draft(path) as draft:
         yield draft
@@ -25,12 +25,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def add(path: Path, write: Callable[[Path], object]) -> Path:
-    """Have a file written under this name or, where it is taken, name-2, name-3, …; the path it got.
+    """Write a new file at `path` or, if that name is taken, at name-2, name-3, …; returns its path.
 
-    Nothing is overwritten, whoever else adds files there at the same time.
+    No file is overwritten, even if several processes add files to the folder at once.
 
     Raises:
-        RunError: as `replacing`.
+        RunError: the disk is full, or the folder is not writable.
     """
     with _draft(path) as draft:
         write(draft)
@@ -45,6 +45,18 @@ def add(path: Path, write: Callable[[Path], object]) -> Path:
         return free
 
 
+def make_folder(path: Path) -> None:
+    """Make the folder and its parents, unless they exist.
+
+    Raises:
+        RunError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the folder {path}: {reason(error)}") from None
+
+
 @contextmanager
 def _draft(path: Path) -> Iterator[Path]:
     draft = path.with_name(f".{path.name}.{os.getpid()}.{get_ident()}.tmp")
@@ -57,6 +69,6 @@ def _draft(path: Path) -> Iterator[Path]:
 
 
 def reason(error: OSError) -> str:
-    """The error in the words of the operating system, in lower case: `"no space left on device"`."""
+    """The message of the operating system, in lower case: `"no space left on device"`."""
     text = error.strerror or str(error)
     return text[:1].lower() + text[1:]

@@ -1,4 +1,4 @@
-"""Ctrl-C and a polite kill, kept from falling where something would be lost."""
+"""Deferred interrupts: Ctrl-C and SIGTERM wait while results are being written."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from types import FrameType
 
 
 class Interrupts:
-    """SIGINT and SIGTERM as KeyboardInterrupt, put off inside `held()`.
+    """SIGINT and SIGTERM as KeyboardInterrupt, deferred inside `held()`.
 
-    The exception can vanish where Python ignores what is raised (a destructor, a library's callback); `check()` raises
-    it again.
+    Python ignores exceptions raised in some places, such as destructors and callbacks of libraries. `check()` raises a
+    KeyboardInterrupt again that was lost there.
     """
 
     def __init__(self) -> None:
@@ -20,13 +20,13 @@ class Interrupts:
         self._held = False
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if a signal has come since the start."""
+        """Raise KeyboardInterrupt if a signal has arrived since the start."""
         if self._caught:
             raise KeyboardInterrupt
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """A block that is finished first."""
+        """Defer signals until the end of the block."""
         self._held = True
         try:
             yield
@@ -36,9 +36,9 @@ class Interrupts:
 
     @contextmanager
     def listening(self) -> Iterator[Interrupts]:
-        """A block in which the two signals come here; afterwards they go where they went before.
+        """Handle the two signals here during the block, then restore the previous handlers.
 
-        Outside the main thread, where Python allows no handlers, signals are left alone.
+        Outside the main thread Python allows no handlers, and signals are handled as before.
         """
         try:
             before = {number: signal.signal(number, self._catch) for number in (signal.SIGINT, signal.SIGTERM)}

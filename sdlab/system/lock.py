@@ -1,4 +1,4 @@
-"""One process at a time in a run directory."""
+"""Locks on run directories: one process at a time."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sdlab.system.errors import RunError
-from sdlab.system.files import reason
+from sdlab.system.files import make_folder, reason
 
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Make the directory, and hold it; the system lets go of it when the process ends, however it ends.
+    """Make the directory and lock it for the block. The system frees the lock when the process ends in any way.
 
     Raises:
-        RunError: another process holds it (the message has its number), or it cannot be made.
+        RunError: another process holds the lock (the message has its number), or the directory cannot be made.
     """
+    make_folder(directory)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise RunError(f"cannot make the run directory {directory}: {reason(error)}") from None
+        raise RunError(f"cannot write to the run directory {directory}: {reason(error)}") from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "that has not told its number"
-            raise RunError(f"run directory {directory} is in use by process {holder}") from None
+            holder = os.read(descriptor, 32).decode(errors="replace").strip()
+            process = f"process {holder}" if holder else "another process"
+            raise RunError(f"run directory {directory} is in use by {process}") from None
         try:
             os.truncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
-            raise RunError(f"cannot write in the run directory {directory}: {reason(error)}") from None
+            raise RunError(f"cannot write to the run directory {directory}: {reason(error)}") from None
         yield
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Where the files that come with sdlab lie: in the clone, or inside the package when installed from a wheel."""
+"""The files shipped with sdlab: in the clone, or inside the package when it was installed from a wheel."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ ROOT = _PACKAGE / "_bundled" if (_PACKAGE / "_bundled").is_dir() else _PACKAGE.p
 
 
 def find(path: str | Path) -> Path:
-    """`path` as the user gave it if it exists, else the file of that name that comes with sdlab, else `path` again.
+    """`path` if it exists, else the file of that name shipped with sdlab, else `path`.
 
-    So `sdlab sweep experiments/cfg_vs_steps.toml` works in any folder, and the user's own file always wins.
+    So `sdlab sweep experiments/cfg_vs_steps.toml` works in any folder, and a file of the user takes precedence.
     """
     given = Path(path).expanduser()
     shipped = ROOT / given

@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sdlab.system.errors import UsageError, did_you_mean
+from samplers.checks import did_you_mean
+from sdlab.system.errors import UsageError
 from sdlab.system.files import reason
 from sdlab.system.resources import find
 

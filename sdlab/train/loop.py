@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sdlab.system.errors import RunError, UsageError
-from sdlab.system.files import replacing
+from sdlab.system.files import make_folder, replacing
 from sdlab.system.interrupts import Interrupts
 from sdlab.train.config import TrainConfig
 from sdlab.weights import safetensors_file
@@ -108,7 +108,7 @@ def train(stage: Stage, config: TrainConfig, console: Console) -> dict[str, floa
                 raise RunError(f"cannot write {checkpoint}: {str(error).splitlines()[0]}") from error
 
     done = start
-    config.out.mkdir(parents=True, exist_ok=True)
+    make_folder(config.out)
     listening = Interrupts().listening()
     with listening as interrupts, _log(config.out / "log.csv", start) as log, _progress(console) as progress:
         bar = progress.add_task(config.out.name, total=config.steps, completed=start, note="")

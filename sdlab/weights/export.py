@@ -13,7 +13,7 @@ import torch
 
 from sdlab.model.config import SD15, ModelConfig
 from sdlab.system.errors import RunError, UsageError
-from sdlab.system.files import reason
+from sdlab.system.files import make_folder, reason
 from sdlab.weights import layout_diffusers, layout_original, layouts, safetensors_file
 from sdlab.weights.locate import Layout, Model
 from sdlab.weights.model_folder import save_config
@@ -39,8 +39,8 @@ def export(model: Model, layout: Layout, out: Path, dtype: torch.dtype | None = 
         raise UsageError(f"{out}: is there already, and sdlab export writes over nothing")
     stored = open_model(model)
     whole = stored if layout == "sdlab" else _without_vision(stored)
+    make_folder(out.absolute().parent)
     try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
         if layout == "original":
             _to_file(whole, out, dtype)
         else:

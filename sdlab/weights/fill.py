@@ -11,7 +11,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from sdlab.system.errors import RunError, did_you_mean
+from samplers.checks import did_you_mean
+from sdlab.system.errors import RunError
 from sdlab.weights.stored_tensor import AnyTensor, fetch
 
 M = TypeVar("M", bound=nn.Module)

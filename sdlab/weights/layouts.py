@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from samplers.checks import did_you_mean
 from sdlab.model.config import SD15, ModelConfig
 from sdlab.model.stable_diffusion import PARTS
-from sdlab.system.errors import RunError, UsageError, did_you_mean
+from sdlab.system.errors import RunError, UsageError
 from sdlab.weights import layout_diffusers, layout_original, recognise, weights_file
 from sdlab.weights.locate import Layout, Located
 from sdlab.weights.model_folder import read_config

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from samplers.checks import unknown
 from sdlab.model.stable_diffusion import PARTS
 from sdlab.system import resources
-from sdlab.system.errors import UsageError, unknown
+from sdlab.system.errors import UsageError
 from sdlab.weights import layout_diffusers
 from sdlab.weights.vocabulary import COMBINED
 

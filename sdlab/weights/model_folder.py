@@ -12,7 +12,7 @@ from torch import nn
 
 from sdlab.model.config import ModelConfig
 from sdlab.system.errors import UsageError
-from sdlab.system.files import reason, replacing
+from sdlab.system.files import make_folder, reason, replacing
 from sdlab.weights import weights_file
 from sdlab.weights.fill import check, fill
 
@@ -38,8 +38,8 @@ def save_config(folder: Path, config: ModelConfig) -> None:
     Raises:
         RunError: the file cannot be written.
     """
+    make_folder(folder)
     with replacing(folder / "config.json") as draft:
-        folder.mkdir(parents=True, exist_ok=True)
         draft.write_text(config.to_json(), encoding="utf-8")
 
 

@@ -18,6 +18,7 @@ from sdlab.model.clip import Clip
 from sdlab.model.config import ClipTextConfig
 from sdlab.model.tokenizer import train_vocabulary
 from sdlab.system.errors import UsageError
+from sdlab.system.files import make_folder
 from sdlab.train.config import TrainConfig
 from sdlab.train.folder import configuration, update
 from sdlab.weights.model_folder import save_part
@@ -59,7 +60,7 @@ class TextStage:
     def __init__(self, config: TrainConfig) -> None:
         self.config, folder = config, Path(config.model)
         model = configuration(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         if not (folder / "vocab.json").exists():
             write_vocabulary(folder, *train_vocabulary(_many_captions(config.seed), model.text.vocab_size))
         self.tokenizer = tokenizer_in(folder, model.text.context_length)

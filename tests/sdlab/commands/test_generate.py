@@ -234,4 +234,4 @@ def test_a_folder_that_cannot_be_written_to_is_told(sdlab: Sdlab, tmp_path: Path
     (tmp_path / "taken").write_text("a file")
     done = sdlab("generate", PROMPT, "--steps", "1", "--out", "taken")
     assert (done.status, len(done.err)) == (1, 1)
-    assert done.err[0].startswith("error: cannot write to taken: ")
+    assert done.err[0].startswith("error: cannot make the folder taken: ")

@@ -368,7 +368,7 @@ BAD = [
     ]),
     ("images = 16", 'name = "a/b"', ["name: should be letters, digits, '_', '-' and '.', got 'a/b'"]),
     ('device = "cpu"', 'device = "gpu"', [
-        'device: should be "auto", "cpu", "cuda", "cuda:1" or "mps" (where there is one), got \'gpu\'',
+        'device: should be "auto", "cpu", "cuda", "cuda:1" or "mps" (on a Mac), got \'gpu\'',
     ]),
     ('device = "cpu"', 'device = "cuda:99"', None),
     ('["fid", "clip_score"]', '["fidd", 3]', [

@@ -1,7 +1,6 @@
 """Whatever happens to a sweep, finished cells are kept, and the same command runs the rest and nothing else."""
 
 import contextlib
-import errno
 import importlib
 import json
 import multiprocessing
@@ -29,8 +28,6 @@ from sdlab.sweep.plan import load_plan
 from sdlab.sweep.results import CellResult
 from sdlab.sweep.store import Store
 from sdlab.system.errors import RunError
-from sdlab.system.files import replacing
-from sdlab.system.lock import locked
 
 CELL = Cell(sampler=Choice(name="ddim"), grid=Choice(name="trailing"), guidance=Choice(name="none"), steps=5)
 PROMPTS = ["a red circle", "a blue star", "a green moon"]
@@ -272,27 +269,6 @@ def test_a_sweep_stops_before_a_cell_for_which_there_is_no_room(run, monkeypatch
     assert capsys.readouterr().err.startswith("error: no space left on the disk of ")
 
 
-def test_a_file_that_cannot_be_written_leaves_the_old_one_and_no_litter(tmp_path):
-    (tmp_path / "table.md").write_text("old")
-
-    def write() -> None:
-        with replacing(tmp_path / "table.md") as draft:
-            draft.write_text("half of the n")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with pytest.raises(RunError, match=r"table.md: no space left on device$"):
-        write()
-    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
-
-
-def test_the_lock_is_free_again_after_the_block(tmp_path):
-    taken = pytest.raises(RunError, match=f"is in use by process {os.getpid()}$")
-    with locked(tmp_path / "run"), taken, locked(tmp_path / "run"):
-        pass
-    with locked(tmp_path / "run"):
-        pass
-
-
 @pytest.fixture
 def whole_store(tmp_path: Path) -> bytes:
     with Store(tmp_path / "whole.sqlite") as store:
@@ -332,7 +308,7 @@ def test_a_store_that_cannot_be_used_is_told_in_a_line_and_left_as_it_is(
 def test_a_run_directory_that_cannot_be_made_is_told(run, tmp_path, capsys):
     (tmp_path / "taken").write_text("a file")
     assert run(out=tmp_path / "taken")[0] == 1
-    assert capsys.readouterr().err.startswith(f"error: cannot make the run directory {tmp_path}/taken/quick: ")
+    assert capsys.readouterr().err.startswith(f"error: cannot make the folder {tmp_path}/taken/quick: ")
 
 
 def test_usage_mistakes_exit_with_2_and_a_bench_that_cannot_open_with_its_own_status(run, capsys):
