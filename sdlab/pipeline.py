@@ -17,7 +17,7 @@ from sdlab.cpu.compiled import compiled
 from sdlab.cpu.pack import pack
 from sdlab.cpu.packed import can_pack
 from sdlab.denoiser import Counted, NetworkDenoiser
-from sdlab.guidance import Guidance
+from sdlab.guidance import Guided, Strategy
 from sdlab.model.config import ModelConfig
 from sdlab.model.stable_diffusion import StableDiffusion
 from sdlab.model.tiling import tiled
@@ -91,7 +91,7 @@ class Pipeline:
         uncond: Tensor,
         rule: samplers.Sampler,
         sigmas: Sequence[float],
-        guidance: Guidance,
+        guidance: Strategy,
         seeds: Sequence[int] | samplers.Noise,
         on_step: Callable[[int, Tensor], object] | None = None,
         size: Size | None = None,
@@ -120,7 +120,7 @@ class Pipeline:
         if init is not None and strength != 1:
             x = init.to(x) + x
         with self._using(self.model.unet):
-            denoise = guidance(self.denoiser, cond, uncond)
+            denoise = Guided(guidance, self.denoiser, {"cond": cond, "uncond": uncond})
             rule = samplers.with_levels(rule, self.levels)
             return samplers.run(rule, denoise, x, sigmas, noise=noise, on_step=on_step)
 

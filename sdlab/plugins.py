@@ -8,7 +8,8 @@ that results carry a digest of their code.
     sampler    a class like those in samplers/: `step`, `nfe`, `order`, `stochastic`; built without options, or with
     grid       a function (steps, levels, **options) -> that many levels above 0, from the highest down,
                as a list or a tensor
-    guidance   a class with `__call__(model, cond, uncond) -> denoiser` and `passes(sigma)`
+    guidance   a class with `queries(sigma)` and `combine(predictions, x, sigma, state)` (`guidance.Strategy`), or a
+               subclass of `guidance.Affine` with `weight(sigma)`
     model      a function (**options) -> (denoise, levels, shape), or an `OwnModel` (sdlab/own_model.py) that says more
 
 What is wrong with one is told in a line, and its traceback kept in out/plugins.log.
@@ -257,14 +258,18 @@ def _try_grid(entry: Callable[..., Any]) -> None:
 
 
 def _try_guidance(entry: Callable[..., Any]) -> None:
-    if not hasattr(entry, "passes"):
-        raise Unfit("it has no 'passes'")
-    x, context = torch.ones(2, 3), torch.zeros(2, 1)
-    rule = entry()
-    out = rule(lambda x, sigma, context: x / 2, context, context)(x, 1.0)
-    if not isinstance(out, Tensor) or out.shape != x.shape:
-        raise Unfit(f"its denoiser turns x of shape {tuple(x.shape)} into {shape_or_type(out)}")
-    rule.passes(1.0)
+    strategy = entry()
+    for member in ("queries", "combine"):
+        if not hasattr(strategy, member):
+            raise Unfit(f"it has no {member!r}")
+    x, context = torch.ones(2, 3, 8, 8), torch.zeros(2, 1)
+    denoise = guidance.Guided(strategy, lambda x, *_, **__: x / 2, {"cond": context, "uncond": context})
+    for sigma in (2.0, 0.5, torch.tensor([2.0, 0.5])):
+        if not (queries := strategy.queries(0.5)) or not all(isinstance(query, guidance.Query) for query in queries):
+            raise Unfit(f"queries(sigma) should return a tuple of sdlab.guidance.Query, got {queries!r}")
+        out = denoise(x, sigma)
+        if not isinstance(out, Tensor) or out.shape != x.shape:
+            raise Unfit(f"combine turns predictions of shape {tuple(x.shape)} into {shape_or_type(out)}")
 
 
 def _try_model(entry: Callable[..., Any]) -> None:

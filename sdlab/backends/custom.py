@@ -13,7 +13,7 @@ import samplers
 from sdlab import plugins
 from sdlab.backends.custom_model import OwnModel
 from sdlab.denoiser import Counted, Sigma
-from sdlab.guidance import Guidance
+from sdlab.guidance import Guided, Strategy
 from sdlab.plugins import Unfit
 
 _BUILT: dict[tuple[str, str | None, str], OwnModel] = {}
@@ -63,7 +63,7 @@ class OwnPipeline:
         uncond: Tensor,
         rule: samplers.Sampler,
         sigmas: Sequence[float],
-        guidance: Guidance,
+        guidance: Strategy,
         seeds: Sequence[int],
         on_step: Callable[[int, Tensor], object] | None = None,
         init: Tensor | None = None,
@@ -76,7 +76,8 @@ class OwnPipeline:
         """
         noise = samplers.seeded(seeds, self.device)
         x, rule = self._white(noise, len(seeds)) * sigmas[0], samplers.with_levels(rule, self.levels)
-        return samplers.run(rule, guidance(self.denoiser, cond, uncond), x, sigmas, noise=noise, on_step=on_step)
+        denoise = Guided(guidance, self.denoiser, {"cond": cond, "uncond": uncond})
+        return samplers.run(rule, denoise, x, sigmas, noise=noise, on_step=on_step)
 
     @torch.no_grad()
     def flow(self, seeds: Sequence[int], sigma: float, sigma_next: float) -> Tensor | None:

@@ -1,7 +1,7 @@
-"""Guidance: a conditional model and two contexts -> one denoiser. A new rule is its file and its line in `GUIDANCE`.
+"""Guidance strategies: each is one file and one line in `GUIDANCE`.
 
-rule    = guidance.make("cfg", scale=7.5)
-denoise = rule(model, cond, uncond)              # denoise(x, sigma) -> x̂₀, for any sampler
+strategy = guidance.make("cfg", scale=7.5)
+denoise = guidance.Guided(strategy, model, {"cond": cond, "uncond": uncond})  # denoise(x, sigma) -> x̂₀, for one run
 """
 
 from __future__ import annotations
@@ -10,31 +10,39 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from samplers.checks import check_options, look_up
-from sdlab.guidance.blend import Blend, Guidance, GuidedDenoiser
+from sdlab.guidance.affine import Affine
+from sdlab.guidance.base import Query, State, Strategy
 from sdlab.guidance.cfg import ClassifierFree
 from sdlab.guidance.cfg_interval import ClassifierFreeInterval
+from sdlab.guidance.guided import Guided
 from sdlab.guidance.none import Unguided
 
 __all__ = [
     "GUIDANCE",
-    "Blend",
+    "Affine",
     "ClassifierFree",
     "ClassifierFreeInterval",
-    "Guidance",
-    "GuidedDenoiser",
+    "Guided",
+    "Query",
+    "State",
+    "Strategy",
     "Unguided",
     "make",
 ]
 
-GUIDANCE: dict[str, type[Guidance]] = {
+GUIDANCE: dict[str, type[Strategy]] = {
     "none": Unguided,
     "cfg": ClassifierFree,
     "cfg_interval": ClassifierFreeInterval,
 }
 
 
-def make(name: str, **options: Any) -> Guidance:
-    """The rule `name` with `options`; ValueError for an unknown name or option (with the nearest one) or bad value."""
-    build = cast(Callable[..., Guidance], look_up("guidance", name, GUIDANCE))
+def make(name: str, **options: Any) -> Strategy:
+    """The guidance strategy `name` with `options`.
+
+    Raises:
+        ValueError: the name or an option is unknown (the message has the nearest one), or a value is invalid.
+    """
+    build = cast(Callable[..., Strategy], look_up("guidance", name, GUIDANCE))
     check_options(f"guidance {name!r}", build, options)
     return build(**options)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from samplers.checks import within
-from sdlab.denoiser import Model
-from sdlab.guidance import blend
+from sdlab.guidance.affine import Affine
 
 
 @dataclass(frozen=True)
-class ClassifierFree:
-    """Classifier-free guidance: D(∅) + scale (D(c) − D(∅)); 1 is the plain conditional model, 0 the unconditional.
+class ClassifierFree(Affine):
+    """Classifier-free guidance: D(∅) + scale (D(c) − D(∅)).
 
-    Ho & Salimans 2022 (arXiv 2207.12598), equation 6, whose w is `scale` − 1. Scales below 0 are a ValueError.
+    Scale 1 is the plain conditional model and 0 the unconditional one. The w of the paper is scale − 1
+    (Ho & Salimans 2022, arXiv:2207.12598, eq. 6).
+
+    Raises:
+        ValueError: `scale` is below 0.
     """
 
     scale: float = 7.5
@@ -26,11 +27,3 @@ class ClassifierFree:
     def weight(self, sigma: float) -> float:
         """The scale, at every level."""
         return self.scale
-
-    def __call__(self, model: Model, cond: Tensor, uncond: Tensor) -> blend.Blend:
-        """The guided denoiser; at scales 0 and 1 it makes no second prediction."""
-        return blend.Blend(model, cond, uncond, self.weight)
-
-    def passes(self, sigma: float) -> int:
-        """One at scales 0 and 1, else two."""
-        return blend.passes(self.weight(sigma))

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
-from torch import Tensor
-
 from samplers.checks import within
-from sdlab.denoiser import Model
-from sdlab.guidance import blend
+from sdlab.guidance.affine import Affine
 
 
 @dataclass(frozen=True)
-class ClassifierFreeInterval:
+class ClassifierFreeInterval(Affine):
     """Classifier-free guidance for sigma_low < σ ≤ sigma_high, the plain conditional model at other levels.
 
-    Kynkäänniemi et al. 2024 (arXiv 2404.07724), section 3. `sigma_high` may be infinite; ValueError unless
-    0 ≤ sigma_low < sigma_high and scale ≥ 0.
+    (Kynkäänniemi et al. 2024, arXiv:2404.07724, section 3). `sigma_high` may be infinite. The level of each denoiser
+    call decides, also within a step.
+
+    Raises:
+        ValueError: `scale` or `sigma_low` is below 0, or `sigma_high` is not above `sigma_low`.
     """
 
     scale: float = 7.5
@@ -31,16 +31,8 @@ class ClassifierFreeInterval:
             within("ClassifierFreeInterval.sigma_high", self.sigma_high, 0)
         if not self.sigma_low < self.sigma_high:
             low, high = self.sigma_low, self.sigma_high
-            raise ValueError(f"ClassifierFreeInterval.sigma_high must lie above sigma_low = {low!r}, got {high!r}")
+            raise ValueError(f"ClassifierFreeInterval.sigma_high must be above sigma_low = {low!r}, got {high!r}")
 
     def weight(self, sigma: float) -> float:
         """The scale inside the interval, 1 outside."""
         return self.scale if self.sigma_low < sigma <= self.sigma_high else 1.0
-
-    def __call__(self, model: Model, cond: Tensor, uncond: Tensor) -> blend.Blend:
-        """The guided denoiser; outside the interval it makes no second prediction."""
-        return blend.Blend(model, cond, uncond, self.weight)
-
-    def passes(self, sigma: float) -> int:
-        """Two inside the interval (one if the scale is 0 or 1), one outside."""
-        return blend.passes(self.weight(sigma))

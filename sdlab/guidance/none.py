@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from sdlab.denoiser import Model
-from sdlab.guidance.blend import Blend
+from sdlab.guidance.affine import Affine
 
 
 @dataclass(frozen=True)
-class Unguided:
-    """The plain conditional model, one pass a call."""
+class Unguided(Affine):
+    """The plain conditional model, D(x; σ, c)."""
 
     def weight(self, sigma: float) -> float:
         """1 at every level."""
         return 1.0
-
-    def __call__(self, model: Model, cond: Tensor, uncond: Tensor) -> Blend:
-        """D(x; σ, c)."""
-        return Blend(model, cond, uncond, self.weight)
-
-    def passes(self, sigma: float) -> int:
-        """One."""
-        return 1

@@ -13,6 +13,7 @@ from torch import Tensor
 import samplers
 from samplers.exact.reference import CONVERGING, fine_grid
 from sdlab.denoiser import Sigma
+from sdlab.guidance import Guided
 from sdlab.pipeline import tail
 from sdlab.sweep.axes import GRID, GUIDANCE, LEVELS, SAMPLER
 from sdlab.sweep.cell import Cell, Choice
@@ -93,18 +94,15 @@ def _sigmas(cell: Cell, levels: samplers.Levels) -> tuple[float, ...]:
 
 
 def _passes(rule: samplers.Sampler, choice: Choice, sigmas: Sequence[float]) -> float:
-    guidance = GUIDANCE.build(choice.name, **choice.options)
-    passes = 0
-
-    def model(x: Tensor, sigma: Sigma, context: Tensor) -> Tensor:
-        nonlocal passes
-        passes += len(x)
-        # Exact for data of unit variance, so that a rule that looks at its own error meets a true flow.
-        return x / (1 + torch.as_tensor(sigma).view(-1, 1) ** 2)
-
-    denoise = guidance(model, torch.ones(1, 1), torch.zeros(1, 1))
+    strategy = GUIDANCE.build(choice.name, **choice.options)
+    denoise = Guided(strategy, _unit_gaussian, {"cond": torch.ones(1, 1), "uncond": torch.zeros(1, 1)})
     samplers.run(rule, denoise, torch.full((1, 1), sigmas[0]), sigmas, noise=samplers.seeded([0]))
-    return float(passes)
+    return denoise.passes
+
+
+def _unit_gaussian(x: Tensor, sigma: Sigma, context: Tensor) -> Tensor:
+    """Exact for data of unit variance, so that an adaptive sampler meets a true flow."""
+    return x / (1 + torch.as_tensor(sigma).view(-1, 1) ** 2)
 
 
 def steps_within(budget: int, cell: Cell, levels: samplers.Levels = LEVELS) -> int:

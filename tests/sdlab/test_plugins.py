@@ -43,15 +43,17 @@ GRID_FILE = """
 GUIDANCE_FILE = """
     from dataclasses import dataclass
 
+    from sdlab.guidance import Query
+
     @dataclass(frozen=True)
     class Half:
         weight: float = 0.5
 
-        def __call__(self, model, cond, uncond):
-            return lambda x, sigma: self.weight * model(x, sigma, cond)
+        def queries(self, sigma):
+            return (Query("cond"),)
 
-        def passes(self, sigma):
-            return 1
+        def combine(self, predictions, x, sigma, state):
+            return self.weight * predictions[0], None
 """
 
 
@@ -121,9 +123,9 @@ def test_a_grid_and_a_guidance_rule_join_too():
     levels = samplers.continuous_levels(0.01, 8.0)
     assert samplers.grid("mine.py:halves", steps=3, levels=levels) == (8.0, 4.0, 2.0, 0.0)
     assert GUIDANCE.mistakes("mine.py:Half", {"weight": 0.25}) == []
-    rule = guidance.make("mine.py:Half", weight=0.25)
-    context = torch.zeros(1, 1)
-    assert rule(lambda x, sigma, context: x, context, context)(torch.ones(1, 2), 1.0).tolist() == [[0.25, 0.25]]
+    strategy = guidance.make("mine.py:Half", weight=0.25)
+    denoise = guidance.Guided(strategy, lambda x, sigma, context: x, {"cond": torch.zeros(1, 1)})
+    assert denoise(torch.ones(1, 2), 1.0).tolist() == [[0.25, 0.25]]
 
 
 def test_a_file_beside_the_sweep_is_found_first(tmp_path):
@@ -242,12 +244,30 @@ WRONG = [
         "halves",
         "is no grid: it should give 4 levels for 4 steps, got a float",
     ),
-    ("guidance", GUIDANCE_FILE.replace("passes", "calls"), "Half", "is no guidance: it has no 'passes'"),
+    ("guidance", GUIDANCE_FILE.replace("def combine", "def blend"), "Half", "is no guidance: it has no 'combine'"),
     (
         "guidance",
-        GUIDANCE_FILE.replace("self.weight * model(x, sigma, cond)", "model(x, sigma, cond).sum()"),
+        GUIDANCE_FILE.replace('Query("cond")', '"cond"'),
         "Half",
-        "is no guidance: its denoiser turns x of shape (2, 3) into one of shape ()",
+        "is no guidance: queries(sigma) should return a tuple of sdlab.guidance.Query, got ('cond',)",
+    ),
+    (
+        "guidance",
+        GUIDANCE_FILE.replace("predictions[0], None", "predictions[0].sum(), None"),
+        "Half",
+        "is no guidance: combine turns predictions of shape (2, 3, 8, 8) into one of shape ()",
+    ),
+    (
+        "guidance",
+        GUIDANCE_FILE.replace("predictions[0], None", "predictions[0], (x.new_zeros(1),)"),
+        "Half",
+        "is no guidance: ValueError: the state of a guidance strategy has one row per image, 2 here; got (1,)",
+    ),
+    (
+        "guidance",
+        GUIDANCE_FILE.replace('Query("cond")', 'Query("con")'),
+        "Half",
+        "is no guidance: ValueError: unknown context 'con' (did you mean 'cond'?); known: cond, uncond",
     ),
 ]
 

@@ -1,5 +1,6 @@
 """Guidance on class-conditional Gaussians, whose guided denoiser and flow are known in closed form."""
 
+from dataclasses import dataclass
 from math import inf
 
 import pytest
@@ -9,6 +10,8 @@ import samplers
 from samplers.exact.problems import Gaussian
 from sdlab import guidance
 from sdlab.denoiser import Counted
+from sdlab.guidance.base import COND, UNCOND, Query
+from sdlab.guidance.guided import Guided
 
 S, WIDE = 0.5, 1.4  # standard deviations of the class and of the data as a whole
 
@@ -23,6 +26,10 @@ def model(x, sigma, context):
 def contexts(batch, mean=0.0):
     cond, uncond = torch.tensor([[mean, S]]), torch.tensor([[0.0, WIDE]])
     return cond.double().repeat(batch, 1), uncond.double().repeat(batch, 1)
+
+
+def guided(name, cond, uncond, network=model, **options):
+    return Guided(guidance.make(name, **options), network, {"cond": cond, "uncond": uncond})
 
 
 def growth(sigma, sigma_next, w):
@@ -40,7 +47,7 @@ def growth(sigma, sigma_next, w):
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1.7, 4.0])
 def test_guided_flow(scale):
     x = torch.tensor([[3.0], [-5.0]], dtype=torch.float64)
-    denoise = guidance.make("cfg", scale=scale)(model, *contexts(2))
+    denoise = guided("cfg", *contexts(2), scale=scale)
     levels = samplers.continuous_levels(0.02, 10.0)
     got = samplers.run(samplers.make("heun"), denoise, x, samplers.grid("karras", steps=200, levels=levels)[:-1])
     torch.testing.assert_close(got, x * growth(10.0, 0.02, scale), rtol=2e-3, atol=0)
@@ -49,7 +56,7 @@ def test_guided_flow(scale):
 def test_guided_flow_of_classes_of_one_width_is_the_flow_of_a_class_further_out():
     x = torch.tensor([[3.0]], dtype=torch.float64)
     cond, uncond = torch.tensor([[0.8, S]]).double(), torch.tensor([[-0.2, S]]).double()
-    denoise = guidance.make("cfg", scale=3.0)(model, cond, uncond)
+    denoise = guided("cfg", cond, uncond, scale=3.0)
     levels = samplers.continuous_levels(0.02, 10.0)
     got = samplers.run(samplers.make("heun"), denoise, x, samplers.grid("karras", steps=100, levels=levels))
     torch.testing.assert_close(got, Gaussian(std=S, mean=-0.2 + 3.0 * 1.0).flow(x, 10.0, 0.0), rtol=2e-3, atol=0)
@@ -57,8 +64,7 @@ def test_guided_flow_of_classes_of_one_width_is_the_flow_of_a_class_further_out(
 
 def test_guided_flow_in_an_interval():
     x = torch.tensor([[3.0]], dtype=torch.float64)
-    rule = guidance.make("cfg_interval", scale=3.0, sigma_low=0.5, sigma_high=2.0)
-    denoise = rule(model, *contexts(1))
+    denoise = guided("cfg_interval", *contexts(1), scale=3.0, sigma_low=0.5, sigma_high=2.0)
     sigmas = [10.0 * (0.02 / 10.0) ** (i / 4000) for i in range(4001)]
     got = samplers.run(samplers.make("heun"), denoise, x, sigmas)
     want = x * growth(10.0, 2.0, 1) * growth(2.0, 0.5, 3) * growth(0.5, 0.02, 1)
@@ -81,8 +87,7 @@ def test_the_blend_is_the_same_in_every_space(space):
         "v": lambda p: alpha * (alpha * x - sigma * p),
     }[space]
     c, u = to(model(x, sigma, cond)), to(model(x, sigma, uncond))
-    guided = guidance.make("cfg", scale=w)(model, cond, uncond)
-    torch.testing.assert_close(guided(x, sigma), back(u + w * (c - u)))
+    torch.testing.assert_close(guided("cfg", cond, uncond, scale=w)(x, sigma), back(u + w * (c - u)))
 
 
 CASES = [
@@ -97,13 +102,14 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "options", "passes"), CASES)
-def test_passes_are_announced_and_made_in_one_call(name, options, passes):
-    rule, x = guidance.make(name, **options), torch.randn(3, 1).double()
+def test_passes_are_those_of_the_queries_in_one_call(name, options, passes):
+    x = torch.randn(3, 1).double()
     for sigma, expected in passes.items():
         counted = Counted(model)
-        rule(counted, *contexts(3))(x, sigma)
-        assert rule.passes(sigma) == expected
-        assert counted.passes(batch=3) == expected
+        denoise = guided(name, *contexts(3), counted, **options)
+        denoise(x, sigma)
+        assert len(guidance.make(name, **options).queries(sigma)) == expected
+        assert denoise.passes == counted.passes(batch=3) == expected
         assert counted.calls == 1
 
 
@@ -113,29 +119,160 @@ def test_guided_and_unconditional_predictions_come_together(name, options, passe
     cond, uncond = contexts(3, mean=2.0)
     for sigma in passes:
         counted = Counted(model)
-        denoise = guidance.make(name, **options)(counted, cond, uncond)
-        guided, plain = denoise.with_uncond(x, sigma)
+        denoise = guided(name, cond, uncond, counted, **options)
+        x0, plain = denoise.with_uncond(x, sigma)
+        asked = {*guidance.make(name, **options).queries(sigma), UNCOND}
         assert counted.calls == 1
-        torch.testing.assert_close(plain, model(x, sigma, uncond))
-        torch.testing.assert_close(guided, denoise(x, sigma))
+        assert denoise.passes == counted.passes(batch=3) == len(asked)
+        assert torch.equal(plain, model(x, sigma, uncond))
+        assert torch.equal(x0, denoise(x, sigma))
 
 
 def test_scales_zero_and_one_are_the_unconditional_and_the_conditional_model():
     x = torch.randn(2, 1).double()
     cond, uncond = contexts(2, mean=2.0)
-    assert torch.equal(guidance.make("cfg", scale=0)(model, cond, uncond)(x, 0.7), model(x, 0.7, uncond))
-    assert torch.equal(guidance.make("cfg", scale=1)(model, cond, uncond)(x, 0.7), model(x, 0.7, cond))
-    assert torch.equal(guidance.make("none")(model, cond, uncond)(x, 0.7), model(x, 0.7, cond))
+    assert torch.equal(guided("cfg", cond, uncond, scale=0)(x, 0.7), model(x, 0.7, uncond))
+    assert torch.equal(guided("cfg", cond, uncond, scale=1)(x, 0.7), model(x, 0.7, cond))
+    assert torch.equal(guided("none", cond, uncond)(x, 0.7), model(x, 0.7, cond))
 
 
-@pytest.mark.parametrize("name", guidance.GUIDANCE)
-def test_images_at_levels_of_their_own(name):
-    x, sigmas = torch.randn(4, 1).double(), [0.1, 0.6, 3.0, 20.0]
-    cond, uncond = contexts(4, mean=2.0)
-    rule = guidance.make(name)
-    each = [rule(model, cond[:1], uncond[:1])(x[i : i + 1], s) for i, s in enumerate(sigmas)]
-    together = rule(model, cond, uncond)(x, torch.tensor(sigmas, dtype=torch.float64))
-    torch.testing.assert_close(together, torch.cat(each))
+# One image of a batch is that image alone.
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of the conditional predictions so far, which are its state; it forgets them at σ ≤ 1."""
+
+    def queries(self, sigma):
+        return (COND,) if sigma > 1 else (UNCOND, COND)
+
+    def combine(self, predictions, x, sigma, state):
+        if sigma <= 1:
+            return predictions[1] - predictions[0], None
+        count, total = (x.new_zeros(len(x)), torch.zeros_like(x)) if state is None else state
+        count, total = count + 1, total + predictions[0]
+        return total / count.view(-1, 1), (count, total)
+
+
+STRATEGIES = [*(guidance.make(name) for name in guidance.GUIDANCE), Mean()]
+CALLS = torch.tensor(
+    [[0.1, 0.6, 3.0, 20.0], [2.0, 2.0, 2.0, 2.0], [9.0, 3.0, 3.0, 0.1], [5.0, 0.5, 4.0, 4.0]], dtype=torch.float64
+)
+
+
+@pytest.mark.parametrize("method", ["__call__", "with_uncond"])
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
+def test_an_image_at_its_own_levels_gives_and_costs_the_same_alone(strategy, method):
+    cond, uncond = contexts(4)
+    cond[:, 0] = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    counted = Counted(model)
+    batch = Guided(strategy, counted, {"cond": cond, "uncond": uncond})
+    alone = [Guided(strategy, model, {"cond": cond[[i]], "uncond": uncond[[i]]}) for i in range(4)]
+    for x, sigma in zip(torch.randn(4, 4, 1).double(), CALLS, strict=True):
+        got = getattr(batch, method)(x, sigma)
+        each = [getattr(one, method)(x[[i]], sigma[[i]]) for i, one in enumerate(alone)]
+        if method == "__call__":
+            assert torch.equal(got, torch.cat(each))
+        else:
+            assert all(torch.equal(g, torch.cat(e)) for g, e in zip(got, zip(*each, strict=True), strict=True))
+    assert counted.images == sum(one.passes for one in alone) == 4 * batch.passes
+    assert counted.calls == len(CALLS)
+
+
+def test_the_passes_of_images_that_differ_are_their_own():
+    interval = {"sigma_low": 0.5, "sigma_high": 2.0}
+    denoise = guided("cfg_interval", *contexts(3), **interval)
+    denoise(torch.ones(3, 1), torch.tensor([1.0, 0.1, 7.0]))
+    assert denoise.passes == (2 + 1 + 1) / 3
+
+
+def test_state_is_of_one_run():
+    cond, uncond = contexts(2, mean=1.0)
+    x = torch.randn(3, 2, 1).double()
+    predictions = torch.stack([model(row, 4.0, cond) for row in x])
+    for _ in range(2):
+        denoise = Guided(Mean(), model, {"cond": cond, "uncond": uncond})
+        for k in range(3):
+            torch.testing.assert_close(denoise(x[k], 4.0), predictions[: k + 1].mean(0))
+        denoise(x[0], 0.5)
+        torch.testing.assert_close(denoise(x[2], 4.0), predictions[2])
+
+
+def test_each_image_has_its_own_state():
+    """Image 0 forgets at the second call, image 1 does not."""
+    cond, uncond = contexts(2, mean=1.0)
+    x = torch.randn(3, 2, 1).double()
+    denoise = Guided(Mean(), model, {"cond": cond, "uncond": uncond})
+    denoise(x[0], 4.0)
+    denoise(x[1], torch.tensor([0.5, 4.0]))
+    got = denoise(x[2], 4.0)
+    predictions = torch.stack([model(row, 4.0, cond) for row in x])
+    torch.testing.assert_close(got[0], predictions[2, 0])
+    torch.testing.assert_close(got[1], predictions[:, 1].mean(0))
+
+
+def test_a_state_without_a_row_per_image_is_refused():
+    class Shared(Mean):
+        def combine(self, predictions, x, sigma, state):
+            return predictions[0], (x.mean(),)
+
+    class Short(Mean):
+        def combine(self, predictions, x, sigma, state):
+            return predictions[0], (x[:1],)
+
+    for strategy, shape in ((Shared(), r"\(\)"), (Short(), r"\(1, 1\)")):
+        denoise = Guided(strategy, model, dict(zip(("cond", "uncond"), contexts(3), strict=True)))
+        with pytest.raises(ValueError, match=f"has one row per image, 3 here; got {shape}$"):
+            denoise(torch.ones(3, 1), 2.0)
+
+
+# What the model is asked.
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """The conditional prediction, away from one of a network without attention at σ ≤ 1."""
+
+    def queries(self, sigma):
+        return (COND,) if sigma > 1 else (COND, Query("cond", "no_attention"))
+
+    def combine(self, predictions, x, sigma, state):
+        return 2 * predictions[0] - predictions[-1], None
+
+
+def test_the_unconditional_rows_come_first():
+    seen = []
+
+    def network(x, sigma, context):
+        seen.append(context)
+        return x
+
+    cond, uncond = contexts(2, mean=1.0)
+    guided("cfg", cond, uncond, network)(torch.ones(2, 1), torch.tensor([1.0, 2.0]))
+    guided("none", cond, uncond, network).with_uncond(torch.ones(2, 1), 1.0)
+    assert torch.equal(seen[0], torch.cat([uncond, cond]))
+    assert torch.equal(seen[1], torch.cat([uncond, cond]))
+
+
+def test_a_perturbation_reaches_the_rows_that_asked_for_it():
+    seen = []
+
+    def network(x, sigma, context, perturbation=None):
+        seen.append(perturbation)
+        off = torch.tensor([[1.0 if name == "no_attention" else 0.0] for name in perturbation or [None] * len(x)])
+        return x + off
+
+    denoise = Guided(Perturbed(), network, {"cond": torch.zeros(2, 1)})
+    assert torch.equal(denoise(torch.zeros(2, 1), 2.0), torch.zeros(2, 1))
+    assert torch.equal(denoise(torch.zeros(2, 1), 0.5), torch.full((2, 1), -1.0))
+    assert torch.equal(denoise(torch.zeros(2, 1), torch.tensor([2.0, 0.5])), torch.tensor([[0.0], [-1.0]]))
+    assert seen == [None, (None, None, "no_attention", "no_attention"), (None, None, "no_attention")]
+    assert denoise.passes == 1 + 2 + 1.5
+
+
+def test_an_unknown_context_is_an_error():
+    with pytest.raises(ValueError, match=r"unknown context 'uncond' \(did you mean 'cond'\?\); known: cond"):
+        Guided(guidance.make("cfg"), model, {"cond": contexts(1)[0]})(torch.ones(1, 1), 1.0)
 
 
 @pytest.mark.parametrize("name", guidance.GUIDANCE)
@@ -153,7 +290,7 @@ def test_every_rule_has_defaults_and_a_description(name):
         ("cfg", {"scael": 3}, r"guidance 'cfg' has no option 'scael' \(did you mean 'scale'\?\)"),
         ("cfg", {"scale": -1}, r"ClassifierFree.scale must be a number of at least 0, got -1"),
         ("cfg", {"scale": "7"}, r"ClassifierFree.scale must be a number of at least 0, got '7'"),
-        ("cfg_interval", {"sigma_low": 2, "sigma_high": 1}, r"sigma_high must lie above sigma_low = 2, got 1"),
+        ("cfg_interval", {"sigma_low": 2, "sigma_high": 1}, r"sigma_high must be above sigma_low = 2, got 1"),
         ("cfg_interval", {"sigma_low": -0.1}, r"sigma_low must be a number of at least 0, got -0.1"),
     ],
 )

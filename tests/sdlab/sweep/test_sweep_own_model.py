@@ -239,7 +239,8 @@ def test_guidance_on_the_class_mixture_ends_where_its_guided_flow_does():
     model = class_mixture(classes=2)
     sigmas = samplers.grid("karras", steps=10, levels=model.levels)
     classes = torch.tensor([[0], [1]]).repeat(3, 1)
-    guided = guidance.make("cfg", scale=3.0)(model.denoise, classes, torch.full((6, 1), NO_CLASS))
+    contexts = {"cond": classes, "uncond": torch.full((6, 1), NO_CLASS)}
+    guided = guidance.Guided(guidance.make("cfg", scale=3.0), model.denoise, contexts)
     wanted = samplers.reference(guided, start(6, 2, sigmas[0]), (sigmas[0], model.levels.sigma_min, 0.0))
     ends = LabBench(load_plan("sweep.toml")).flow_ends.of(Choice(name="cfg", options={"scale": 3.0}), sigmas)
     torch.testing.assert_close(ends.double(), wanted, atol=1e-4, rtol=1e-4)

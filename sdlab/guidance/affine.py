@@ -1,0 +1,34 @@
+"""Guidance by an affine blend of the conditional and the unconditional prediction."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from sdlab.guidance.base import COND, UNCOND, Query, State
+
+
+class Affine(ABC):
+    """D(∅) + w(σ) (D(c) − D(∅)). A strategy of this form is a subclass that defines `weight`.
+
+    The coefficients sum to 1, so guiding x̂₀, ε or v gives the same picture. Weights 0 and 1 need one prediction only.
+    """
+
+    @abstractmethod
+    def weight(self, sigma: float) -> float:
+        """w at level σ: 1 is the plain conditional model, 0 the unconditional one."""
+
+    def queries(self, sigma: float) -> tuple[Query, ...]:
+        """One prediction at weights 0 and 1, otherwise both."""
+        weight = self.weight(sigma)
+        if weight == 1:
+            return (COND,)
+        return (UNCOND,) if weight == 0 else (UNCOND, COND)
+
+    def combine(self, predictions: tuple[Tensor, ...], x: Tensor, sigma: float, state: State) -> tuple[Tensor, State]:
+        """The blend, or the only prediction there is."""
+        if len(predictions) == 1:
+            return predictions[0], None
+        uncond, cond = predictions
+        return uncond + self.weight(sigma) * (cond - uncond), None

@@ -1,0 +1,120 @@
+"""The guided denoiser: a strategy, a model and its contexts, as the denoiser that a sampler calls in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import nan
+
+import torch
+from torch import Tensor
+
+from samplers.checks import look_up
+from sdlab.denoiser import Model, Sigma
+from sdlab.guidance.base import UNCOND, Query, State, Strategy
+
+
+class Guided:
+    """D(x, σ) -> x̂₀ of one run. It batches the queries, counts them, and holds the state of the strategy.
+
+    Build a new one for each run. Each image of a batch is asked its own queries and combined at its own level, so it
+    gives the same picture and costs the same number of passes as alone.
+
+        denoise = Guided(guidance.make("cfg", scale=3.0), model, {"cond": cond, "uncond": uncond})
+        x0 = samplers.run(sampler, denoise, x, sigmas)
+        denoise.passes                                # network passes per image
+    """
+
+    def __init__(self, strategy: Strategy, model: Model, contexts: Mapping[str, Tensor]) -> None:
+        """`contexts` have the names that the queries use, and one row per image: (B, …)."""
+        self.strategy, self.contexts = strategy, contexts
+        self._model: Callable[..., Tensor] = model  # with perturbations, if queries have any
+        self._images, self._rows = len(next(iter(contexts.values()))), 0
+        self._states: list[State] = [None] * self._images  # per image, without the batch axis
+
+    @property
+    def passes(self) -> float:
+        """Network passes per image so far; the mean where images differ."""
+        return self._rows / self._images
+
+    def __call__(self, x: Tensor, sigma: Sigma) -> Tensor:
+        """x (B, …) at level σ, a float or one per image (B,) -> the guided x̂₀ in the shape of x."""
+        return self._guide(x, sigma)[0]
+
+    def with_uncond(self, x: Tensor, sigma: Sigma) -> tuple[Tensor, Tensor]:
+        """The guided x̂₀ and the unconditional one, for one more pass where the strategy does not ask for it."""
+        x0, predictions = self._guide(x, sigma, also=(UNCOND,))
+        return x0, predictions[UNCOND]
+
+    def _guide(self, x: Tensor, sigma: Sigma, also: tuple[Query, ...] = ()) -> tuple[Tensor, dict[Query, Tensor]]:
+        """The guided x̂₀, and what `_predict` returns."""
+        levels = sigma.tolist() if isinstance(sigma, Tensor) else [float(sigma)] * len(x)
+        wanted = {level: self.strategy.queries(level) for level in dict.fromkeys(levels)}
+        asked = {level: tuple(dict.fromkeys((*also, *queries))) for level, queries in wanted.items()}
+        predictions = self._predict(x, sigma, [asked[level] for level in levels])
+        begun = [state is not None for state in self._states]
+        guided = []
+        for (level, _), rows in _groups(zip(levels, begun, strict=True)).items():
+            parts = tuple(_take(predictions[query], rows) for query in wanted[level])
+            state = _stacked([self._states[i] for i in rows])
+            x0, state = self.strategy.combine(parts, _take(x, rows), level, state)
+            guided.append((rows, x0))
+            for i, row in zip(rows, _rows_of(state, len(rows)), strict=True):
+                self._states[i] = row
+        return _joined(guided, x), predictions
+
+    def _predict(self, x: Tensor, sigma: Sigma, asked: Sequence[tuple[Query, ...]]) -> dict[Query, Tensor]:
+        """x̂₀ (B, …) of each query, from one call of the model; NaN for an image that did not ask for it."""
+        images: dict[Query, list[int]] = {}
+        for i, queries in enumerate(asked):
+            for query in queries:
+                images.setdefault(query, []).append(i)
+        context = [_take(look_up("context", query.context, self.contexts), rows) for query, rows in images.items()]
+        perturbation = tuple(query.perturbation for query, rows in images.items() for _ in rows)
+        found = self._model(
+            torch.cat([_take(x, rows) for rows in images.values()]),
+            torch.cat([_take(sigma, rows) for rows in images.values()]) if isinstance(sigma, Tensor) else sigma,
+            torch.cat(context),
+            **({"perturbation": perturbation} if any(perturbation) else {}),
+        )
+        self._rows += len(perturbation)
+        parts = found.split([len(rows) for rows in images.values()])
+        return {query: _joined([(rows, part)], x) for (query, rows), part in zip(images.items(), parts, strict=True)}
+
+
+def _take(values: Tensor, rows: list[int]) -> Tensor:
+    """These rows, in ascending order; without a copy where they are all."""
+    return values if len(rows) == len(values) else values[rows]
+
+
+def _joined(parts: Sequence[tuple[list[int], Tensor]], like: Tensor) -> Tensor:
+    """Parts with the rows they are of, as one tensor in the shape of `like`; NaN in rows that no part has."""
+    if len(parts[0][0]) == len(like):
+        return parts[0][1]
+    whole = parts[0][1].new_full(like.shape, nan)
+    for rows, part in parts:
+        whole[rows] = part
+    return whole
+
+
+def _groups(keys: Iterable[tuple[float, bool]]) -> dict[tuple[float, bool], list[int]]:
+    """The indices at which each key occurs."""
+    found: dict[tuple[float, bool], list[int]] = {}
+    for i, key in enumerate(keys):
+        found.setdefault(key, []).append(i)
+    return found
+
+
+def _stacked(states: Sequence[State]) -> State:
+    """The states of images, as one with a row for each; either all or none of them have begun."""
+    begun = [state for state in states if state is not None]
+    return tuple(torch.stack(rows) for rows in zip(*begun, strict=True)) if begun else None
+
+
+def _rows_of(state: State, images: int) -> Sequence[State]:
+    """The inverse of `_stacked`."""
+    if not state:
+        return [None] * images
+    if any(values.shape[:1] != (images,) for values in state):
+        shapes = ", ".join(str(tuple(values.shape)) for values in state)
+        raise ValueError(f"the state of a guidance strategy has one row per image, {images} here; got {shapes}")
+    return list(zip(*state, strict=True))
