@@ -346,8 +346,8 @@ def test_a_file_is_never_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["2fast", "class", "a/b", "", "naïve"])
-def test_a_name_that_python_does_not_take_is_told(name, tmp_path):
-    with pytest.raises(UsageError, match="should be letters, digits and _"):
+def test_a_name_that_python_does_not_take_is_an_error(name, tmp_path):
+    with pytest.raises(UsageError, match="must be letters, digits and _"):
         new_sampler(name, tmp_path)
 
 

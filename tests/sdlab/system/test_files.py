@@ -50,5 +50,5 @@ def test_the_lock_is_free_again_after_the_block(tmp_path: Path):
 def test_a_lock_whose_holder_has_written_no_number_is_held_by_another_process(tmp_path: Path):
     with locked(tmp_path):
         os.truncate(tmp_path / ".lock", 0)
-        with pytest.raises(RunError, match="is in use by another process$"), locked(tmp_path):
+        with pytest.raises(RunError, match=r"is in use by another process$"), locked(tmp_path):
             pass
