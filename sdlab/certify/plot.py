@@ -14,7 +14,6 @@ import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
 from PIL import Image
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from sdlab.certify.accuracy import PASSES
 from sdlab.certify.certificate import Certificate
 from sdlab.certify.problems import MIXTURE, Counted, use_grid
 from sdlab.certify.subjects import FAMILIES, OTHER
+from sdlab.report.figures import log_axis, tidy
 from sdlab.system.files import replacing
 
 _MARKERS = "osD^vPX*<>"
@@ -63,14 +63,11 @@ def _panel(axes: Axes, title: str, ours: Sequence[Certificate], all_: Sequence[C
             *_line(one), color=colormaps["tab10"](k % 10), marker=_MARKERS[k % len(_MARKERS)],
             linestyle=_STROKES[k % len(_STROKES)], markersize=4, linewidth=1.6, label=one.name,
         )  # fmt: skip
-    axes.set(xscale="log", yscale="log", ylim=(5e-4, 20))
-    axes.set_title(title, loc="left", fontsize=10)
-    axes.set_xticks(PASSES)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set(yscale="log", ylim=(5e-4, 20))
+    log_axis(axes.xaxis, PASSES)
     axes.minorticks_off()
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, loc="left", fontsize=10)
+    tidy(axes)
     axes.legend(fontsize=7, frameon=False, loc="upper right", handlelength=2.6, labelspacing=0.25)
 
 

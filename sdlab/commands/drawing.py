@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil, sqrt
 from pathlib import Path
@@ -21,6 +20,7 @@ from sdlab.commands.request import FIELD, Request
 from sdlab.model.config import ModelConfig
 from sdlab.picture import FITS, Fit, read_picture, to_bytes
 from sdlab.pipeline import TILES, Pipeline, Tiles, latent_shape, tail
+from sdlab.report.contact_sheet import grid_of
 from sdlab.system.device import enough_memory, resolve
 from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import add, make_folder
@@ -71,7 +71,7 @@ def generate(request: Request, out: Path, console: Console) -> list[Path]:
             paths.append(_write(drawn, replace(request, seed=request.seed + i, n=1), out, str(request.seed + i)))
             small.append(_shrunk(drawn, request.n))
     if request.n > 1:
-        sheet = _write(_sheet(small), request, out, f"{request.seed}-to-{request.seed + request.n - 1}")
+        sheet = _write(grid_of(small, gap=_GAP), request, out, f"{request.seed}-to-{request.seed + request.n - 1}")
         console.print(f"contact sheet: {sheet}", highlight=False, markup=False, soft_wrap=True)
     return paths
 
@@ -168,16 +168,6 @@ def _shrunk(picture: Image.Image, n: int) -> Image.Image:
     """As large as it can be in a contact sheet of n."""
     scale = min(1.0, _WIDEST / (ceil(sqrt(n)) * (max(picture.size) + _GAP)))
     return picture.resize((max(1, int(picture.width * scale)), max(1, int(picture.height * scale))))
-
-
-def _sheet(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of one size side by side on white, in reading order from the first seed."""
-    columns = ceil(sqrt(len(pictures)))
-    width, height = (side + _GAP for side in pictures[0].size)
-    sheet = Image.new("RGB", (columns * width - _GAP, ceil(len(pictures) / columns) * height - _GAP), "white")
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % columns * width, i // columns * height))
-    return sheet
 
 
 def _write(picture: Image.Image, request: Request, out: Path, ending: str) -> Path:

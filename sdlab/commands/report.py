@@ -14,6 +14,6 @@ def command(directory: Annotated[Path, typer.Argument(help="a run directory")]) 
     """Draw the table, contact sheet and plots of a run again."""
     from rich.console import Console
 
-    from sdlab.report.report import report
+    from sdlab.report.run_report import report
 
     report(directory, Console())

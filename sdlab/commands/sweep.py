@@ -69,7 +69,7 @@ def sweep(
     """
     from rich.console import Console
 
-    from sdlab.report.report import report
+    from sdlab.report.run_report import report
     from sdlab.sweep.plan import load_plan
     from sdlab.sweep.run import run_sweep
 

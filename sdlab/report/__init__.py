@@ -1,1 +1,1 @@
-"""Statistics, tables, plots and contact sheets of a run."""
+"""Reports on cells that were measured: statistics, tables, plots and contact sheets."""

@@ -1,12 +1,13 @@
-"""All cells at a glance: a row a cell, the same prompts across."""
+"""Contact sheets: pictures in a grid, and the pictures of every cell of a run beside its label."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from math import ceil, sqrt
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -14,14 +15,30 @@ from PIL import Image, ImageDraw, ImageFont
 from sdlab.system.files import replacing
 
 _GAP, _MARGIN = 4, 12  # pixels
-_SIDE, _LARGEST = 112, 256  # pixels of a picture on the sheet: small ones are enlarged, and large ones not lost
+_SIDE, _LARGEST = 112, 256  # pixels of a picture on the sheet: small pictures are enlarged, large ones reduced
 _TALLEST = 30_000  # pixels; some viewers refuse more
-_INK, _FAINT, _PAPER = (25, 25, 25), (120, 120, 120), (255, 255, 255)
+_INK, _FAINT, _PAPER, _RED = (25, 25, 25), (120, 120, 120), (255, 255, 255), (170, 30, 30)
+
+
+def grid_of(pictures: Sequence[Image.Image], columns: int | None = None, gap: int = _GAP) -> Image.Image:
+    """Pictures of one size in reading order on white, `gap` pixels apart; without `columns`, about square.
+
+    Raises:
+        ValueError: there are no pictures, or they differ in size.
+    """
+    if len(sizes := {picture.size for picture in pictures}) != 1:
+        raise ValueError(f"pictures in a grid must have one size, got {len(sizes)}")
+    columns = columns or ceil(sqrt(len(pictures)))
+    width, height = (side + gap for side in pictures[0].size)
+    grid = Image.new("RGB", (columns * width - gap, ceil(len(pictures) / columns) * height - gap), _PAPER)
+    for i, picture in enumerate(pictures):
+        grid.paste(picture, (i % columns * width, i // columns * height))
+    return grid
 
 
 @dataclass(frozen=True)
 class Strip:
-    """A row of the sheet: the lines of its label, and its pictures (K, H, W, 3), or why it has none."""
+    """A row of the sheet: the lines of its label, and its pictures (K, H, W, 3) or the reason why it has none."""
 
     label: tuple[str, ...]
     pictures: NDArray[np.uint8] | None
@@ -29,7 +46,7 @@ class Strip:
 
 
 def contact_sheet(path: Path, prompts: Sequence[str], strips: Sequence[Strip]) -> None:
-    """Draw the strips under each other, with the prompts above the columns.
+    """Write the strips as a PNG, one below the other, with the prompts above the columns.
 
     Raises:
         RunError: the file cannot be written.
@@ -46,29 +63,27 @@ def draw_sheet(prompts: Sequence[str], strips: Sequence[Strip]) -> Image.Image:
     font, small = _font(13), _font(11)
     headings = [_wrapped(prompt, small, side) for prompt in prompts]
     head = max((len(lines) for lines in headings), default=0) * 14 + 2 * _MARGIN
-    label = max((int(font.getlength(line)) for strip in strips for line in strip.label), default=0) + 2 * _MARGIN
-    width = label + len(prompts) * (side + _GAP) + _MARGIN
-    sheet = Image.new("RGB", (max(width, label + 300), head + len(strips) * (side + _GAP) + _MARGIN), _PAPER)
+    left = max((int(font.getlength(line)) for strip in strips for line in strip.label), default=0) + 2 * _MARGIN
+    width = left + len(prompts) * (side + _GAP) + _MARGIN
+    sheet = Image.new("RGB", (max(width, left + 300), head + len(strips) * (side + _GAP) + _MARGIN), _PAPER)
     pen = ImageDraw.Draw(sheet)
     for column, lines in enumerate(headings):
         for i, line in enumerate(lines):
-            y = head - _GAP - 14 * (len(lines) - i)
-            pen.text((label + column * (side + _GAP), y), line, _INK, small)
+            pen.text((left + column * (side + _GAP), head - _GAP - 14 * (len(lines) - i)), line, _INK, small)
     for row, strip in enumerate(strips):
-        y = head + row * (side + _GAP)
-        top = y + max(0, (side - 18 * len(strip.label)) // 2)
+        top = head + row * (side + _GAP)
+        middle = top + max(0, (side - 18 * len(strip.label)) // 2)
         for i, line in enumerate(strip.label):
-            pen.text((_MARGIN, top + 18 * i), line, _INK if i == 0 else _FAINT, font)
+            pen.text((_MARGIN, middle + 18 * i), line, _FAINT if i else _INK, font)
         if strip.pictures is None:
-            pen.text((label, y + side // 2 - 8), strip.reason, (170, 30, 30), font)
-            continue
-        for column, picture in enumerate(strip.pictures):
-            sheet.paste(_scaled(picture, side), (label + column * (side + _GAP), y))
+            pen.text((left, top + side // 2 - 8), strip.reason, _RED, font)
+        else:
+            sheet.paste(grid_of([_fitted(picture, side) for picture in strip.pictures], len(prompts)), (left, top))
     return sheet
 
 
-def _scaled(picture: NDArray[np.uint8], side: int) -> Image.Image:
-    """Fitted into a square, the middle of it where it is not one."""
+def _fitted(picture: NDArray[np.uint8], side: int) -> Image.Image:
+    """The picture scaled to fit a square, and centred in it."""
     image = Image.fromarray(picture)
     ratio = side / max(image.size)
     image = image.resize(
@@ -79,13 +94,16 @@ def _scaled(picture: NDArray[np.uint8], side: int) -> Image.Image:
     return square
 
 
+@cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib: a prompt may be in any script it knows."""
+    """DejaVu Sans, which comes with matplotlib and covers many scripts that prompts may be in."""
+    import matplotlib  # here, since `grid_of` needs no font
+
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int = 6) -> list[str]:
-    """The text in lines no wider than `width` pixels, at most `most` of them."""
+    """The text in at most `most` lines, no wider than `width` pixels."""
     lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:

@@ -1,13 +1,14 @@
-"""What one thing changes: cells that differ in it alone, subtracted image by image."""
+"""The table of differences: pairs of cells that differ in one thing alone, subtracted image by image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from sdlab.metrics import MetricInfo
-from sdlab.report.statistics import difference, pairs
+from sdlab.report.statistics import difference
 from sdlab.report.table import AXES, NUMBERS, TIE, Field, Table
 from sdlab.sweep.cell import Cell
+from sdlab.sweep.pairs import pairs
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
 
@@ -15,7 +16,7 @@ _BETTER, _WORSE = "✓", "✗"
 
 
 def make_differences(plan: Plan, rows: Sequence[Row]) -> Table | None:
-    """What `plan.compare` changes, a row for each pair of finished cells; None where the plan compares nothing."""
+    """One row per pair of finished cells that differ in `plan.compare` alone; None if the plan compares nothing."""
     if plan.compare is None:
         return None
     axis, _, option = plan.compare.partition(".")
@@ -48,7 +49,7 @@ def make_differences(plan: Plan, rows: Sequence[Row]) -> Table | None:
 
 
 def _without(cell: Cell, axis: str, option: str) -> Cell:
-    """The cell as it is written when the option is not."""
+    """The cell without the option, so that the two cells of a pair have one label."""
     if not option:
         return cell
     choice = getattr(cell, axis)
@@ -61,7 +62,7 @@ def _value(cell: Cell, axis: str, option: str) -> str:
 
 
 def _change(metric: MetricInfo, row: Row, other: Row) -> Field:
-    """`"+0.012±.004"`, and whether that is better, worse or neither."""
+    """`"+0.012±.004"`, marked as better, worse or neither."""
     found = difference(metric, row, other)
     text = f"{found.difference:+.{metric.digits}f}±{found.error:.{metric.digits}f}".replace("±0.", "±.")
     if found.low <= 0 <= found.high:
@@ -72,11 +73,11 @@ def _change(metric: MetricInfo, row: Row, other: Row) -> Field:
 def _caption(plan: Plan, count: int) -> tuple[str, ...]:
     wholes = [info.label for info in plan.measures if not info.per_image]
     lines = [
-        f"{_BETTER} better, {_WORSE} worse, {TIE} no difference to be seen, at 95 % confidence; ± one standard error "
-        "of the difference. Both cells of a row have the same noise and prompts.",
-        f"Of the {count * len(plan.measures)} differences here one in twenty would be marked by chance alone if there "
-        "were none: trust what several rows agree in.",
+        f"{_BETTER} better, {_WORSE} worse, {TIE} not distinguishable, at 95 % confidence. ± one standard error of "
+        "the difference. Both cells of a row use the same noise and prompts.",
+        f"If nothing made a difference, about one in twenty of these {count * len(plan.measures)} differences would be "
+        "marked as better or worse by chance. Trust what several rows agree on.",
     ]
     if wholes:
-        lines.append(f"{', '.join(wholes)}: of the whole set, so not paired, and seldom told apart.")
+        lines.append(f"{', '.join(wholes)}: computed on the whole set, so not paired, and rarely distinguishable.")
     return tuple(lines)

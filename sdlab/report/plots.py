@@ -1,4 +1,4 @@
-"""A picture of each metric against its price in network passes, or against strength where a sweep varies that."""
+"""Plots of each metric against network passes, or against strength where a sweep varies it."""
 
 from __future__ import annotations
 
@@ -12,24 +12,22 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sdlab.metrics import MetricInfo
+from sdlab.report.figures import log_axis, save, tidy
 from sdlab.report.statistics import standard_error
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
-from sdlab.system.files import replacing
 
 _STYLES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def plot_metric(path: Path, plan: Plan, metric: MetricInfo, rows: Sequence[Row], real: float | None = None) -> None:
-    """One line a sampler (its colour) and guidance (its stroke and marker), bars of ± one standard error.
+    """One line per sampler (its colour) and guidance (its stroke and marker), with bars of ± one standard error.
 
-    A dotted line across is the value on `real` pictures, where it is known.
-
-    Samplers are set apart sideways by a little, so that equal values do not hide each other.
+    A dotted line shows the value on `real` pictures, where it is known. Points of different samplers are moved sideways
+    a little, so that equal values do not hide each other.
 
     Raises:
         RunError: the file cannot be written.
@@ -73,21 +71,20 @@ def plot_metric(path: Path, plan: Plan, metric: MetricInfo, rows: Sequence[Row],
     figure.legend(
         handles=strokes, title="guidance", loc="outside right lower", frameon=False, alignment="left", handlelength=3
     )
-    with replacing(path) as draft:
-        figure.savefig(draft, format="png", dpi=150)
+    save(figure, path, dpi=150)
 
 
 @dataclass(frozen=True)
 class _Across:
-    """What a plot has across."""
+    """The horizontal axis of a plot."""
 
     label: str
     of: Callable[[Row], float]
-    beside: Callable[[float, float], float]  # a value moved sideways by so many steps
+    beside: Callable[[float, float], float]  # a value moved sideways by a number of steps
     log: bool
 
 
-_PASSES = _Across("network passes an image", lambda row: row.network_passes, lambda x, k: x * 1.015**k, True)
+_PASSES = _Across("network passes per image", lambda row: row.network_passes, lambda x, k: x * 1.015**k, True)
 _STRENGTH = _Across("strength", lambda row: row.cell.strength or 0.0, lambda x, k: x + 0.004 * k, False)
 
 
@@ -96,7 +93,7 @@ def _across(rows: Sequence[Row]) -> _Across:
 
 
 def lines(rows: Sequence[Row], metric: MetricInfo, steps: bool) -> dict[tuple[str, str], list[Row]]:
-    """The rows with a value, by what makes a line: sampler (with the grid, and if asked the steps) and guidance."""
+    """The rows with a value, grouped into lines: by sampler (with the grid and, if asked, the steps) and guidance."""
     grids, steps = len({row.cell.grid.label for row in rows}) > 1, steps and len({row.cell.steps for row in rows}) > 1
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
@@ -112,26 +109,9 @@ def _label(axes: Axes, plan: Plan, metric: MetricInfo, rows: Sequence[Row], acro
     axes.set_xlabel(across.label)
     axes.set_ylabel(f"{metric.label}, {metric.better} is better")
     if across.log and all(across.of(row) > 0 for row in rows):
-        _log_ticks(axes, {across.of(row) for row in rows})
+        log_axis(axes.xaxis, {across.of(row) for row in rows})
     values = [row.metrics[metric.name] for row in rows]
-    # Distances can differ by orders of magnitude; means over images are read on a plain scale.
+    # Distances can differ by orders of magnitude. Means over images are easier to read on a linear scale.
     if (metric.powers or not metric.per_image) and values and min(values) > 0 and max(values) > 20 * min(values):
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _log_ticks(axes: Axes, places: set[float]) -> None:
-    axes.set_xscale("log")
-    ticks: list[float] = []
-    for place in sorted(places, reverse=True):
-        if not ticks or place * 1.1 < ticks[-1]:  # closer ones would be printed over each other
-            ticks.append(place)
-    if len(ticks) <= 12:
-        axes.set_xticks(ticks)
-    else:
-        axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.minorticks_off()
+        log_axis(axes.yaxis)
+    tidy(axes)

@@ -1,4 +1,4 @@
-"""Who is ahead at equal cost: the cells in the order of a metric, in a panel for each budget or number of steps."""
+"""Rankings at equal cost: the cells in the order of a metric, one panel per budget or number of steps."""
 
 from __future__ import annotations
 
@@ -10,37 +10,36 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sdlab.metrics import MetricInfo
+from sdlab.report.figures import log_axis, save, tidy
 from sdlab.report.statistics import standard_error, standings
 from sdlab.report.table import BEST, TIE
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
-from sdlab.system.files import replacing
 
-_LINES = 12  # more than these nobody tells apart in one plot
+_LINES = 12  # more than these cannot be told apart in one plot
 _AHEAD, _BEHIND = "#1b6ca8", "0.55"
 
 
 def is_crowded(rows: Sequence[Row]) -> bool:
-    """Whether a plot with a line for each sampler, grid and guidance would have too many of them."""
+    """Whether a plot with one line per sampler, grid and guidance would have too many lines."""
     strengths = {row.cell.strength for row in rows}
     return len(strengths) < 2 and len({(_name(row, rows), row.cell.guidance.label) for row in rows}) > _LINES
 
 
 class Panel(NamedTuple):
-    """Rows that are compared with each other."""
+    """Rows that are compared with each other: those of one budget or number of steps."""
 
     title: str
-    budget: int | None  # network passes an image
+    budget: int | None  # network passes per image
     rows: list[Row]
 
 
 def panels(rows: Sequence[Row]) -> list[Panel]:
-    """A panel for each budget of passes, or for each number of steps where there are no budgets.
+    """One panel per budget of passes, or per number of steps if there are no budgets.
 
-    Among budgets, a cell that was given its steps stands at the smallest budget that it has kept.
+    A cell whose steps were given among cells with budgets goes to the smallest budget that its passes fit in.
     """
     budgets = sorted({row.cell.budget for row in rows if row.cell.budget is not None})
     if not budgets:
@@ -55,9 +54,9 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
 
 
 def plot_ranking(path: Path, plan: Plan, metric: MetricInfo, rows: Sequence[Row], real: float | None = None) -> None:
-    """A dot a cell, the best on top, with ± one standard error; filled where it cannot be told from the panel's best.
+    """One dot per cell with ± one standard error, the best on top; filled if it ties with the best of its panel.
 
-    The value on `real` pictures, where it is known, stands in the title: it may lie far away.
+    The value on `real` pictures, where it is known, is in the title, since it may be far from all dots.
 
     Raises:
         RunError: the file cannot be written.
@@ -69,13 +68,12 @@ def plot_ranking(path: Path, plan: Plan, metric: MetricInfo, rows: Sequence[Row]
     panes = figure.subplots(1, max(len(shown), 1), squeeze=False).flat
     for axes, panel in zip(panes, shown, strict=False):
         _draw(axes, metric, panel, rows)
-        axes.set_ylim(longest - 0.5, -0.8)  # the first on top, and the same distances in every panel
+        axes.set_ylim(longest - 0.5, -0.8)  # the best on top, and rows equally far apart in all panels
     title = f"{plan.name}: {metric.label}, {metric.better} is better"
-    title += "" if real is None else f"; as many real renders: {real:.{metric.digits}f}"
+    title += "" if real is None else f"; real renders: {metric.text(real)}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     figure.legend(handles=_key(), loc="outside lower left", ncols=3, frameon=False, fontsize=8)
-    with replacing(path) as draft:
-        figure.savefig(draft, format="png", dpi=120)
+    save(figure, path, dpi=120)
 
 
 def _draw(axes: Axes, metric: MetricInfo, panel: Panel, rows: Sequence[Row]) -> None:
@@ -100,14 +98,10 @@ def _draw(axes: Axes, metric: MetricInfo, panel: Panel, rows: Sequence[Row]) -> 
     axes.set_yticks(range(len(labels)), labels, fontsize=7.5)
     values = [row.metrics[metric.name] for row, _ in placed]
     if not metric.per_image and min(values) > 0 and max(values) > 5 * min(values):
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        log_axis(axes.xaxis)
     axes.tick_params(axis="x", labelsize=8)
     axes.tick_params(axis="y", length=0)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    tidy(axes, hidden=("top", "right", "left"))
 
 
 def _key() -> list[Line2D]:
@@ -115,14 +109,14 @@ def _key() -> list[Line2D]:
         return Line2D([], [], linestyle="", marker="o", color=edge, markerfacecolor=face, markersize=5, label=label)
 
     return [
-        dot(_AHEAD, _AHEAD, f"best ({BEST}) or not to be told from it at 95 % ({TIE})"),
+        dot(_AHEAD, _AHEAD, f"best ({BEST}), or not distinguishable from the best at 95 % confidence ({TIE})"),
         dot("white", _BEHIND, "behind"),
         Line2D([], [], linestyle="", label="bars: ± one standard error; in brackets: passes, if below the budget"),
     ]
 
 
 def _label(row: Row, panel: Panel, rows: Sequence[Row]) -> str:
-    """What is special about a row of a panel, with its passes where they fall short of the budget."""
+    """What sets a row apart from the others of its panel, with its passes if they are below the budget."""
     cell, several = row.cell, len({other.cell.guidance.label for other in rows}) > 1
     name = _name(row, rows) + (f", {cell.guidance.label}" if several and cell.guidance.name != "none" else "")
     short = panel.budget is not None and row.network_passes < panel.budget

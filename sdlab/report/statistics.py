@@ -1,7 +1,7 @@
-"""Which cell is best, which cannot be told from it, and which two differ in one thing alone.
+"""Standard errors, confidence intervals, and which cells are best.
 
-Image i has the same prompt and the same noise in every cell, so two cells are compared image by image: what an easy
-prompt does to both drops out of the difference.
+Image i has the same prompt and the same noise in every cell. So two cells are compared image by image, and the effect
+of an easy prompt, which is the same in both, drops out of the difference.
 """
 
 from __future__ import annotations
@@ -9,21 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
 from sdlab.metrics import MetricInfo
-from sdlab.sweep.cell import Cell, canonical
 from sdlab.sweep.store import Row
 
 _CONFIDENCE = 0.95
+_QUANTILE = (1 + _CONFIDENCE) / 2
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A cell against the best one: its difference from it, with a 95 % confidence interval."""
+    """The difference of a cell from the best one, with a 95 % confidence interval."""
 
     difference: float
     low: float
@@ -33,12 +32,12 @@ class Standing:
 
     @property
     def ties(self) -> bool:
-        """Whether the cell is another than the best one and cannot be told from it."""
+        """Whether the cell is not the best one and cannot be distinguished from it."""
         return not self.best and self.low <= 0 <= self.high
 
 
 def standings(metric: MetricInfo, rows: Sequence[Row]) -> list[Standing | None]:
-    """The standing of each row; None for those without a value. A later row that equals the best one ties with it."""
+    """The standing of each row; None for rows without a value. Of equal rows the first is the best, the others tie."""
     values = [row.metrics.get(metric.name, math.nan) for row in rows]
     finite = [i for i, value in enumerate(values) if math.isfinite(value)]
     if not finite:
@@ -51,11 +50,11 @@ def standings(metric: MetricInfo, rows: Sequence[Row]) -> list[Standing | None]:
 
 
 def difference(metric: MetricInfo, row: Row, other: Row) -> Standing:
-    """`row` − `other`, paired over the images where the metric is a mean over them.
+    """`row` − `other`, paired over the images if the metric is a mean over them.
 
-    The interval is Student's, of the mean of the paired differences. A metric of the whole set has the normal interval
-    of two independent values. It is wide, as the sets share their noise: a tie may be called too often, a difference
-    hardly too soon. Without standard errors nothing but equality is a tie.
+    Paired differences get Student's interval of their mean. A metric of the whole set gets the normal interval of two
+    independent values. That interval is wide, since the two sets share their noise: it may call a tie too often, but
+    rarely a difference too soon. Without standard errors only equal values tie.
     """
     a, b = row.per_image.get(metric.name), other.per_image.get(metric.name)
     if a is not None and b is not None:
@@ -70,36 +69,8 @@ def difference(metric: MetricInfo, row: Row, other: Row) -> Standing:
     return Standing(mean, mean - margin, mean + margin, error=error)
 
 
-_QUANTILE = (1 + _CONFIDENCE) / 2
-
-
-def pairs(cells: Sequence[Cell], what: str) -> list[tuple[int, int]]:
-    """Indices of cells that differ in `what` alone, an axis or an option of one: the first of its kind, and another.
-
-    Cells with a budget may differ in the steps too that it buys.
-    """
-    first: dict[str, int] = {}
-    found = []
-    for i, cell in enumerate(cells):
-        kind = canonical(_without(cell, what))
-        if first.setdefault(kind, i) != i:
-            found.append((first[kind], i))
-    return found
-
-
-def _without(cell: Cell, what: str) -> dict[str, Any]:
-    parts, (axis, _, option) = cell.complete(), what.partition(".")
-    if option and isinstance(parts[axis], dict):
-        parts[axis] = {key: value for key, value in parts[axis].items() if key != option}
-    elif not option:
-        parts.pop({"passes": "budget"}.get(axis, axis), None)
-    if cell.budget is not None:
-        del parts["steps"]
-    return parts
-
-
 def standard_error(metric: MetricInfo, row: Row) -> float | None:
-    """The one the bench gave, else that of the mean over images, else None."""
+    """The standard error of the row's value: as stored, else that of the mean over images, else None."""
     if metric.name in row.stderr:
         return row.stderr[metric.name]
     values = row.per_image.get(metric.name)

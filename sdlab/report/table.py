@@ -1,4 +1,4 @@
-"""The table of a sweep, for the terminal, for Markdown and for other programs."""
+"""The table of results: for the terminal, as Markdown and as CSV."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ AXES: dict[str, Callable[[Row], str]] = {
     "steps": lambda row: str(row.cell.steps),
     "strength": lambda row: "" if row.cell.strength is None else f"{row.cell.strength:g}",
 }
-NUMBERS = ("budget", "steps", "strength")  # the axes that stand to the right
+NUMBERS = ("budget", "steps", "strength")  # the axes whose columns are aligned to the right
 _COSTS: dict[str, Callable[[Row], str]] = {
     "passes": lambda row: _number(row.network_passes, "{:.4g}"),
     "s/image": lambda row: _number(row.seconds_per_image, "{:.3g}"),
@@ -42,7 +42,7 @@ _COSTS: dict[str, Callable[[Row], str]] = {
 
 @dataclass(frozen=True)
 class Field:
-    """What stands in one place of the table; `mark` is a star, a tie sign or nothing."""
+    """One field of a table. `mark` is a star, a tie sign or empty."""
 
     text: str
     mark: str = ""
@@ -50,13 +50,13 @@ class Field:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns that differ between the rows, and in the caption what does not, and what the reader must know."""
+    """A table of what differs between the rows; the caption says what they share and how to read the table."""
 
     title: str
     headers: tuple[str, ...]
     rows: tuple[tuple[Field, ...], ...]
     caption: tuple[str, ...]
-    left: int  # how many columns stand to the left
+    left: int  # how many columns are aligned to the left
 
     def rich(self) -> Group:
         """For the terminal."""
@@ -84,7 +84,7 @@ class Table:
 
 
 def make_table(plan: Plan, rows: Sequence[Row], real: Mapping[str, Sequence[float]] = MappingProxyType({})) -> Table:
-    """The table of the rows of a plan, in their order; `real` holds value and standard error on real pictures."""
+    """One row per cell, in the order of `rows`; `real` holds value and standard error of metrics on real pictures."""
     metrics = plan.measures
     ranked = {metric.name: standings(metric, rows) for metric in metrics}
     varying = [name for name, text in AXES.items() if len({text(row) for row in rows}) > 1 or name == "sampler"]
@@ -122,7 +122,7 @@ def _with_error(metric: MetricInfo, value: float, error: float | None) -> str:
 
 
 def _network_share(rows: Sequence[Row]) -> float:
-    """The network's share of the time of all cells together; 0 when nothing was measured."""
+    """The share of the time spent in the network, over all cells; 0 if nothing was measured."""
     measured = [row for row in rows if row.network_passes > 0 and row.network_share]
     spent = [(row.ms_per_pass * row.network_passes, row.network_share) for row in measured]
     return sum(network for network, _ in spent) / sum(network / share for network, share in spent) if spent else 0.0
@@ -135,12 +135,12 @@ def _caption(
     lines = [
         ", ".join(
             [
-                *(f"model {plan.model}", *same, f"{plan.images} images a cell"),
+                *(f"model {plan.model}", *same, f"{plan.images} images per cell"),
                 *[f"{len(plan.prompts)} prompts"] * bool(plan.prompts),
                 f"seeds {plan.seed} to {plan.seed + plan.images - 1}, {plan.dtype} on {plan.device}.",
             ]
         ),
-        f"{_reading(plan)}passes: of the network, an image; net %: the network's share of the time.",
+        f"{_reading(plan)}passes: network passes per image. net %: share of the time spent in the network.",
     ]
     if plan.pictures is not None:
         lines.append(f"Image-to-image from {_origin(plan)}; strength 0 keeps the picture, 1 ignores it.")
@@ -149,26 +149,26 @@ def _caption(
             f"Over all cells the network took {share:.0%} of the time; decoding and metrics took most of the rest."
         )
     if known := [f"{info.label} {_with_error(info, *real[info.name])}" for info in plan.measures if info.name in real]:
-        lines.append(f"As many real renders, with captions of their own: {', '.join(known)}.")
+        lines.append(f"The same number of real renders, each with its own caption: {', '.join(known)}.")
     if len(rows) < len(plan.cells):
-        lines.append(f"{len(rows)} of {len(plan.cells)} cells; the same sweep command runs the rest.")
+        lines.append(f"{len(rows)} of {len(plan.cells)} cells have been run. The same sweep command runs the rest.")
     return (*lines, *(f"failed: {row.cell.label}: {row.reason}" for row in rows if not row.ok))
 
 
 def _reading(plan: Plan) -> str:
-    """How to read the metrics, where there are any."""
+    """How to read the columns of the metrics; empty if there are none."""
     if not plan.metrics:
         return ""
-    return f"{_MARKS} ({_basis(plan)}). ± one standard error; ↓ lower is better, ↑ higher is better; "
+    return f"{_MARKS} ({_basis(plan)}). ± one standard error, ↓ lower is better, ↑ higher is better. "
 
 
 def _origin(plan: Plan) -> str:
     assert plan.pictures is not None
     files = [file for file in plan.pictures.files if file is not None]
     if plan.pictures.set is not None:
-        return f"the pictures of set {plan.pictures.set}, one a prompt"
+        return f"the pictures of set {plan.pictures.set}, one per prompt"
     if len(files) < len(plan.prompts):
-        return f"{', '.join(files)} with {len(files)} of {len(plan.prompts)} prompts, the others text-to-image"
+        return f"{', '.join(files)} with {len(files)} of {len(plan.prompts)} prompts; the others are text-to-image"
     return ", ".join(dict.fromkeys(files))
 
 
@@ -180,7 +180,7 @@ def _basis(plan: Plan) -> str:
 
 
 def csv_text(plan: Plan, rows: Sequence[Row]) -> str:
-    """One line a cell with every number in full; differences are from the best cell, with their 95 % interval."""
+    """One line per cell with all values in full precision; differences are from the best cell, with 95 % intervals."""
     out = io.StringIO()
     metrics = plan.measures
     ranked = {metric.name: standings(metric, rows) for metric in metrics}
@@ -216,7 +216,7 @@ def _marked(one: Field) -> str:
 
 
 class _Column:
-    """Lays out a column of the terminal: numbers under each other, and room for the mark where there is one."""
+    """Layout of a column in the terminal: numbers aligned, with room for the marks if there are any."""
 
     def __init__(self, header: str, fields: Sequence[Field], left: bool) -> None:
         self.left = left
@@ -228,7 +228,7 @@ class _Column:
         self.heading = Text(heading, justify="left" if left else "right")
 
     def text(self, one: Field) -> Text:
-        """The field, in bold where it is the best of its column."""
+        """The field, in bold if it is the best of its column."""
         text = one.text if self.left else f"{one.text:>{self.width}}"
         return Text(f"{text} {one.mark}" if one.mark else text, style="bold green" if one.mark == BEST else "")
 

@@ -17,11 +17,11 @@ from sdlab.backends import custom as own_pipeline
 from sdlab.backends.custom_model import OwnModel
 from sdlab.metrics import MetricFiles, MetricInfo, labelled
 from sdlab.picture import Fit
-from sdlab.report.statistics import pairs
 from sdlab.sweep.axes import GRID, GUIDANCE, LEVELS, SAMPLER, Axis, Mistake
 from sdlab.sweep.cell import Cell, Choice, canonical, digest
 from sdlab.sweep.cost import steps_within
 from sdlab.sweep.document import Cells, Document, Exclude, Extra, Image, Prompt, read
+from sdlab.sweep.pairs import pairs
 from sdlab.system import resources
 from sdlab.system.errors import UsageError
 from sdlab.weights.locate import ModelSource

@@ -67,7 +67,7 @@ Sweep = Callable[..., int]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     """Run a sweep of this text, in `tmp_path`; its results are in runs/mine. Plots are looked at elsewhere."""
     monkeypatch.chdir(tmp_path)
-    module = importlib.import_module("sdlab.report.report")
+    module = importlib.import_module("sdlab.report.run_report")
     for name in ("plot_metric", "plot_trade_off"):
         monkeypatch.setattr(module, name, lambda path, *_: path.touch())
 

@@ -8,10 +8,10 @@ from fake_bench import TOML
 
 import samplers
 from sdlab import plugins
-from sdlab.report.statistics import pairs
 from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER
 from sdlab.sweep.cell import Cell, Choice, digest
 from sdlab.sweep.cost import network_passes, passes_an_image, steps_within
+from sdlab.sweep.pairs import pairs
 from sdlab.sweep.plan import Pictures, load_plan
 from sdlab.system.errors import UsageError
 from sdlab.system.resources import ROOT

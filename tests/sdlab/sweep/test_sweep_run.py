@@ -37,7 +37,7 @@ fork = multiprocessing.get_context("fork")
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch):
     """Plots take longer than all else here, and are looked at elsewhere."""
-    module = importlib.import_module("sdlab.report.report")
+    module = importlib.import_module("sdlab.report.run_report")
     monkeypatch.setattr(module, "plot_metric", lambda path, *_: path.touch())
 
 

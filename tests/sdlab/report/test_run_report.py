@@ -1,4 +1,4 @@
-"""The report says what is best and what cannot be told from it, and can always be drawn again from the store."""
+"""The report says what is best and what ties with it, and can always be drawn again from the store."""
 
 import csv
 import io
@@ -14,68 +14,13 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
-from sdlab.metrics import METRICS
-from sdlab.report import report
-from sdlab.report.statistics import difference, standings
-from sdlab.sweep.cell import Cell, Choice
+from sdlab.report.run_report import report
+from sdlab.sweep.cell import Cell
 from sdlab.sweep.plan import load_plan
 from sdlab.sweep.results import CellFailed, CellResult
-from sdlab.sweep.store import Row
 from sdlab.system.errors import UsageError
 
-CELL = Cell(sampler=Choice(name="ddim"), grid=Choice(name="trailing"), guidance=Choice(name="none"), steps=5)
-FID, CLIP = METRICS["fid"], METRICS["clip_score"]
 FILES = {"plan.json", "results.sqlite", "table.csv", "table.md", "contact_sheet.png", "fid.png", "clip_score.png"}
-
-
-def scored(values: np.ndarray) -> Row:
-    return Row("", CELL, metrics={"clip_score": float(values.mean())}, per_image={"clip_score": values})
-
-
-def set_value(value: float, error: float | None) -> Row:
-    return Row("", CELL, metrics={"fid": value}, stderr={} if error is None else {"fid": error})
-
-
-def test_the_interval_is_that_of_the_paired_t_test():
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(2, 30))
-    ours, theirs = difference(CLIP, scored(a), scored(b)), stats.ttest_rel(a, b).confidence_interval(0.95)
-    np.testing.assert_allclose((ours.low, ours.high), theirs, rtol=1e-12)
-
-
-def test_pairing_tells_cells_apart_that_their_own_errors_would_not():
-    """Images differ by 10, cells by 0.5: hopeless unpaired (standard error 1), plain when paired."""
-    rng = np.random.default_rng(0)
-    images, jitter = 10 * rng.normal(size=100), rng.normal(size=(2, 100))
-    best, behind = scored(images + jitter[0] + 0.5), scored(images + jitter[1])
-    assert stats.ttest_ind(best.per_image["clip_score"], behind.per_image["clip_score"]).pvalue > 0.5
-    assert [s.best for s in standings(CLIP, [best, behind])] == [True, False]
-    assert not standings(CLIP, [best, behind])[1].ties
-
-
-def test_cells_that_differ_by_chance_alone_tie_in_95_of_100_cases():
-    rng, n = np.random.default_rng(0), 4000
-    pairs = rng.normal(size=(n, 2, 25))
-    inside = sum(difference(CLIP, scored(a), scored(b)).ties for a, b in pairs)
-    assert inside / n == pytest.approx(0.95, abs=4 * (0.95 * 0.05 / n) ** 0.5)
-
-
-@pytest.mark.parametrize(("gap", "ties"), [(2.7, True), (2.85, False)])
-def test_metrics_of_a_set_tie_within_1_96_errors_of_the_difference(gap, ties):
-    """1.96 × √(1² + 1²) = 2.77."""
-    assert standings(FID, [set_value(20, 1.0), set_value(20 + gap, 1.0)])[1].ties is ties
-
-
-def test_without_standard_errors_only_equals_tie():
-    first, same, other = standings(FID, [set_value(20, None), set_value(20, None), set_value(20.01, None)])
-    assert (first.best, same.ties, other.ties) == (True, True, False)
-
-
-def test_better_is_lower_or_higher_as_the_metric_says_and_failures_have_no_standing():
-    rows = [Row("", CELL, reason="NaN"), set_value(20, 0.1), set_value(10, 0.1)]
-    assert [s and s.best for s in standings(FID, rows)] == [None, False, True]
-    rows = [scored(np.full(4, 20.0)), scored(np.full(4, 30.0))]
-    assert [s.best for s in standings(CLIP, rows)] == [False, True]
 
 
 def test_the_run_directory_holds_tables_plots_and_pictures_that_parse(run, tmp_path):
@@ -153,7 +98,7 @@ def edited(run: Callable[..., tuple[int, str, list[str]]]) -> str:
 
 def test_strength_is_a_column_of_the_table(run, tmp_path):
     out = edited(run)
-    assert "Image-to-image from the pictures of set scenes, one a prompt" in " ".join(out.split())
+    assert "Image-to-image from the pictures of set scenes, one per prompt" in " ".join(out.split())
     rows = list(csv.DictReader(io.StringIO((tmp_path / "runs" / "quick" / "table.csv").read_text(encoding="utf-8"))))
     assert [row["strength"] for row in rows] == ["0.2", "0.6", "1"] * 4
     assert "| strength |" in (tmp_path / "runs" / "quick" / "table.md").read_text(encoding="utf-8")
@@ -215,7 +160,7 @@ def test_of_many_samplers_a_ranking_is_drawn_with_the_best_of_each_budget_on_top
         filled = [line.get_markerfacecolor() != "white" for line in dots]
         assert filled == [mark != "" for mark in marks]
     assert any(text.get_text().startswith("heun (9)") for text in fid.axes[1].get_yticklabels())
-    assert "as many real renders: 3.25" in fid.get_suptitle()
+    assert "; real renders: 3.25" in fid.get_suptitle()
 
 
 def test_what_has_steps_among_budgets_stands_at_the_smallest_it_has_kept(run, figures):
@@ -303,5 +248,5 @@ def test_a_repeated_sweep_draws_only_what_is_missing_or_old(run, tmp_path):
 
 
 def test_a_directory_without_results_is_told(tmp_path: Path):
-    with pytest.raises(UsageError, match=r"there are no results there \(results.sqlite is missing\)"):
+    with pytest.raises(UsageError, match=r"holds no results: results.sqlite is missing$"):
         report(tmp_path, Console(file=io.StringIO()))

@@ -1,0 +1,50 @@
+"""Style of the figures: logarithmic axes with plain numbers, few lines, PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from sdlab.system.files import replacing
+
+_MOST_TICKS = 12
+_CLOSEST = 1.1  # ratio of neighbouring ticks; the labels of closer ones would overlap
+
+
+def log_axis(axis: Axis, ticks: Collection[float] = ()) -> None:
+    """Make an axis logarithmic, with numbers like 20 instead of powers of ten.
+
+    Ticks are at the given values, less those too close to a larger one. Without any, or with too many, they are at 1, 2
+    and 5 times the powers of ten.
+    """
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    kept: list[float] = []
+    for tick in sorted(ticks, reverse=True):
+        if not kept or tick * _CLOSEST < kept[-1]:
+            kept.append(tick)
+    few = 0 < len(kept) <= _MOST_TICKS
+    axis.set_major_locator(FixedLocator(kept[::-1]) if few else LogLocator(base=10, subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def tidy(axes: Axes, hidden: Collection[str] = ("top", "right")) -> None:
+    """A faint grid, and no frame on the `hidden` sides."""
+    axes.grid(alpha=0.25)
+    axes.spines[list(hidden)].set_visible(False)
+
+
+def save(figure: Figure, path: Path, dpi: int) -> None:
+    """Write the figure as PNG.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    with replacing(path) as draft:
+        figure.savefig(draft, format="png", dpi=dpi)

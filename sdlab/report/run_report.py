@@ -1,0 +1,142 @@
+"""The report of a run directory: tables, plots and a contact sheet, drawn from its store alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+
+from sdlab.report.contact_sheet import Strip, contact_sheet
+from sdlab.report.differences import make_differences
+from sdlab.report.plots import plot_metric
+from sdlab.report.ranking import is_crowded, plot_ranking
+from sdlab.report.table import Table, csv_text, make_table
+from sdlab.report.trade_off import plot_trade_off, trade_offs
+from sdlab.sweep.cell import Cell, digest
+from sdlab.sweep.plan import Plan
+from sdlab.sweep.run import REAL, STORE, read_plan
+from sdlab.sweep.store import Row, Store
+from sdlab.system.errors import UsageError
+from sdlab.system.files import make_folder, replacing
+
+_DRAWN = "report"  # the note in the store that says what the files of the report show
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a report is drawn from."""
+
+    plan: Plan
+    rows: list[Row]  # in the order of the plan
+    real: dict[str, list[float]]  # value and standard error of each metric on real pictures, where they are known
+    pictures: Callable[[Row], tuple[list[str], NDArray[np.uint8]] | None]  # prompts (K) and pictures (K, H, W, 3)
+    inputs: NDArray[np.uint8] | None  # (K, H, W, 3), of image-to-image
+
+
+def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]:
+    """Print the tables of a run directory and write the files of its report; returns their paths.
+
+    Without `redraw`, files that already show what is in the store are not written again.
+
+    Raises:
+        UsageError: the directory holds no results.
+        RunError: the store is damaged, or a file cannot be written.
+    """
+    if not (directory / STORE).is_file():
+        raise UsageError(f"{directory} holds no results: {STORE} is missing")
+    with Store(directory / STORE) as store:
+        run = _read(store)
+        tables = [make_table(run.plan, run.rows, run.real), *filter(None, [make_differences(run.plan, run.rows)])]
+        files = list(_files(run, tables, directory))
+        paths = [path for group, _ in files for path in group]
+        shown = digest([run.plan.model_dump_json(), [(row.key, row.created) for row in run.rows]])
+        if redraw or store.note(_DRAWN) != shown or not all(path.is_file() for path in paths):
+            for _, write in files:
+                write()
+            store.set_note(_DRAWN, shown)
+    for note in run.plan.notes:
+        console.print(f"note: {note}", highlight=False, markup=False)
+    for table in tables:
+        console.print(table.rich())
+    return paths
+
+
+def _read(store: Store) -> Run:
+    """Everything a report needs of a store. Pictures are read one cell at a time, while the store is open."""
+    plan, keys = read_plan(store)
+    return Run(
+        plan,
+        store.rows(keys),
+        json.loads(store.note(REAL) or "{}"),
+        lambda row: store.thumbnails(row.key),
+        store.inputs() if plan.pictures is not None else None,
+    )
+
+
+def _files(run: Run, tables: list[Table], directory: Path) -> Iterator[tuple[list[Path], Callable[[], object]]]:
+    """The files of the report, with what writes them."""
+    plan, rows = run.plan, run.rows
+    path = directory / "table.csv"
+    yield [path], partial(_write_text, path, csv_text(plan, rows))
+    for name, table in zip(("table.md", "differences.md"), tables, strict=False):
+        yield [directory / name], partial(_write_text, directory / name, table.markdown())
+    if plan.own is None or any(run.pictures(row) for row in rows):
+        path = directory / "contact_sheet.png"
+        yield [path], partial(_draw_sheet, path, run)
+    draw = plot_ranking if is_crowded(rows) else plot_metric
+    for metric in plan.measures:
+        path = directory / f"{metric.name}.png"
+        yield [path], partial(draw, path, plan, metric, rows, run.real.get(metric.name, [None])[0])
+    for gain, loss in trade_offs(plan):
+        path = directory / f"{gain.name}_for_{loss.name}.png"
+        yield [path], partial(plot_trade_off, path, plan, gain, loss, rows)
+    for row in rows if not plan.metrics else ():
+        if row.ok:
+            paths = _picture_paths(directory / "pictures", plan, row)
+            yield paths, partial(_write_pictures, paths, run, row)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def _picture_paths(folder: Path, plan: Plan, row: Row) -> list[Path]:
+    """One file per picture of a cell, named after the cell and the seed."""
+    name = re.sub(r"[^\w.=]+", "-", row.cell.label)
+    return [folder / f"{name}-{plan.seed + i}.png" for i in range(plan.images)]
+
+
+def _write_pictures(paths: list[Path], run: Run, row: Row) -> None:
+    found = run.pictures(row)
+    assert found is not None
+    make_folder(paths[0].parent)
+    for path, picture in zip(paths, found[1], strict=True):
+        with replacing(path) as draft:
+            Image.fromarray(picture).save(draft, format="PNG")
+
+
+def _draw_sheet(path: Path, run: Run) -> None:
+    prompts: list[str] = []
+    strips = [] if run.inputs is None else [Strip(("input",), run.inputs)]
+    grids = len({row.cell.grid.label for row in run.rows}) > 1
+    for row in run.rows:
+        found = run.pictures(row)
+        prompts = prompts or (found[0] if found else [])
+        strips.append(Strip(_label(row.cell, grids), found[1] if found else None, row.reason or "no pictures"))
+    contact_sheet(path, prompts, strips)
+
+
+def _label(cell: Cell, grid: bool) -> tuple[str, ...]:
+    guidance = "no guidance" if cell.guidance.name == "none" else cell.guidance.label
+    rest = (guidance, *([cell.grid.label] if grid else []), cell.length)
+    strength = () if cell.strength is None else (f"strength {cell.strength:g}",)
+    return (cell.sampler.label, *rest, *strength)

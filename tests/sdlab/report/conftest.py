@@ -1,0 +1,3 @@
+from fake_sweep import file, run
+
+__all__ = ["file", "run"]
