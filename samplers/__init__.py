@@ -16,26 +16,25 @@ import inspect
 from collections.abc import Callable
 from typing import Any, cast
 
-from samplers.base import Denoiser, Noise, PathNoise, Sampler, nfe, run
+from samplers.ancestral import DPM2Ancestral, DPMpp2SAncestral, EulerAncestral
+from samplers.base import AdaptiveSampler, Noise, PathNoise, Sampler, run
 from samplers.brownian import brownian_path
 from samplers.cfg_pp import DDIMCFGpp, DPMpp2MCFGpp
 from samplers.checks import check_options, look_up
-from samplers.clock import with_levels
 from samplers.ddim import DDIM
 from samplers.ddpm import DDPM
 from samplers.deis import DEIS
+from samplers.denoiser import Denoiser, GuidedDenoiser
 from samplers.dpm2 import DPM2
-from samplers.dpm2_ancestral import DPM2Ancestral
 from samplers.dpm_adaptive import DPMSolverAdaptive
 from samplers.dpm_solver import DPMpp2M, DPMpp3M, DPMSolver2M, DPMSolver3M
 from samplers.dpm_solver_single import DPMpp2S, DPMpp3S, DPMSolver2S, DPMSolver3S, DPMSolverFast
 from samplers.dpmpp_2m_sde import DPMpp2MSDE
-from samplers.dpmpp_2s_ancestral import DPMpp2SAncestral
 from samplers.dpmpp_3m_sde import DPMpp3MSDE
 from samplers.dpmpp_sde import DPMppSDE
 from samplers.edm import EDMEuler, EDMHeun
 from samplers.er_sde import ERSDE
-from samplers.euler import Euler, EulerAncestral
+from samplers.euler import Euler
 from samplers.exact.reference import converged, eased, reference
 from samplers.exponential_heun import ExponentialHeun
 from samplers.gradient_estimation import GradientEstimation
@@ -78,11 +77,13 @@ __all__ = [
     "ENDINGS",
     "GRIDS",
     "SAMPLERS",
+    "AdaptiveSampler",
     "ClockLevels",
     "ContinuousLevels",
     "Denoiser",
     "DiscreteLevels",
     "Ending",
+    "GuidedDenoiser",
     "Levels",
     "Noise",
     "PathNoise",
@@ -102,7 +103,6 @@ __all__ = [
     "grid",
     "levels_of_betas",
     "make",
-    "nfe",
     "philox",
     "reference",
     "run",
@@ -110,7 +110,6 @@ __all__ = [
     "sigma_of",
     "ve_levels",
     "vp_levels",
-    "with_levels",
     "zero_terminal_snr",
 ]
 

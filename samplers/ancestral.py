@@ -1,20 +1,126 @@
-"""Ancestral steps: down to below the next level, then up to it with fresh noise (Crowson, k-diffusion, 2022).
-
-With ⁺ for the next level:
-    σ_up²   = min(σ⁺², η² σ⁺² (σ² − σ⁺²)/σ²)
-    σ_down² = σ⁺² − σ_up²
-
-Adding noise keeps the marginals exactly, so the samples of an ancestral rule have the law of the data at the order of
-what carries x to σ_down. How fast they forget where they came from, and which path they take to a given noise, is the
-reverse SDE's with η² times its noise, at first order.
-"""
+"""Ancestral samplers: a deterministic step to below the next level, then fresh noise up to it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import sqrt
+from typing import ClassVar
+
+from torch import Tensor
+
+from samplers.base import Denoiser, Noise, Sampler, between
+from samplers.checks import within
+from samplers.dpm2 import DPM2
+from samplers.dpm_solver_single import DPMpp2S
+from samplers.euler import Euler
 
 
 def split(q: float, eta: float) -> tuple[float, float]:
-    """σ_down/σ⁺ and σ_up/σ⁺, for q = σ⁺/σ."""
+    """σ_down/σ⁺ and σ_up/σ⁺, for q = σ⁺/σ.
+
+    With ⁺ for the next level:
+        σ_up²   = min(σ⁺², η² σ⁺² (σ² − σ⁺²)/σ²)
+        σ_down² = σ⁺² − σ_up²
+
+    (Crowson 2022, k-diffusion)
+    """
     up = min(1.0, eta * sqrt((1 - q) * (1 + q)))
     return sqrt((1 - up) * (1 + up)), up
+
+
+@dataclass(frozen=True)
+class _Ancestral(Sampler):
+    """A step of the sampler `inner` from σ to σ_down, and noise σ_up z on top.
+
+    Adding noise keeps the marginals exactly, so the samples have the law of the data at the order of `inner`. How fast
+    they forget their start, and which path they take to a given noise, is as in the reverse SDE with η² times its
+    noise, at first order.
+    """
+
+    inner: ClassVar[Sampler]
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        within(f"{type(self).__name__}.eta", self.eta, 0)
+
+    @property
+    def order(self) -> int:
+        """The order of the deterministic step."""
+        return self.inner.order
+
+    @property
+    def stochastic(self) -> bool:
+        """True unless eta is 0."""
+        return self.eta > 0
+
+    def step(
+        self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
+    ) -> tuple[Tensor, None]:
+        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        down, up = split(sigma_next / sigma, self.eta)
+        x_down, _ = self.inner.step(denoise, x, sigma, sigma_next * down, None, noise)
+        if sigma_next * up > 0:  # each inner step returns a tensor of its own, so this may write to it
+            x_down.add_(between(noise, sigma, sigma_next, x), alpha=sigma_next * up)
+        return x_down, None
+
+
+@dataclass(frozen=True)
+class EulerAncestral(_Ancestral):
+    """Euler to below the next level, then fresh noise up to it: first order, one call per step.
+
+    With D = D(x, σ) and ⁺ for the next level:
+        σ_up²   = min(σ⁺², η² σ⁺² (σ² − σ⁺²)/σ²)
+        σ_down² = σ⁺² − σ_up²
+        x⁺      = D + (σ_down/σ)(x − D) + σ_up z
+
+    `eta` ≥ 0 scales the noise: 0 is Euler, 1 is the DDPM posterior. If it asks for more noise than the next level
+    holds, all of that level's noise is drawn afresh. (Crowson 2022, k-diffusion)
+
+    Raises:
+        ValueError: eta is not a number of at least 0.
+    """
+
+    inner: ClassVar[Sampler] = Euler()
+
+
+@dataclass(frozen=True)
+class DPM2Ancestral(_Ancestral):
+    """DPM2 to below the next level, then fresh noise up to it: second order in law, two calls per step.
+
+    With m = √(σ σ_down) and ⁺ for the next level:
+        σ_up²   = min(σ⁺², η² σ⁺² (σ² − σ⁺²)/σ²)
+        σ_down² = σ⁺² − σ_up²
+        d       = (x − D(x, σ))/σ
+        x_m     = x + (m − σ) d
+        d_m     = (x_m − D(x_m, m))/m
+        x⁺      = x + (σ_down − σ) d_m + σ_up z
+
+    A step with σ_down = 0 (the step to 0, or all noise drawn afresh) is Euler's, x⁺ = D(x, σ) + σ_up z, and makes one
+    call. `eta` ≥ 0 scales the noise: 0 is DPM2. (Crowson 2022, k-diffusion)
+
+    Raises:
+        ValueError: eta is not a number of at least 0.
+    """
+
+    inner: ClassVar[Sampler] = DPM2()
+
+
+@dataclass(frozen=True)
+class DPMpp2SAncestral(_Ancestral):
+    """DPM-Solver++(2S) to below the next level, then fresh noise: second order in law, two calls per step.
+
+    With m = √(σ σ_down) and ⁺ for the next level:
+        σ_up²   = min(σ⁺², η² σ⁺² (σ² − σ⁺²)/σ²)
+        σ_down² = σ⁺² − σ_up²
+        x_m     = D(x, σ)   + (m/σ)(x − D(x, σ))
+        x⁺      = D(x_m, m) + (σ_down/σ)(x − D(x_m, m)) + σ_up z
+
+    A step with σ_down = 0 (the step to 0, or all noise drawn afresh) is Euler's, x⁺ = D(x, σ) + σ_up z, and makes one
+    call. `eta` ≥ 0 scales the noise: 0 is DPM-Solver++(2S). (Crowson 2022, k-diffusion; Lu et al. 2022,
+    arXiv:2211.01095, Algorithm 1 with r = ½)
+
+    Raises:
+        ValueError: eta is not a number of at least 0.
+    """
+
+    inner: ClassVar[Sampler] = DPMpp2S()

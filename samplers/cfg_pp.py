@@ -11,7 +11,6 @@ many, and `order` is that without guidance, D_w = D_∅.                        
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import ClassVar
@@ -20,19 +19,19 @@ import torch
 from torch import Tensor
 
 from samplers.adams import Node, log_ratio
-from samplers.base import Denoiser, Noise, between
+from samplers.base import Denoiser, Noise, Sampler, between
 from samplers.checks import within
+from samplers.denoiser import GuidedDenoiser, is_guided
 
 
 @dataclass(frozen=True)
-class DDIMCFGpp:
+class DDIMCFGpp(Sampler):
     """DDIM with CFG++ guidance, from Euler (eta 0) to Euler ancestral (eta 1): one call a step.
 
     The denoiser must have `with_uncond(x, sigma) -> (guided x̂₀, unconditional x̂₀)`; ValueError where it has not, and
     unless 0 ≤ eta ≤ 1.
     """
 
-    order: ClassVar[int] = 1
     eta: float = 0.0
 
     def __post_init__(self) -> None:
@@ -47,7 +46,7 @@ class DDIMCFGpp:
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
     ) -> tuple[Tensor, None]:
         """x at `sigma` -> x at `sigma_next`; remembers nothing."""
-        guided, uncond = _with_uncond("ddim_cfg_pp", denoise)(x, sigma)
+        guided, uncond = _guided("ddim_cfg_pp", denoise).with_uncond(x, sigma)
         q = sigma_next / sigma
         fresh = self.eta**2 * (1 - q * q)
         out = torch.add(guided, x - uncond, alpha=q * sqrt(1 - fresh))
@@ -55,26 +54,21 @@ class DDIMCFGpp:
             out.add_(between(noise, sigma, sigma_next, x), alpha=sigma_next * sqrt(fresh))
         return out, None
 
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step, for both predictions."""
-        return len(sigmas) - 1
-
 
 @dataclass(frozen=True)
-class DPMpp2MCFGpp:
+class DPMpp2MCFGpp(Sampler):
     """DPM-Solver++(2M) with CFG++ guidance: one call a step.
 
     The denoiser must have `with_uncond(x, sigma) -> (guided x̂₀, unconditional x̂₀)`; ValueError where it has not.
     """
 
     order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = False
 
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Node | None, noise: Noise
     ) -> tuple[Tensor, Node]:
         """x at `sigma` -> x at `sigma_next`; remembers the unconditional prediction at `sigma`."""
-        guided, uncond = _with_uncond("dpmpp_2m_cfg_pp", denoise)(x, sigma)
+        guided, uncond = _guided("dpmpp_2m_cfg_pp", denoise).with_uncond(x, sigma)
         q = sigma_next / sigma
         out = torch.add(guided, x - uncond, alpha=q)
         if memory is not None and sigma_next > 0:
@@ -82,15 +76,10 @@ class DPMpp2MCFGpp:
             out.add_(guided - memory.value, alpha=(1 - q) * ahead)
         return out, Node(sigma, uncond)
 
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step, for both predictions."""
-        return len(sigmas) - 1
 
-
-def _with_uncond(name: str, denoise: Denoiser) -> Callable[[Tensor, float], tuple[Tensor, Tensor]]:
-    both: Callable[[Tensor, float], tuple[Tensor, Tensor]] | None = getattr(denoise, "with_uncond", None)
-    if both is None:
+def _guided(name: str, denoise: Denoiser) -> GuidedDenoiser:
+    if not is_guided(denoise):
         raise ValueError(
             f"{name} needs a guided denoiser, one with a method with_uncond(x, sigma) -> (guided, unconditional)"
         )
-    return both
+    return denoise

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from math import exp, log
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
-from samplers.base import Sampler
 from samplers.levels import Levels, TimedLevels, discrete_levels
 
 DEFAULT: Levels = discrete_levels()  # Stable Diffusion v1's
@@ -43,8 +41,3 @@ def clock(levels: Levels) -> Clock:
         return inner_sigma(t) if t <= high else top * exp((t - high) * above)
 
     return Clock(t, sigma)
-
-
-def with_levels(rule: Sampler, levels: Levels) -> Sampler:
-    """`rule` with the levels of the model it is to sample, where it has an option for them; else `rule` itself."""
-    return cast(Sampler, replace(cast(Any, rule), levels=levels)) if hasattr(rule, "levels") else rule

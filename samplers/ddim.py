@@ -10,26 +10,23 @@ In the σ clock (each x over its own √ᾱ, ᾱ = 1/(1+σ²), ⁺ for t−1), w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from samplers.base import Denoiser, Noise, between
+from samplers.base import Denoiser, Noise, Sampler, between
 from samplers.checks import within
 
 
 @dataclass(frozen=True)
-class DDIM:
+class DDIM(Sampler):
     """DDIM, from deterministic (eta 0) to DDPM (eta 1): first order, one call a step.
 
     ValueError unless 0 ≤ eta ≤ 1.
     """
 
-    order: ClassVar[int] = 1
     eta: float = 0.0
 
     def __post_init__(self) -> None:
@@ -51,7 +48,3 @@ class DDIM:
         if sigma_next * fresh > 0:
             x.add_(between(noise, sigma, sigma_next, x), alpha=sigma_next * sqrt(fresh))
         return x, None
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step."""
-        return len(sigmas) - 1

@@ -11,7 +11,6 @@ so any two levels may be neighbours, not only those of the training table.  http
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import ClassVar
@@ -19,14 +18,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from samplers.base import Denoiser, Noise, between
+from samplers.base import Denoiser, Noise, Sampler, between
 
 
 @dataclass(frozen=True)
-class DDPM:
+class DDPM(Sampler):
     """Ancestral sampling from the DDPM posterior: first order, one call a step."""
 
-    order: ClassVar[int] = 1
     stochastic: ClassVar[bool] = True
 
     def step(
@@ -40,7 +38,3 @@ class DDPM:
         mean = torch.lerp(x0, x, q * q)
         fresh = between(noise, sigma, sigma_next, x)
         return mean.add_(fresh, alpha=sigma_next * sqrt((1 - q) * (1 + q))), None
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step."""
-        return len(sigmas) - 1

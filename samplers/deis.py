@@ -13,16 +13,15 @@ hundreds of steps its corners show, and the order sinks towards 2.  https://arxi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp, log, prod
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from samplers.adams import Node, along_noise
-from samplers.base import Denoiser, Noise
+from samplers.base import Denoiser, Noise, Sampler
 from samplers.checks import one_of
 from samplers.clock import DEFAULT, Clock, clock
 from samplers.levels import Levels
@@ -31,14 +30,13 @@ _POINTS, _SHARES = (values.tolist() for values in np.polynomial.legendre.leggaus
 
 
 @dataclass(frozen=True)
-class DEIS:
+class DEIS(Sampler):
     """DEIS (tAB), Adams–Bashforth in the model's time: up to fourth order by looking back, one call a step.
 
     `max_order` is how many predictions a step uses, this one included; `levels` are the model's, Stable Diffusion v1's
     by default (`samplers.with_levels` sets them). ValueError unless 1 ≤ max_order ≤ 4.
     """
 
-    stochastic: ClassVar[bool] = False
     max_order: int = 3
     levels: Levels = field(default=DEFAULT, repr=False)
     _clock: Clock = field(init=False, repr=False, compare=False)
@@ -51,6 +49,10 @@ class DEIS:
     def order(self) -> int:
         """`max_order`."""
         return self.max_order
+
+    def with_levels(self, levels: Levels) -> Sampler:
+        """The same sampler in the time of these levels."""
+        return replace(self, levels=levels)
 
     def step(
         self,
@@ -68,10 +70,6 @@ class DEIS:
             return torch.lerp(x0, x, sigma_next / sigma), history
         weights = time_weights(self._clock, [node.sigma for node in history], sigma_next)
         return along_noise(x, x0, history, weights), history
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step."""
-        return len(sigmas) - 1
 
 
 def time_weights(clock: Clock, sigmas: Sequence[float], sigma_next: float) -> list[float]:

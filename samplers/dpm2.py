@@ -10,7 +10,6 @@ https://arxiv.org/abs/2206.00927
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import ClassVar
@@ -18,15 +17,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from samplers.base import Denoiser, Noise
+from samplers.base import Denoiser, Noise, Sampler
 
 
 @dataclass(frozen=True)
-class DPM2:
+class DPM2(Sampler):
     """DPM2, the midpoint method in log σ: second order, two calls a step, one for the step to zero."""
 
     order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = False
 
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
@@ -39,8 +37,3 @@ class DPM2:
         x_middle = torch.lerp(x0, x, middle / sigma)
         slope = x_middle - denoise(x_middle, middle)  # m d_m
         return torch.add(x, slope, alpha=(sigma_next - sigma) / middle), None
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """Two calls a step, one for a step to 0."""
-        steps = len(sigmas) - 1
-        return 2 * steps - (steps > 0 and sigmas[-1] == 0)

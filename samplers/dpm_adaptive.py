@@ -17,15 +17,14 @@ The step to σ⁺ = 0 is Euler's.  https://arxiv.org/abs/2206.00927, https://doi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log, sqrt
-from typing import Any, ClassVar, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from samplers.base import Denoiser, Noise
+from samplers.base import AdaptiveSampler, Denoiser, Noise, Sampler
 from samplers.checks import one_of, positive, within
 
 
@@ -39,7 +38,7 @@ class Control(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DPMSolverAdaptive:
+class DPMSolverAdaptive(AdaptiveSampler):
     """DPM-Solver-12 or -23 with adaptive steps, for each image its own: order 2 or 3 in its steps.
 
     `pair` is "12" (two calls a try) or "23" (three); `rtol` and `atol` bound the error of a step, `h_init` is the first
@@ -50,7 +49,6 @@ class DPMSolverAdaptive:
     RuntimeError where the error of a step cannot be brought down, as with a denoiser that is not finite.
     """
 
-    stochastic: ClassVar[bool] = False
     pair: Literal["12", "23"] = "23"
     rtol: float = 0.05
     atol: float = 0.0078
@@ -72,6 +70,10 @@ class DPMSolverAdaptive:
     def order(self) -> int:
         """That of the higher estimate: 2 or 3."""
         return 2 if self.pair == "12" else 3
+
+    def with_tolerance(self, rtol: float) -> Sampler:
+        """With `rtol`, and a tenth of it as `atol`."""
+        return replace(self, rtol=rtol, atol=rtol / 10)
 
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Control | None, noise: Noise
@@ -107,10 +109,6 @@ class DPMSolverAdaptive:
             here = torch.where(taken, torch.where(last, end, here + size), here)
             h = torch.where(going & ~(taken & last), size * factor, h)
         return x, Control(h, error, error_before, x_before)
-
-    def nfe(self, sigmas: Sequence[float]) -> None:
-        """Not known before: what the images are decides how many steps they take."""
-        return None
 
     def _pair(self, denoise: Denoiser, x: Tensor, start: Tensor, end: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """The low and the high estimate of x at λ = `end`, one level an image."""

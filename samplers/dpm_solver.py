@@ -22,7 +22,6 @@ https://arxiv.org/abs/2206.00927, https://arxiv.org/abs/2211.01095
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import expm1
 from typing import ClassVar, Literal
@@ -40,7 +39,7 @@ from samplers.adams import (
     log_ratio,
     phi,
 )
-from samplers.base import Denoiser, Noise
+from samplers.base import Denoiser, Noise, Sampler
 from samplers.checks import one_of
 
 Variant = Literal["corrected", "published"]
@@ -48,11 +47,10 @@ VARIANTS = ("corrected", "published")
 
 
 @dataclass(frozen=True)
-class DPMpp2M:
+class DPMpp2M(Sampler):
     """DPM-Solver++(2M): second order by looking one step back, one call a step."""
 
     order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = False
 
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Node | None, noise: Noise
@@ -64,19 +62,14 @@ class DPMpp2M:
             d = torch.lerp(memory.value, x0, 1 + h / (2 * h_last))
         return torch.lerp(d, x, sigma_next / sigma), Node(sigma, x0)
 
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step."""
-        return len(sigmas) - 1
-
 
 @dataclass(frozen=True)
-class DPMpp3M:
+class DPMpp3M(Sampler):
     """DPM-Solver++(3M): third order by looking two steps back, one call a step.
 
     `variant` "published" is the rule of the authors' code, of second order; see above. ValueError for another variant.
     """
 
-    stochastic: ClassVar[bool] = False
     variant: Variant = "corrected"
 
     def __post_init__(self) -> None:
@@ -105,17 +98,12 @@ class DPMpp3M:
         weights = [h * weight for weight in _weights(log_nodes(history, h), -h, self.variant)]
         return along_data(x, sigma_next / sigma, history, weights), history
 
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step."""
-        return len(sigmas) - 1
-
 
 @dataclass(frozen=True)
-class DPMSolver2M:
+class DPMSolver2M(Sampler):
     """DPM-Solver-2M, the multistep rule on ε: second order by looking one step back, one call a step."""
 
     order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = False
 
     def step(
         self,
@@ -129,19 +117,14 @@ class DPMSolver2M:
         """x at `sigma` -> x at `sigma_next`; remembers the last predictions of the noise."""
         return _noise_step(denoise, x, sigma, sigma_next, memory, 2, "corrected")
 
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step."""
-        return len(sigmas) - 1
-
 
 @dataclass(frozen=True)
-class DPMSolver3M:
+class DPMSolver3M(Sampler):
     """DPM-Solver-3M, the multistep rule on ε: third order by looking two steps back, one call a step.
 
     `variant` "published" is the rule of the authors' code, of second order; see above. ValueError for another variant.
     """
 
-    stochastic: ClassVar[bool] = False
     variant: Variant = "corrected"
 
     def __post_init__(self) -> None:
@@ -163,10 +146,6 @@ class DPMSolver3M:
     ) -> tuple[Tensor, tuple[Node, ...]]:
         """x at `sigma` -> x at `sigma_next`; remembers the last predictions of the noise."""
         return _noise_step(denoise, x, sigma, sigma_next, memory, 3, self.variant)
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step."""
-        return len(sigmas) - 1
 
 
 def _noise_step(

@@ -21,7 +21,6 @@ https://arxiv.org/abs/2206.00927, https://arxiv.org/abs/2211.01095
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -29,19 +28,18 @@ import torch
 from torch import Tensor
 
 from samplers.adams import log_ratio, phi
-from samplers.base import Denoiser, Noise
+from samplers.base import Denoiser, Noise, Sampler
 from samplers.checks import one_of, within
 
 
 @dataclass(frozen=True)
-class DPMSolver2S:
+class DPMSolver2S(Sampler):
     """DPM-Solver-2 on ε: second order, two calls a step, one for the step to zero.
 
     `r1` is where in the step, in log σ, the second call is made. ValueError unless 0.01 ≤ r1 ≤ 1.
     """
 
     order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = False
     r1: float = 0.5
 
     def __post_init__(self) -> None:
@@ -55,20 +53,15 @@ class DPMSolver2S:
             return torch.lerp(denoise(x, sigma), x, 0.0), None
         return _second_on_noise(denoise, x, sigma, sigma_next, self.r1), None
 
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """Two calls a step, one for a step to 0."""
-        return _calls(sigmas, 2)
-
 
 @dataclass(frozen=True)
-class DPMSolver3S:
+class DPMSolver3S(Sampler):
     """DPM-Solver-3 on ε: third order, three calls a step, one for the step to zero.
 
     `r1` is where in the step, in log σ, the second call is made; the third is at ⅔. ValueError unless 0.01 ≤ r1 ≤ 1.
     """
 
     order: ClassVar[int] = 3
-    stochastic: ClassVar[bool] = False
     r1: float = 1 / 3
 
     def __post_init__(self) -> None:
@@ -82,20 +75,15 @@ class DPMSolver3S:
             return torch.lerp(denoise(x, sigma), x, 0.0), None
         return _third_on_noise(denoise, x, sigma, sigma_next, self.r1), None
 
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """Three calls a step, one for a step to 0."""
-        return _calls(sigmas, 3)
-
 
 @dataclass(frozen=True)
-class DPMpp2S:
+class DPMpp2S(Sampler):
     """DPM-Solver++(2S) on x̂₀: second order, two calls a step, one for the step to zero.
 
     `r1` is where in the step, in log σ, the second call is made. ValueError unless 0.01 ≤ r1 ≤ 1.
     """
 
     order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = False
     r1: float = 0.5
 
     def __post_init__(self) -> None:
@@ -108,24 +96,19 @@ class DPMpp2S:
         x0 = denoise(x, sigma)
         if sigma_next > 0:
             q = (sigma_next / sigma) ** self.r1
-            u1 = torch.lerp(x0, x, q)
-            x0 = torch.lerp(x0, denoise(u1, q * sigma), 1 / (2 * self.r1))
+            d1 = denoise(torch.lerp(x0, x, q), q * sigma)
+            x0 = d1 if self.r1 == 0.5 else torch.lerp(x0, d1, 1 / (2 * self.r1))
         return torch.lerp(x0, x, sigma_next / sigma), None
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """Two calls a step, one for a step to 0."""
-        return _calls(sigmas, 2)
 
 
 @dataclass(frozen=True)
-class DPMpp3S:
+class DPMpp3S(Sampler):
     """DPM-Solver++(3S) on x̂₀: third order, three calls a step, one for the step to zero.
 
     `r1` is where in the step, in log σ, the second call is made; the third is at ⅔. ValueError unless 0.01 ≤ r1 ≤ 1.
     """
 
     order: ClassVar[int] = 3
-    stochastic: ClassVar[bool] = False
     r1: float = 1 / 3
 
     def __post_init__(self) -> None:
@@ -146,13 +129,9 @@ class DPMpp3S:
             out.add_(d2, alpha=h * phi(2, -h)[1] / r2)
         return out, None
 
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """Three calls a step, one for a step to 0."""
-        return _calls(sigmas, 3)
-
 
 @dataclass(frozen=True)
-class DPMSolverFast:
+class DPMSolverFast(Sampler):
     """DPM-Solver-fast: DPM-Solver-3 steps and an end that spends what is left of a budget of calls; second order.
 
     For a budget of K calls the authors take ⌊K/3⌋ + 1 steps, even in log σ: all of order 3 but the last two, of order
@@ -161,7 +140,6 @@ class DPMSolverFast:
     unless the remainder is 0, 1 or 2.
     """
 
-    stochastic: ClassVar[bool] = False
     remainder: int = 0
 
     def __post_init__(self) -> None:
@@ -172,7 +150,7 @@ class DPMSolverFast:
         """3 with remainder 2; else 2, for one step of Euler's has an error of h²."""
         return 3 if self.remainder == 2 else 2
 
-    def prepare(self, sigmas: Sequence[float]) -> tuple[int, ...]:
+    def prepare(self, sigmas: tuple[float, ...]) -> tuple[int, ...]:
         """The first memory: the order of each step."""
         ending = [2, 1] if self.remainder == 0 else [self.remainder]
         orders = [3] * (len(sigmas) - 1 - len(ending)) + ending
@@ -190,10 +168,6 @@ class DPMSolverFast:
         if order == 2:
             return _second_on_noise(denoise, x, sigma, sigma_next, 0.5), tuple(rest)
         return _third_on_noise(denoise, x, sigma, sigma_next, 1 / 3), tuple(rest)
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """As many calls a step as its order says."""
-        return sum(self.prepare(sigmas))
 
 
 def _second_on_noise(denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, r1: float) -> Tensor:
@@ -216,8 +190,3 @@ def _third_on_noise(denoise: Denoiser, x: Tensor, sigma: float, sigma_next: floa
     u2 = torch.lerp(x0, x, s2 / sigma).add_(d1, alpha=-s2 * r2 * h * phi(2, r2 * h)[1] * r2 / r1)
     d2 = (u2 - denoise(u2, s2)).div_(s2).sub_(eps)
     return torch.lerp(x0, x, sigma_next / sigma).add_(d2, alpha=-sigma_next * h * phi(2, h)[1] / r2)
-
-
-def _calls(sigmas: Sequence[float], each: int) -> int:
-    steps = len(sigmas) - 1
-    return each * steps - (each - 1) * (steps > 0 and sigmas[-1] == 0)

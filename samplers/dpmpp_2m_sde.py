@@ -11,7 +11,6 @@ DPM-Solver++(2M).                                                               
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, expm1, sqrt
 from typing import ClassVar, Literal
@@ -20,12 +19,12 @@ import torch
 from torch import Tensor
 
 from samplers.adams import Node, log_ratio, phi
-from samplers.base import Denoiser, Noise, between
+from samplers.base import Denoiser, Noise, Sampler, between
 from samplers.checks import one_of, within
 
 
 @dataclass(frozen=True)
-class DPMpp2MSDE:
+class DPMpp2MSDE(Sampler):
     """DPM-Solver++(2M) SDE: second order in law by looking one step back, one call a step.
 
     `eta` ≥ 0 scales the noise: 0 is DPM-Solver++(2M), 1 the reverse SDE. ValueError for another eta or solver.
@@ -59,10 +58,6 @@ class DPMpp2MSDE:
         if self.stochastic:
             x.add_(between(noise, sigma, sigma_next, x), alpha=sigma_next * sqrt(-expm1(-2 * self.eta * h)))
         return x, Node(sigma, x0)
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step."""
-        return len(sigmas) - 1
 
 
 def _heun(h: float) -> float:

@@ -17,7 +17,6 @@ The first steps look back as far as there is something to see; the one to σ⁺ 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, expm1, sqrt
 from typing import Literal
@@ -26,14 +25,14 @@ import torch
 from torch import Tensor
 
 from samplers.adams import Node, adams_weights, along_data, difference_weights, log_nodes, log_ratio, phi
-from samplers.base import Denoiser, Noise, between
+from samplers.base import Denoiser, Noise, Sampler, between
 from samplers.checks import one_of, within
 
 VARIANTS = ("corrected", "published", "diffusers")
 
 
 @dataclass(frozen=True)
-class DPMpp3MSDE:
+class DPMpp3MSDE(Sampler):
     """DPM-Solver++(3M) SDE: second order in law, third without noise, one call a step.
 
     `eta` ≥ 0 scales the noise: 0 is DPM-Solver++(3M), 1 the reverse SDE. For `variant` see above; with "published" the
@@ -86,7 +85,3 @@ class DPMpp3MSDE:
             return weights
         excess = h * phi(3, -h)[2] + (self.variant == "diffusers")
         return [weight - excess * part for weight, part in zip(weights, difference_weights(nodes), strict=True)]
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step."""
-        return len(sigmas) - 1

@@ -14,7 +14,6 @@ On a Brownian path both variants are the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Literal
@@ -23,12 +22,12 @@ import torch
 from torch import Tensor
 
 from samplers.ancestral import split
-from samplers.base import Denoiser, Noise, between
+from samplers.base import Denoiser, Noise, Sampler, between
 from samplers.checks import one_of, within
 
 
 @dataclass(frozen=True)
-class DPMppSDE:
+class DPMppSDE(Sampler):
     """DPM++ SDE: second order in law, two calls a step, one for the step to zero.
 
     `eta` ≥ 0 scales the noise: 0 is DPM-Solver++(2S). `variant` "published" draws both stages afresh, see above.
@@ -75,8 +74,3 @@ class DPMppSDE:
             out.add_(z_middle, alpha=sigma_next * up * sqrt(q))
             out.add_(between(noise, middle, sigma_next, x), alpha=sigma_next * up)
         return out, None
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """Two calls a step, one for a step to 0."""
-        steps = len(sigmas) - 1
-        return 2 * steps - (steps > 0 and sigmas[-1] == 0)

@@ -13,7 +13,6 @@ against what its networks take away.                                            
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
 from typing import ClassVar
@@ -28,10 +27,10 @@ from samplers.heun import Heun
 
 
 @dataclass(frozen=True)
-class _Churned:
+class _Churned(Sampler):
     """The options of Algorithm 2, and the step of `rule` from a churned state."""
 
-    rule: ClassVar[Sampler]
+    inner: ClassVar[Sampler]
     s_churn: float = 5.0
     s_tmin: float = 0.0
     s_tmax: float = inf
@@ -50,7 +49,7 @@ class _Churned:
         """True unless s_churn is 0."""
         return self.s_churn > 0
 
-    def prepare(self, sigmas: Sequence[float]) -> float:
+    def prepare(self, sigmas: tuple[float, ...]) -> float:
         """γ on this grid, which is what the steps remember."""
         return min(self.s_churn / max(len(sigmas) - 1, 1), sqrt(2) - 1)
 
@@ -63,12 +62,8 @@ class _Churned:
             up = self.s_noise * sigma * sqrt(gamma * (2 + gamma))
             x = torch.add(x, between(noise, sigma, sigma_next, x), alpha=up)
             sigma += gamma * sigma
-        x, _ = self.rule.step(denoise, x, sigma, sigma_next, None, noise)
+        x, _ = self.inner.step(denoise, x, sigma, sigma_next, None, noise)
         return x, memory
-
-    def nfe(self, sigmas: Sequence[float]) -> int | None:
-        """As many as without churn."""
-        return self.rule.nfe(sigmas)
 
 
 @dataclass(frozen=True)
@@ -78,8 +73,7 @@ class EDMEuler(_Churned):
     Options as in the paper; s_churn = 0 is Euler. ValueError unless s_churn and s_noise ≥ 0 and 0 ≤ s_tmin ≤ s_tmax.
     """
 
-    order: ClassVar[int] = 1
-    rule: ClassVar[Sampler] = Euler()
+    inner: ClassVar[Sampler] = Euler()
 
 
 @dataclass(frozen=True)
@@ -90,4 +84,4 @@ class EDMHeun(_Churned):
     """
 
     order: ClassVar[int] = 2
-    rule: ClassVar[Sampler] = Heun()
+    inner: ClassVar[Sampler] = Heun()

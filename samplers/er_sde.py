@@ -18,7 +18,7 @@ variant "published". The first steps look back as far as there is something to s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import exp, log1p, sqrt
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from samplers.adams import Node, log_ratio
-from samplers.base import Denoiser, Noise, between
+from samplers.base import Denoiser, Noise, Sampler, between
 from samplers.checks import look_up, one_of
 
 # ϕ(σ)/σ of the functions in the paper's appendix A.8.
@@ -46,7 +46,7 @@ _NODES, _WEIGHTS = (part.tolist() for part in np.polynomial.legendre.leggauss(20
 
 
 @dataclass(frozen=True)
-class ERSDE:
+class ERSDE(Sampler):
     """ER-SDE-Solver: second order in law with two or three stages, one call a step.
 
     `stages` is how many predictions a step uses, 1 to 3; `scale` names the noise scale function: "ode" and "sde" are
@@ -102,10 +102,6 @@ class ERSDE:
         if fresh > 0:
             x.add_(between(noise, sigma, sigma_next, x), alpha=sigma_next * sqrt(fresh))
         return x, history
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step."""
-        return len(sigmas) - 1
 
 
 def _difference(newer: Node, older: Node) -> Tensor:

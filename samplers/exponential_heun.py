@@ -10,7 +10,6 @@ https://doi.org/10.1137/040611434, https://arxiv.org/abs/2308.02157
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,15 +17,14 @@ import torch
 from torch import Tensor
 
 from samplers.adams import log_ratio, phi
-from samplers.base import Denoiser, Noise
+from samplers.base import Denoiser, Noise, Sampler
 
 
 @dataclass(frozen=True)
-class ExponentialHeun:
+class ExponentialHeun(Sampler):
     """Heun's method in exponential form: second order, two calls a step, one for the step to zero."""
 
     order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = False
 
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
@@ -38,8 +36,3 @@ class ExponentialHeun:
             return euler, None
         h = log_ratio(sigma, sigma_next)
         return euler.add_(denoise(euler, sigma_next) - x0, alpha=h * phi(2, -h)[1]), None
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """Two calls a step, one for a step to 0."""
-        steps = len(sigmas) - 1
-        return 2 * steps - (steps > 0 and sigmas[-1] == 0)

@@ -11,25 +11,22 @@ few steps.  https://arxiv.org/abs/2306.04848
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
 from samplers.adams import Node, along_noise
-from samplers.base import Denoiser, Noise
+from samplers.base import Denoiser, Noise, Sampler
 from samplers.checks import within
 
 
 @dataclass(frozen=True)
-class GradientEstimation:
+class GradientEstimation(Sampler):
     """Gradient estimation: Euler along a noise extrapolated by γ; first order (second at γ = 3/2), one call a step.
 
     ValueError unless 1 ≤ gamma ≤ 3.
     """
 
-    stochastic: ClassVar[bool] = False
     gamma: float = 2.0
 
     def __post_init__(self) -> None:
@@ -49,7 +46,3 @@ class GradientEstimation:
         if memory is None:
             return along_noise(x, x0, (node,), (step,)), node
         return along_noise(x, x0, (node, memory), (step * self.gamma, step * (1 - self.gamma))), node
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step."""
-        return len(sigmas) - 1

@@ -1,43 +1,40 @@
-"""Heun's method, the trapezoidal rule on the probability-flow ODE (Karras et al. 2022, Algorithm 1).
-
-With ⁺ for the next level:
-    d  = (x − D(x, σ))/σ,         x_e = x + (σ⁺ − σ) d           Euler's step
-    d′ = (x_e − D(x_e, σ⁺))/σ⁺,   x⁺  = x + (σ⁺ − σ)(d + d′)/2
-
-The step to σ⁺ = 0 is Euler's.  https://arxiv.org/abs/2206.00364
-"""
+"""Heun's method, the trapezoidal rule on the probability-flow ODE."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from samplers.base import Denoiser, Noise
+from samplers.base import Denoiser, Noise, Sampler
 
 
 @dataclass(frozen=True)
-class Heun:
-    """Heun's method on the probability-flow ODE: second order, two calls a step, one for the step to zero."""
+class Heun(Sampler):
+    """Heun's method on the probability-flow ODE: second order, two calls per step.
+
+    With ⁺ for the next level, and x_e Euler's step:
+        d   = (x − D(x, σ))/σ
+        x_e = x + (σ⁺ − σ) d
+        d⁺  = (x_e − D(x_e, σ⁺))/σ⁺
+        x⁺  = x + (σ⁺ − σ)(d + d⁺)/2
+
+    The step to σ⁺ = 0 is Euler's and makes one call. (Karras et al. 2022, arXiv:2206.00364, Algorithm 1)
+    """
 
     order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = False
 
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
     ) -> tuple[Tensor, None]:
         """x at `sigma` -> x at `sigma_next`; remembers nothing."""
-        euler = torch.lerp(denoise(x, sigma), x, sigma_next / sigma)
+        x0 = denoise(x, sigma)
+        euler = torch.lerp(x0, x, sigma_next / sigma)  # x + (σ⁺ − σ) d, and exactly x̂₀ at σ⁺ = 0
         if sigma_next == 0:
             return euler, None
-        # x + h (d + d′)/2 is halfway from x to x_e + h d′, and x_e + h d′ lies on the line from D(x_e, σ⁺) to x_e.
-        twice = torch.lerp(denoise(euler, sigma_next), euler, 2 - sigma / sigma_next)
-        return torch.lerp(x, twice, 0.5), None
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """Two calls a step, one for a step to 0."""
-        steps = len(sigmas) - 1
-        return 2 * steps - (steps > 0 and sigmas[-1] == 0)
+        half = (sigma_next - sigma) / 2
+        d = x - x0  # times 1/σ, which is cheaper as a part of the factors below
+        d_next = euler - denoise(euler, sigma_next)  # times 1/σ⁺
+        return torch.add(x, d, alpha=half / sigma).add_(d_next, alpha=half / sigma_next), None

@@ -13,14 +13,13 @@ Second order needs w_1 (σ_1 − σ) + w_2 (σ_2 − σ) = ½ (σ_1 − σ), tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from samplers.base import Denoiser, Noise
+from samplers.base import Denoiser, Noise, Sampler
 
 
 class Ahead(NamedTuple):
@@ -31,11 +30,8 @@ class Ahead(NamedTuple):
 
 
 @dataclass(frozen=True)
-class HeunPP2:
+class HeunPP2(Sampler):
     """Heun++2, slopes one and two levels ahead: first order, three calls a step, then two, then one."""
-
-    order: ClassVar[int] = 1
-    stochastic: ClassVar[bool] = False
 
     def prepare(self, sigmas: tuple[float, ...]) -> Ahead:
         """The first memory: the levels of the whole grid."""
@@ -62,8 +58,3 @@ class HeunPP2:
         for slope, weight in zip(slopes, weights, strict=True):
             out = torch.add(out, slope, alpha=(sigma_next - sigma) * weight)
         return out, Ahead(top, below[1:])
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """Three calls a step, two for the last but one, one for the last."""
-        steps = len(sigmas) - 1
-        return sum(min(3, steps - i) for i in range(steps))

@@ -25,15 +25,13 @@ https://arxiv.org/abs/2204.13902
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar
 
 from torch import Tensor
 
 from samplers.adams import Node, along_noise, sigma_weights
-from samplers.base import Denoiser, Noise
+from samplers.base import Denoiser, Noise, Sampler
 from samplers.checks import one_of
 from samplers.dpm_solver import VARIANTS, Variant
 
@@ -42,13 +40,12 @@ EVEN = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24
 
 
 @dataclass(frozen=True)
-class IPNDM:
+class IPNDM(Sampler):
     """iPNDM, Adams–Bashforth with the weights of even steps: second order, one call a step.
 
     `max_order` is how many predictions a step uses, this one included. ValueError unless 1 ≤ max_order ≤ 4.
     """
 
-    stochastic: ClassVar[bool] = False
     max_order: int = 4
 
     def __post_init__(self) -> None:
@@ -74,20 +71,15 @@ class IPNDM:
         weights = [(sigma_next - sigma) * weight for weight in EVEN[len(history) - 1]]
         return along_noise(x, x0, history, weights), history
 
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step."""
-        return len(sigmas) - 1
-
 
 @dataclass(frozen=True)
-class IPNDMv:
+class IPNDMv(Sampler):
     """iPNDM-v, Adams–Bashforth with the weights of the steps as they are: up to fourth order, one call a step.
 
     `max_order` is how many predictions a step uses, this one included; `variant` "published" has the weights of the
     authors' code, see above. ValueError unless 1 ≤ max_order ≤ 4, and for another variant.
     """
 
-    stochastic: ClassVar[bool] = False
     max_order: int = 4
     variant: Variant = "corrected"
 
@@ -117,10 +109,6 @@ class IPNDMv:
         steps = [sigma - sigma_next, *(before.sigma - now.sigma for now, before in pairwise(history))]
         weights = [(sigma_next - sigma) * weight for weight in published_weights(*steps)]
         return along_noise(x, x0, history, weights), history
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step."""
-        return len(sigmas) - 1
 
 
 def published_weights(h: float, *last: float) -> tuple[float, ...]:

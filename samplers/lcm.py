@@ -6,18 +6,17 @@ With f(x, σ) a network that was distilled to return where the probability flow 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from samplers.base import Denoiser, Noise
+from samplers.base import Denoiser, Noise, Sampler
 
 
 @dataclass(frozen=True)
-class LCM:
+class LCM(Sampler):
     """The consistency step, for distilled networks alone: exact in law where they are exact, one call a step.
 
     `order` 0 says that more steps do not help a denoiser that is a posterior mean: such samples keep too little spread.
@@ -32,7 +31,3 @@ class LCM:
         """x at `sigma` -> x at `sigma_next`; remembers nothing."""
         x0 = denoise(x, sigma)
         return (torch.add(x0, noise(x), alpha=sigma_next) if sigma_next > 0 else torch.lerp(x0, x, 0.0)), None
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step."""
-        return len(sigmas) - 1

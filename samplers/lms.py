@@ -9,25 +9,22 @@ back as far as there is something to see, so the first is Euler's. σ⁺ = 0 is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
 from samplers.adams import Node, along_noise, sigma_weights
-from samplers.base import Denoiser, Noise
+from samplers.base import Denoiser, Noise, Sampler
 from samplers.checks import one_of
 
 
 @dataclass(frozen=True)
-class LMS:
+class LMS(Sampler):
     """Adams–Bashforth in σ: up to fourth order by looking back, one call a step.
 
     `max_order` is how many predictions a step uses, this one included. ValueError unless 1 ≤ max_order ≤ 4.
     """
 
-    stochastic: ClassVar[bool] = False
     max_order: int = 4
 
     def __post_init__(self) -> None:
@@ -51,7 +48,3 @@ class LMS:
         x0 = denoise(x, sigma)
         history = (Node(sigma, x - x0), *(memory or ()))[: self.max_order]
         return along_noise(x, x0, history, sigma_weights(history, sigma_next)), history
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step."""
-        return len(sigmas) - 1

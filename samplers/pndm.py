@@ -17,26 +17,24 @@ nearly alike in σ, whatever their order in t.  https://arxiv.org/abs/2202.09778
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from samplers.adams import Node, along_noise
-from samplers.base import Denoiser, Noise
+from samplers.base import Denoiser, Noise, Sampler
 from samplers.clock import DEFAULT, Clock, clock
 from samplers.ipndm import EVEN
 from samplers.levels import Levels
 
 
 @dataclass(frozen=True)
-class PLMS:
+class PLMS(Sampler):
     """PLMS, PNDM with Heun's start: second order, one call a step and one more for the first."""
 
     order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = False
 
     def step(
         self,
@@ -56,25 +54,24 @@ class PLMS:
             return torch.add(x, mean, alpha=sigma_next - sigma), history
         return _multistep(x, x0, history, sigma_next), history
 
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step, and one more for a first step that does not lead to 0."""
-        return len(sigmas) - 1 + (len(sigmas) > 1 and sigmas[1] > 0)
-
 
 @dataclass(frozen=True)
-class PNDM:
+class PNDM(Sampler):
     """PNDM with a Runge–Kutta start: second order, one call a step and four for each of the first three.
 
     `levels` are the model's, Stable Diffusion v1's by default (`samplers.with_levels` sets them).
     """
 
     order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = False
     levels: Levels = field(default=DEFAULT, repr=False)
     _clock: Clock = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_clock", clock(self.levels))
+
+    def with_levels(self, levels: Levels) -> Sampler:
+        """The same sampler in the time of these levels."""
+        return replace(self, levels=levels)
 
     def step(
         self,
@@ -97,10 +94,6 @@ class PNDM:
             slope = (at - denoise(at, level)) / level
             mean = torch.add(mean, slope, alpha=weight)
         return torch.add(x, mean, alpha=(sigma_next - sigma) / 6), history
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step, and three more for each of the first three that does not lead to 0."""
-        return len(sigmas) - 1 + 3 * sum(sigma > 0 for sigma in sigmas[1:4])
 
 
 def _longer(memory: tuple[Node, ...] | None, sigma: float, noise: Tensor) -> tuple[Node, ...]:

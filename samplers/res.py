@@ -9,7 +9,6 @@ first step, and the one to σ⁺ = 0, are Euler's.  https://arxiv.org/abs/2308.0
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,15 +16,14 @@ import torch
 from torch import Tensor
 
 from samplers.adams import Node, adams_weights, log_ratio
-from samplers.base import Denoiser, Noise
+from samplers.base import Denoiser, Noise, Sampler
 
 
 @dataclass(frozen=True)
-class RESMultistep:
+class RESMultistep(Sampler):
     """RES multistep, exponential Adams–Bashforth on x̂₀: second order by looking one step back, one call a step."""
 
     order: ClassVar[int] = 2
-    stochastic: ClassVar[bool] = False
 
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Node | None, noise: Noise
@@ -37,7 +35,3 @@ class RESMultistep:
             now, before = adams_weights((0.0, -h_last / h), -h)
             d = torch.lerp(memory.value, x0, now / (now + before))
         return torch.lerp(d, x, sigma_next / sigma), Node(sigma, x0)
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step."""
-        return len(sigmas) - 1

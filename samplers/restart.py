@@ -8,7 +8,6 @@ Adding noise is exact in law, and each round contracts the errors made above s. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import sqrt
@@ -17,7 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from samplers.base import Denoiser, Noise
+from samplers.base import Denoiser, Noise, Sampler
 from samplers.checks import positive, whole
 from samplers.heun import Heun
 
@@ -25,7 +24,7 @@ RHO = 7  # the paper's inner grid: even in σ^{1/7}
 
 
 @dataclass(frozen=True)
-class Restart:
+class Restart(Sampler):
     """Heun with restarts between two levels: second order in law, calls as Heun's and those of the rounds.
 
     A round goes down the levels that the grid itself has between `high` and the restart, or `inner_steps` steps even in
@@ -53,7 +52,7 @@ class Restart:
         """True unless there are no repeats."""
         return self.repeats > 0
 
-    def prepare(self, sigmas: Sequence[float]) -> tuple[float, ...]:
+    def prepare(self, sigmas: tuple[float, ...]) -> tuple[float, ...]:
         """The levels of a round, high to s, which is what the steps remember; empty where there is none."""
         s = next((b for a, b in pairwise(sigmas) if a > self.low >= b), 0.0)
         if s == 0:
@@ -81,7 +80,3 @@ class Restart:
                 for high, low in pairwise(memory):
                     x, _ = Heun().step(denoise, x, high, low, None, noise)
         return x, memory
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """Heun's calls, and two for each step of each round."""
-        return Heun().nfe(sigmas) + self.repeats * 2 * max(len(self.prepare(sigmas)) - 1, 0)

@@ -15,7 +15,6 @@ looked at, as UniPC has with B = h: variant "published". The order is the same. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, expm1, inf, sqrt
 from typing import Literal, NamedTuple
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor
 
 from samplers.adams import Node, adams_weights, along_data, log_ratio, phi
-from samplers.base import Denoiser, Noise, between
+from samplers.base import Denoiser, Noise, Sampler, between
 from samplers.checks import one_of, within
 
 
@@ -37,7 +36,7 @@ class Predicted(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SASolver:
+class SASolver(Sampler):
     """SA-Solver: second order in law, up to fourth without noise, one call a step, with `pece` two.
 
     `predictor` (1 to 4) and `corrector` (0 to 4) are how many levels each looks at, 0 being no corrector. `tau` ≥ 0
@@ -108,11 +107,6 @@ class SASolver:
 
     def _tau(self, sigma: float) -> float:
         return self.tau if self.tau_low <= sigma <= self.tau_high else 0.0
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step, in mode PECE two but for the first."""
-        steps = len(sigmas) - 1
-        return 2 * steps - (steps > 0) if self.pece and self.corrector > 0 else steps
 
 
 def _signed_log_ratio(a: float, b: float) -> float:

@@ -18,7 +18,7 @@ noise both are of order 2 in law, for a third would ask for more of the path tha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from math import exp, expm1, sqrt
@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 
 from samplers.adams import log_ratio, phi
-from samplers.base import Denoiser, Noise, between
+from samplers.base import Denoiser, Noise, Sampler, between
 from samplers.checks import within
 
 
 @dataclass(frozen=True)
-class SEEDS2:
+class SEEDS2(Sampler):
     """SEEDS-2: second order in law, two calls a step, one for the step to zero.
 
     `eta` ≥ 0 scales the noise: 0 is DPM-Solver++(2S), 1 the reverse SDE. ValueError for another eta.
@@ -63,14 +63,9 @@ class SEEDS2:
         x_1 = torch.lerp(x0, x, a).add_(next(stages))
         return torch.lerp(denoise(x_1, middle), x, a * a).add_(next(stages)), None
 
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """Two calls a step, one for a step to 0."""
-        steps = len(sigmas) - 1
-        return 2 * steps - (steps > 0 and sigmas[-1] == 0)
-
 
 @dataclass(frozen=True)
-class SEEDS3:
+class SEEDS3(Sampler):
     """SEEDS-3: second order in law, third without noise, three calls a step, one for the step to zero.
 
     `eta` ≥ 0 scales the noise: 0 is DPM-Solver++(3S), 1 the reverse SDE. ValueError for another eta.
@@ -109,11 +104,6 @@ class SEEDS3:
         d_2 = denoise(x_2, sigma_2) - x0
         out = torch.lerp(x0, x, a * a * a).add_(d_2, alpha=1.5 * h_eta * phi(2, -h_eta)[1])
         return out.add_(next(stages)), None
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """Three calls a step, one for a step to 0."""
-        steps = len(sigmas) - 1
-        return 3 * steps - 2 * (steps > 0 and sigmas[-1] == 0)
 
 
 def _noise(noise: Noise, levels: tuple[float, ...], eta: float, like: Tensor) -> Iterator[Tensor | float]:

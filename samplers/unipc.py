@@ -18,16 +18,15 @@ one to σ⁺ = 0 is Euler's, and nothing corrects it.  https://arxiv.org/abs/230
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import expm1
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from samplers.adams import Node, adams_weights, along_data, log_nodes, log_ratio
-from samplers.base import Denoiser, Noise
+from samplers.base import Denoiser, Noise, Sampler
 from samplers.checks import one_of
 
 
@@ -39,13 +38,12 @@ class Before(NamedTuple):
 
 
 @dataclass(frozen=True)
-class UniPC:
+class UniPC(Sampler):
     """UniPC-p: predictor and corrector in one call a step; order p + 1, and p without the corrector.
 
     `max_order` is p, `kind` is B(h), "bh1" or "bh2". ValueError unless 1 ≤ max_order ≤ 3, and for another kind.
     """
 
-    stochastic: ClassVar[bool] = False
     max_order: int = 2
     kind: Literal["bh1", "bh2"] = "bh2"
     corrector: bool = True
@@ -70,10 +68,6 @@ class UniPC:
             if self.corrector:
                 x = self._correct(memory, now)
         return self._predict(x, history, sigma_next), Before(x, history)
-
-    def nfe(self, sigmas: Sequence[float]) -> int:
-        """One call a step."""
-        return len(sigmas) - 1
 
     def _predict(self, x: Tensor, history: tuple[Node, ...], sigma_next: float) -> Tensor:
         sigma, x0 = history[0]

@@ -121,7 +121,7 @@ class Pipeline:
             x = init.to(x) + x
         with self._using(self.model.unet):
             denoise = Guided(guidance, self.denoiser, {"cond": cond, "uncond": uncond})
-            rule = samplers.with_levels(rule, self.levels)
+            rule = rule.with_levels(self.levels)
             return samplers.run(rule, denoise, x, sigmas, noise=noise, on_step=on_step)
 
     @torch.inference_mode()

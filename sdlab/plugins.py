@@ -5,7 +5,7 @@ folder where sdlab runs. A package offers its own under entry points of the grou
 sdlab.guidance and sdlab.models. Both join the registries of sdlab, and from there on differ from nothing in them, but
 that results carry a digest of their code.
 
-    sampler    a class like those in samplers/: `step`, `nfe`, `order`, `stochastic`; built without options, or with
+    sampler    a frozen dataclass with a `step` that subclasses `samplers.Sampler`; built without options, or with
     grid       a function (steps, levels, **options) -> that many levels above 0, from the highest down,
                as a list or a tensor
     guidance   a class with `queries(sigma)` and `combine(predictions, x, sigma, state)` (`guidance.Strategy`), or a
@@ -35,7 +35,7 @@ from torch import Tensor
 
 import samplers
 from samplers.checks import did_you_mean
-from samplers.exact.law import Unguided
+from samplers.denoiser import Unguided
 from sdlab import guidance
 from sdlab.backends.exact import MODELS as MODELS
 from sdlab.system.errors import SdlabError, UsageError
@@ -226,9 +226,9 @@ class Unfit(Exception):
 
 def _try_sampler(entry: Callable[..., Any]) -> None:
     rule, sigmas = entry(), (2.0, 1.0, 0.5, 0.0)
-    for member in ("step", "nfe", "order", "stochastic"):
+    for member in ("step", "order", "stochastic", "prepare", "nfe", "with_levels"):
         if not hasattr(rule, member):
-            raise Unfit(f"it has no {member!r}")
+            raise Unfit(f"it has no {member!r}; make it a subclass of samplers.Sampler, which has defaults")
     x, asked = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64), list[torch.Size]()
 
     def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:

@@ -20,8 +20,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from samplers.base import Denoiser, Sampler, run
+from samplers.base import Sampler, run
 from samplers.brownian import increment
+from samplers.denoiser import Unguided
 from samplers.exact.problems import Gaussian
 
 Number = tuple[object, ...]  # names one of the independent standard normals that a run draws
@@ -43,22 +44,6 @@ class Law:
 
 class NoLawError(ValueError):
     """The rule is not linear in what it is given, so its samples are not Gaussian."""
-
-
-@dataclass(frozen=True)
-class Unguided:
-    """A denoiser whose guided and unconditional predictions are the same, for the rules that ask for both."""
-
-    denoise: Denoiser
-
-    def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        """D(x, σ)."""
-        return self.denoise(x, sigma)
-
-    def with_uncond(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        """D(x, σ), twice."""
-        x0 = self.denoise(x, sigma)
-        return x0, x0
 
 
 def marginal(problem: Gaussian, sigma: float) -> Law:

@@ -75,7 +75,7 @@ class OwnPipeline:
             UsageError: the denoiser of a model of the user's own fails, or changes the shape of x.
         """
         noise = samplers.seeded(seeds, self.device)
-        x, rule = self._white(noise, len(seeds)) * sigmas[0], samplers.with_levels(rule, self.levels)
+        x, rule = self._white(noise, len(seeds)) * sigmas[0], rule.with_levels(self.levels)
         denoise = Guided(guidance, self.denoiser, {"cond": cond, "uncond": uncond})
         return samplers.run(rule, denoise, x, sigmas, noise=noise, on_step=on_step)
 

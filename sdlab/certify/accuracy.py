@@ -11,9 +11,9 @@ from typing import cast
 import torch
 
 import samplers
+from samplers.denoiser import Counted
 from samplers.exact.law import NoLawError, distance
-from sdlab.certify.orders import with_tolerance
-from sdlab.certify.problems import GAUSSIAN, LINE, Counted, line_quantiles, use_grid
+from sdlab.certify.problems import GAUSSIAN, LINE, line_quantiles, use_grid
 
 PASSES = (5, 10, 20, 50)
 _COUNT = 16384  # points of the line
@@ -37,7 +37,12 @@ class Accuracy:
 
 def accuracy(rule: samplers.Sampler, passes: Sequence[int] = PASSES) -> list[Accuracy]:
     """At each budget of network passes, the most steps that fit in; a budget in which none fits is left out."""
-    found = (_adaptive(rule, n) if rule.nfe(use_grid(2)) is None else _fixed(rule, n) for n in passes)
+    if isinstance(rule, samplers.AdaptiveSampler):
+        found = [_adaptive(rule, n) for n in passes]
+    elif rule.nfe(use_grid(2)) is None:  # nothing to set that would meet a budget
+        found = []
+    else:
+        found = [_fixed(rule, n) for n in passes]
     return [one for one in found if one is not None]
 
 
@@ -61,11 +66,11 @@ def _fixed(rule: samplers.Sampler, budget: int) -> Accuracy | None:
     return Accuracy(budget, calls, fitting[-1], gaussian, mixture)
 
 
-def _adaptive(rule: samplers.Sampler, budget: int) -> Accuracy | None:
+def _adaptive(rule: samplers.AdaptiveSampler, budget: int) -> Accuracy | None:
     """The finest tolerance that the budget pays for."""
     best, rtol = None, _LOOSEST
     while rtol > 1e-6:
-        mixture, calls = _on_the_line(with_tolerance(rule, rtol), use_grid(2))
+        mixture, calls = _on_the_line(rule.with_tolerance(rtol), use_grid(2))
         if calls > budget:
             break
         best, rtol = Accuracy(budget, calls, 0, math.nan, mixture), rtol / 2

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import samplers
-from sdlab.certify.problems import MIXTURE, Counted, order_grid, use_grid
+from samplers.denoiser import Counted
+from sdlab.certify.problems import MIXTURE, order_grid, use_grid
 
 _SIZES = (1, 2, 3, 10)
 
@@ -68,8 +69,7 @@ def _start(sigmas: tuple[float, ...], dtype: torch.dtype = torch.float64) -> Ten
 def _walk(rule: samplers.Sampler, x: Tensor, sigmas: tuple[float, ...]) -> Iterator[tuple[Tensor, Any]]:
     """x and the memory after every step; `Broken` where a step gives something that is no state, or writes to x."""
     noise, denoise = samplers.seeded(list(range(len(x)))), Counted(MIXTURE.denoise)
-    prepare = getattr(rule, "prepare", None)
-    memory = None if prepare is None else prepare(sigmas)
+    memory = rule.prepare(sigmas)
     for i in range(len(sigmas) - 1):
         where = f"step {i + 1} of {len(sigmas) - 1} (sigma {sigmas[i]:.4g} to {sigmas[i + 1]:.4g})"
         before, kept = x.clone(), [(t, t.clone()) for t in _tensors(memory)]

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import sqrt
-from typing import Any, cast
 
 from torch import Tensor
 
 import samplers
+from samplers.denoiser import Counted
 from samplers.exact.law import NoLawError, laws, marginal, strong_errors
 from sdlab.certify.checks import Check
 from sdlab.certify.fit import Fit, fit
-from sdlab.certify.problems import FLOWS, GAUSSIAN, STOPS, Counted, exact_path, order_grid
+from sdlab.certify.problems import FLOWS, GAUSSIAN, STOPS, exact_path, order_grid
 
 STEPS = (64, 128, 256, 512)
 STRONG_STEPS, STRONG_LIMIT = (16, 32, 64), 256
@@ -53,14 +52,16 @@ class Orders:
 
 def measure(rule: samplers.Sampler, strong: bool = True) -> Orders:
     """Every order of a rule; with `strong` that on Brownian paths too."""
-    rule = samplers.with_levels(rule, _SMOOTH)
+    rule = rule.with_levels(_SMOOTH)
     if rule.stochastic:
         try:
             return Orders(weak=_weak(rule), strong=_strong(rule) if strong else None, levels=_at_levels(rule, 20))
         except NoLawError:
             return Orders()
-    if rule.nfe(order_grid(2)) is None:
-        return Orders({problem: _by_tolerance(rule, problem) for problem in FLOWS} if _has_tolerances(rule) else {})
+    if isinstance(rule, samplers.AdaptiveSampler):
+        return Orders({problem: _by_tolerance(rule, problem) for problem in FLOWS})
+    if rule.nfe(order_grid(2)) is None:  # it chooses its steps, and no tolerance says how
+        return Orders()
     path = {problem: _path(rule, problem) for problem in FLOWS}
     if not any(_falls_short(one, rule.order) for one in path.values()):
         return Orders(path)
@@ -83,10 +84,6 @@ def _falls_short(one: Fit, claimed: int) -> bool:
     return not one.exact and not one.order >= claimed - SHORT
 
 
-def _has_tolerances(rule: samplers.Sampler) -> bool:
-    return hasattr(rule, "rtol") and hasattr(rule, "atol")
-
-
 def _path(rule: samplers.Sampler, problem: str, eased: bool = False) -> Fit:
     """RMS distance to the exact flow; `eased` cuts up the first step, so that there is something to look back on."""
     errors = []
@@ -96,10 +93,10 @@ def _path(rule: samplers.Sampler, problem: str, eased: bool = False) -> Fit:
     return fit(STEPS, errors)
 
 
-def _by_tolerance(rule: samplers.Sampler, problem: str) -> Fit:
+def _by_tolerance(rule: samplers.AdaptiveSampler, problem: str) -> Fit:
     """The same for a rule that chooses its steps, against the calls that finer tolerances cost."""
     errors, calls = zip(
-        *(_distance(with_tolerance(rule, rtol), problem, order_grid(1), 1) for rtol in TOLERANCES), strict=True
+        *(_distance(rule.with_tolerance(rtol), problem, order_grid(1), 1) for rtol in TOLERANCES), strict=True
     )
     return fit(calls, errors)
 
@@ -116,11 +113,6 @@ def _distance(rule: samplers.Sampler, problem: str, sigmas: Sequence[float], ste
         for x, exact, sigma in zip(made, path[-count:], stops[-count:], strict=True)
     ]
     return sqrt(float(sum(gaps)) / count), denoise.calls
-
-
-def with_tolerance(rule: samplers.Sampler, rtol: float) -> samplers.Sampler:
-    """The rule with another relative tolerance, and a tenth of it absolute."""
-    return cast(samplers.Sampler, dataclasses.replace(cast(Any, rule), rtol=rtol, atol=rtol / 10))
 
 
 def _weak(rule: samplers.Sampler) -> dict[str, Fit]:

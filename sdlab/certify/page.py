@@ -1,4 +1,4 @@
-"""The page on all samplers: for each its equation, source, options, certificate and path."""
+"""The page on all samplers: the equation, source, options, certificate and path of each."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import dataclasses
 import inspect
 import math
 import re
-import sys
+import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from sdlab.system.files import make_folder, replacing
 
 PICTURES, ERRORS = "samplers", "errors.png"  # the folder beside the page, and the overview in it
 
+_HOSTS = {"arXiv": "arxiv.org/abs", "doi": "doi.org"}
 _HEAD = Path(__file__).with_name("page_head.md")
 
 
@@ -66,30 +68,33 @@ def _overview(plain: Sequence[Certificate]) -> Iterator[str]:
 def _family(title: str, ours: Sequence[Certificate], all_: Sequence[Certificate], picture: str) -> Iterator[str]:
     yield f"## {title}\n"
     yield f"![Their paths on the mixture in eight steps, over the exact flow in grey]({picture})\n"
-    shown: set[str] = set()
     for one in ours:
         kind = samplers.SAMPLERS[one.name]
         yield f"### {one.name}\n"
-        yield f"{_flat(samplers.describe(kind))}\n"
-        if kind.__module__ not in shown:
-            shown.add(kind.__module__)
-            yield f"```\n{_module_doc(kind)}\n```\n"
-        yield f"Source: {', '.join(_sources(kind)) or 'none'}; code: `{kind.__module__.replace('.', '/')}.py`.\n"
-        yield from _options(kind)
+        yield from _docstring(kind)
+        options = [f for f in dataclasses.fields(kind) if f.init and f.name != "levels"]  # type: ignore[arg-type]
+        code = f"Code: `{kind.__module__.replace('.', '/')}.py`."
+        if options:
+            code = f"Options: {', '.join(f'`{f.name} = {_default(f)}`' for f in options)}. {code}"
+        yield f"{code}\n"
         yield from _certificate(one, [other for other in all_ if other.name == one.name and other.options])
 
 
-def _options(kind: type) -> Iterator[str]:
-    options = (
-        [f for f in dataclasses.fields(kind) if f.init and f.name != "levels"] if dataclasses.is_dataclass(kind) else []
+def _docstring(kind: type) -> Iterator[str]:
+    """What the class says of itself: prose as paragraphs with links to the papers, equations as blocks of code."""
+    for paragraph in (inspect.getdoc(kind) or "").split("\n\n"):
+        if paragraph.startswith("Raises:"):
+            yield f"Raises {_linked(paragraph.removeprefix('Raises:'))}\n"
+            continue
+        for indented, lines in groupby(paragraph.splitlines(), lambda line: line.startswith("    ")):
+            text = "\n".join(lines)
+            yield f"```\n{textwrap.dedent(text)}\n```\n" if indented else f"{_linked(text)}\n"
+
+
+def _linked(text: str) -> str:
+    return re.sub(
+        r"\b(arXiv|doi):([^\s,;)]+)", lambda m: f"[{m[0]}](https://{_HOSTS[m[1]]}/{m[2]})", " ".join(text.split())
     )
-    about = _flat((inspect.getdoc(kind) or "").partition("\n")[2])
-    if options:
-        yield "Options: " + ", ".join(f"`{f.name} = {_default(f)}`" for f in options) + "."
-    if about:
-        yield about
-    if options or about:
-        yield ""
 
 
 def _certificate(one: Certificate, others: Sequence[Certificate]) -> Iterator[str]:
@@ -115,25 +120,9 @@ def _orders(one: Certificate) -> str:
     return ", ".join(parts) or "–"
 
 
-def _sources(kind: type) -> list[str]:
-    """Links to the papers that the docstrings of the class, and else of its module, name."""
-    for text in (kind.__doc__ or "", _module_doc(kind)):
-        if ids := dict.fromkeys(re.findall(r"\b(\d{4}\.\d{4,5})\b", text)):
-            return [f"[arXiv:{one}](https://arxiv.org/abs/{one})" for one in ids]
-    return []
-
-
-def _module_doc(kind: type) -> str:
-    return inspect.cleandoc(sys.modules[kind.__module__].__doc__ or "")
-
-
 def _default(field: dataclasses.Field[Any]) -> str:
     value = field.default
     return "∞" if value == math.inf else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _flat(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _slug(title: str) -> str:

@@ -18,10 +18,11 @@ from PIL import Image
 from torch import Tensor
 
 import samplers
+from samplers.denoiser import Counted
 from samplers.exact.problems import GaussianMixture
 from sdlab.certify.accuracy import PASSES
 from sdlab.certify.certificate import Certificate
-from sdlab.certify.problems import MIXTURE, Counted, use_grid
+from sdlab.certify.problems import MIXTURE, use_grid
 from sdlab.certify.subjects import FAMILIES, OTHER
 from sdlab.report.figures import log_axis, tidy
 from sdlab.system.files import replacing

@@ -6,7 +6,6 @@ network passes buys is measured as users run: on the Karras grid of Stable Diffu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 
@@ -35,24 +34,6 @@ FLOWS: dict[str, Gaussian | GaussianMixture] = {"gaussian": GAUSSIAN, "mixture":
 # A mixture in one dimension, where laws are compared by their quantiles.
 _MEANS, _STDS, _WEIGHTS = (-1.2, 0.1, 1.0), (0.2, 0.3, 0.15), (0.5, 0.2, 0.3)
 LINE = GaussianMixture(*(torch.tensor(values, dtype=torch.float64) for values in (_MEANS, _STDS, _WEIGHTS)))
-
-
-@dataclass
-class Counted:
-    """A denoiser that counts its calls; what it predicts guided and unguided is the same."""
-
-    denoise: samplers.Denoiser
-    calls: int = field(default=0, init=False)
-
-    def __call__(self, x: Tensor, sigma: float) -> Tensor:
-        """D(x, σ)."""
-        self.calls += 1
-        return self.denoise(x, sigma)
-
-    def with_uncond(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
-        """D(x, σ), twice; one call."""
-        x0 = self(x, sigma)
-        return x0, x0
 
 
 def order_grid(steps: int) -> tuple[float, ...]:

@@ -30,7 +30,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {  # title -> modules of samplers/
     "DPM-Solver, multistep": ("dpm_solver", "res", "unipc"),
     "Adams in σ and t": ("lms", "ipndm", "pndm", "deis", "gradient_estimation"),
     "CFG++": ("cfg_pp",),
-    "Ancestral": ("dpm2_ancestral", "dpmpp_2s_ancestral"),
+    "Ancestral": ("ancestral",),
     "Churn and restart": ("edm", "restart"),
     "SDE, one call": ("dpmpp_2m_sde", "dpmpp_3m_sde", "sa_solver", "er_sde"),
     "SDE, more calls": ("dpmpp_sde", "seeds"),

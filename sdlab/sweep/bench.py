@@ -217,7 +217,7 @@ def _w2(rule: samplers.Sampler, plan: Plan, sigmas: Sequence[float]) -> float:
     assert model is not None
     assert model.law is not None
     try:
-        rule = samplers.with_levels(rule, model.levels)
+        rule = rule.with_levels(model.levels)
         return law.distance(rule, model.law, sigmas, law.noise_at(model.law, sigmas[0]))
     except law.NoLawError as error:
         raise CellFailed(f"w2: {error}") from None

@@ -112,7 +112,7 @@ def test_the_levels_of_the_grid_are_stops():
 
 
 def test_it_says_that_it_cannot_tell_its_calls_beforehand():
-    assert samplers.nfe(samplers.make("dpm_adaptive"), SPAN) is None
+    assert samplers.make("dpm_adaptive").nfe(SPAN) is None
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ VP = [
 def test_rules_on_variance_preserving_states(name, options, other, config, spacing, steps):
     scheduler = build(other, steps, **config, **SPACINGS[spacing])
     if name == "deis":  # diffusers has DEIS in log ρ alone: levels without a time
-        rule = samplers.with_levels(samplers.make(name, **options), samplers.continuous_levels(0.01, 20.0))
+        rule = samplers.make(name, **options).with_levels(samplers.continuous_levels(0.01, 20.0))
     else:
         rule = samplers.make(name, **options)
     sigmas = levels_of(scheduler.sigmas)

@@ -9,7 +9,7 @@ import torch
 from sampler_problems import DETERMINISTIC, MIXTURE, PLAIN, SD, SPECTRUM, start
 
 import samplers
-from samplers.exact.law import Unguided
+from samplers.denoiser import Unguided
 
 TOP, LOW = 10.0, 0.02
 LEVELS = samplers.continuous_levels(LOW, TOP)
@@ -54,8 +54,8 @@ def order(rule, problem, grid, steps, eased=False):
 @pytest.mark.parametrize("rule", [*map(samplers.make, DETERMINISTIC), *VARIANTS], ids=str)
 def test_error_shrinks_at_the_order_the_rule_claims(rule, problem, grid):
     """Fitted where the leading error leads; rules that look back get a first step cut up, so that theirs is all."""
-    rule = samplers.with_levels(rule, samplers.vp_levels())  # a clock without corners
-    looks_back = rule.order > 2 and samplers.nfe(rule, (3.0, 2.0, 1.0)) == 2
+    rule = rule.with_levels(samplers.vp_levels())  # a clock without corners
+    looks_back = rule.order > 2 and rule.nfe((3.0, 2.0, 1.0)) == 2
     steps = (256, 512, 1024) if looks_back else (64, 128, 256)
     assert order(rule, problem, grid, steps, eased=looks_back) == pytest.approx(rule.order, abs=0.15)
 

@@ -18,7 +18,7 @@ GRIDS = {
 
 
 def sample(name, sigmas, **options):
-    rule = samplers.with_levels(samplers.make(name, **options), samplers.continuous_levels(0.01, 20.0))
+    rule = samplers.make(name, **options).with_levels(samplers.continuous_levels(0.01, 20.0))
     return samplers.run(rule, MIXTURE.denoise, start(4, 2, sigma=sigmas[0]), sigmas)
 
 

@@ -9,7 +9,8 @@ import torch
 from sampler_problems import DETERMINISTIC, SD, SPECTRUM, STOCHASTIC
 
 import samplers
-from samplers.exact.law import Law, NoLawError, Unguided, distance, law, laws, marginal, noise_at, strong_errors
+from samplers.denoiser import Unguided
+from samplers.exact.law import Law, NoLawError, distance, law, laws, marginal, noise_at, strong_errors
 from samplers.exact.problems import Gaussian
 
 WIDE = Gaussian(torch.tensor([0.2, 0.7, 1.9]).double(), torch.tensor([0.5, -1.0, 0.0]).double())

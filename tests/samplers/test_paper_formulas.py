@@ -129,7 +129,7 @@ def test_dpm_solver_fast_spends_its_budget(budget):
 
     sigmas = samplers.grid("exponential", steps=m, levels=SD, ending="stop_at_sigma_min")
     rule = samplers.make("dpm_fast", remainder=budget % 3)
-    assert samplers.nfe(rule, sigmas) == budget
+    assert rule.nfe(sigmas) == budget
     check("dpm_fast", sigmas, loop, remainder=budget % 3)
 
 
@@ -343,7 +343,7 @@ def test_deis_has_the_weights_of_the_models_own_time(levels, order):
         return quad(integrand, math.log(s), math.log(t), limit=400, epsabs=precision)[0]
 
     x = start(4, 2, sigma=sigmas[0])
-    rule = samplers.with_levels(samplers.make("deis", max_order=order), levels)
+    rule = samplers.make("deis", max_order=order).with_levels(levels)
     got, past = samplers.run(rule, D, x, sigmas), []
     for s, t in pairwise(sigmas):
         past = [(s, eps(x, s)), *past][:order]

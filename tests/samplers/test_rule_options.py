@@ -57,10 +57,10 @@ def test_options_decide_over_the_order_that_is_claimed(name, options, order):
 
 def test_rules_in_the_models_time_take_the_models_levels():
     vp = samplers.vp_levels()
-    assert samplers.with_levels(samplers.make("deis"), vp).levels is vp
-    assert samplers.with_levels(samplers.make("pndm"), vp) != samplers.make("pndm")
+    assert samplers.make("deis").with_levels(vp).levels is vp
+    assert samplers.make("pndm").with_levels(vp) != samplers.make("pndm")
     heun = samplers.make("heun")
-    assert samplers.with_levels(heun, vp) is heun
+    assert heun.with_levels(vp) is heun
     assert samplers.make("deis").levels == samplers.discrete_levels()
     assert len(str(samplers.make("deis"))) < 40  # not the whole table
 
@@ -95,4 +95,4 @@ def test_pndm_takes_the_middle_of_its_first_steps_in_the_models_time():
 
     samplers.run(rule, denoise, torch.ones(1, 2), sigmas)
     assert asked[:4] == pytest.approx([900, 850, 850, 800])
-    assert len(asked) == samplers.nfe(rule, sigmas) == 10 + 9
+    assert len(asked) == rule.nfe(sigmas) == 10 + 9

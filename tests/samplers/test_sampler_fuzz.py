@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sampler_problems import DETERMINISTIC, SD, SPECTRUM, start
 
 import samplers
-from samplers.exact.law import Unguided
+from samplers.denoiser import Unguided
 from samplers.exact.problems import Gaussian
 
 RULES = [

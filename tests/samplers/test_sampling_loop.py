@@ -19,18 +19,18 @@ def test_a_rule_makes_the_calls_it_claims(name, steps, ending):
     rule, sigmas = samplers.make(name), samplers.grid("karras", steps=steps, levels=SD, ending=ending)
     counting = Counting(SPECTRUM.denoise)
     samplers.run(rule, counting, start(1, 3, sigma=sigmas[0]), sigmas, noise=samplers.seeded([0]))
-    if samplers.nfe(rule, sigmas) is None:  # its steps are its own, and each image's
+    if rule.nfe(sigmas) is None:  # its steps are its own, and each image's
         assert all(sigma.shape == (1,) and sigma > 0 for sigma in counting.levels if isinstance(sigma, torch.Tensor))
     else:
-        assert len(counting.levels) == samplers.nfe(rule, sigmas)
+        assert len(counting.levels) == rule.nfe(sigmas)
         assert all(type(sigma) is float and sigma > 0 for sigma in counting.levels)
 
 
 def test_heun_saves_the_second_call_of_the_step_to_zero():
     heun = samplers.make("heun")
-    assert samplers.nfe(heun, GRID) == 2 * 5 - 1
-    assert samplers.nfe(heun, GRID[:-1]) == 2 * 4
-    assert samplers.nfe(heun, GRID[:1]) == 0
+    assert heun.nfe(GRID) == 2 * 5 - 1
+    assert heun.nfe(GRID[:-1]) == 2 * 4
+    assert heun.nfe(GRID[:1]) == 0
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -7,7 +7,7 @@ import torch
 from sampler_problems import SPECTRUM, start
 
 import samplers
-from samplers.exact.law import Unguided
+from samplers.denoiser import Unguided
 
 RULES = [
     ("ddim_cfg_pp", {"eta": 1.0}),

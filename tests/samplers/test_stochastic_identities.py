@@ -8,7 +8,7 @@ from sampler_problems import MIXTURE, SD, start
 
 import samplers
 from samplers.adams import Node
-from samplers.exact.law import Unguided
+from samplers.denoiser import Unguided
 
 GRIDS = [samplers.grid("karras", steps=9, levels=SD), (14.0, 9.0, 8.5, 2.0, 0.5, 0.04)]
 

@@ -8,7 +8,8 @@ import torch
 from sampler_problems import MIXTURE
 
 import samplers
-from samplers.exact.law import Unguided, strong_errors
+from samplers.denoiser import Unguided
+from samplers.exact.law import strong_errors
 from samplers.exact.problems import Gaussian
 
 DATA = Gaussian(std=torch.tensor([0.5]).double(), mean=torch.tensor([0.4]).double())

@@ -24,17 +24,32 @@ from sdlab.system.errors import UsageError
 SAMPLER_FILE = """
     from dataclasses import dataclass
     import torch
+    from samplers import Sampler
 
     @dataclass(frozen=True)
-    class MySampler:
+    class MySampler(Sampler):
         order: int = 1
-        stochastic = False
+
+        def step(self, denoise, x, sigma, sigma_next, memory, noise):
+            return torch.lerp(denoise(x, sigma), x, sigma_next / sigma), None
+"""
+ALL_BY_HAND = """
+    import torch
+
+    class MySampler:
+        order, stochastic = 1, False
+
+        def prepare(self, sigmas):
+            return None
 
         def step(self, denoise, x, sigma, sigma_next, memory, noise):
             return torch.lerp(denoise(x, sigma), x, sigma_next / sigma), None
 
         def nfe(self, sigmas):
             return len(sigmas) - 1
+
+        def with_levels(self, levels):
+            return self
 """
 GRID_FILE = """
     def halves(steps, levels, factor: float = 0.5):
@@ -92,6 +107,15 @@ def test_a_sampler_from_a_file_runs_like_ours():
     x, sigmas = torch.tensor([[3.0, 1.0]]), (2.0, 1.0, 0.0)
     ours = samplers.run(samplers.make("euler"), lambda x, s: x / (1 + s * s), x, sigmas)
     assert torch.equal(samplers.run(rule, lambda x, s: x / (1 + s * s), x, sigmas), ours)
+
+
+def test_a_sampler_may_have_every_member_without_the_base_class():
+    write("my_sampler.py", ALL_BY_HAND)
+    plugins.add("sampler", "my_sampler.py:MySampler")
+    x, sigmas = torch.tensor([[3.0, 1.0]]), (2.0, 1.0, 0.0)
+    euler, mine = (samplers.make(name) for name in ("euler", "my_sampler.py:MySampler"))
+    ends = [samplers.run(rule, lambda x, s: x / (1 + s * s), x, sigmas) for rule in (euler, mine)]
+    assert torch.equal(*ends)
 
 
 def test_a_sweep_takes_it_with_its_options():
@@ -193,6 +217,7 @@ def test_installed_packages_offer_theirs(monkeypatch, capsys):
 # What is wrong with them.
 
 IMPORT, NO = "cannot be imported: ", "is no sampler: "
+SUBCLASS = "; make it a subclass of samplers.Sampler, which has defaults"
 WRONG = [
     (
         "sampler",
@@ -211,8 +236,14 @@ WRONG = [
     ),
     ("sampler", SAMPLER_FILE, "", "say what it defines, like mine.py:MySampler"),
     ("sampler", "X = 3", "X", NO + "it is a int"),
-    ("sampler", SAMPLER_FILE.replace("def nfe", "def mfe"), "MySampler", NO + "it has no 'nfe'"),
-    ("sampler", SAMPLER_FILE.replace("        order: int = 1\n", ""), "MySampler", NO + "it has no 'order'"),
+    (
+        "sampler",
+        SAMPLER_FILE.replace("def step", "def stop"),
+        "MySampler",
+        NO + "TypeError: Can't instantiate abstract",
+    ),
+    ("sampler", ALL_BY_HAND.replace("def nfe", "def mfe"), "MySampler", NO + "it has no 'nfe'" + SUBCLASS),
+    ("sampler", ALL_BY_HAND.replace("order,", "ordre,"), "MySampler", NO + "it has no 'order'" + SUBCLASS),
     (
         "sampler",
         SAMPLER_FILE.replace("sigma_next / sigma), None", "sigma_next / sigma)[:, :1], None"),
@@ -227,9 +258,9 @@ WRONG = [
     ),
     (
         "sampler",
-        SAMPLER_FILE.replace("order: int = 1", "order: int"),
+        SAMPLER_FILE.replace("order: int = 1", "gain: float"),
         "MySampler",
-        NO + "TypeError: MySampler.__init__() missing 1 required positional argument: 'order'",
+        NO + "TypeError: MySampler.__init__() missing 1 required positional argument: 'gain'",
     ),
     (
         "grid",
@@ -324,12 +355,15 @@ def test_the_command_writes_it_and_says_where(tmp_path):
     done = CliRunner().invoke(app, ["new", "sampler", "mine", "--out", str(tmp_path)])
     assert done.exit_code == 0
     assert Path(done.stdout.strip()) == tmp_path / "mine.py"
-    assert "class Mine:" in (tmp_path / "mine.py").read_text(encoding="utf-8")
+    assert "class Mine(Sampler):" in (tmp_path / "mine.py").read_text(encoding="utf-8")
 
 
 def test_what_is_added_is_listed():
     write(
-        "my_sampler.py", SAMPLER_FILE.replace("    class MySampler:", '    class MySampler:\n        """My idea."""\n')
+        "my_sampler.py",
+        SAMPLER_FILE.replace(
+            "    class MySampler(Sampler):", '    class MySampler(Sampler):\n        """My idea."""\n'
+        ),
     )
     plugins.add("sampler", "my_sampler.py:MySampler")
     done = CliRunner().invoke(app, ["list", "samplers"])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import samplers
-from samplers.exact.law import Unguided
+from samplers.denoiser import Unguided
 from sdlab.certify.orders import with_tolerance
 from sdlab.pipeline import Pipeline
 from sdlab.weights.model_loader import load
@@ -54,7 +54,7 @@ class Scenes:
 
     @torch.inference_mode()
     def gap(self, rule: samplers.Sampler, sigmas: tuple[float, ...]) -> Tensor:
-        rule = samplers.with_levels(rule, self.levels)
+        rule = rule.with_levels(self.levels)
         return self.distance(samplers.run(rule, self.denoise, self.noise, sigmas))
 
 

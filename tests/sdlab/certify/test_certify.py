@@ -248,7 +248,7 @@ def test_the_page_has_a_section_and_a_picture_for_each(tmp_path):
     certificates += [replace(certificates[0], name="euler", family="Euler, DDIM, DDPM", claimed=1)]
     write_page(certificates, tmp_path / "page.md")
     text = (tmp_path / "page.md").read_text(encoding="utf-8")
-    for part in ("### heun", "### euler", "x⁺  = x + (σ⁺ − σ)(d + d′)/2", "arxiv.org/abs/2206.00364", "claims order 2"):
+    for part in ("### heun", "### euler", "x⁺  = x + (σ⁺ − σ)(d + d⁺)/2", "arxiv.org/abs/2206.00364", "claims order 2"):
         assert part in text
     for picture in ("errors.png", "runge-kutta.png", "euler-ddim-ddpm.png"):
         assert f"](samplers/{picture})" in text

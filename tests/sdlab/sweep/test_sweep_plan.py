@@ -283,10 +283,9 @@ def test_a_sampler_of_ones_own_is_found_beside_the_sweep(file, monkeypatch):
     monkeypatch.setattr(plugins, "_PLUGINS", {})
     monkeypatch.setitem(samplers.SAMPLERS, "mine.py:Mine", samplers.SAMPLERS["euler"])  # taken out again afterwards
     (file.parent / "mine.py").write_text(
-        "class Mine:\n"
-        "    order, stochastic = 1, False\n"
+        "from samplers import Sampler\n"
+        "class Mine(Sampler):\n"
         "    def step(self, denoise, x, sigma, sigma_next, memory, noise): return denoise(x, sigma), None\n"
-        "    def nfe(self, sigmas): return len(sigmas) - 1\n"
     )
     toml = TOML.replace('"ddim", "heun"', '{ path = "mine.py:Mine" }, "mine.py:Mine"')
     file.write_text(toml, encoding="utf-8")
