@@ -1,4 +1,4 @@
-"""The model folder that training fills: each stage reads the parts made before it and replaces its own."""
+"""The model folder that training fills. Each stage reads the parts made before it and replaces its own."""
 
 from __future__ import annotations
 
@@ -11,10 +11,19 @@ from sdlab.weights.model_folder import read_config, save_config
 
 
 def configuration(folder: Path) -> ModelConfig:
-    """The folder's configuration, or that of the lab model when the folder has none yet."""
+    """The folder's configuration, or the lab model's if the folder has none yet.
+
+    Raises:
+        UsageError: `config.json` is invalid.
+    """
     return read_config(folder) if (folder / "config.json").exists() else SCENES
 
 
 def update(folder: Path, **parts: Any) -> None:
-    """Replace parts of the folder's configuration; what other stages have written meanwhile stays."""
+    """Replace parts of the folder's configuration; parts that other stages have written stay.
+
+    Raises:
+        UsageError: `config.json` is invalid.
+        RunError: it cannot be written.
+    """
     save_config(folder, replace(configuration(folder), **parts))

@@ -1,12 +1,13 @@
-"""Train CLIP's vision tower to agree with its text tower, which is ready and stays as it is.
+"""The CLIP stage: the vision encoder learns to agree with the text encoder, which is trained already and stays fixed.
 
-The contrastive loss of CLIP (Radford et al. 2021, arXiv 2103.00020, figure 3) with one tower locked, after Zhai et al.
-2022 (arXiv 2111.07991); with wrong captions that differ in one fact (Yuksekgonul et al. 2022, arXiv 2210.01936), and
-with the facts that the text tower was grounded in (`sdlab.train.text`) asked of the pictures too.
+The loss is CLIP's contrastive loss (Radford et al. 2021, arXiv:2103.00020, figure 3) with a locked text encoder
+(Zhai et al. 2022, arXiv:2111.07991). It adds wrong captions that differ in one fact (Yuksekgonul et al. 2022,
+arXiv:2210.01936). The vision encoder also predicts the facts on which the text encoder was trained.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,16 +17,18 @@ from torch import Tensor, nn
 
 from sdlab.model.clip import Clip
 from sdlab.system.errors import UsageError
-from sdlab.train.config import TrainConfig
+from sdlab.train.optimizer import standard
+from sdlab.train.scene_pictures import SceneBatch, ScenePictures
+from sdlab.train.stage import Loss
+from sdlab.train.stages.clip_config import ClipTraining
 from sdlab.train.stages.text import FACTS, where
 from sdlab.weights.model_folder import load_part, read_config, save_part
 from sdlab.weights.vocabulary import tokenizer_in
-from sdlab.worlds import scenes
 from sdlab.worlds.scenes.captions import alter, state, word
 
 
 class Agreeing(nn.Module):
-    """A CLIP whose text tower is locked, and a linear reading of its pictures' embeddings."""
+    """A CLIP whose text encoder is locked, and a linear layer that reads facts off its picture embeddings."""
 
     def __init__(self, clip: Clip) -> None:
         super().__init__()
@@ -34,66 +37,68 @@ class Agreeing(nn.Module):
         self.where = nn.Linear(clip.image_projection.out_features, FACTS)
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, S, S), (B', L) -> scaled cosines (B, B'), and the logits of the pictures' facts (B, F)."""
+        """Scaled cosines (B, K) of images (B, 3, S, S) and tokens (K, L), and logits of the images' facts (B, F)."""
         image, text = self.clip.embed_image(images), self.clip.embed_text(tokens)
-        # A unit vector's entries are as small as the square root of their number is large.
+        # The entries of a unit vector shrink with the square root of its width.
         return self.clip.scale() * image @ text.T, self.where(image.shape[-1] ** 0.5 * image)
 
 
 class ClipStage:
-    """Pictures and captions -> a shared space."""
+    """Pictures and captions to a shared space."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config, folder = config, Path(config.model)
+    def __init__(self, config: ClipTraining, pictures: ScenePictures) -> None:
+        self.config, self.pictures, folder = config, pictures, Path(config.model)
         model = read_config(folder)
         if model.vision is None:
-            raise UsageError(f"{folder / 'config.json'}: vision: a CLIP cannot be trained without one")
+            raise UsageError(f"{folder / 'config.json'}: `vision` is null; the clip stage needs a vision encoder")
         torch.manual_seed(config.seed)
         clip = Clip(model.text, model.vision)
         ready = load_part(folder / "clip.safetensors", partial(Clip, model.text, model.vision), config.device)
         clip.text = ready.text
-        self.trained = Agreeing(clip)
+        self.agreeing = Agreeing(clip)
+        self.trained = {"clip": standard(self.agreeing, config)}
         self.tokenizer = tokenizer_in(folder, model.text.context_length)
 
-    def _batch(self, world: scenes.Scenes, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """The pictures, the tokens of their captions, and those of a near miss of each."""
-        n = len(world)
-        statements = state(world, generator)
-        choices = torch.randint(1 << 30, (n, 10), generator=generator)
+    def _inputs(self, batch: SceneBatch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """The pictures (B, 3, H, W), the tokens of their captions (B, L), and those of a near miss of each (B, L)."""
+        statements = state(batch.scenes, generator)
+        choices = torch.randint(1 << 30, (len(batch), 10), generator=generator)
         right = [word(s, c[:8]) for s, c in zip(statements, choices, strict=True)]
         wrong = [word(alter(s, c[8:]), c[:8]) for s, c in zip(statements, choices, strict=True)]
         device = self.config.device
-        return scenes.render(world).to(device), self.tokenizer(right).to(device), self.tokenizer(wrong).to(device)
+        return batch.images().to(device), self.tokenizer(right).to(device), self.tokenizer(wrong).to(device)
 
-    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean of two cross-entropies: the right text for a picture (near misses too), the right picture for a text.
+    def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
+        """The mean of two cross-entropies, plus `grounding` times that of the facts.
 
-        To it is added how badly the vision tower says what stands where.
+        The first picks the caption of a picture among all captions and near misses, the second the picture of a
+        caption.
         """
-        world = scenes.sample(self.config.batch, generator, "train")
-        images, right, wrong = self._batch(world, generator)
-        logits, facts = (t.float() for t in self.trained(images, torch.cat([right, wrong])))  # (B, 2B), (B, F)
+        batch = self.pictures.batch(self.config.batch, generator)
+        images, right, wrong = self._inputs(batch, generator)
+        logits, facts = (t.float() for t in self.agreeing(images, torch.cat([right, wrong])))  # (B, 2B), (B, F)
         n = len(images)
         target = torch.arange(n, device=logits.device)
         of_texts, of_images = F.cross_entropy(logits, target), F.cross_entropy(logits[:, :n].T, target)
-        seen = F.binary_cross_entropy_with_logits(facts, where(world).to(facts.device))
+        seen = F.binary_cross_entropy_with_logits(facts, where(batch.scenes).to(facts.device))
         found = (logits.detach().argmax(1) == target).float().mean()
-        return (of_texts + of_images) / 2 + self.config.grounding * seen, {
-            "found": found,
-            "near": _nearer(logits.detach()),
-            "facts": seen,
-        }
+        parts = {"found": found, "near": _nearer(logits.detach()), "facts": seen}
+        yield Loss("clip", (of_texts + of_images) / 2 + self.config.grounding * seen, parts)
 
     def finish(self) -> dict[str, float]:
-        """Share of unseen pictures whose caption is told from 255 others, and from its near miss; write the weights."""
+        """Measure how often a picture finds its caption among 256, and prefers it to a near miss; write the weights.
+
+        Raises:
+            RunError: the weights cannot be written.
+        """
         generator = torch.Generator().manual_seed(2**40 + self.config.seed)
         found, near = [], []
         for _ in range(8):
-            images, right, wrong = self._batch(scenes.sample(256, generator, "train"), generator)
-            logits = self.trained.clip(images, torch.cat([right, wrong])).float()
+            images, right, wrong = self._inputs(self.pictures.batch(256, generator), generator)
+            logits = self.agreeing.clip(images, torch.cat([right, wrong])).float()
             found.append((logits[:, :256].argmax(1).cpu() == torch.arange(256)).float().mean())
             near.append(_nearer(logits))
-        save_part(Path(self.config.model) / "clip.safetensors", self.trained.clip, torch.bfloat16)
+        save_part(Path(self.config.model) / "clip.safetensors", self.agreeing.clip, torch.bfloat16)
         return {
             "found_among_256": float(torch.stack(found).mean()),
             "told_from_near_miss": float(torch.stack(near).mean()),
@@ -101,6 +106,6 @@ class ClipStage:
 
 
 def _nearer(logits: Tensor) -> Tensor:
-    """How often a picture (B, 2B) is nearer to its caption than to the caption's near miss."""
+    """The share of pictures that are nearer to their caption than to its near miss; logits (B, 2B)."""
     n = len(logits)
     return (logits[:, :n].diagonal() > logits[:, n:].diagonal()).float().mean()

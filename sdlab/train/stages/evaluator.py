@@ -1,60 +1,67 @@
-"""Train the reader's network on renders of all combinations.
+"""The evaluator stage: the reader's network, trained on rendered scenes of all combinations.
 
-They are blurred and noised a little, so that it reads generated pictures too.
+The pictures are slightly blurred and noised, so that the network reads generated pictures too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdlab.train.config import TrainConfig
+from sdlab.train.optimizer import standard
+from sdlab.train.scene_pictures import ScenePictures
+from sdlab.train.stage import Loss
+from sdlab.train.stages.evaluator_config import EvaluatorTraining
 from sdlab.weights.model_folder import save_part
-from sdlab.worlds import scenes
 from sdlab.worlds.scenes.captions import state
 from sdlab.worlds.scenes.reader import CELLS, STRIDE, Evaluator, accuracy, check, read
 from sdlab.worlds.scenes.world import COLOURS, PIXELS, SHAPES, Scenes
 
 
 class EvaluatorStage:
-    """Pictures -> where objects are, what they are, and what the whole looks like."""
+    """Pictures to the objects in them: centres, attributes, and the look of the whole."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config = config
+    def __init__(self, config: EvaluatorTraining, pictures: ScenePictures) -> None:
+        self.config, self.pictures = config, pictures
         torch.manual_seed(config.seed)
-        self.trained = Evaluator()
+        self.evaluator = Evaluator()
+        self.trained = {"evaluator": standard(self.evaluator, config)}
 
-    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Focal loss of the heat map, cross-entropies and squared errors of the rest, all of the same weight."""
-        world = scenes.sample(self.config.batch, generator, "all")
-        images = weather(scenes.render(world), generator)
-        heads = self.trained(images.to(self.config.device))
+    def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
+        """Focal loss of the heat map, and cross-entropies and squared errors of the other heads, equally weighted."""
+        batch = self.pictures.batch(self.config.batch, generator)
+        images = weather(batch.images(), generator)
+        heads = self.evaluator(images.to(self.config.device))
         heads = {name: value.float().cpu() for name, value in heads.items()}
-        losses = {**_cell_losses(heads, world), **_picture_losses(heads, world)}
-        total = torch.stack(list(losses.values())).sum()
-        return total, {name: losses[name] for name in ("heat", "shape", "colour", "size", "background")}
+        losses = {**_cell_losses(heads, batch.scenes), **_picture_losses(heads, batch.scenes)}
+        shown = {name: losses[name] for name in ("heat", "shape", "colour", "size", "background")}
+        yield Loss("evaluator", torch.stack(list(losses.values())).sum(), shown)
 
     def finish(self) -> dict[str, float]:
-        """Attribute accuracy on unseen clean renders, fully described; write the weights."""
+        """Measure the attribute accuracy on unseen clean renders, all attributes stated; write the weights.
+
+        Raises:
+            RunError: the weights cannot be written.
+        """
         generator = torch.Generator().manual_seed(2**40 + self.config.seed)
         right: list[bool] = []
         whole: list[Tensor] = []
         for _ in range(16):
-            world = scenes.sample(256, generator, "all")
-            statements = state(world, generator, leave_out=False)
-            readings = read(self.trained, scenes.render(world).to(self.config.device))
+            batch = self.pictures.batch(256, generator)
+            statements = state(batch.scenes, generator, leave_out=False)
+            readings = read(self.evaluator, batch.images().to(self.config.device))
             right += [fact for s, r in zip(statements, readings, strict=True) for fact in check(s, r)]
             whole.append(accuracy(statements, readings) == 1)
-        folder = Path(self.config.model)
-        save_part(folder / "evaluator.safetensors", self.trained, torch.bfloat16)
+        save_part(Path(self.config.model) / "evaluator.safetensors", self.evaluator, torch.bfloat16)
         return {"attribute_accuracy": sum(right) / len(right), "wholly_right": float(torch.cat(whole).float().mean())}
 
 
 def weather(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Half the pictures blurred, and all with noise of a random strength: (B, 3, H, W) to the same."""
+    """Blur half of the pictures and add noise of a random strength to all: (B, 3, H, W) to (B, 3, H, W)."""
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     mix = (torch.rand(len(images), 1, 1, 1, generator=generator) * 2 - 1).clamp(min=0)
     strength = 0.1 * torch.rand(len(images), 1, 1, 1, generator=generator).square()
@@ -62,6 +69,7 @@ def weather(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _cell_losses(heads: dict[str, Tensor], world: Scenes) -> dict[str, Tensor]:
+    """Losses of the heads per cell; the heat map's is the focal loss of Zhou et al. 2019, arXiv:1904.07850, eq. 1."""
     there = torch.stack([torch.ones_like(world.count), world.count - 1], 1).bool()  # (B, 2)
     cells = (torch.arange(CELLS) + 0.5) * STRIDE
     dx = (cells.view(1, 1, 1, -1) - world.centre[..., 0, None, None]) / STRIDE  # (B, 2, 1, 16)
@@ -78,7 +86,7 @@ def _cell_losses(heads: dict[str, Tensor], world: Scenes) -> dict[str, Tensor]:
     empty = (1 - centre) * (1 - target).pow(4) * p.square() * F.logsigmoid(-heat)
     losses = {"heat": -(found + empty).sum() / len(picture)}
 
-    # The attributes are asked of every cell within a cell and a half of a centre, so a peak one cell off reads right.
+    # Every cell within 1.5 cells of a centre learns the attributes, so that a peak one cell off is still read right.
     near, which, row, column = (closeness > 0.32).nonzero(as_tuple=True)
 
     def at(name: str) -> Tensor:
@@ -94,6 +102,7 @@ def _cell_losses(heads: dict[str, Tensor], world: Scenes) -> dict[str, Tensor]:
 
 
 def _picture_losses(heads: dict[str, Tensor], world: Scenes) -> dict[str, Tensor]:
+    """Losses of the heads per picture."""
     pairs = torch.zeros(len(world), len(SHAPES) * len(COLOURS))
     kind = world.shape * len(COLOURS) + world.colour
     pairs.scatter_(1, kind[:, :1], 1)

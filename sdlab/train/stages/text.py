@@ -1,12 +1,14 @@
-"""Train CLIP's text tower on what captions mean: which colours, shapes and sizes stand in which half of the picture.
+"""The text stage: CLIP's text encoder learns which colours, shapes and sizes are in which half of the picture.
 
-A contrastive loss makes a reader of bags of words (Yuksekgonul et al. 2022, arXiv 2210.01936): that "red left of blue"
-puts the red object at the left is a fact of three words, and a short contrastive training never finds it. So the tower
-is first grounded in the scenes themselves, and the vision tower then learns to agree with it (`sdlab.train.clip`).
+A contrastive loss alone teaches bags of words (Yuksekgonul et al. 2022, arXiv:2210.01936). That "red left of
+blue" puts the red object on the left is a fact of three words, which a short contrastive training does not find. So the
+text encoder is trained on the scenes themselves first, and the vision encoder then learns to agree with it in the clip
+stage.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,13 +21,15 @@ from sdlab.model.config import ClipTextConfig
 from sdlab.model.tokenizer import train_vocabulary
 from sdlab.system.errors import UsageError
 from sdlab.system.files import make_folder
-from sdlab.train.config import TrainConfig
 from sdlab.train.folder import configuration, update
+from sdlab.train.optimizer import standard
+from sdlab.train.scene_pictures import ScenePictures
+from sdlab.train.stage import Loss
+from sdlab.train.stages.text_config import TextTraining
 from sdlab.weights.model_folder import save_part
 from sdlab.weights.vocabulary import tokenizer_in, write_vocabulary
-from sdlab.worlds import scenes
 from sdlab.worlds.scenes.captions import NOUNS, state, word
-from sdlab.worlds.scenes.world import BACKGROUNDS, COLOURS, PIXELS, SHAPES, SIZES
+from sdlab.worlds.scenes.world import BACKGROUNDS, COLOURS, PIXELS, SHAPES, SIZES, Scenes
 
 _HALVES = ("left", "right", "top", "bottom")
 _KINDS = (len(COLOURS), len(SHAPES), len(SIZES))
@@ -33,7 +37,7 @@ FACTS = len(_HALVES) * sum(_KINDS)
 
 
 class Grounded(nn.Module):
-    """A CLIP, and linear readings of its text tower's states."""
+    """A CLIP, and linear layers that read facts off the states of its text encoder."""
 
     def __init__(self, clip: Clip, text: ClipTextConfig) -> None:
         super().__init__()
@@ -43,8 +47,8 @@ class Grounded(nn.Module):
         self.side = nn.Linear(text.width, 2)
 
 
-def where(world: scenes.Scenes) -> Tensor:
-    """Whether an object of each colour, shape and size has its centre in each half of a picture, (B, F) of 0 and 1."""
+def where(world: Scenes) -> Tensor:
+    """Whether each half of a picture has the centre of an object of each colour, shape and size, (B, F) of 0 and 1."""
     x, y = world.centre.unbind(-1)  # (B, 2)
     middle = PIXELS / 2
     there = torch.arange(2) < world.count[:, None]
@@ -55,75 +59,82 @@ def where(world: scenes.Scenes) -> Tensor:
 
 
 class TextStage:
-    """Captions -> what the scenes they describe hold, and where."""
+    """Captions to the objects in the scenes they describe, and where those objects are."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config, folder = config, Path(config.model)
+    def __init__(self, config: TextTraining, pictures: ScenePictures) -> None:
+        self.config, self.pictures, folder = config, pictures, Path(config.model)
         model = configuration(folder)
         make_folder(folder)
         if not (folder / "vocab.json").exists():
-            write_vocabulary(folder, *train_vocabulary(_many_captions(config.seed), model.text.vocab_size))
+            write_vocabulary(folder, *train_vocabulary(self._many_captions(), model.text.vocab_size))
         self.tokenizer = tokenizer_in(folder, model.text.context_length)
         self.text = replace(model.text, vocab_size=self.tokenizer.vocab_size)
         if model.vision is None:
-            raise UsageError(f"{folder / 'config.json'}: vision: a CLIP cannot be trained without one")
+            raise UsageError(f"{folder / 'config.json'}: `vision` is null; the text stage needs a vision encoder")
         self.nouns = self.tokenizer(NOUNS)[:, 1]  # each is a single token
         torch.manual_seed(config.seed)
-        self.trained = Grounded(Clip(self.text, model.vision), self.text)
+        self.grounded = Grounded(Clip(self.text, model.vision), self.text)
+        self.trained = {"text": standard(self.grounded, config)}
 
-    def loss(self, step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropies of the facts, read from any token behind the caption, and of each object's place.
+    def _many_captions(self) -> list[str]:
+        generator = torch.Generator().manual_seed(self.config.seed)
+        return self.pictures.batch(20_000, generator).captions(generator)
 
-        The place is read from the object's noun. Of the first object a causal tower cannot know it there, of the second
-        it is one fact that the relation decides: the step from which the rest is learnt.
+    def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
+        """Cross-entropies of the facts and of each object's place.
+
+        The facts are read from any token from the end token on. The place is read from the object's noun: there a
+        causal transformer cannot know it for the first object, and for the second it depends on one fact, the
+        relation. This is the step from which the rest is learnt.
         """
-        world = scenes.sample(self.config.batch, generator, "train")
+        batch = self.pictures.batch(self.config.batch, generator)
+        world = batch.scenes
         n, device = len(world), self.config.device
-        tokens = self.tokenizer(scenes.describe(world, generator))
+        tokens = self.tokenizer(batch.captions(generator))
         ends = tokens.argmax(1)
         behind = ends + (torch.rand(n, generator=generator) * (tokens.shape[1] - ends)).long()
-        states = self.trained.clip.text(tokens.to(device)).float()
+        states = self.grounded.clip.text(tokens.to(device)).float()
         summary = states[torch.arange(n), behind]
-        facts = F.binary_cross_entropy_with_logits(self.trained.where(summary).float(), where(world).to(device))
-        ground = F.cross_entropy(self.trained.background(summary).float(), world.background.to(device))
+        facts = F.binary_cross_entropy_with_logits(self.grounded.where(summary).float(), where(world).to(device))
+        ground = F.cross_entropy(self.grounded.background(summary).float(), world.background.to(device))
         image, place = torch.isin(tokens, self.nouns).nonzero(as_tuple=True)  # nouns in the order of the objects
         thing = (image[1:] == image[:-1]).long()
         thing = torch.cat([thing.new_zeros(1), thing])
         sides = (world.centre[image, thing] >= PIXELS / 2).float().to(device)
-        side = F.binary_cross_entropy_with_logits(self.trained.side(states[image, place]).float(), sides)
-        return facts + 0.1 * ground + 0.3 * side, {"facts": facts, "background": ground, "side": side}
+        side = F.binary_cross_entropy_with_logits(self.grounded.side(states[image, place]).float(), sides)
+        yield Loss("text", facts + 0.1 * ground + 0.3 * side, {"facts": facts, "background": ground, "side": side})
 
     def finish(self) -> dict[str, float]:
-        """Of how many unseen two-object captions the side of each object is told; write the weights."""
+        """Measure how often the side of an object is right, for unseen captions of two objects; write the weights.
+
+        Raises:
+            UsageError: `config.json` is invalid.
+            RunError: a file cannot be written.
+        """
         generator = torch.Generator().manual_seed(2**40 + self.config.seed)
-        world = scenes.sample(4096, generator, "train")
+        world = self.pictures.batch(4096, generator).scenes
         world = world[(world.count == 2).nonzero().squeeze(1)]
         captions = [word(s, c) for s, c in zip(state(world, generator, leave_out=False), _picks(world), strict=True)]
         tokens = self.tokenizer(captions).to(self.config.device)
         n, rows = len(world), torch.arange(len(world))
-        states = self.trained.clip.text(tokens)[rows, tokens.argmax(1)]
-        logits = self.trained.where(states).float().cpu().view(n, len(_HALVES), -1)
+        states = self.grounded.clip.text(tokens)[rows, tokens.argmax(1)]
+        logits = self.grounded.where(states).float().cpu().view(n, len(_HALVES), -1)
         first, second = world.centre.unbind(1)
         horizontal = world.relation < 2
         low = torch.where(horizontal, first[:, 0] < second[:, 0], first[:, 1] < second[:, 1])
-        half = torch.where(horizontal, 0, 2) + (~low).long()  # where the first object is, if either axis tells
-        told = []
+        half = torch.where(horizontal, 0, 2) + (~low).long()  # of the first object, along the axis of the relation
+        right = []
         for offset, values in ((0, world.colour), (len(COLOURS), world.shape)):
             differ = values[:, 0] != values[:, 1]
             for k in range(2):
                 here, there = half ^ k, half ^ k ^ 1
                 index = offset + values[:, k]
-                told.append((logits[rows, here, index] > logits[rows, there, index])[differ].float().mean())
+                right.append((logits[rows, here, index] > logits[rows, there, index])[differ].float().mean())
         folder = Path(self.config.model)
         update(folder, text=self.text)
-        save_part(folder / "clip.safetensors", self.trained.clip, torch.bfloat16)
-        return {"sides_told": float(torch.stack(told).mean())}
+        save_part(folder / "clip.safetensors", self.grounded.clip, torch.bfloat16)
+        return {"sides_right": float(torch.stack(right).mean())}
 
 
-def _picks(world: scenes.Scenes) -> Tensor:
+def _picks(world: Scenes) -> Tensor:
     return torch.randint(1 << 30, (len(world), 8), generator=torch.Generator().manual_seed(2**40))
-
-
-def _many_captions(seed: int) -> list[str]:
-    generator = torch.Generator().manual_seed(seed)
-    return scenes.describe(scenes.sample(20_000, generator), generator)

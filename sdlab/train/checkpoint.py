@@ -1,0 +1,72 @@
+"""Checkpoints: everything that an interrupted run needs to continue, in one file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdlab.system.errors import RunError, UsageError
+from sdlab.system.files import replacing
+from sdlab.train.config import Training
+from sdlab.train.learner import Learner
+
+_FREE = {"steps", "save_every", "threads", "compile", "device", "out"}  # may change; more steps prolong a run
+
+
+def write(path: Path, config: Training, learners: Mapping[str, Learner], step: int, seconds: float) -> None:
+    """Save the state of the run after `step` steps. The file is replaced as a whole.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    state = {
+        "stage": config.stage,
+        "config": config.model_dump_json(),
+        "step": step,
+        "seconds": seconds,
+        "trained": {name: learner.state_dict() for name, learner in learners.items()},
+    }
+    with replacing(path) as draft:
+        try:
+            torch.save(state, draft)
+        except RuntimeError as error:  # what torch makes of a full disk
+            raise RunError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
+
+
+def resume(path: Path, config: Training, learners: Mapping[str, Learner]) -> tuple[int, float]:
+    """Load the checkpoint, if there is one; returns the steps done and the seconds spent on them.
+
+    Raises:
+        UsageError: the checkpoint belongs to another run.
+        RunError: it cannot be read, or an earlier version of sdlab has written it.
+    """
+    if not path.exists():
+        return 0, 0.0
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location=config.device, weights_only=True)
+    except Exception as error:
+        raise RunError(f"{path}: cannot be read ({type(error).__name__}); delete it to start again") from error
+    if "trained" not in saved:
+        raise RunError(f"{path} was written by an earlier version of sdlab; delete it to start again")
+    _compare(path, config, saved)
+    try:
+        for name, learner in learners.items():
+            learner.load_state_dict(saved["trained"][name])
+    except (KeyError, RuntimeError, ValueError) as error:
+        what = str(error).splitlines()[0]
+        raise RunError(f"{path} does not fit the stage's networks ({what}); delete it to start again") from error
+    return saved["step"], saved["seconds"]
+
+
+def _compare(path: Path, config: Training, saved: Mapping[str, Any]) -> None:
+    if saved["stage"] != config.stage:
+        raise UsageError(f"{path} belongs to a run of the {saved['stage']} stage; give `out` another folder")
+    now, then = json.loads(config.model_dump_json()), json.loads(saved["config"])
+    changed = [k for k in now if k not in _FREE and now[k] != then.get(k)]
+    if changed:
+        what = ", ".join(f"`{k}` was {then.get(k)!r} and is now {now[k]!r}" for k in changed)
+        raise UsageError(f"{path} belongs to another run ({what}); give `out` another folder or delete it")

@@ -1,0 +1,64 @@
+"""Configuration files: TOML read into the configuration of a stage, with every mistake reported at once."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from sdlab.system.errors import UsageError
+from sdlab.system.files import reason
+from sdlab.system.resources import find
+from sdlab.train.config import Training
+from sdlab.train.stages import STAGES
+
+
+def load_config(stage: str, path: Path) -> Training:
+    """The configuration of a run of `stage`.
+
+    Raises:
+        UsageError: there is no such stage, the file cannot be read, or its keys or values are invalid. The message has
+            one line per mistake.
+    """
+    if (kind := STAGES.get(stage)) is None:
+        from samplers.checks import unknown  # imports torch, so only when it is needed
+
+        raise UsageError(unknown("stage", stage, STAGES))
+    path = find(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {reason(error)}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not valid TOML: {error}") from None
+    try:
+        return kind(**table)
+    except ValidationError as error:
+        raise UsageError("\n".join(f"{path}: {_sentence(kind, e)}" for e in error.errors())) from None
+
+
+def _sentence(kind: type[Training], error: ErrorDetails) -> str:
+    key = ".".join(map(str, error["loc"]))
+    match error["type"]:
+        case "missing":
+            return f"`{key}` is missing; add it"
+        case "extra_forbidden":
+            return _stray(kind, key)
+        case "value_error":  # raised by a validator of ours, which says the whole sentence
+            return error["msg"].removeprefix("Value error, ")
+        case _:
+            return f"`{key}` = {error['input']!r} is invalid: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _stray(kind: type[Training], key: str) -> str:
+    """A key that this stage does not have: it is another stage's, or it is misspelt."""
+    if owners := [name for name, other in STAGES.items() if key in other.model_fields]:
+        return f"`{key}` belongs to the {' and '.join(owners)} stage{'s' * (len(owners) > 1)}; remove it here"
+    from samplers.checks import did_you_mean  # imports torch, so only when it is needed
+
+    known = kind.model_fields
+    return f"unknown key `{key}`{did_you_mean(key, known)}; the {kind.stage} stage has {', '.join(known)}"

@@ -1,0 +1,66 @@
+"""A trained module during a run: its weights, its optimizer and its averages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from sdlab.train.average import Average
+from sdlab.train.config import Training
+from sdlab.train.optimizer import learning_rate
+from sdlab.train.stage import Trained
+
+
+class Learner:
+    """One module of a stage in training. Weights must be in place and on their device when this is made."""
+
+    def __init__(self, trained: Trained, config: Training) -> None:
+        self.module, self.config = trained.module, config
+        self.optimizer = trained.optimizer(trained.module)
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.averages = {name: Average(trained.module, decay) for name, decay in trained.averages.items()}
+
+    def backward(self, loss: Tensor) -> Tensor:
+        """Gradients of this module, clipped; returns their norm before clipping."""
+        self.optimizer.zero_grad(set_to_none=True)  # another module's loss may have left gradients here
+        loss.backward()
+        return nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip)
+
+    def step(self, step: int) -> None:
+        """One optimizer step at the learning rate of this step."""
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = learning_rate(step, peak, self.config.warmup, self.config.steps)
+        self.optimizer.step()
+
+    def average(self, step: int) -> None:
+        """Update the moving averages."""
+        for average in self.averages.values():
+            average.update(self.module, step)
+
+    def settle(self) -> None:
+        """Put the first average in place, ready for inference."""
+        for average in list(self.averages.values())[:1]:
+            self.module.load_state_dict(average.state)
+        self.module.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs."""
+        return {
+            "module": self.module.state_dict(),
+            "averages": {name: average.state for name, average in self.averages.items()},
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`.
+
+        Raises:
+            KeyError: a part is missing.
+            RuntimeError: the weights have other names or shapes.
+            ValueError: the optimizer has other parameters.
+        """
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name, average in self.averages.items():
+            average.state = state["averages"][name]

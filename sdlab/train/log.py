@@ -1,0 +1,42 @@
+"""The loss log: a CSV that grows by a row every few steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from sdlab.system.files import replacing
+
+
+class LossLog:
+    """Values by step, on disk after every row.
+
+    A loss that starts later adds its column; it is empty in earlier rows. Rows from step `start` on, which a resumed
+    run repeats, are dropped first.
+    """
+
+    def __init__(self, path: Path, start: int) -> None:
+        self._path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if start and path.exists() else []
+        table = [line.split(",") for line in lines]
+        self._columns = table[0] if table else []
+        self._rows = [row for row in table[1:] if int(row[0]) < start]
+        self._rewrite()
+
+    def row(self, step: int, values: Mapping[str, float]) -> None:
+        """Append a row."""
+        texts = {"step": str(step), **{name: f"{value:.6g}" for name, value in values.items()}}
+        new = [name for name in texts if name not in self._columns]
+        self._columns += new
+        self._rows.append([texts.get(name, "") for name in self._columns])
+        if new:
+            self._rewrite()
+            return
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(",".join(self._rows[-1]) + "\n")
+
+    def _rewrite(self) -> None:
+        width = len(self._columns)
+        rows = [self._columns, *(row + [""] * (width - len(row)) for row in self._rows)] if width else []
+        with replacing(self._path) as draft:
+            draft.write_text("".join(",".join(row) + "\n" for row in rows), encoding="utf-8")

@@ -1,0 +1,27 @@
+"""The configuration of the CLIP stage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from sdlab.train.config import Training
+
+if TYPE_CHECKING:
+    from sdlab.train.stages.clip import ClipStage
+
+
+class ClipTraining(Training):
+    """Trains CLIP's vision encoder to agree with its text encoder, which stays fixed."""
+
+    stage: ClassVar[str] = "clip"
+
+    grounding: float = Field(5.0, ge=0, description="weight of the loss for which objects are in which half")
+
+    def build(self) -> ClipStage:
+        """The stage on scenes of trained combinations."""
+        from sdlab.train.scene_pictures import ScenePictures
+        from sdlab.train.stages.clip import ClipStage
+
+        return ClipStage(self, ScenePictures("train"))

@@ -1,0 +1,23 @@
+"""The configuration of the evaluator stage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from sdlab.train.config import Training
+
+if TYPE_CHECKING:
+    from sdlab.train.stages.evaluator import EvaluatorStage
+
+
+class EvaluatorTraining(Training):
+    """Trains the reader, which checks generated pictures and computes the features of FID and KID."""
+
+    stage: ClassVar[str] = "evaluator"
+
+    def build(self) -> EvaluatorStage:
+        """The stage on scenes of all combinations, held-out ones included."""
+        from sdlab.train.scene_pictures import ScenePictures
+        from sdlab.train.stages.evaluator import EvaluatorStage
+
+        return EvaluatorStage(self, ScenePictures("all"))

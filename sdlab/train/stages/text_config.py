@@ -1,0 +1,23 @@
+"""The configuration of the text stage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from sdlab.train.config import Training
+
+if TYPE_CHECKING:
+    from sdlab.train.stages.text import TextStage
+
+
+class TextTraining(Training):
+    """Trains CLIP's text encoder on the scenes that captions describe."""
+
+    stage: ClassVar[str] = "text"
+
+    def build(self) -> TextStage:
+        """The stage on scenes of trained combinations."""
+        from sdlab.train.scene_pictures import ScenePictures
+        from sdlab.train.stages.text import TextStage
+
+        return TextStage(self, ScenePictures("train"))

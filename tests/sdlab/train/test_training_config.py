@@ -1,0 +1,106 @@
+"""Configuration files of training: each stage has its keys, and mistakes are reported at once and in full."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sdlab.system.errors import UsageError
+from sdlab.train.config import Training
+from sdlab.train.config_file import load_config
+from sdlab.train.stages import STAGES
+from sdlab.weights.model_folder import read_config
+
+GOOD = 'out = "x"\nsteps = 1\nbatch = 1\nlr = 0.1\n'
+
+
+def complaints(stage: str, path: Path, text: str) -> list[str]:
+    path.write_text(text)
+    with pytest.raises(UsageError) as error:
+        load_config(stage, path)
+    return [line.removeprefix(f"{path}: ") for line in str(error.value).splitlines()]
+
+
+def test_mistakes_are_reported_all_at_once(tmp_path: Path):
+    found = complaints(
+        "vae", tmp_path / "bad.toml", 'steps = -1\nbatch = "many"\nlearn_rate = 1\nlr = 0.1\nwarmpu = 2\n'
+    )
+    known = ", ".join(STAGES["vae"].model_fields)
+    assert found == [
+        "`out` is missing; add it",
+        "`steps` = -1 is invalid: input should be greater than 0",
+        "`batch` = 'many' is invalid: input should be a valid integer, unable to parse string as an integer",
+        f"unknown key `learn_rate`; the vae stage has {known}",
+        f"unknown key `warmpu` (did you mean 'warmup'?); the vae stage has {known}",
+    ]
+
+
+OWN = {name: [key for key in kind.model_fields if key not in Training.model_fields] for name, kind in STAGES.items()}
+
+
+@pytest.mark.parametrize(("owner", "key"), [(name, key) for name, own in OWN.items() for key in own])
+def test_a_key_of_another_stage_is_refused(owner: str, key: str, tmp_path: Path):
+    for stage in STAGES.keys() - {owner}:
+        found = complaints(stage, tmp_path / "t.toml", f"{GOOD}{key} = 0.5\n")
+        assert found == [f"`{key}` belongs to the {owner} stage; remove it here"]
+
+
+def test_each_stage_has_its_own_keys():
+    assert {name: own for name, own in OWN.items() if own} == {
+        "clip": ["grounding"],
+        "vae": ["kl"],
+        "unet": ["scenes", "drop_caption", "focus"],
+    }
+
+
+def test_the_unet_is_not_compiled(tmp_path: Path):
+    found = complaints("unet", tmp_path / "t.toml", f"{GOOD}compile = true\n")
+    assert found == ["`compile` keeps the U-Net's transformers from learning; remove it from the unet stage"]
+    path = tmp_path / "t.toml"
+    path.write_text(f"{GOOD}compile = false\n")
+    assert load_config("unet", path).compile is False
+
+
+def test_files_that_cannot_be_read(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"none\.toml: no such file"):
+        load_config("vae", tmp_path / "none.toml")
+    with pytest.raises(UsageError, match=f"{tmp_path}: cannot be read: is a directory"):
+        load_config("vae", tmp_path)
+    assert complaints("vae", tmp_path / "t.toml", "steps = ")[0].startswith("not valid TOML: ")
+
+
+def test_an_unknown_stage_is_named(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"unknown stage 'vea' \(did you mean 'vae'\?\)"):
+        load_config("vea", tmp_path / "t.toml")
+
+
+def test_a_mistake_is_reported_before_torch_is_imported(tmp_path: Path):
+    path = tmp_path / "t.toml"
+    path.write_text(f"{GOOD}kl = 1")
+    code = (
+        "import sys; from pathlib import Path; from sdlab.system.errors import UsageError\n"
+        "from sdlab.train import load_config\n"
+        f"try: load_config('unet', Path({str(path)!r}))\n"
+        "except UsageError: sys.exit(1 if 'torch' in sys.modules else 0)\n"
+        "sys.exit(2)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_registry_holds_each_stage_under_its_name():
+    assert list(STAGES) == ["text", "clip", "vae", "unet", "evaluator"]
+    for name, kind in STAGES.items():
+        assert kind.stage == name
+        assert kind.__doc__
+        for key, field in kind.model_fields.items():
+            assert field.description, f"{name}: {key} has no description"
+
+
+def test_the_shipped_configurations_are_valid():
+    folder = Path("experiments/train")
+    shipped = {path.stem: load_config(path.stem.split("_")[0], path) for path in folder.glob("*.toml")}
+    assert shipped.keys() == {*STAGES, "vae_f4"}
+    assert read_config(folder / "f4").vae.factor == 4  # the VAE that vae.toml starts from

@@ -1,0 +1,158 @@
+"""The training loop: it learns, resumes exactly, and stops with a clear message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from training import QUIET, Line, Toy, keys
+
+from sdlab.system.errors import RunError, UsageError
+from sdlab.train.average import Average, exponential
+from sdlab.train.log import LossLog
+from sdlab.train.loop import train
+from sdlab.train.optimizer import learning_rate, standard
+from sdlab.train.stage import Loss
+from sdlab.weights.model_folder import save_part
+
+
+def fit(config: Toy, **changes: int) -> dict[str, float]:
+    return train(Line(config, **changes), config, QUIET)
+
+
+def toy(folder: Path, **changes: object) -> Toy:
+    return Toy(**keys(folder, **changes))
+
+
+def test_the_loop_fits_a_line(tmp_path: Path):
+    found = fit(toy(tmp_path, steps=300, lr=0.05, ema=0.9, weight_decay=0.0))
+    assert found["slope"] == pytest.approx(2, abs=0.02)
+    assert found["offset"] == pytest.approx(1, abs=0.02)
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path):
+    there, here = (toy(tmp_path, steps=40, out=tmp_path / name) for name in ("a", "b"))
+    whole, half, rest = Line(there), Line(here, interrupt_at=17), Line(here)
+    expected = train(whole, there, QUIET)
+    with pytest.raises(KeyboardInterrupt):
+        train(half, here, QUIET)
+    found = train(rest, here, QUIET)
+    assert len(half.seen) == 18  # the step in which the signal came is finished first
+    assert half.seen + rest.seen == whole.seen
+    assert {k: found[k] for k in ("slope", "offset")} == {k: expected[k] for k in ("slope", "offset")}
+    logs = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("a", "b")]
+    assert logs[0] == logs[1]
+    assert len(logs[0]) == 6  # the header, steps 0, 10, 20, 30, and the last
+
+
+class Still(Line):
+    """A stage of two layers whose loss has no gradient."""
+
+    def __init__(self, config: Toy, layers: nn.Module) -> None:
+        super().__init__(config)
+        self.line = layers
+        self.trained = {"layers": standard(layers, config)}
+
+    def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
+        yield Loss("layers", 0 * self.line(torch.zeros(1, 2)).sum())
+
+    def finish(self) -> dict[str, float]:
+        return {}
+
+
+def test_a_run_starts_from_what_fits_in_older_weights(tmp_path: Path):
+    old, new = (nn.Sequential(nn.Linear(2, 3), nn.Linear(3, width)) for width in (2, 1))
+    save_part(tmp_path / "old.safetensors", old, torch.float32)
+    fresh = new[1].weight.detach().clone()
+    config = toy(tmp_path, start=tmp_path / "old.safetensors", weight_decay=0.0)
+    train(Still(config, new), config, QUIET)
+    torch.testing.assert_close(new[0].state_dict(), old[0].state_dict())
+    torch.testing.assert_close(new[1].weight.detach(), fresh)
+
+
+def test_weights_to_start_from_that_are_missing_or_of_another_network_are_named(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"`start`: .*none\.safetensors: no such file"):
+        fit(toy(tmp_path, start=tmp_path / "none.safetensors"))
+    save_part(tmp_path / "other.safetensors", nn.Linear(7, 5), torch.float32)
+    with pytest.raises(UsageError, match=r"other\.safetensors has no tensor whose name and shape match"):
+        fit(toy(tmp_path, start=tmp_path / "other.safetensors"))
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path):
+    fit(toy(tmp_path))
+    with pytest.raises(UsageError, match=r"`lr` was 0\.01 and is now 0\.5"):
+        fit(toy(tmp_path, lr=0.5))
+
+
+def test_a_checkpoint_of_another_stage_is_refused(tmp_path: Path):
+    class Other(Toy):
+        stage = "other"
+
+    fit(toy(tmp_path))
+    with pytest.raises(UsageError, match=r"checkpoint\.pt belongs to a run of the toy stage"):
+        fit(Other(**keys(tmp_path)))
+
+
+@pytest.mark.parametrize("old", [{"module": {}}, {"trained": {}}, {"trained": {"line": {"module": {"w": 0}}}}])
+def test_a_checkpoint_of_other_networks_is_refused(old: dict[str, object], tmp_path: Path):
+    config = toy(tmp_path)
+    fit(config)
+    path = tmp_path / "out" / "checkpoint.pt"
+    torch.save({"stage": "toy", "config": config.model_dump_json(), "step": 6, "seconds": 1.0, **old}, path)
+    with pytest.raises(RunError, match=r"checkpoint\.pt (was written by an earlier|does not fit).*delete it"):
+        fit(config)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path):
+    fit(toy(tmp_path))
+    path = tmp_path / "out" / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(RunError, match=r"checkpoint\.pt: cannot be read"):
+        fit(toy(tmp_path))
+
+
+def test_a_diverging_run_stops_with_its_step(tmp_path: Path):
+    with pytest.raises(RunError, match="gradient is nan at step 3"):
+        fit(toy(tmp_path), poison_at=3)
+
+
+def test_the_learning_rate_warms_up_and_decays_to_zero():
+    rates = [learning_rate(step, peak=1.0, warmup=100, steps=1000) for step in range(1001)]
+    assert rates[0] == pytest.approx(0.01)
+    assert max(rates) == rates[99] == 1.0
+    assert rates[550] == pytest.approx(0.5, abs=0.01)
+    assert rates[1000] == pytest.approx(0.0)
+
+
+def test_the_average_of_constant_weights_is_those_weights():
+    module = nn.Linear(3, 2)
+    average = Average(module, exponential(0.99))
+    for step in range(10):
+        average.update(module, step)
+    torch.testing.assert_close(average.state["weight"], module.weight.detach())
+
+
+def test_the_average_is_that_of_its_definition():
+    module = nn.Linear(1, 1, bias=False)
+    module.weight.data.fill_(1.0)
+    average = Average(module, exponential(0.5))
+    expected = 1.0
+    for step in range(12):
+        module.weight.data.fill_(float(step))
+        average.update(module, step)
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert float(average.state["weight"]) == pytest.approx(expected)
+
+
+def test_a_loss_that_starts_late_gets_its_column(tmp_path: Path):
+    log = LossLog(tmp_path / "log.csv", 0)
+    log.row(0, {"a": 1.0})
+    log.row(10, {"a": 2.0, "b": 0.5})
+    log.row(20, {"b": 0.25})
+    assert (tmp_path / "log.csv").read_text() == "step,a,b\n0,1,\n10,2,0.5\n20,,0.25\n"
+    LossLog(tmp_path / "log.csv", 15).row(20, {"a": 3.0})
+    assert (tmp_path / "log.csv").read_text() == "step,a,b\n0,1,\n10,2,0.5\n20,3,\n"

@@ -1,0 +1,207 @@
+"""The stages: each learns, and what they write is a model that loads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from training import QUIET, TINY, keys, write
+
+from sdlab.model.clip import Clip
+from sdlab.model.config import SCENES
+from sdlab.pipeline import Pipeline
+from sdlab.system.errors import RunError, UsageError
+from sdlab.system.lock import locked
+from sdlab.train import run
+from sdlab.train.folder import configuration, update
+from sdlab.train.loop import train
+from sdlab.train.scene_pictures import ScenePictures
+from sdlab.train.stages import STAGES
+from sdlab.train.stages.evaluator import weather
+from sdlab.train.stages.text import where
+from sdlab.train.stages.unet import UnetStage, fractions
+from sdlab.train.stages.unet_config import UnetTraining
+from sdlab.train.stages.vae import VaeStage, psnr
+from sdlab.train.stages.vae_config import VaeTraining
+from sdlab.weights.model_folder import load_part, read_config, save_config
+from sdlab.weights.model_loader import load
+from sdlab.worlds import scenes
+from sdlab.worlds.scenes.reader import Evaluator
+
+
+def learn(stage: str, folder: Path, **changes: object) -> dict[str, float]:
+    return run(stage, write(folder / f"{stage}.toml", stage, keys(folder, out=folder / stage, **changes)), QUIET)
+
+
+def test_the_stages_make_a_model_that_generates(tmp_path: Path):
+    folder = tmp_path / "model"
+    save_config(folder, TINY)
+    measured = {}
+    for stage in STAGES:
+        measured |= learn(stage, tmp_path)
+    assert measured["psnr_db"] > 5
+    config = read_config(folder)
+    assert config.vae.scale == pytest.approx(measured["scale"])
+    pipeline = Pipeline(load(folder))
+    context, uncond = pipeline.encode(["a red circle"]), pipeline.encode([""])
+    assert context.shape == (1, 24, 16)
+    assert not torch.equal(context, uncond)
+    assert isinstance(load_part(folder / "evaluator.safetensors", Evaluator), Evaluator)
+
+
+NEEDS = {"clip": ["text"], "unet": ["text", "vae"]}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_learns(stage: str, tmp_path: Path):
+    save_config(tmp_path / "model", TINY)
+    for before in NEEDS.get(stage, ()):
+        learn(before, tmp_path)
+    more = {"scenes": 64} if stage == "unet" else {}
+    learn(stage, tmp_path, steps=61, batch=16, lr=3e-3, **more)
+    header, *rows = (tmp_path / stage / "log.csv").read_text().splitlines()
+    losses = [float(row.split(",")[1]) for row in rows]
+    assert header.startswith("step,loss")
+    assert len(losses) == 7
+    assert min(losses[-2:]) < 0.97 * losses[0]
+
+
+@pytest.mark.parametrize("stage", NEEDS)
+def test_a_stage_says_what_it_lacks(stage: str, tmp_path: Path):
+    save_config(tmp_path / "model", TINY)
+    with pytest.raises(UsageError, match=r"clip\.safetensors: no such file"):
+        learn(stage, tmp_path)
+
+
+@pytest.mark.parametrize("stage", ["text", "clip"])
+def test_clip_cannot_be_trained_without_a_vision_encoder(stage: str, tmp_path: Path):
+    save_config(tmp_path / "model", replace(TINY, vision=None))
+    with pytest.raises(UsageError, match=rf"config\.json: `vision` is null; the {stage} stage needs a vision encoder"):
+        learn(stage, tmp_path)
+
+
+def test_clip_leaves_the_text_encoder_as_it_is(tmp_path: Path):
+    """The U-Net was trained on its states, or will be: in whichever order the two are trained."""
+    folder = tmp_path / "model"
+    save_config(folder, TINY)
+    texts = []
+    for stage in ("text", "clip"):
+        learn(stage, tmp_path)
+        built = partial(Clip, replace(TINY.text, vocab_size=read_config(folder).text.vocab_size), TINY.vision)
+        texts.append(load_part(folder / "clip.safetensors", built).text.state_dict())
+    assert texts[0].keys() == texts[1].keys()
+    for key, value in texts[0].items():
+        assert value.equal(texts[1][key]), key
+
+
+@dataclass(frozen=True)
+class Stripes:
+    """Pictures of another source: one colour each, with two captions to choose from."""
+
+    colours: Tensor  # (B, 3)
+
+    def __len__(self) -> int:
+        return len(self.colours)
+
+    def __getitem__(self, index: slice | Tensor) -> Stripes:
+        return Stripes(self.colours[index])
+
+    def images(self) -> Tensor:
+        return self.colours[:, :, None, None].expand(-1, -1, 64, 64)
+
+    def captions(self, generator: torch.Generator) -> Sequence[str]:
+        return [("a stripe", "stripes")[k] for k in torch.randint(2, (len(self),), generator=generator).tolist()]
+
+
+class StripeSource:
+    def batch(self, n: int, generator: torch.Generator) -> Stripes:
+        return Stripes(2 * torch.rand(n, 3, generator=generator) - 1)
+
+
+def test_vae_and_unet_train_on_any_captioned_pictures(tmp_path: Path):
+    save_config(tmp_path / "model", TINY)
+    learn("text", tmp_path)
+    source = StripeSource()
+    config = VaeTraining(**keys(tmp_path, out=tmp_path / "vae"))
+    assert train(VaeStage(config, source, unseen=source), config, QUIET)["psnr_db"] > 0
+    config = UnetTraining(**keys(tmp_path, out=tmp_path / "unet", scenes=8))
+    assert train(UnetStage(config, source, {"stripes": source}), config, QUIET)["loss_stripes"] > 0
+
+
+def test_scene_batches_are_the_world_s():
+    """The same stream as sampling, rendering and describing by hand; a part of a batch is those scenes."""
+    batch = ScenePictures("train").batch(20, torch.Generator().manual_seed(5))
+    world = scenes.sample(20, torch.Generator().manual_seed(5), "train")
+    chosen = torch.tensor([3, 17, 3])
+    assert len(batch) == 20
+    assert batch.images().equal(scenes.render(world))
+    assert batch[chosen].images().equal(scenes.render(world)[chosen])
+    generators = [torch.Generator().manual_seed(6) for _ in range(2)]
+    assert batch[2:9].captions(generators[0]) == scenes.describe(world[2:9], generators[1])
+
+
+@pytest.mark.parametrize("focus", [None, 0.3, 0.77])
+def test_timesteps_are_drawn_as_their_distribution_says(focus: float | None):
+    drawn = fractions(20_000, torch.Generator().manual_seed(0), focus).double()
+    assert drawn.min() >= 0
+    assert drawn.max() <= 1
+    places = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    below = (drawn[:, None] < places).double().mean(0)
+    normal = places if focus is None else torch.special.ndtr((places.logit() - torch.tensor(focus).logit()) / 0.8)
+    torch.testing.assert_close(below, 0.7 * normal + 0.3 * places, atol=2e-3, rtol=0)
+
+
+def test_psnr_is_that_of_its_definition():
+    a = torch.zeros(1, 3, 8, 8)
+    assert float(psnr(a + 0.02, a)) == pytest.approx(40.0, abs=1e-3)  # an error of 1 % of the range
+
+
+def test_weather_keeps_pictures_recognisable():
+    images = scenes.render(scenes.sample(64, torch.Generator().manual_seed(0)))
+    weathered = weather(images, torch.Generator().manual_seed(1))
+    assert not torch.equal(weathered, images)
+    assert psnr(weathered, images).min() > 15
+
+
+def test_the_halves_of_objects():
+    """Read off the relation, which fixes the halves of two objects relative to each other, and off single objects."""
+    world = scenes.sample(400, torch.Generator().manual_seed(0), "all")
+    facts = where(world).view(400, 4, 18).bool()
+    assert (facts[:, 0] | facts[:, 1]).equal(facts[:, 2] | facts[:, 3])  # whatever is anywhere is in a half each way
+    seen = facts.any(1)
+    rows = torch.arange(400)
+    assert seen[rows, world.colour[:, 0]].all()
+    assert seen[rows, 8 + world.shape[:, 0]].all()
+    assert seen[rows, 16 + world.size[:, 0]].all()
+    assert (seen[:, :8].sum(1) <= world.count).all()
+    alone = world.count == 1
+    assert facts[alone, 0].any(1).equal(world.centre[alone, 0, 0] < 32)
+    assert facts[alone, 2].any(1).equal(world.centre[alone, 0, 1] < 32)
+
+
+def test_two_processes_do_not_train_into_one_folder(tmp_path: Path):
+    with locked(tmp_path / "vae"), pytest.raises(RunError, match="is in use by process"):
+        learn("vae", tmp_path)
+
+
+def test_what_a_run_cannot_use_is_reported_in_a_line(tmp_path: Path):
+    (tmp_path / "file").touch()
+    for error, message, changes in (
+        (UsageError, r"run\.toml: device: 'cuda:99' is not on this machine", {"device": "cuda:99"}),
+        (UsageError, r'run\.toml: device: should be "auto", "cpu"', {"device": "tpu"}),
+        (RunError, r"cannot make .*file/out: not a directory", {"out": tmp_path / "file" / "out"}),
+    ):
+        with pytest.raises(error, match=message):
+            run("vae", write(tmp_path / "run.toml", "vae", keys(tmp_path, **changes)), QUIET)
+
+
+def test_untrained_configuration_is_the_scenes_one(tmp_path: Path):
+    assert configuration(tmp_path) == SCENES
+    update(tmp_path, vae=replace(SCENES.vae, scale=0.5))
+    assert configuration(tmp_path).vae.scale == 0.5
+    assert configuration(tmp_path).text == SCENES.text
