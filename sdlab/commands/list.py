@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Annotated
@@ -23,13 +26,15 @@ class Listed(StrEnum):
 
 def command(what: Annotated[Listed, typer.Argument(help="what to list")]) -> None:
     """List what a sweep can use, one line each."""
-    lines = _lines(what)
-    width = max(18, *(len(name) + 2 for name, _ in lines))
-    for name, about in lines:
-        print(f"{name:<{width}}{about}")
+    described = _described(what)
+    column = max(len(name) for name, _ in described) + 2
+    room = max(20, shutil.get_terminal_size().columns - column) if sys.stdout.isatty() else sys.maxsize
+    for name, about in described:
+        first, *rest = textwrap.wrap(about, room)
+        print(f"{name:<{column}}{first}", *(" " * column + line for line in rest), sep="\n")
 
 
-def _lines(what: Listed) -> list[tuple[str, str]]:
+def _described(what: Listed) -> list[tuple[str, str]]:
     """Names and descriptions."""
     import samplers
     from sdlab import plugins

@@ -54,7 +54,7 @@ def plot_trade_off(path: Path, plan: Plan, gain: MetricInfo, loss: MetricInfo, r
             markersize=5,
             linewidth=1.6,
             elinewidth=1,
-            label=f"{name}, {guidance}",
+            label=f"{name}, {'no guidance' if guidance == 'none' else guidance}",
         )
         for row, *place in zip(line, x, y, strict=True):
             text = f"{row.cell.strength or 0.0:g}"
