@@ -6,7 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
@@ -22,7 +22,7 @@ def log_axis(axis: Axis, ticks: Collection[float] = ()) -> None:
     Ticks are at the given values, less those too close to a larger one. Without any, or with too many, they are at 1, 2
     and 5 times the powers of ten.
     """
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    (axis.axes.set_xscale if isinstance(axis, XAxis) else axis.axes.set_yscale)("log")
     kept: list[float] = []
     for tick in sorted(ticks, reverse=True):
         if not kept or tick * _CLOSEST < kept[-1]:

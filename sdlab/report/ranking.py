@@ -72,7 +72,8 @@ def plot_ranking(path: Path, plan: Plan, metric: MetricInfo, rows: Sequence[Row]
     title = f"{plan.name}: {metric.label}, {metric.better} is better"
     title += "" if real is None else f"; real renders: {metric.text(real)}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
-    figure.legend(handles=_key(), loc="outside lower left", ncols=3, frameon=False, fontsize=8)
+    columns = 3 if len(shown) > 1 else 1
+    figure.legend(handles=_key(), loc="outside lower left", ncols=columns, frameon=False, fontsize=8)
     save(figure, path, dpi=120)
 
 
@@ -109,7 +110,7 @@ def _key() -> list[Line2D]:
         return Line2D([], [], linestyle="", marker="o", color=edge, markerfacecolor=face, markersize=5, label=label)
 
     return [
-        dot(_AHEAD, _AHEAD, f"best ({BEST}), or not distinguishable from the best at 95 % confidence ({TIE})"),
+        dot(_AHEAD, _AHEAD, f"best ({BEST}), or tied with it at 95 % confidence ({TIE})"),
         dot("white", _BEHIND, "behind"),
         Line2D([], [], linestyle="", label="bars: ± one standard error; in brackets: passes, if below the budget"),
     ]

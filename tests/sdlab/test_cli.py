@@ -98,7 +98,7 @@ def test_generate_writes_pictures_with_their_parameters_and_replaces_none(tmp_pa
         (["--model", "scnes"], "unknown model 'scnes' (did you mean 'scenes'?)"),
     ],
 )
-def test_a_slip_in_an_option_is_one_line(options: list[str], message: str, tmp_path: Path):
+def test_a_mistake_in_an_option_is_one_line(options: list[str], message: str, tmp_path: Path):
     done = sdlab("generate", PROMPT, *options, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
@@ -160,7 +160,7 @@ def test_a_sweep_from_file_to_pictures_then_from_the_store(tmp_path: Path):
         ('"ddim"', '"dimm"', "unknown sampler 'dimm' (did you mean 'ddim'?)"),
     ],
 )
-def test_what_cannot_be_measured_is_told_before_it_is_tried(old: str, new: str, message: str, tmp_path: Path):
+def test_what_cannot_be_measured_is_reported_before_it_is_tried(old: str, new: str, message: str, tmp_path: Path):
     assert old in SWEEP
     (tmp_path / "mine.toml").write_text(SWEEP.replace(old, new))
     done = sdlab("sweep", "mine.toml", cwd=tmp_path)
@@ -187,10 +187,10 @@ def test_broken_weights_are_named_before_anything_runs(fault: str, tmp_path: Pat
     (tmp_path / "mine.toml").write_text(SWEEP.replace('"scenes"', '"model"', 1))
     done = sdlab("sweep", "mine.toml", cwd=tmp_path)
     assert done.returncode == (2 if fault == "missing" else 1)
-    told = done.stderr.splitlines()
-    assert all(line.startswith("error: ") for line in told)
-    assert len(told) == (2 if fault == "missing" else 1)  # what is not there, and what a model folder holds
-    assert "unet.safetensors" in told[0]
+    reported = done.stderr.splitlines()
+    assert all(line.startswith("error: ") for line in reported)
+    assert len(reported) == (2 if fault == "missing" else 1)  # what is not there, and what a model folder holds
+    assert "unet.safetensors" in reported[0]
 
 
 def test_nan_from_a_model_fails_its_cells_and_the_exit_status_says_so(tmp_path: Path):

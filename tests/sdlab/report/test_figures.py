@@ -29,3 +29,9 @@ def labels(places: list[float], low: float, high: float) -> list[str]:
 )
 def test_ticks(places: list[float], wanted: list[str]):
     assert labels(places, 4, 60) == wanted
+
+
+def test_the_vertical_axis_can_be_logarithmic_alone():
+    axes = Figure().add_subplot()
+    log_axis(axes.yaxis)
+    assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")

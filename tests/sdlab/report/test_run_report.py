@@ -163,7 +163,7 @@ def test_of_many_samplers_a_ranking_is_drawn_with_the_best_of_each_budget_on_top
     assert "; real renders: 3.25" in fid.get_suptitle()
 
 
-def test_what_has_steps_among_budgets_stands_at_the_smallest_it_has_kept(run, figures):
+def test_a_cell_with_given_steps_goes_to_the_smallest_budget_that_holds_its_passes(run, figures):
     run(toml=CROWD + '[[extra]]\nsampler = "ddpm"\nguidance = "none"\nsteps = 7\n')
     names = [[text.get_text().split() for text in axes.get_yticklabels()] for axes in figures[0].axes]
     assert [[name[:2] for name in panel if name[0] == "ddpm"] for panel in names] == [[], [["ddpm", "(7)"]]]
@@ -191,7 +191,7 @@ def test_differences_are_of_cells_that_differ_in_one_thing_paired_and_judged(run
         assert line[4].split()[1] == verdict
 
 
-def test_at_strength_0_no_pass_is_made_and_nothing_stumbles_over_it(run):
+def test_at_strength_0_no_pass_is_made_and_nothing_fails(run):
     toml = EDIT.replace("[0.2, 0.6, 1]", "[0, 1]").replace('["ddim", "heun"]', '"ddim"')
     assert run(toml=toml)[0] == 0
     assert run(toml=toml.replace("[0, 1]", "0"))[0] == 0
@@ -247,6 +247,6 @@ def test_a_repeated_sweep_draws_only_what_is_missing_or_old(run, tmp_path):
     assert plot.is_file()
 
 
-def test_a_directory_without_results_is_told(tmp_path: Path):
+def test_a_directory_without_results_is_reported(tmp_path: Path):
     with pytest.raises(UsageError, match=r"holds no results: results.sqlite is missing$"):
         report(tmp_path, Console(file=io.StringIO()))

@@ -28,8 +28,8 @@ def test_the_interval_is_that_of_the_paired_t_test():
     np.testing.assert_allclose((ours.low, ours.high), theirs, rtol=1e-12)
 
 
-def test_pairing_tells_cells_apart_that_their_own_errors_would_not():
-    """Images differ by 10, cells by 0.5: hopeless unpaired (standard error 1), plain when paired."""
+def test_pairing_distinguishes_cells_that_their_own_errors_would_not():
+    """Images differ by 10, cells by 0.5: lost in the noise unpaired (standard error 1), clear when paired."""
     rng = np.random.default_rng(0)
     images, jitter = 10 * rng.normal(size=100), rng.normal(size=(2, 100))
     best, behind = scored(images + jitter[0] + 0.5), scored(images + jitter[1])
