@@ -13,9 +13,6 @@ import torch
 from torch import Tensor, nn
 
 import samplers
-from sdlab.cpu.compiled import compiled
-from sdlab.cpu.pack import pack
-from sdlab.cpu.packed import can_pack
 from sdlab.denoiser import Counted, NetworkDenoiser
 from sdlab.guidance import Guided, Strategy
 from sdlab.model.config import ModelConfig
@@ -40,24 +37,17 @@ class Pipeline:
         model: StableDiffusion,
         offload: torch.device | str | None = None,
         tiles: Tiles = "auto",
-        compile: bool = False,
     ) -> None:
-        """The model works where it is, or on the device `offload`, to which each network goes while it is in use.
+        """The model runs where it is, or on the device `offload`, to which each network moves while it is in use.
 
-        On a CPU U-Net and VAE are packed (`pack`), in place: the model is good for inference alone from then on.
-        The VAE works in `tiles` of 64 × 64 latents, with "auto" when a picture has more than 128 × 128. With `compile`
-        the U-Net is compiled (`compiled`, which says when that raises UsageError); not for a network that moves.
+        The model is used as it is; `sdlab.cpu.optimise` makes it faster. The VAE works in `tiles` of
+        64 × 64 latents; with "auto", only for pictures of more than 128 × 128 latents.
         """
         self.model, self.tiles = model, tiles
         self.offloaded = offload is not None
         self.device = model.device if offload is None else torch.device(offload)
         self.levels = model.config.noise_schedule()
-        network = compiled(model.unet, self.device) if compile else model.unet
-        if not self.offloaded and can_pack(self.device, model.dtype):
-            pack(model.vae)
-            if not compile:
-                pack(model.unet)
-        self.denoiser = Counted(NetworkDenoiser.of(network, model.config))
+        self.denoiser = Counted(NetworkDenoiser.of(model.unet, model.config))
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 import samplers
 from sdlab import guidance, plugins
 from sdlab.commands.request import FIELD, Request
+from sdlab.cpu.optimise import optimise_for_inference
 from sdlab.model.config import ModelConfig
 from sdlab.picture import FITS, Fit, read_picture, to_bytes
 from sdlab.pipeline import TILES, Pipeline, Tiles, latent_shape, tail
@@ -24,7 +25,7 @@ from sdlab.report.contact_sheet import grid_of
 from sdlab.system.device import enough_memory, resolve
 from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import add, make_folder
-from sdlab.weights.model_loader import load, open_model
+from sdlab.weights.model_loader import StoredModel, load, open_model
 
 DTYPES = ("float32", "bfloat16", "float16")
 STRENGTH = 0.6  # of an input picture, unless said otherwise
@@ -42,13 +43,13 @@ def generate(request: Request, out: Path, console: Console) -> list[Path]:
         RunError: a file cannot be read or written, or the model gave NaN.
     """
     request = _checked(request)
-    config = open_model(request.source).config
-    request = _chosen(request, config)
+    stored = open_model(request.source)
+    request = _chosen(request, stored.config)
     picture = _input(request)
     make_folder(out)
     with _progress(console) as progress, enough_memory("a smaller --size, or --dtype bfloat16, needs less"):
         bar = progress.add_task(f"loading {request.model}", total=None)
-        pipeline = _open(request)
+        pipeline = _open(request, stored)
         for name, text in (("prompt", request.prompt), ("negative prompt", request.negative)):
             if cut := pipeline.model.tokenizer.cut(text):
                 console.print(f"the {name} is too long, dropped from its end: {cut!r}", highlight=False, markup=False)
@@ -117,8 +118,6 @@ def _checked(request: Request) -> Request:
     try:
         samplers.make(request.sampler)
         guidance.make("cfg", scale=1.0 if request.cfg is None else request.cfg)
-        sigmas = samplers.grid(request.grid, steps=request.steps, levels=samplers.discrete_levels())
-        tail(sigmas, 1.0 if request.strength is None else request.strength)
     except ValueError as error:
         raise UsageError(str(error)) from None
     return replace(request, device=device)
@@ -128,13 +127,18 @@ def _chosen(request: Request, config: ModelConfig) -> Request:
     """The request with what the model chooses filled in.
 
     Raises:
-        UsageError: the model cannot draw at this size.
+        UsageError: the model cannot draw at this size, or with this grid.
     """
     size = request.size or (config.image_size, config.image_size)
     try:
         latent_shape(config, size)
     except ValueError as error:
         raise UsageError(f"--size: {error}") from None
+    try:
+        sigmas = samplers.grid(request.grid, steps=request.steps, levels=config.noise_schedule())
+        tail(sigmas, 1.0 if request.strength is None else request.strength)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     cfg = _CFG.get(config.name, 7.5) if request.cfg is None else request.cfg
     if request.init_image is None:
         return replace(request, size=size, cfg=cfg)
@@ -153,11 +157,13 @@ def _input(request: Request) -> Tensor | None:
         raise UsageError(f"--init-image: {error}") from None
 
 
-def _open(request: Request) -> Pipeline:
+def _open(request: Request, stored: StoredModel) -> Pipeline:
     dtype, tiles = getattr(torch, request.dtype), cast(Tiles, request.tiles)
     if request.offload:
-        return Pipeline(load(request.source, "cpu", dtype), request.device, tiles)
-    return Pipeline(load(request.source, request.device, dtype), tiles=tiles, compile=request.compile)
+        return Pipeline(load(stored, "cpu", dtype), request.device, tiles)
+    model = load(stored, request.device, dtype)
+    optimise_for_inference(model, request.compile)
+    return Pipeline(model, tiles=tiles)
 
 
 def _image(decoded: Tensor) -> Image.Image:

@@ -1,1 +1,1 @@
-"""Faster CPU kernels for inference, swapped in by an explicit call."""
+"""Faster kernels and packed weights for inference on a CPU, swapped in by an explicit call."""

@@ -1,14 +1,15 @@
-"""Long attention in bfloat16 on a CPU, without a pass over the scores for the softmax.
+"""Long attention in bfloat16 on a CPU: the exponentials of the softmax are part of the product q kᵀ.
 
-The fused attention of PyTorch was measured at a quarter of the speed of convolutions in bfloat16. Here oneDNN takes the
-exponentials on its way out of the product q kᵀ. It knows none, but a logistic function, and far below zero that is one:
+PyTorch's fused attention was measured at a quarter of the speed of convolutions in bfloat16. oneDNN can apply a function
+to a product as it writes the result. The exponential is not among those functions, but the logistic function is, and far
+below zero the two agree:
 
-    logistic(x) = exp(x) / (1 + exp(x)) = exp(x) (1 − O(exp(x))),
+    logistic(x) = exp(x) / (1 + exp(x)) = exp(x) (1 − O(exp(x)))
 
-so a shift of all scores of a query, which a softmax cancels, puts them there. It is one more column of the queries, to
-be multiplied by ones beside the keys; the sum over the keys comes out of the second product, with a column of ones
-beside the values. No score is rounded before its exponential; what PyTorch's does not round is the scaled query, and
-the sums before their division.
+A softmax does not change when all scores of a query are shifted, so each query's scores are shifted to where they agree.
+The shift is an extra column of the queries, which meets a column of ones beside the keys. The sum of the exponentials
+comes out of the second product, from a column of ones beside the values. Scores are not rounded before the exponential.
+Unlike PyTorch's attention, this one rounds the scaled queries, and the sums before the division.
 """
 
 from __future__ import annotations
@@ -17,31 +18,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdlab.cpu.packed import PackedLinear, can_pack
+from sdlab.cpu.packed import PackedLinear
+from sdlab.model import attention
 
-_LONG = 1024  # tokens; with fewer, the fixed cost of each head counts
-_SCORES = 2**21  # at a time: they should stay in the cache
-_REGISTER = 16  # sums in one; a product of a number of columns that fills them is faster
-_BELOW = 8.0  # where exp is a logistic function to 3e-4, a tenth of what bfloat16 resolves
+_LONG = 1024  # tokens; with fewer, the fixed cost per head outweighs the gain
+_SCORES = 2**21  # computed at a time, so that they stay in the cache
+_REGISTER = 16  # sums per register; products whose number of columns fills registers are faster
+_BELOW = 8.0  # where exp and the logistic function agree to 3e-4, a tenth of the resolution of bfloat16
 _LOWEST = 80.0  # exp(−80) is still a normal number
 _ROUNDING = 2.0**-8  # of bfloat16
 
 
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, causal: bool = False) -> Tensor:
+    """An `Attend` for inference on a CPU: long attention in bfloat16 by `long_attention`, all else as in `model`."""
+    if not causal and is_faster(query, key):
+        found = long_attention(query, key, value, heads)
+        if found is not None:
+            return found
+    return attention.attend(query, key, value, heads, causal)
+
+
 def is_faster(query: Tensor, key: Tensor) -> bool:
-    """Whether `attend` is for this query (B, T, C) and key (B, S, C)."""
+    """Whether `long_attention` is faster for this query (B, T, C) and key (B, S, C)."""
     return (
         query.dtype == torch.bfloat16
         and min(query.shape[1], key.shape[1]) >= _LONG
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
-        and can_pack(query.device, query.dtype)
     )
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor | None:
+def long_attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor | None:
     """softmax(q kᵀ / √d) v in each of `heads` heads: (B, T, C), (B, S, C), (B, S, C) -> (B, T, C).
 
-    None where scores may lie so far apart that their exponentials would vanish.
+    Returns None where scores may be so far apart that their exponentials would underflow.
     """
     q, k, v = (x.unflatten(2, (heads, -1)) for x in (query, key, value))
     width = q.shape[3]
@@ -49,7 +59,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor | No
     shift = _shift(q, k)
     if shift is None:
         return None
-    # (B, heads, T, d + 1), (B, heads, S, d + 1), (B, heads, d + 1 and what fills a register, S)
+    # (B, heads, T, d + 1), (B, heads, S, d + 1), (B, heads, d + 1 padded to whole registers, S)
     q = torch.cat([q, shift], -1).transpose(1, 2).contiguous()
     k = torch.cat([k, torch.ones_like(k[..., :1])], -1).transpose(1, 2).contiguous()
     v = F.pad(torch.cat([v, torch.ones_like(v[..., :1])], -1), (0, -(width + 1) % _REGISTER))
@@ -60,7 +70,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor | No
         for head in range(heads):
             keys, values = PackedLinear(k[b, head], None), PackedLinear(v[b, head], None)
             for i in range(0, q.shape[2], rows):
-                # The last rows again rather than fewer, for which the factors would be packed anew.
+                # The last part overlaps the one before it: fewer rows would need keys and values packed again.
                 part = slice(min(i, q.shape[2] - rows), i + rows)
                 sums = values(keys(q[b, head, part], "sigmoid"))
                 out[b, part, head * width : (head + 1) * width] = sums[:, :width] / sums[:, width : width + 1]
@@ -68,15 +78,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor | No
 
 
 def _shift(query: Tensor, key: Tensor) -> Tensor | None:
-    """What to add to the scores of each query, (B, T, heads, 1): all come to lie below zero, the largest not too far.
+    """What to add to the scores of each query, (B, T, heads, 1), so that all are below zero, the largest not too far.
 
-    By Cauchy and Schwarz no score lies further from a query's mean score, which is its product with the mean key, than
-    the length of the query times that of the longest key seen from the mean one.
+    By the Cauchy–Schwarz inequality no score is further from the query's mean score than the length of the query times
+    the largest distance of a key from the mean key. The mean score is the product with the mean key.
     """
     mean = key.mean(1, keepdim=True, dtype=torch.float32)
     farthest = (key - mean).norm(dim=-1, keepdim=True).amax(1, keepdim=True)  # (B, 1, heads, 1)
     scores = (query * mean).sum(-1, keepdim=True)
     wanted = scores + torch.linalg.vector_norm(query, dim=-1, keepdim=True, dtype=torch.float32) * farthest + _BELOW
     shift = -(wanted + wanted.abs() * _ROUNDING).to(query.dtype)
-    # The largest score of a query is no less than the mean one.
+    # The largest score of a query is at least its mean score.
     return shift if (scores + shift).min() >= -_LOWEST else None

@@ -1,36 +1,43 @@
-"""A network compiled for inference: its weights packed in advance, what stands between its products fused."""
+"""Compilation of a network for inference by `torch.compile`."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sdlab.system.errors import UsageError
 
-Network = Callable[[Tensor, Tensor, Tensor], Tensor]
 
+def compile_for_inference(network: nn.Module, device: torch.device) -> None:
+    """Compile a network in place. The first call at each input shape then takes minutes.
 
-def compiled(network: nn.Module, device: torch.device) -> Network:
-    """The same function; the first call of each shape takes minutes.
-
-    On a CPU the weights become constants in the layout that the products like best, which `pack` does faster and to
-    more effect; on a GPU the kernels are replayed as one graph.
+    On a CPU the weights become constants in the layout that is best for the products. `pack` gains more, in less time.
+    On a GPU the kernels are replayed as one CUDA graph.
 
     Raises:
-        UsageError: there is no compiler to do it with.
+        UsageError: there is no C++ compiler.
     """
     check_compiler(device)
     if device.type == "cuda":
-        return torch.compile(network, mode="reduce-overhead")
-    return torch.compile(network, options={"freezing": True})
+        network.compile(mode="reduce-overhead")
+    else:
+        network.compile(options={"freezing": True})
+
+
+def is_compiled(network: nn.Module) -> bool:
+    """Whether the network has been compiled in place."""
+    return network._compiled_call_impl is not None
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raises UsageError where a CPU is to compile and there is no C++ compiler; a GPU's comes with PyTorch."""
+    """Check that networks can be compiled for a device. On a GPU, PyTorch brings its own compiler.
+
+    Raises:
+        UsageError: there is no C++ compiler for a CPU.
+    """
     compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
     if device.type != "cuda" and not any(map(shutil.which, compilers)):
-        raise UsageError(f"compile: needs a C++ compiler, and there is no {' or '.join(compilers)}")
+        raise UsageError(f"compile: needs a C++ compiler, but {' or '.join(compilers)} was not found")

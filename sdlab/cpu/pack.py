@@ -1,4 +1,4 @@
-"""A network made ready for inference on a CPU: every product of it in its fastest form."""
+"""Packing of a network for inference on a CPU: each of its products in its fastest form."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from sdlab.model.blocks import Upsample
 
 
 def pack(network: nn.Module) -> None:
-    """Replace feed-forwards, upsamplings, convolutions and linear maps in place.
+    """Replace the feed-forwards, upsamplings, convolutions and linear maps of a network in place.
 
-    From then on the network is good for inference alone: no gradients, no other device, no state_dict.
+    From then on the network is good for inference only: it has no gradients and no complete state_dict, and it cannot
+    be moved to another device or dtype. What is packed already stays as it is.
     """
     for name, child in network.named_children():
         if isinstance(child, ChosenConv2d | PackedUpsample):
-            continue  # packed already
+            continue
         if isinstance(child, FeedForward):
             setattr(network, name, PackedFeedForward(child))
         elif isinstance(child, Upsample):
@@ -32,8 +33,13 @@ def pack(network: nn.Module) -> None:
             pack(child)
 
 
+def is_packed(network: nn.Module) -> bool:
+    """Whether any part of the network is packed."""
+    return any(isinstance(part, ChosenConv2d | PackedLinear | PackedUpsample) for part in network.modules())
+
+
 class ChosenConv2d(nn.Module):
-    """A convolution that at its first call, when sizes are known, becomes the faster of two."""
+    """A convolution that picks the faster of two implementations at its first call, when sizes are known."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -50,12 +56,12 @@ class ChosenConv2d(nn.Module):
 
 
 class PackedFeedForward(nn.Module):
-    """A `FeedForward` whose gelu and whose multiplication are part of the products before them."""
+    """A `FeedForward` whose gelu and multiplication are part of the products before them."""
 
     def __init__(self, whole: FeedForward) -> None:
         super().__init__()
         weights, biases = (part.detach().chunk(2) for part in whole.value_and_gate.parameters())
-        # Copies, so that the two halves do not keep what they are halves of.
+        # Copies: a view would keep the whole weight in memory.
         self.value, self.gate = (PackedLinear(w.clone(), b.clone()) for w, b in zip(weights, biases, strict=True))
         self.out = PackedLinear(whole.out.weight, whole.out.bias)
 

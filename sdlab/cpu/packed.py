@@ -1,8 +1,8 @@
-"""Products on a CPU with their weights packed once.
+"""Convolutions and linear maps on a CPU whose weights are packed once.
 
-PyTorch leaves them to oneDNN, which at every call brings a weight into its own blocked layout. Where feature maps are
-small and weights large, as at the coarse levels of a U-Net, that takes longer than the product itself. What
-`torch.compile` does when it freezes weights is done here at once, without a compiler.
+PyTorch computes them with oneDNN, which converts a weight to its own blocked layout at every call. Where feature maps
+are small and weights are large, as at the coarse levels of a U-Net, the conversion takes longer than the product. It is
+done once here, as `torch.compile` does when it freezes weights, but without a compiler.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _OPS = [
 
 
 class PackedConv2d(nn.Module):
-    """A convolution for inference; its weight is no parameter any more, and stays on the CPU.
+    """A convolution for inference. Its weight is not a parameter and stays on the CPU.
 
     The first call packs the weight. For 1 × 1 kernels the best layout depends on the number of positions, and a product
-    with a weight laid out for another takes many times as long: a call with another number packs the weight again.
+    in the layout for another number takes many times as long, so a call with another number packs the weight again.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class PackedConv2d(nn.Module):
         return PackedConv2d(conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups)
 
     def forward(self, x: Tensor, activation: str = "none") -> Tensor:
-        """(B, C, H, W) -> (B, C', H', W'), through "gelu" or "sigmoid" if that is the activation."""
+        """(B, C, H, W) -> (B, C', H', W'), followed by `activation`, "gelu" or "sigmoid"."""
         convolution = torch.ops.mkldnn._convolution_pointwise
         return convolution(x, self._packed_for(x), self.bias, *self.geometry, activation, [], "none")
 
     def times(self, x: Tensor, other: Tensor) -> Tensor:
-        """The product, times `other` (B, C', H', W'), element by element."""
+        """The same, multiplied by `other` (B, C', H', W'), element by element."""
         convolution = torch.ops.mkldnn._convolution_pointwise.binary
         return convolution(x, other, self._packed_for(x), self.bias, *self.geometry, "mul", None, None, [], None)
 
@@ -67,7 +67,7 @@ class PackedConv2d(nn.Module):
 
 
 class PackedLinear(nn.Module):
-    """A linear map for inference, as the 1 × 1 convolution that it is: oneDNN's are faster than the other library's."""
+    """A linear map for inference, computed as a 1 × 1 convolution: oneDNN is faster at these than the usual library."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         """weight (C', C), bias (C',)."""
@@ -75,16 +75,16 @@ class PackedLinear(nn.Module):
         self.product = PackedConv2d(weight[:, :, None, None], bias)
 
     def forward(self, x: Tensor, activation: str = "none") -> Tensor:
-        """(…, C) -> (…, C'), through "gelu" or "sigmoid" if that is the activation."""
+        """(…, C) -> (…, C'), followed by `activation`, "gelu" or "sigmoid"."""
         return _as_rows(self.product(_as_map(x), activation), x)
 
     def times(self, x: Tensor, other: Tensor) -> Tensor:
-        """The product, times `other` (…, C'), element by element."""
+        """The same, multiplied by `other` (…, C'), element by element."""
         return _as_rows(self.product.times(_as_map(x), _as_map(other)), x)
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this PyTorch has on this device what packing needs, which is no public part of it."""
+    """Whether this PyTorch has the operators that packing needs on this device. They are not public."""
     ops = torch.ops.mkldnn
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False

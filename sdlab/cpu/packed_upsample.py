@@ -1,8 +1,7 @@
-"""Upsampling on a CPU without the repeated pixels.
+"""Upsampling on a CPU without repeating pixels.
 
-Each row of a doubled image is there twice, so of the three rows that a kernel covers two are the same, and their
-weights can be added in advance. What remains is a transposed convolution of stride 2 and kernel 4 × 4: the same sums
-with 4/9 of the multiplications.
+A doubled image has each row twice, so two of the three rows under a kernel are equal, and their weights can be added in
+advance. What remains is a transposed convolution of stride 2 and kernel 4 × 4, with 4/9 of the multiplications.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _GEOMETRY = ([1, 1], [0, 0], [2, 2], [1, 1], 1)  # padding, output padding, stri
 
 
 class PackedUpsample(nn.Module):
-    """An `Upsample` for inference; its weights take 25/9 of the memory."""
+    """An `Upsample` for inference. Its weights take 25/9 of the memory."""
 
     def __init__(self, whole: Upsample) -> None:
         super().__init__()
@@ -36,7 +35,7 @@ class PackedUpsample(nn.Module):
 
 
 def added_in_advance(weight: Tensor) -> Tensor:
-    """(C', C, 3, 3), for a convolution of repeated pixels -> (C, C', 4, 4), for a transposed one of the pixels."""
+    """From a convolution of repeated pixels, (C', C, 3, 3), to a transposed one of the pixels, (C, C', 4, 4)."""
     mirrored = weight.transpose(0, 1).flip(2, 3)  # a transposed convolution slides its kernel the other way
     kernel = mirrored.new_zeros(*mirrored.shape[:2], 4, 4, dtype=torch.float32)
     for row, column in product((0, 1), (0, 1)):

@@ -1,7 +1,7 @@
 """3 × 3 convolutions in float32 by Winograd's minimal filtering, with a quarter of the multiplications.
 
-S. Winograd 1980, "Arithmetic Complexity of Computations"; for images in tiles: Lavin & Gray 2015 (arXiv 1509.09308),
-section 4, here with tiles of 4 × 4.
+(Winograd 1980, "Arithmetic Complexity of Computations"); on tiles of an image, here of 4 × 4 pixels:
+(Lavin & Gray 2015, arXiv:1509.09308, sec. 4).
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 _TILE, _KERNEL = 4, 3
 _PATCH = _TILE + _KERNEL - 1
-# Besides infinity. Measured, they round half as badly as the customary 0, ±1, ±2: hardly worse than a direct sum does.
+# Besides infinity. The measured rounding error is half that of the usual 0, ±1, ±2, and close to that of a direct sum.
 _POINTS = (0.0, 0.75, -0.75, 1.5, -1.5)
 _CHANNELS = 256  # with fewer, the transforms take the time that the products save
-_AT_ONCE = 256  # tiles, so that what lies between the products stays in the cache
+_AT_ONCE = 256  # tiles, so that intermediate values stay in the cache
 
 
 def transforms() -> tuple[Tensor, Tensor, Tensor]:
     """Aᵀ (4, 6), G (6, 3), Bᵀ (6, 6) in float64: four outputs Aᵀ [(G g) ⊙ (Bᵀ d)] of a filter g (3,) on data d (6,).
 
-    After Toom and Cook: a product of polynomials is found from its values at six points, and filtering is its
-    transpose. The rows of Bᵀ are brought to a largest element of one, G takes the factor.
+    This is the Toom–Cook construction: a product of polynomials follows from its values at six points, and filtering
+    is its transpose. The rows of Bᵀ are scaled to a largest element of one, and G takes the factor.
     """
 
     def values(terms: int) -> Tensor:
@@ -36,7 +36,7 @@ def transforms() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def pays(conv: nn.Conv2d, x: Tensor) -> bool:
-    """Whether a `WinogradConv2d` of conv is possible, and on x (B, C, H, W) faster by enough to be worth its memory."""
+    """Whether conv can be a `WinogradConv2d`, and on x (B, C, H, W) is faster by enough to be worth the memory."""
     return (
         (conv.kernel_size, conv.stride, conv.padding, conv.dilation) == ((3, 3), (1, 1), (1, 1), (1, 1))
         and conv.groups == 1
@@ -47,12 +47,12 @@ def pays(conv: nn.Conv2d, x: Tensor) -> bool:
 
 
 class WinogradConv2d(nn.Module):
-    """A 3 × 3 convolution of stride 1 padded by 1, for inference in float32; its weights take four times the memory."""
+    """A 3 × 3 convolution of stride 1 and padding 1 for inference in float32. Its weights take four times the memory."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         out, filters, into = transforms()
-        # Every filter in two dimensions, G g Gᵀ: (36, C, C').
+        # Each filter in two dimensions, G g Gᵀ: (36, C, C').
         plain = conv.weight.detach().permute(2, 3, 1, 0).flatten(0, 1)
         self.weight = (torch.kron(filters, filters).float() @ plain.flatten(1)).unflatten(1, plain.shape[1:])
         self.bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()

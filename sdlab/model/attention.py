@@ -1,33 +1,45 @@
 """Attention as used in all three networks, and the transformer of the U-Net.
 
-Vaswani et al. 2017 (arXiv 1706.03762), equation 1; the placement in the U-Net: Rombach et al. 2022 (arXiv 2112.10752),
-section 3.3 and appendix E.2.1.
+Attention: (Vaswani et al. 2017, arXiv:1706.03762, eq. 1). Its place in the U-Net: (Rombach et al. 2022,
+arXiv:2112.10752, sec. 3.3 and app. E.2.1).
 """
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sdlab.cpu import attention as cpu_attention
 from sdlab.model.zero import zeroed
 
 
+class Attend(Protocol):
+    """A function that computes multi-head attention."""
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, heads: int, causal: bool = False) -> Tensor:
+        """softmax(q kᵀ / √d) v in each of `heads` heads: (B, T, C), (B, S, C), (B, S, C) -> (B, T, C).
+
+        `causal` hides later keys from each query.
+        """
+        ...
+
+
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, causal: bool = False) -> Tensor:
-    """softmax(q kᵀ / √d) v in each of `heads` heads: (B, T, C), (B, S, C), (B, S, C) -> (B, T, C)."""
-    if not causal and cpu_attention.is_faster(query, key):
-        found = cpu_attention.attend(query, key, value, heads)
-        if found is not None:
-            return found
+    """PyTorch's scaled dot-product attention as an `Attend`."""
     q, k, v = (x.view(*x.shape[:2], heads, -1).transpose(1, 2) for x in (query, key, value))  # (B, heads, T, d)
     return F.scaled_dot_product_attention(q, k, v, is_causal=causal).transpose(1, 2).flatten(2)
 
 
 class Attention(nn.Module):
-    """Multi-head attention of x (B, T, C) to a context (B, S, C'), to x itself without one."""
+    """Multi-head attention of x (B, T, C) to a context (B, S, C'), or to x itself without a context.
+
+    `attend` computes it and can be replaced, as `sdlab.cpu` does.
+    """
 
     def __init__(self, width: int, heads: int, context_width: int | None = None, qkv_bias: bool = False) -> None:
         super().__init__()
+        self.attend: Attend = attend
         self.heads = heads
         self.query = nn.Linear(width, width, bias=qkv_bias)
         self.key = nn.Linear(context_width or width, width, bias=qkv_bias)
@@ -37,14 +49,18 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None, causal: bool = False) -> Tensor:
         """(B, T, C) -> (B, T, C); `causal` hides later tokens."""
         seen = x if context is None else context
-        return self.out(attend(self.query(x), self.key(seen), self.value(seen), self.heads, causal))
+        return self.out(self.attend(self.query(x), self.key(seen), self.value(seen), self.heads, causal))
 
 
 class SpatialAttention(nn.Module):
-    """Single-head self-attention over the positions of a feature map, as in the middle of the VAE."""
+    """Single-head self-attention over the positions of a feature map, as in the middle of the VAE.
+
+    `attend` computes it and can be replaced, as `sdlab.cpu` does.
+    """
 
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
+        self.attend: Attend = attend
         self.norm = nn.GroupNorm(groups, width, eps=1e-6)
         self.query = nn.Conv2d(width, width, 1)
         self.key = nn.Conv2d(width, width, 1)
@@ -55,12 +71,12 @@ class SpatialAttention(nn.Module):
         """(B, C, H, W) -> (B, C, H, W)."""
         h = self.norm(x)
         q, k, v = (f(h).flatten(2).transpose(1, 2) for f in (self.query, self.key, self.value))  # (B, HW, C)
-        h = attend(q, k, v, heads=1).transpose(1, 2).reshape(x.shape)
+        h = self.attend(q, k, v, heads=1).transpose(1, 2).reshape(x.shape)
         return x + self.out(h)
 
 
 class FeedForward(nn.Module):
-    """GEGLU: out(value(x) · gelu(gate(x))), four times as wide inside (Shazeer 2020, arXiv 2002.05202, equation 6)."""
+    """GEGLU: out(value(x) · gelu(gate(x))), four times as wide inside (Shazeer 2020, arXiv:2002.05202, eq. 6)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -70,12 +86,12 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         value, gate = self.value_and_gate(x).chunk(2, dim=-1)
-        # A gelu of every other stretch of memory takes several times as long as the copy that avoids it.
+        # A gelu on strided memory takes several times as long as the copy that avoids it.
         return self.out(value * F.gelu(gate.contiguous()))
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the context, feed-forward; each on a normalised input and added to it."""
+    """Self-attention, cross-attention to the context, feed-forward, each on a normalised input and with a residual."""
 
     def __init__(self, width: int, heads: int, context_width: int) -> None:
         super().__init__()
@@ -92,7 +108,7 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """A transformer block over the positions of a feature map, added to it."""
+    """A transformer block over the positions of a feature map, with a residual."""
 
     def __init__(self, width: int, heads: int, context_width: int, groups: int) -> None:
         super().__init__()

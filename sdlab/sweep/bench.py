@@ -19,6 +19,7 @@ import samplers
 from samplers.exact import law
 from sdlab import guidance
 from sdlab.backends.custom import OwnPipeline
+from sdlab.cpu.optimise import optimise_for_inference
 from sdlab.metrics.meters import Measured, Meters
 from sdlab.picture import read_picture, to_bytes
 from sdlab.pipeline import Pipeline
@@ -53,7 +54,8 @@ class LabBench:
         """A text-to-image model, with the contexts (P, …) of the prompts."""
         plan = self.plan
         model = load(plan.source, plan.device, getattr(torch, plan.dtype))
-        pipeline = Pipeline(model, compile=plan.compile)
+        optimise_for_inference(model, plan.compile)
+        pipeline = Pipeline(model)
         for prompt in dict.fromkeys((*plan.prompts, plan.negative)):
             if cut := model.tokenizer.cut(prompt):
                 print(f"note: the prompt {prompt!r} is too long, dropped from its end: {cut!r}", file=sys.stderr)

@@ -1,10 +1,10 @@
-"""Speed beside diffusers with the same weights; contestants take turns, so that what else goes on hits all alike.
+"""Speed compared with diffusers on the same weights. Contestants take turns, so that other load affects all alike.
 
     pytest tests/benchmarks/test_model_speed.py -m slow --benchmark-enable
 
 measures at the full size of v1.5 (an hour on two cores, ten minutes with `-k "unet and not compiled"`; 24 GiB suffice),
-on a GPU where there is one, and demands of a CPU what is promised. Without `--benchmark-enable` the small sizes run
-once, to see that they can.
+on a GPU where there is one, and asserts the promised speed on a CPU. Without `--benchmark-enable` the small sizes run
+once, as a smoke test.
 """
 
 from functools import lru_cache
@@ -18,9 +18,8 @@ from diffusers import StableDiffusionPipeline
 
 import samplers
 from sdlab import guidance
-from sdlab.cpu.compiled import compiled
-from sdlab.cpu.pack import pack
-from sdlab.cpu.packed import can_pack
+from sdlab.cpu.compiled import compile_for_inference
+from sdlab.cpu.optimise import optimise_network
 from sdlab.model.config import SD15
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -34,28 +33,33 @@ PROMPT, NEGATIVE = "A cat stretching on the floor, highly detailed", "blurry"
 
 
 def last(network):
-    """In channels-last format, which ours always has."""
+    """The network in channels-last format, which ours always has."""
     return network.to(memory_format=torch.channels_last)
 
 
-def as_in_a_pipeline(weights, config):
-    """Ours, with its weights packed where a pipeline would do it."""
+def optimised(weights, config):
+    """Ours as it is generated with."""
     unet = r.our_unet(weights, config)
-    if can_pack(torch.device(DEVICE), unet.conv_in.weight.dtype):
-        pack(unet)
+    optimise_network(unet, torch.device(DEVICE), unet.conv_in.weight.dtype)
     return unet
+
+
+def compiled(network):
+    """The network, compiled."""
+    compile_for_inference(network, torch.device(DEVICE))
+    return network
 
 
 UNETS = {
     "eager": {
-        "sdlab": as_in_a_pipeline,
+        "sdlab": optimised,
         "sdlab, as stored": r.our_unet,
         "diffusers": r.their_unet,
         "diffusers, channels-last": lambda *given: last(r.their_unet(*given)),
     },
     "compiled": {
-        "sdlab": lambda *given: compiled(r.our_unet(*given), torch.device(DEVICE)),
-        "diffusers": lambda *given: compiled(last(r.their_unet(*given)), torch.device(DEVICE)),
+        "sdlab": lambda *given: compiled(r.our_unet(*given)),
+        "diffusers": lambda *given: compiled(last(r.their_unet(*given))),
         "diffusers, eager": r.their_unet,
     },
 }
@@ -110,9 +114,9 @@ def keep_promise(times, size):
 
 
 def skip_unless_measuring(benchmark, size, kind=""):
-    """What takes minutes."""
+    """Skip what takes minutes."""
     if benchmark.disabled and (size != "small" or kind == "compiled"):
-        pytest.skip("runs with --benchmark-enable alone")
+        pytest.skip("runs only with --benchmark-enable")
 
 
 @pytest.mark.parametrize("kind", UNETS)

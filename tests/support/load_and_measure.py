@@ -1,8 +1,8 @@
-"""Load a model in a process of its own and print, as JSON, how long that took and how much memory it needed.
+"""Load a model in a separate process and print, as JSON, how long it took and how much memory it needed.
 
     python load_and_measure.py WEIGHTS VOCABULARY_FOLDER DTYPE [STEPS]
 
-With STEPS, a picture is sampled and decoded as well. Linux alone can forget its peak, so it is Linux alone.
+With STEPS, a picture is also sampled and decoded. Linux only, as other systems cannot reset the peak.
 """
 
 import json
@@ -14,6 +14,7 @@ import torch
 
 import samplers
 from sdlab import guidance
+from sdlab.cpu.optimise import optimise_for_inference
 from sdlab.pipeline import Pipeline
 from sdlab.weights.locate import ModelSource
 from sdlab.weights.model_loader import load, open_model
@@ -30,15 +31,16 @@ def memory(field: str) -> int:
 def main(weights: str, vocabulary: str, dtype: str, steps: str = "0") -> None:
     folder = Path(vocabulary)
     source = ModelSource("sd15", weights, folder / "vocab.json", folder / "merges.txt")
-    open_model(source)  # all but the numbers: what PyTorch imports on the way is code, 80 MB of it
+    open_model(source)  # all but the weights, so that the 80 MB of code that PyTorch imports do not count
     before = memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     start = perf_counter()
     model = load(source, dtype=getattr(torch, dtype))
     report: dict[str, float] = {"load_seconds": perf_counter() - start, "load_peak": memory("VmHWM") - before}
     parameters = [p for part in (model.text, model.vae, model.unet) for p in part.parameters()]
     report["weights"] = sum(p.numel() * p.element_size() for p in parameters)
     if int(steps):
+        optimise_for_inference(model)
         pipeline = Pipeline(model)
         start = perf_counter()
         cond, uncond = pipeline.encode(["a photo of a cat"]), pipeline.encode([""])

@@ -1,7 +1,7 @@
 """One set of random weights under the names of Stable Diffusion v1's checkpoint, in our networks and in the references.
 
-diffusers and transformers are the witnesses. Their names come from diffusers' own conversion of such checkpoints, so
-sizes, formulas and `sdlab.weights.layout_original` are all held against somebody else's reading of the same file.
+The references are diffusers and transformers. Their names come from diffusers' own conversion of such checkpoints, so
+sizes, formulas and `sdlab.weights.layout_original` are all compared with an independent reading of the same file.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig as ReferenceTextConfig
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from sdlab.cpu.optimise import optimise_for_inference
 from sdlab.model.clip import ClipText
 from sdlab.model.config import SD15, ClipTextConfig, ModelConfig, UnetConfig, VaeConfig
 from sdlab.model.diffusion import Unet
@@ -132,24 +133,24 @@ def their_unet(weights: Weights, config: ModelConfig) -> UNet2DConditionModel:
 
 
 def our_pipeline(weights: Weights, config: ModelConfig, vocabulary: Path) -> Pipeline:
-    """All of ours; `vocabulary` is a folder with CLIP's files."""
+    """Our pipeline, as fast as users have it. `vocabulary` is a folder with CLIP's files."""
     text = our_text(weights, config)
-    return Pipeline(
-        StableDiffusion(
-            config=config,
-            tokenizer=tokenizer_in(vocabulary, config.text.context_length),
-            text=text,
-            clip=None,
-            vae=our_vae(weights, config),
-            unet=our_unet(weights, config),
-            device=text.token.weight.device,
-            dtype=text.token.weight.dtype,
-        )
+    model = StableDiffusion(
+        config=config,
+        tokenizer=tokenizer_in(vocabulary, config.text.context_length),
+        text=text,
+        clip=None,
+        vae=our_vae(weights, config),
+        unet=our_unet(weights, config),
+        device=text.token.weight.device,
+        dtype=text.token.weight.dtype,
     )
+    optimise_for_inference(model)
+    return Pipeline(model)
 
 
 def their_components(weights: Weights, config: ModelConfig, vocabulary: Path) -> dict[str, Any]:
-    """What a pipeline of diffusers is made of, but for its scheduler."""
+    """The components of a diffusers pipeline, without its scheduler."""
     return {
         "tokenizer": CLIPTokenizer.from_pretrained(vocabulary, model_max_length=config.text.context_length),
         "text_encoder": their_text(weights, config),

@@ -1,4 +1,4 @@
-"""Attention through logistic functions: the softmax's to the rounding of bfloat16, and None where it is not."""
+"""Attention through logistic functions: equal to the softmax to the rounding of bfloat16, and None where it is not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from sdlab.cpu import attention as cpu_attention
 from sdlab.cpu.packed import can_pack
-from sdlab.model import attention
 
 pytestmark = pytest.mark.skipif(not can_pack(torch.device("cpu"), torch.bfloat16), reason="no fast bfloat16 here")
 
@@ -46,23 +45,23 @@ def test_it_is_attention_to_the_rounding_of_bfloat16(
     query, key, value = inputs(shape, keys, spread)
     assert cpu_attention.is_faster(query, key)
     exact = fused(query.double(), key.double(), value.double(), heads)
-    found = cpu_attention.attend(query, key, value, heads)
+    found = cpu_attention.long_attention(query, key, value, heads)
     assert found is not None
     assert found.dtype == torch.bfloat16
     # Three roundings on the way out, where PyTorch has one, and one of the scaled query.
     scale = (shape[2] // heads) ** -0.5
     scaled = fused((query * scale).double() / scale, key.double(), value.double(), heads)
     assert (found - exact).norm() < 2 * (fused(query, key, value, heads) - exact).norm() + (scaled - exact).norm()
-    assert torch.equal(attention.attend(query, key, value, heads), found)
+    assert torch.equal(cpu_attention.attend(query, key, value, heads), found)
 
 
 @torch.inference_mode()
 def test_scores_too_far_apart_go_the_other_way():
     query, key, value = inputs((1, 1024, 40), 1024, 4.0)
-    assert cpu_attention.attend(query, key, value, heads=1) is None
-    assert torch.equal(attention.attend(query, key, value, heads=1), fused(query, key, value, heads=1))
+    assert cpu_attention.long_attention(query, key, value, heads=1) is None
+    assert torch.equal(cpu_attention.attend(query, key, value, heads=1), fused(query, key, value, heads=1))
     query[0, 3, 5] = torch.nan
-    assert cpu_attention.attend(query, key, value, heads=1) is None
+    assert cpu_attention.long_attention(query, key, value, heads=1) is None
 
 
 @torch.inference_mode()
@@ -70,7 +69,7 @@ def test_what_all_keys_have_in_common_is_no_hindrance():
     errors = []
     for common in (0.0, 20.0):  # scores of 120 and more, all but their differences the same for every key
         query, key, value = inputs((1, 1024, 40), 1024, 1.0, common)
-        found = cpu_attention.attend(query, key, value, heads=1)
+        found = cpu_attention.long_attention(query, key, value, heads=1)
         assert found is not None
         exact = fused(query.double(), key.double(), value.double(), heads=1)
         plain = fused(query, key, value, heads=1)

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from sdlab.cpu.pack import ChosenConv2d, pack
+from sdlab.cpu.pack import is_packed, pack
 from sdlab.cpu.packed import PackedLinear, can_pack
 from sdlab.model.attention import FeedForward
 from sdlab.model.config import SCENES
 from sdlab.model.diffusion import Unet
-from sdlab.model.vae import Vae
-from sdlab.pipeline import Pipeline
-from sdlab.weights.model_loader import load
 
 CPU = torch.device("cpu")
 DTYPES = [
@@ -29,10 +25,6 @@ pytestmark = pytest.mark.skipif(not can_pack(CPU, torch.float32), reason="this P
 
 def unpacked(network: nn.Module) -> list[str]:
     return [name for name, part in network.named_modules() if isinstance(part, nn.Conv2d | nn.Linear | FeedForward)]
-
-
-def packs(network: nn.Module) -> bool:
-    return any(isinstance(part, ChosenConv2d) for part in network.modules())
 
 
 @pytest.mark.parametrize(
@@ -52,7 +44,9 @@ def test_a_packed_product_is_the_product(whole: nn.Module, shape: tuple[int, ...
     x = torch.randn(shape)
     expected = whole(x)
     network = nn.Sequential(whole)
+    assert not is_packed(network)
     pack(network)
+    assert is_packed(network)
     torch.testing.assert_close(network(x), expected)
     assert unpacked(network) == []
     if x.ndim == 4:
@@ -112,15 +106,3 @@ def test_a_packed_feed_forward_is_the_feed_forward(dtype: torch.dtype):
     assert (after - exact).norm() < 1.2 * (before - exact).norm()
 
 
-def test_what_moves_or_is_not_fast_is_left_as_it_is():
-    assert not can_pack(torch.device("cuda"), torch.float32)
-    assert not can_pack(CPU, torch.float64)
-    model = load("scenes", dtype=torch.float64)
-    assert not packs(Pipeline(model).model.unet)
-    model = replace(model, unet=Unet(SCENES.unet), vae=Vae(SCENES.vae), dtype=torch.float32)
-    for network in (model.unet, model.vae):
-        Pipeline(model, offload="cpu")
-        assert not packs(network)
-    for network in (model.unet, model.vae):
-        Pipeline(model)
-        assert packs(network)
