@@ -1,14 +1,14 @@
 """Long attention in bfloat16 on a CPU: the exponentials of the softmax are part of the product q kᵀ.
 
-PyTorch's fused attention was measured at a quarter of the speed of convolutions in bfloat16. oneDNN can apply a function
-to a product as it writes the result. The exponential is not among those functions, but the logistic function is, and far
-below zero the two agree:
+PyTorch's fused attention was measured at a quarter of the speed of convolutions in bfloat16. oneDNN can apply a
+function to a product as it writes the result. The exponential is not among those functions, but the logistic function
+is, and far below zero the two agree:
 
     logistic(x) = exp(x) / (1 + exp(x)) = exp(x) (1 − O(exp(x)))
 
-A softmax does not change when all scores of a query are shifted, so each query's scores are shifted to where they agree.
-The shift is an extra column of the queries, which meets a column of ones beside the keys. The sum of the exponentials
-comes out of the second product, from a column of ones beside the values. Scores are not rounded before the exponential.
+A softmax does not change when all scores of a query are shifted, so the scores are shifted to where the two agree. The
+shift is an extra column of the queries, which meets a column of ones beside the keys. The sum of the exponentials comes
+out of the second product, from a column of ones beside the values. Scores are not rounded before the exponential.
 Unlike PyTorch's attention, this one rounds the scaled queries, and the sums before the division.
 """
 

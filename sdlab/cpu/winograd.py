@@ -47,7 +47,7 @@ def pays(conv: nn.Conv2d, x: Tensor) -> bool:
 
 
 class WinogradConv2d(nn.Module):
-    """A 3 × 3 convolution of stride 1 and padding 1 for inference in float32. Its weights take four times the memory."""
+    """A 3 × 3 convolution of stride 1 and padding 1 for float32 inference. Its weights take four times the memory."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lab_model import lab_pipeline
 from PIL import Image
 
 import samplers
@@ -19,8 +20,6 @@ import sdlab as package
 from sdlab import commands, guidance
 from sdlab.backends.exact import MODELS
 from sdlab.metrics import METRICS
-from sdlab.pipeline import Pipeline
-from sdlab.weights.model_loader import load
 
 ROOT = Path(__file__).parents[2]
 PROMPT = "a large red circle left of a large blue square on a white background"
@@ -209,7 +208,7 @@ def test_nan_from_a_model_fails_its_cells_and_the_exit_status_says_so(tmp_path: 
 
 
 def test_a_picture_depends_on_its_seed_alone():
-    pipeline = Pipeline(load("scenes"))
+    pipeline = lab_pipeline()
     context, uncond = pipeline.encode([PROMPT]), pipeline.encode([""])
     rule, strategy = samplers.make("euler_ancestral"), guidance.make("cfg", scale=3.0)
     sigmas = samplers.grid("trailing", steps=4, levels=pipeline.levels)

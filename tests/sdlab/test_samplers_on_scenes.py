@@ -7,13 +7,12 @@ from math import log
 
 import pytest
 import torch
+from lab_model import lab_pipeline
 from torch import Tensor
 
 import samplers
 from samplers.denoiser import Unguided
 from sdlab.certify.orders import with_tolerance
-from sdlab.pipeline import Pipeline
-from sdlab.weights.model_loader import load
 
 PROMPTS = ["a large red circle left of a large blue square on a white background", "a small green star on black"]
 DETERMINISTIC = [name for name in samplers.SAMPLERS if not samplers.make(name).stochastic]
@@ -26,7 +25,7 @@ class Scenes:
     """The unguided flow of the lab model, in float32, from noise to σ_min: a last step to 0 is not a rule's own."""
 
     def __init__(self) -> None:
-        pipeline = Pipeline(load("scenes"))
+        pipeline = lab_pipeline()
         context = pipeline.encode(PROMPTS)
         self.levels = pipeline.levels
         self.denoise = Unguided(lambda x, sigma: pipeline.denoiser(x, sigma, context))

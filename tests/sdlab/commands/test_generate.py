@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from lab_model import lab_pipeline
 from PIL import Image
 
 import samplers
@@ -18,7 +19,6 @@ from sdlab import cli, plugins
 from sdlab.picture import read_picture, to_bytes
 from sdlab.pipeline import Pipeline
 from sdlab.system.files import add
-from sdlab.weights.model_loader import load
 from sdlab.worlds import scenes
 
 PROMPT = "a large red circle left of a large blue square on a white background"
@@ -104,7 +104,7 @@ def test_the_parameters_in_the_file_are_those_that_were_chosen(sdlab: Sdlab, pho
 def test_strength_0_gives_the_picture_as_the_vae_has_it(sdlab: Sdlab, photo: Path, fit: str):
     options = "--init-image", "photo.jpg", "--strength", "0", "--fit", fit, "--size", "48x64"
     [path] = sdlab("generate", PROMPT, *options).out
-    pipeline = Pipeline(load("scenes"))
+    pipeline = lab_pipeline()
     expected = pipeline.decode(pipeline.encode_image(read_picture(photo, (48, 64), fit)[None]))  # type: ignore[arg-type]
     np.testing.assert_array_equal(pixels(path), to_bytes(expected)[0].numpy())
 
@@ -174,7 +174,7 @@ def test_memory_that_runs_out_is_told(sdlab: Sdlab, monkeypatch: pytest.MonkeyPa
 def test_without_a_compiler_nothing_is_compiled(sdlab: Sdlab, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     done = sdlab("generate", PROMPT, "--device", "cpu", "--compile")
-    assert done == (2, [], ["error: compile: needs a C++ compiler, and there is no no-such-compiler"])
+    assert done == (2, [], ["error: compile: needs a C++ compiler, but no-such-compiler was not found"])
 
 
 def test_what_of_a_prompt_does_not_fit_is_told(sdlab: Sdlab):

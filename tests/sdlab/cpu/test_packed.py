@@ -104,5 +104,3 @@ def test_a_packed_feed_forward_is_the_feed_forward(dtype: torch.dtype):
     after = network(x)
     assert after.dtype == dtype
     assert (after - exact).norm() < 1.2 * (before - exact).norm()
-
-

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lab_model import lab_pipeline
 from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
@@ -25,7 +26,6 @@ from sdlab.commands.sweep import sweep
 from sdlab.metrics import openai_clip
 from sdlab.metrics.resemblance import psnr
 from sdlab.picture import read_picture, to_bytes
-from sdlab.pipeline import Pipeline
 from sdlab.sweep.bench import LabBench
 from sdlab.sweep.identity import identify
 from sdlab.sweep.prompts import picture_set
@@ -104,7 +104,7 @@ def test_strength_leads_from_the_vaes_picture_to_that_of_the_prompt_alone(run: S
         values = [better * float(row[name]) for row in (kept, between, ignored)]
         assert values == sorted(values, reverse=True), name
     assert float(kept["changes_made"]) < 0.2  # nothing has been asked of the model yet
-    pipeline, inputs = Pipeline(load("scenes")), picture_set("scenes", 6)
+    pipeline, inputs = lab_pipeline(), picture_set("scenes", 6)
     reconstructions = pipeline.decode(pipeline.encode_image(inputs))
     assert float(kept["psnr"]) == pytest.approx(float(psnr(reconstructions, inputs).mean()), rel=1e-3)
     assert run(toml(metrics='metrics = ["prompt_accuracy"]', image="", strength=""), "plain") == 0
@@ -128,7 +128,7 @@ def test_a_prompt_with_a_picture_of_its_own_starts_from_it_and_the_others_from_n
 def test_one_picture_for_all_is_brought_to_size_and_kept_at_strength_0(run: Sweep):
     photo("photo.png")
     assert run(toml(image=PHOTO, strength="strength = 0")) == 0
-    pipeline = Pipeline(load("scenes"))
+    pipeline = lab_pipeline()
     expected = pipeline.decode(pipeline.encode_image(read_picture(Path("photo.png"), (64, 64), "pad")[None]))
     for picture in pictures()[0]:
         np.testing.assert_array_equal(picture, to_bytes(expected)[0].numpy())
