@@ -1,140 +1,108 @@
-"""What a sweep can measure of a cell: the names and how to read them; the files beside this one compute."""
+"""Metrics: how each is written and read, what it needs, and how it measures."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
+from pathlib import Path
 
+from sdlab.metrics.base import Batch, Complaint, Metric, Result, Run, Subject, Tools
+from sdlab.metrics.changes_made import ChangesMade
+from sdlab.metrics.clip_score import ClipScore
+from sdlab.metrics.feature_distance import FeatureDistance
+from sdlab.metrics.fid import Fid
 from sdlab.metrics.files import MetricFiles
+from sdlab.metrics.kid import Kid
+from sdlab.metrics.meters import Measurement, Meters
+from sdlab.metrics.prompt_accuracy import PromptAccuracy
+from sdlab.metrics.psnr import Psnr
+from sdlab.metrics.reference_error import ReferenceError
+from sdlab.metrics.ssim import Ssim
+from sdlab.metrics.w2 import W2
 
-__all__ = ["METRICS", "MetricFiles", "MetricInfo", "labelled"]
+MetricInfo = Metric
 
+__all__ = [
+    "METRICS",
+    "Batch",
+    "Measurement",
+    "Meters",
+    "Metric",
+    "MetricFiles",
+    "MetricInfo",
+    "Result",
+    "Run",
+    "Subject",
+    "Tools",
+    "complaints",
+    "content_files",
+    "labelled",
+    "missing_files",
+]
 
-@dataclass(frozen=True)
-class MetricInfo:
-    """How a metric is written and read.
-
-    `per_image` metrics are means of one number an image, so two cells can be compared image by image;
-    the others (FID, KID) are properties of the whole set. Those `of_input` compare a picture with the one that
-    image-to-image has made it from; those not `of_pictures` look at the samples themselves. What ranges over orders of
-    magnitude is written in `powers` of ten.
-    """
-
-    name: str
-    label: str
-    better: Literal["lower", "higher"]
-    per_image: bool
-    digits: int
-    about: str
-    of_input: bool = False
-    of_pictures: bool = True
-    powers: bool = False
-
-    def text(self, value: float) -> str:
-        """`"3.21"`, or `"4.7e-03"`."""
-        return f"{value:.{self.digits}{'e' if self.powers else 'f'}}"
-
-
-METRICS = {
-    info.name: info
-    for info in (
-        MetricInfo(
-            "fid",
-            "FID (lab)",
-            "lower",
-            False,
-            2,
-            "Fréchet distance to real pictures, on features of the lab evaluator, or of Inception from [metric_files]",
-        ),
-        MetricInfo(
-            "kid",
-            "KID (lab)",
-            "lower",
-            False,
-            4,
-            "kernel (MMD) distance to real pictures, on the same features",
-        ),
-        MetricInfo(
-            "clip_score",
-            "CLIP score",
-            "higher",
-            True,
-            2,
-            "100 × cosine of picture and prompt in the model's own CLIP space, or OpenAI's from [metric_files]",
-        ),
-        MetricInfo(
-            "prompt_accuracy",
-            "prompt accuracy",
-            "higher",
-            True,
-            3,
-            "share of the attributes stated in the prompt that the reader finds in the picture",
-        ),
-        MetricInfo(
-            "changes_made",
-            "changes made",
-            "higher",
-            True,
-            3,
-            "image-to-image: share of the attributes stated in the prompt and not in the input that the reader finds",
-            of_input=True,
-        ),
-        MetricInfo(
-            "psnr",
-            "PSNR",
-            "higher",
-            True,
-            2,
-            "image-to-image: peak signal-to-noise ratio to the input picture, in dB",
-            of_input=True,
-        ),
-        MetricInfo(
-            "ssim",
-            "SSIM",
-            "higher",
-            True,
-            3,
-            "image-to-image: structural similarity to the input picture, 1 when equal",
-            of_input=True,
-        ),
-        MetricInfo(
-            "feature_distance",
-            "feature distance",
-            "lower",
-            True,
-            3,
-            "image-to-image: LPIPS-like distance to the input picture, between features inside the lab evaluator",
-            of_input=True,
-        ),
-        MetricInfo(
-            "reference_error",
-            "reference error",
-            "lower",
-            True,
-            2,
-            "root-mean-square distance to where the probability flow ends from the same noise, of latents or samples",
-            of_pictures=False,
-            powers=True,
-        ),
-        MetricInfo(
-            "w2",
-            "W₂ (exact)",
-            "lower",
-            False,
-            2,
-            "2-Wasserstein (Fréchet) distance of the law of the samples from that of the data, for a Gaussian model",
-            of_pictures=False,
-            powers=True,
-        ),
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Fid(),
+        Kid(),
+        ClipScore(),
+        PromptAccuracy(),
+        ChangesMade(),
+        Psnr(),
+        Ssim(),
+        FeatureDistance(),
+        ReferenceError(),
+        W2(),
     )
 }
 
+_LACKING = {
+    "pictures": "measured on pictures, and {name} makes none",
+    "prompts": "compared with prompts, and {name} takes none",
+    "inputs": "compared with input pictures, which not every image of {name} has",
+    "samples": "measured on the samples of a sweep, and {name} is not one",
+}
 
-def labelled(name: str, files: MetricFiles) -> MetricInfo:
-    """The metric `name` with a label that says on what it is measured when these files are given."""
-    info = METRICS[name]
-    if name in ("fid", "kid") and files.inception is not None:
-        return replace(info, label=f"{name.upper()} (Inception)")
-    if name == "clip_score" and files.clip is not None:
-        return replace(info, label="CLIP score (OpenAI)")
-    return info
+
+def labelled(name: str, files: MetricFiles) -> Metric:
+    """The metric, with a label that says on what it is measured when these files are given."""
+    metric = copy(METRICS[name])
+    metric.label = metric.label_with(files)
+    return metric
+
+
+def complaints(names: Sequence[str], subject: Subject) -> list[str]:
+    """Why metrics cannot be measured on a subject, one line each; missing files are another matter."""
+    found = _lines((name, complaint) for name in names for complaint in _check(METRICS[name], subject))
+    if subject.files.reference is not None and subject.files.inception is None:
+        found.append("metric_files.reference: goes with inception; the lab evaluator is compared with renders")
+    return found
+
+
+def missing_files(names: Sequence[str], files: MetricFiles) -> list[str]:
+    """The files that metrics need and that are not found, one line each."""
+    return _lines((name, complaint) for name in names for complaint in METRICS[name].missing(files))
+
+
+def content_files(names: Iterable[str], files: MetricFiles) -> list[Path]:
+    """The files whose content the values depend on, each once, in an order that depends on nothing else."""
+    return list(dict.fromkeys(path for name in sorted(names) for path in METRICS[name].content(files)))
+
+
+def _check(metric: Metric, subject: Subject) -> Iterator[Complaint]:
+    lacking = next((need for need in _LACKING if need in metric.needs - subject.has), None)
+    if lacking is None:
+        yield from metric.check(subject)
+    else:
+        yield "metrics", _LACKING[lacking].format(name=subject.name)
+
+
+def _lines(found: Iterable[tuple[str, Complaint]]) -> list[str]:
+    """A line for each complaint; equal ones of several metrics become one."""
+    names: dict[Complaint, list[str]] = {}
+    for name, complaint in found:
+        names.setdefault(complaint, []).append(name)
+    return [
+        f"metrics: {', '.join(by)}: {text}" if key == "metrics" else f"{key}: {text}"
+        for (key, text), by in names.items()
+    ]

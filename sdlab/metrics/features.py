@@ -1,93 +1,162 @@
-"""Pictures to feature vectors, on which FID and KID are measured: the lab evaluator, or Inception with local weights.
-
-A `FeatureExtractor` runs once a batch; torchmetrics is then given features, not pictures, so that FID, KID and the
-reader share the one pass.
-"""
+"""Feature spaces in which sets of pictures are compared with real ones, and what the distances between sets share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from sdlab.system.errors import UsageError
-from sdlab.worlds.scenes.reader import FEATURES, Evaluator
+from sdlab.metrics import inception, lab
+from sdlab.metrics.base import PICTURES, Batch, Complaint, Meter, Metric, Result, Rows, Run, Subject, Tools, given
+from sdlab.metrics.files import MetricFiles
+from sdlab.system.resources import find
+from sdlab.worlds import scenes
+
+REFERENCE = 2048  # renders that the lab's features are compared with
+REFERENCE_SEED = 30_000  # far from the seeds of the prompts and of training
+FEWEST = 4  # images below which the distances and their standard errors are not defined
+_BATCH = 64
 
 
-class FeatureExtractor(Protocol):
-    """Pictures (B, 3, H, W) in [−1, 1] -> features (B, `num_features`), float32."""
+class Features(Protocol):
+    """A feature space with real pictures in it."""
 
-    name: str
-    num_features: int
+    @property
+    def reference(self) -> Tensor | Statistics:
+        """The features (N, d) of the real pictures, or nothing but their statistics."""
+        ...
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """The features of a batch."""
+    def __call__(self, batch: Batch) -> Tensor:
+        """The features of a batch, (B, d) float32 on the CPU; use `batch.once(features)`."""
+        ...
+
+
+class SetDistance(Metric):
+    """A distance between two sets of features, those of a cell and those of real pictures."""
+
+    better = "lower"
+    needs = PICTURES
+    per_image = False
+
+    def label_with(self, files: MetricFiles) -> str:
+        """`"FID (Inception)"` or `"FID (lab)"`."""
+        return f"{self.name.upper()} (Inception)" if files.inception else self.label
+
+    def missing(self, files: MetricFiles) -> Iterator[Complaint]:
+        """What the feature space needs."""
+        yield from inception.missing(files, FEWEST) if files.inception else lab.missing()
+
+    def check(self, subject: Subject) -> Iterator[Complaint]:
+        """Whether there are enough pictures, of the right size."""
+        if not subject.files.inception:
+            yield from lab.check_size(subject, "; for fid and kid, name inception and reference in [metric_files]")
+        if subject.images < FEWEST:
+            yield "images", f"fid and kid need at least {FEWEST} images per cell, got {subject.images}"
+
+    def content(self, files: MetricFiles) -> Iterable[Path]:
+        """The weights, and the real pictures where they are the user's."""
+        return inception.content(files) if files.inception else [find(lab.EVALUATOR)]
+
+    def open(self, tools: Tools) -> Meter:
+        """Load the feature space and the reference set, which all such metrics share."""
+        features = tools.shared(load)
+        return _SetMeter(features, self.to(features.reference))
+
+    @abstractmethod
+    def to(self, reference: Tensor | Statistics) -> Callable[[Tensor], Result]:
+        """The distance of features (n, d) to those of the reference, with its standard error."""
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Mean (d,) and covariance (d, d) of a set of features, float64: all that FID knows of it."""
+
+    mean: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> Statistics:
+        """Of a set (N, d)."""
+        return cls(features.double().mean(0), torch.cov(features.double().T))
+
+    @cached_property
+    def root(self) -> Tensor:
+        """A matrix R (d, d) with R Rᵀ the covariance."""
+        values, vectors = torch.linalg.eigh(self.covariance)
+        return vectors * values.clamp(min=0).sqrt()
+
+
+def load(tools: Tools) -> Features:
+    """Inception where its files are given, else the lab evaluator; use `tools.shared(load)`."""
+    return _Inception(tools) if tools.files.inception else LabFeatures(tools)
 
 
 class LabFeatures:
-    """The pooled features of the lab evaluator, each of mean 0 and variance 1 over real renders.
+    """The pooled features of the lab evaluator, each with mean 0 and variance 1 over real renders.
 
     They are sensitive to what is in a scene, where, and in what light. The common scale keeps one feature from drowning
     the others, and the cubic kernel of KID from overflowing.
     """
 
-    name = "lab"
-    num_features = FEATURES
+    def __init__(self, tools: Tools) -> None:
+        self._lab = tools.shared(lab.Lab)
+        raw = torch.cat([self._lab.features(renders.to(tools.device)) for renders in _renders()])
+        self._mean, self._std = raw.mean(0), raw.std(0)
+        self.reference: Tensor | Statistics = (raw - self._mean) / self._std
 
-    def __init__(self, evaluator: Evaluator, renders: Iterable[Tensor]) -> None:
-        """`renders` are batches of real pictures (B, 3, 64, 64), which are also the `reference` of FID and KID."""
-        self.evaluator = evaluator
-        with torch.no_grad():
-            raw = torch.cat([evaluator(batch)["features"].float().cpu() for batch in renders])
-        self.mean, self.std = raw.mean(0), raw.std(0)
-        self.reference = (raw - self.mean) / self.std  # (N, 64)
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """(B, 3, 64, 64) in [−1, 1] -> (B, 64)."""
-        return self.of(self.evaluator(images))
-
-    def of(self, heads: dict[str, Tensor]) -> Tensor:
-        """The features in what the evaluator has already said of a batch, (B, 64)."""
-        return (heads["features"].float().cpu() - self.mean) / self.std
+    def __call__(self, batch: Batch) -> Tensor:
+        """(B, 64)."""
+        return (lab.raw_features(batch.once(self._lab.heads)) - self._mean) / self._std
 
 
-class InceptionFeatures:
-    """The 2048 pool features of the Inception network of the FID paper (Heusel et al. 2017, arXiv 1706.08500).
+class _Inception:
+    """The features of the Inception network of the FID paper, compared with the user's real pictures."""
 
-    Raises:
-        UsageError: the weight file is not there, or the package torch-fidelity, which holds the network, is not.
-    """
+    def __init__(self, tools: Tools) -> None:
+        self._network = inception.Inception(Path(given(tools.files.inception)), tools.device)
+        place = Path(given(tools.files.reference))
+        self.reference: Tensor | Statistics
+        if place.is_file():
+            self.reference = Statistics(*inception.read_statistics(place, self._network.num_features))
+        else:
+            pictures = inception.read_pictures(place, given(tools.size))
+            self.reference = torch.cat([self._network(batch.to(tools.device)) for batch in pictures])
 
-    name = "inception"
-    num_features = 2048
-
-    def __init__(self, weights: Path, device: torch.device | str = "cpu") -> None:
-        if not weights.is_file():
-            raise UsageError(f"{weights}: no such file; FID on Inception needs pt_inception-2015-12-05-6726825d.pth")
-        try:
-            from torchmetrics.image.fid import NoTrainInceptionV3
-
-            self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights)).to(device)
-        except ModuleNotFoundError:
-            raise UsageError("FID on Inception needs the package torch-fidelity: pip install torch-fidelity") from None
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) in [−1, 1] on the network's device -> (B, 2048) on the CPU."""
-        return self.network(((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)).float().cpu()
+    def __call__(self, batch: Batch) -> Tensor:
+        """(B, 2048)."""
+        return self._network(given(batch.pictures))
 
 
-class Given(nn.Module):
-    """Stands in for torchmetrics' network: the features have been computed already."""
+def _renders() -> Iterator[Tensor]:
+    """Batches of pictures of the scenes that training draws from, 2048 in all."""
+    world = scenes.sample(REFERENCE, torch.Generator().manual_seed(REFERENCE_SEED), "train")
+    for start in range(0, REFERENCE, _BATCH):
+        yield scenes.render(world[start : start + _BATCH])
 
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
 
-    def forward(self, features: Tensor) -> Tensor:
-        """What it was given."""
-        return features
+@dataclass(frozen=True)
+class _SetMeter:
+    features: Features
+    distance: Callable[[Tensor], Result]
+
+    def start(self, run: Run) -> _Gathered:
+        return _Gathered(self.features, self.distance)
+
+
+class _Gathered:
+    """The features of a cell; the pictures are not kept."""
+
+    def __init__(self, features: Features, distance: Callable[[Tensor], Result]) -> None:
+        self._features, self._distance, self._rows = features, distance, Rows()
+
+    def update(self, batch: Batch) -> None:
+        self._rows.add(batch.indices, batch.once(self._features))
+
+    def result(self) -> Result:
+        return self._distance(self._rows.sorted())

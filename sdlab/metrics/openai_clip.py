@@ -50,6 +50,11 @@ def missing_files(folder: Path) -> list[str]:
     return [f"{folder}: {name} of OpenAI's CLIP is missing" for name in lacking]
 
 
+def content(folder: Path) -> list[Path]:
+    """The files that are read, of a folder that lacks none."""
+    return [*(folder / name for name in FILES), _weights(folder)]
+
+
 def load(folder: Path, device: torch.device | str = "cpu") -> tuple[Clip, Tokenizer, Callable[[Tensor], Tensor]]:
     """The network in float32, its tokenizer, and what turns pictures (B, 3, H, W) in [−1, 1] into its input.
 
@@ -62,7 +67,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[Clip, Tokeni
     text, vision = _configurations(folder / "config.json")
     with torch.device("meta"):
         clip = Clip(text, vision)
-    path = next(folder / name for name in WEIGHTS if (folder / name).is_file())
+    path = _weights(folder)
     ours = {_theirs(name): name for name in clip.state_dict()}
     tensors = {ours.get(key, key): t for key, t in weights_file.read(path)[0].items() if "position_ids" not in key}
     check(tensors, clip, str(path), {name: theirs for theirs, name in ours.items()})
@@ -79,6 +84,10 @@ def prepare(images: Tensor, side: int) -> Tensor:
     shown = torch.from_numpy(np.stack([_middle(Image.fromarray(image), side) for image in to_bytes(images).numpy()]))
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     return ((shown.permute(0, 3, 1, 2) / 255 - mean) / std).to(images.device)
+
+
+def _weights(folder: Path) -> Path:
+    return next(folder / name for name in WEIGHTS if (folder / name).is_file())
 
 
 def _middle(picture: Image.Image, side: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -16,17 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import samplers
-from samplers.exact import law
 from sdlab import guidance
 from sdlab.backends.custom import OwnPipeline
 from sdlab.cpu.optimise import optimise_for_inference
-from sdlab.metrics.meters import Measured, Meters
+from sdlab.metrics import Batch, Meters, Run, Tools
 from sdlab.picture import read_picture, to_bytes
 from sdlab.pipeline import Pipeline
 from sdlab.sweep.cell import Cell, Choice
+from sdlab.sweep.flow_ends import FlowEnds
 from sdlab.sweep.plan import Pictures, Plan
 from sdlab.sweep.prompts import picture_set
-from sdlab.sweep.reference_error import FlowEnds, distance
 from sdlab.sweep.results import CellFailed, CellResult
 from sdlab.system.device import enough_memory
 from sdlab.system.errors import SdlabError
@@ -43,8 +42,9 @@ class LabBench:
         """Raises UsageError or RunError when the model cannot be loaded or a metric cannot be measured on it."""
         self.plan = plan
         self.pictures: Tensor | None = None  # (P, 3, H, W), white where a prompt has none
-        self.meters: Meters | None = None
+        self.tools = Tools(device=plan.device)
         self.pipeline = self._load() if plan.own is None else self._own(plan.own)
+        self.meters = Meters(plan.measures, self.tools)
         whole = list(range(plan.images))
         batches = [whole[k : k + plan.batch] for k in range(0, plan.images, plan.batch)]
         self.flow_ends = FlowEnds(self.pipeline, self._contexts, batches, plan.seed)
@@ -63,7 +63,12 @@ class LabBench:
         if plan.pictures is not None:
             self.pictures = _read(plan.pictures, len(plan.prompts), model.config.image_size)
             self.init = pipeline.encode_image(self.pictures)
-        self.meters = Meters(plan.metrics, model, plan.metric_files)
+        self.tools = Tools(
+            size=(model.config.image_size, model.config.image_size),
+            clip=None if model.clip is None else (model.clip, model.tokenizer),
+            files=plan.metric_files,
+            device=plan.device,
+        )
         return pipeline
 
     def _own(self, model: Choice) -> OwnPipeline:
@@ -82,12 +87,12 @@ class LabBench:
     @property
     def inputs(self) -> NDArray[np.uint8] | None:
         """The input pictures of the thumbnails (K, H, W, 3), white where there is none."""
-        return None if self.pictures is None else self._thumbnails(self._of_prompts(self.pictures))
+        return None if self.pictures is None else self._thumbnails(self.pictures[self._rows(list(range(self._shown)))])
 
     def real(self) -> dict[str, tuple[float, float]]:
         """The metrics of as many real renders with captions of their own, for a model of the scenes world."""
-        found = Measured() if self.meters is None else self.meters.real(self.plan.images)
-        return {name: (value, found.stderr[name]) for name, value in found.values.items()}
+        found = self.meters.real(self.plan.images)
+        return {name: (result.value, result.stderr or 0.0) for name, result in found.items()}
 
     def run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:
         """Make the pictures of a cell, batch by batch, and measure them."""
@@ -103,11 +108,17 @@ class LabBench:
         strategy = guidance.make(cell.guidance.name, **cell.guidance.options)
         sigmas = samplers.grid(cell.grid.name, steps=cell.steps, levels=pipeline.levels, **cell.grid.options)
         batches = self._batches(cell)
-        order = torch.tensor([i for _, indices in batches for i in indices]).argsort()
-        ends = None
-        if "reference_error" in plan.metrics:
-            ends = self.flow_ends.of(cell.guidance, sigmas, on_step=lambda: on_progress(0.0))
-        seconds, per_pass, samples, pictures = [], [], [], []
+        measurement = self.meters.start(
+            Run(
+                images=plan.images,
+                sampler=rule.with_levels(pipeline.levels),
+                sigmas=sigmas,
+                law=None if plan.own_model is None else plan.own_model.law,
+                flow_ends=lambda: self.flow_ends.of(cell.guidance, sigmas, on_step=lambda: on_progress(0.0)),
+            )
+        )
+        seconds, per_pass = [], []
+        shown: dict[int, NDArray[np.uint8]] = {}
         counter = pipeline.denoiser
         images = passes = network = 0.0
         began = perf_counter()
@@ -125,38 +136,35 @@ class LabBench:
                 strength=strength,
             )
             self._check(latents, indices)
-            samples.append(latents)
-            pictures.append(pipeline.decode(latents))
+            pictures = pipeline.decode(latents)
             seconds.append((perf_counter() - start) / len(indices))
             if counter.images:
                 per_pass.append(counter.seconds / counter.images)
             images, passes, network = images + len(indices), passes + counter.images, network + counter.seconds
-        drawn = torch.cat([part for part in pictures if part is not None] or [torch.empty(0, 3, 1, 1)])
-        drawn = drawn[order] if len(drawn) else drawn
-        result = self._measure(drawn)
-        if ends is not None:
-            result.add("reference_error", distance(torch.cat(samples)[order], ends).cpu())
-        if "w2" in plan.metrics:
-            result.values["w2"] = _w2(rule, plan, sigmas)
+            measurement.update(self._batch(indices, latents, pictures))
+            kept = [k for k, i in enumerate(indices) if i < self._shown]
+            if pictures is not None and kept:
+                shown.update(zip([indices[k] for k in kept], self._thumbnails(pictures[kept]), strict=True))
+        found = measurement.results()
         on_progress(1.0)
         return CellResult(
-            metrics=result.values,
-            stderr=result.stderr,
-            per_image={name: values.numpy() for name, values in result.per_image.items()},
+            metrics={name: result.value for name, result in found.items()},
+            stderr={name: result.stderr for name, result in found.items() if result.stderr is not None},
+            per_image={
+                name: result.per_image.numpy() for name, result in found.items() if result.per_image is not None
+            },
             network_passes=passes / images,
             seconds_per_image=median(seconds),
             ms_per_pass=1000 * median(per_pass) if per_pass else nan,
             network_share=network / (perf_counter() - began),
-            thumbnails=self._thumbnails(drawn),
+            thumbnails=np.stack([shown[i] for i in sorted(shown)]) if shown else np.empty((0, 1, 1, 3), np.uint8),
         )
 
-    def _measure(self, drawn: Tensor) -> Measured:
-        """What pictures (N, 3, H, W) show."""
-        if self.meters is None:
-            return Measured()
-        prompts = [self._prompt(i) for i in range(self.plan.images)]
-        inputs = None if self.pictures is None else self._of_prompts(self.pictures).to(drawn)
-        return self.meters.measure(drawn, prompts, inputs)
+    def _batch(self, indices: list[int], samples: Tensor, pictures: Tensor | None) -> Batch:
+        """What metrics see of some images of a cell."""
+        inputs = None if self.pictures is None else self.pictures[self._rows(indices)].to(samples.device)
+        prompts = [self._prompt(i) for i in indices] if self.plan.prompts else None
+        return Batch(indices, pictures, prompts, inputs, samples)
 
     def _contexts(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Conditional and unconditional, a row for each of these images."""
@@ -174,10 +182,6 @@ class LabBench:
         size = self.plan.batch
         return [(s, group[k : k + size]) for s, group in alike.items() for k in range(0, len(group), size)]
 
-    def _of_prompts(self, per_prompt: Tensor) -> Tensor:
-        """A row for each prompt -> a row for each image."""
-        return per_prompt[[i % len(per_prompt) for i in range(self.plan.images)]]
-
     def _prompt(self, i: int) -> str:
         return self.plan.prompts[i % len(self.plan.prompts)]
 
@@ -190,7 +194,6 @@ class LabBench:
 
     def _thumbnails(self, images: Tensor) -> NDArray[np.uint8]:
         """(K, H, W, 3), made smaller where they are large and the numbers are what counts."""
-        images = images[: self._shown]
         factor = ceil(max(images.shape[-2:]) / _SIDE) if self.plan.metrics else 1
         return to_bytes(F.avg_pool2d(images, factor)).numpy()
 
@@ -211,18 +214,6 @@ class LabBench:
             contexts, seeds = self._contexts(list(range(n))), list(range(n))
             latents = self.pipeline.sample(*contexts, samplers.make("euler"), sigmas, rule, seeds)
         self.pipeline.decode(latents)
-
-
-def _w2(rule: samplers.Sampler, plan: Plan, sigmas: Sequence[float]) -> float:
-    """Between the law of what the rule makes of pure noise and that of the data, whatever the seeds."""
-    model = plan.own_model
-    assert model is not None
-    assert model.law is not None
-    try:
-        rule = rule.with_levels(model.levels)
-        return law.distance(rule, model.law, sigmas, law.noise_at(model.law, sigmas[0]))
-    except law.NoLawError as error:
-        raise CellFailed(f"w2: {error}") from None
 
 
 def _read(pictures: Pictures, prompts: int, side: int) -> Tensor:

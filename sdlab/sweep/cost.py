@@ -17,7 +17,7 @@ from sdlab.guidance import Guided
 from sdlab.pipeline import tail
 from sdlab.sweep.axes import GRID, GUIDANCE, LEVELS, SAMPLER
 from sdlab.sweep.cell import Cell, Choice
-from sdlab.sweep.reference_error import STEPS, shared, span
+from sdlab.sweep.flow_ends import STEPS, shared, span
 from sdlab.sweep.store import Row
 
 if TYPE_CHECKING:

@@ -10,17 +10,14 @@ import torch
 
 from sdlab.backends.custom import OwnPipeline
 from sdlab.cpu.compiled import check_compiler
-from sdlab.metrics import METRICS
-from sdlab.metrics.meters import check_prompts
-from sdlab.metrics.needs import EVALUATOR, complaints, missing_files
-from sdlab.metrics.reference import pictures_in
+from sdlab.metrics import Subject, complaints, content_files, missing_files
+from sdlab.metrics.base import Need
 from sdlab.picture import opened
 from sdlab.sweep.axes import MODEL
 from sdlab.sweep.cell import canonical
 from sdlab.sweep.plan import Plan
 from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import reason
-from sdlab.system.resources import find
 from sdlab.weights.locate import locate
 from sdlab.weights.model_loader import open_model
 from sdlab.worlds.scenes import PIXELS
@@ -78,21 +75,27 @@ def check(plan: Plan) -> None:
     if missing:
         raise UsageError("\n".join(missing))
     config = open_model(plan.source).config
-    inputs = all(plan.starts_from_a_picture(i) for i in range(len(plan.prompts)))
-    wrong = complaints(plan.metrics, config, plan.metric_files, plan.images, inputs)
+    has: set[Need] = {"pictures", "prompts", "samples"}
+    if all(plan.starts_from_a_picture(i) for i in range(len(plan.prompts))):
+        has.add("inputs")
+    subject = Subject(
+        name=config.name,
+        images=plan.images,
+        has=frozenset(has),
+        size=(config.image_size, config.image_size),
+        prompts=plan.prompts,
+        clip=config.vision is not None,
+        from_noise=plan.pictures is None,
+        files=plan.metric_files,
+    )
+    wrong = complaints(plan.metrics, subject)
     if plan.pictures is not None and plan.pictures.set is not None and config.image_size != PIXELS:
         wrong.append(
             f"image.set: its pictures are {PIXELS} × {PIXELS}, {config.name!r} makes {config.image_size} × "
             f"{config.image_size}; give init, a picture of any size"
         )
-    if "w2" in plan.metrics:
-        wrong.append(f'metrics: w2: the law of the data is not known to {config.name!r}; it is to model "gaussian"')
-    if "reference_error" in plan.metrics and plan.pictures is not None:
-        wrong.append("metrics: reference_error: is of samples from noise, and these start from pictures")
     if wrong:
         raise UsageError("\n".join(wrong))
-    if {"prompt_accuracy", "changes_made"} & set(plan.metrics):
-        check_prompts(plan.prompts)
 
 
 def _wrong_with_own(plan: Plan) -> list[str]:
@@ -100,13 +103,9 @@ def _wrong_with_own(plan: Plan) -> list[str]:
     own, model = plan.own, plan.own_model
     assert own is not None
     assert model is not None
-    found = []
-    if asked := [name for name in plan.metrics if METRICS[name].of_pictures]:
-        text = "of pictures and prompts, which only text-to-image models have; there is"
-        known = "reference_error" if model.law is None else "reference_error, w2"
-        found.append(f"metrics: {', '.join(asked)}: {text} {known}")
-    if "w2" in plan.metrics and (model.law is None or model.contexts is not None):
-        found.append(f"metrics: w2: model {own.name} does not say that its data are Gaussian")
+    gaussian = model.law is not None and model.contexts is None
+    subject = Subject(own.name, plan.images, frozenset[Need]({"samples"}), gaussian=gaussian, files=plan.metric_files)
+    found = complaints(plan.metrics, subject)
     if not plan.metrics and model.decode is None:
         found.append(f'metrics: model {own.name} draws no pictures; ask for numbers, like ["reference_error"]')
     guided = dict.fromkeys(cell.guidance.label for cell in plan.cells if cell.guidance.name != "none")
@@ -125,13 +124,7 @@ def _files(plan: Plan) -> Iterator[Path]:
         yield from map(Path, own.files)
         return
     yield from locate(plan.source).files
-    yield find(EVALUATOR)
-    for path in map(Path, plan.metric_files.given.values()):
-        yield from (pictures_in(path) or _inside(path)) if path.is_dir() else [path]
+    yield from content_files(plan.metrics, plan.metric_files)
     for file in plan.pictures.files if plan.pictures else ():
         if file is not None:
             yield Path(file)
-
-
-def _inside(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file())

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sdlab.metrics.psnr import psnr
 from sdlab.model.vae import Vae
 from sdlab.train.data import CaptionedPictures
 from sdlab.train.folder import configuration, update
@@ -42,7 +43,7 @@ class VaeStage:
         error = decoded - images
         l1, squared = error.abs().mean(), error.square().mean()
         kl = posterior.kl().mean() / posterior.mean[0].numel()
-        parts = {"l1": l1, "kl": kl, "psnr": psnr(decoded.detach(), images).mean()}
+        parts = {"l1": l1, "kl": kl, "psnr": psnr(decoded.detach().clamp(-1, 1), images).mean()}
         yield Loss("vae", l1 + 3 * squared + self.config.kl * kl, parts)
 
     def finish(self) -> dict[str, float]:
@@ -57,16 +58,10 @@ class VaeStage:
             images = self.unseen.batch(64, generator).images().to(self.config.device)
             z = self.vae.encode(images).mean
             latents.append(z)
-            ratios.append(psnr(self.vae.decode(z).float(), images))
+            ratios.append(psnr(self.vae.decode(z).float().clamp(-1, 1), images))
         z = torch.cat(latents)
         vae = replace(self.model.vae, scale=round(1 / float(z.std()), 5), shift=round(float(z.mean()), 5))
         folder = Path(self.config.model)
         update(folder, vae=vae)
         save_part(folder / "vae.safetensors", self.vae, torch.bfloat16)
         return {"psnr_db": float(torch.cat(ratios).mean()), "scale": vae.scale, "shift": vae.shift}
-
-
-def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of pictures in [−1, 1], (B,)."""
-    error = (a.clamp(-1, 1) - b).square().flatten(1).mean(1)
-    return 10 * torch.log10(4 / error)

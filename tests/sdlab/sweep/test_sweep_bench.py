@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from sdlab.commands.sweep import sweep
 from sdlab.metrics import openai_clip
-from sdlab.metrics.resemblance import psnr
+from sdlab.metrics.psnr import psnr
 from sdlab.picture import read_picture, to_bytes
 from sdlab.sweep.bench import LabBench
 from sdlab.sweep.identity import identify

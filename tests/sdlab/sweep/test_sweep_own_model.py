@@ -24,7 +24,7 @@ from sdlab import guidance, plugins
 from sdlab.backends.exact import class_mixture, gaussian
 from sdlab.cli import app
 from sdlab.commands.sweep import sweep
-from sdlab.sweep import reference_error as reference_module
+from sdlab.sweep import flow_ends as reference_module
 from sdlab.sweep.bench import LabBench
 from sdlab.sweep.cell import Choice
 from sdlab.sweep.identity import identify

@@ -1,4 +1,4 @@
-"""How far samples end from where the probability flow carries their noise: what steps and sampler cost, and no more."""
+"""The ends of the probability flow, which the reference error compares samples with."""
 
 from __future__ import annotations
 
@@ -16,11 +16,6 @@ from sdlab.sweep.axes import GUIDANCE
 from sdlab.sweep.cell import Choice, canonical
 
 STEPS = 500  # of the fine run
-
-
-def distance(samples: Tensor, ends: Tensor) -> Tensor:
-    """Root of the mean squared difference of each sample: (N, …) twice -> (N,), float64."""
-    return (samples.double() - ends.double()).flatten(1).square().mean(1).sqrt()
 
 
 def span(sigmas: Sequence[float], levels: samplers.Levels) -> tuple[float, ...]:

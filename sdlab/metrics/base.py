@@ -1,0 +1,238 @@
+"""The interface of a metric, and everything that passes through it.
+
+A metric is known before anything is loaded (`Metric`), is loaded once per sweep (`Metric.open` returns a `Meter`), and
+measures one cell at a time (`Meter.start` returns an `Accumulator`), batch by batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+import samplers
+from samplers.exact.problems import Gaussian
+from sdlab.metrics.files import MetricFiles
+from sdlab.model.clip import Clip
+from sdlab.model.tokenizer import Tokenizer
+from sdlab.picture import Size
+
+T = TypeVar("T")
+
+Need = Literal["pictures", "prompts", "inputs", "samples"]
+PICTURES, PROMPTS, INPUTS = frozenset[Need]({"pictures"}), frozenset[Need]({"prompts"}), frozenset[Need]({"inputs"})
+SAMPLES = frozenset[Need]({"samples"})
+
+Complaint = tuple[str, str]
+"""A key of the sweep file and what is wrong with it. Equal complaints of several metrics become one line."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The source of the pictures or samples, as known before anything is loaded: a model, or a folder of pictures."""
+
+    name: str
+    images: int  # per cell
+    has: frozenset[Need]  # "inputs" only where every image has an input picture
+    size: Size | None = None  # (height, width) of its pictures, where they are known
+    prompts: Sequence[str] = ()
+    clip: bool = False  # whether the model has a CLIP of its own with a vision tower
+    from_noise: bool = True  # whether every image starts from noise alone
+    gaussian: bool = False  # whether its data are Gaussian, of known law, without conditions
+    files: MetricFiles = field(default_factory=MetricFiles)
+
+
+class Tools:
+    """What metrics are loaded with. What several of them use is loaded once."""
+
+    def __init__(
+        self,
+        size: Size | None = None,
+        clip: tuple[Clip, Tokenizer] | None = None,
+        files: MetricFiles | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """`size` is (height, width) of the pictures to come; `clip` is the model's own, with a vision tower."""
+        self.size, self.clip, self.files, self.device = size, clip, files or MetricFiles(), torch.device(device)
+        self._loaded: dict[Hashable, Any] = {}
+
+    def shared(self, load: Callable[[Tools], T]) -> T:
+        """`load(self)`, called once for all metrics."""
+        if load not in self._loaded:
+            self._loaded[load] = load(self)
+        return cast(T, self._loaded[load])
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a cell is, for the metrics that depend on more than its images."""
+
+    images: int
+    sampler: samplers.Sampler | None = None  # with the model's levels
+    sigmas: Sequence[float] = ()
+    law: Gaussian | None = None  # of the data, where it is Gaussian and known
+    flow_ends: Callable[[], Tensor] | None = None  # where the probability flow carries each image's noise, (N, …)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some images of a cell, in any order. The fields that no metric needs may be None."""
+
+    indices: Sequence[int]
+    pictures: Tensor | None = None  # (B, 3, H, W) in [−1, 1]
+    prompts: Sequence[str] | None = None
+    inputs: Tensor | None = None  # (B, 3, H, W) in [−1, 1], the pictures that image-to-image started from
+    samples: Tensor | None = None  # (B, …), the latents of a latent diffusion model
+    _known: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    def once(self, compute: Callable[[Batch], T]) -> T:
+        """`compute(self)`, computed once, whichever metrics ask for it."""
+        if compute not in self._known:
+            self._known[compute] = compute(self)
+        return cast(T, self._known[compute])
+
+    def split(self, size: int) -> Iterator[Batch]:
+        """The same images in batches of at most `size`."""
+        for start in range(0, len(self.indices), size):
+            part = slice(start, start + size)
+            fields = (self.indices, self.pictures, self.prompts, self.inputs, self.samples)
+            yield Batch(*(None if whole is None else whole[part] for whole in fields))  # type: ignore[arg-type]
+
+
+def given(value: T | None) -> T:
+    """A field of a batch or a run that is there, since the metric's `needs` name it."""
+    assert value is not None
+    return value
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a metric says of a cell."""
+
+    value: float
+    stderr: float | None = None
+    per_image: Tensor | None = None  # (N,) in the order of the images, of a metric that is a mean over them
+
+    @classmethod
+    def mean(cls, values: Tensor) -> Result:
+        """The mean of one value per image, (N,)."""
+        stderr = float(values.std()) / len(values) ** 0.5 if len(values) > 1 else 0.0
+        return cls(float(values.mean()), stderr, values)
+
+
+class Accumulator(Protocol):
+    """Collects what one cell shows, keeping no pictures."""
+
+    def update(self, batch: Batch) -> None:
+        """Add some images; every image of a cell comes once."""
+        ...
+
+    def result(self) -> Result:
+        """The metric of all images so far.
+
+        Raises:
+            SdlabError: this cell has no value.
+        """
+        ...
+
+
+class Meter(Protocol):
+    """A loaded metric."""
+
+    def start(self, run: Run) -> Accumulator:
+        """Begin a cell."""
+        ...
+
+
+class Metric(ABC):
+    """How a metric is written and read, what it needs, and how it is loaded.
+
+    A `per_image` metric is the mean of one value per image, so two cells can be compared image by image. The others are
+    properties of the whole set. Values that range over orders of magnitude are written in `powers` of ten.
+    """
+
+    name: str
+    label: str
+    better: Literal["lower", "higher"]
+    digits: int
+    about: str
+    needs: frozenset[Need]
+    per_image: bool = True
+    powers: bool = False
+
+    def text(self, value: float) -> str:
+        """`"3.21"`, or `"4.7e-03"`."""
+        return f"{value:.{self.digits}{'e' if self.powers else 'f'}}"
+
+    def label_with(self, files: MetricFiles) -> str:
+        """The label, where it depends on the files that are used."""
+        return self.label
+
+    def missing(self, files: MetricFiles) -> Iterable[Complaint]:
+        """The files and packages that are needed and not found."""
+        return ()
+
+    def check(self, subject: Subject) -> Iterable[Complaint]:
+        """Why the metric cannot be measured on a subject that has all it `needs`."""
+        return ()
+
+    def content(self, files: MetricFiles) -> Iterable[Path]:
+        """The files whose content the values depend on."""
+        return ()
+
+    @abstractmethod
+    def open(self, tools: Tools) -> Meter:
+        """Load what all cells share.
+
+        Raises:
+            SdlabError: a file is damaged or of another form.
+        """
+
+
+class Rows:
+    """Rows of a tensor that arrive in any order."""
+
+    def __init__(self) -> None:
+        self._indices: list[int] = []
+        self._parts: list[Tensor] = []
+
+    def add(self, indices: Sequence[int], rows: Tensor) -> None:
+        """A row (B, …) for each index; they are kept on the CPU."""
+        self._indices += indices
+        self._parts.append(rows.cpu())
+
+    def sorted(self) -> Tensor:
+        """All rows in the order of their indices, (N, …)."""
+        return torch.cat(self._parts)[torch.tensor(self._indices).argsort()]
+
+
+class PerImage:
+    """The meter of a metric that is a mean of one value per image."""
+
+    def __init__(self, measure: Callable[[Batch], Tensor]) -> None:
+        """`measure` returns the values (B,) of a batch."""
+        self._measure = measure
+
+    def start(self, run: Run) -> Accumulator:
+        """Begin a cell."""
+        return Values(self._measure)
+
+
+class Values:
+    """The accumulator of one value per image."""
+
+    def __init__(self, measure: Callable[[Batch], Tensor]) -> None:
+        self._measure, self._rows = measure, Rows()
+
+    def update(self, batch: Batch) -> None:
+        """Measure a batch."""
+        self._rows.add(batch.indices, self._measure(batch))
+
+    def result(self) -> Result:
+        """The mean."""
+        return Result.mean(self._rows.sorted())

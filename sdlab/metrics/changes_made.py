@@ -1,0 +1,60 @@
+"""Changes made: whether image-to-image changed what the prompt asked it to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sdlab.metrics import lab
+from sdlab.metrics.base import INPUTS, PICTURES, PROMPTS, Complaint, Meter, Metric, PerImage, Subject, Tools, given
+from sdlab.metrics.files import MetricFiles
+from sdlab.system.resources import find
+from sdlab.worlds.scenes import Statement
+from sdlab.worlds.scenes.reader import Reading, check, read
+
+
+class ChangesMade(Metric):
+    """The share of the attributes stated in the prompt and not in the input that the lab's reader finds."""
+
+    name = "changes_made"
+    label = "changes made"
+    better = "higher"
+    digits = 3
+    about = "image-to-image: share of the attributes stated in the prompt and not in the input that the reader finds"
+    needs = PICTURES | PROMPTS | INPUTS
+
+    def missing(self, files: MetricFiles) -> Iterable[Complaint]:
+        """The evaluator's weights."""
+        return lab.missing()
+
+    def check(self, subject: Subject) -> Iterator[Complaint]:
+        """Whether the reader can read the pictures and check the prompts."""
+        yield from lab.check_size(subject)
+        yield from lab.check_prompts(subject)
+
+    def content(self, files: MetricFiles) -> Iterable[Path]:
+        """The evaluator's weights."""
+        return [find(lab.EVALUATOR)]
+
+    def open(self, tools: Tools) -> Meter:
+        """Load the evaluator."""
+        reader = tools.shared(lab.Lab)
+        return PerImage(
+            lambda batch: changes_made(
+                lab.statements(given(batch.prompts)),
+                read(reader.evaluator, given(batch.inputs)),
+                batch.once(reader.readings),
+            )
+        )
+
+
+def changes_made(statements: Sequence[Statement], before: Sequence[Reading], after: Sequence[Reading]) -> Tensor:
+    """The share of each statement's facts false before that are true after, (B,) in [0, 1]; 1 where all were true."""
+    shares = []
+    for statement, old, new in zip(statements, before, after, strict=True):
+        now = [holds for holds, held in zip(check(statement, new), check(statement, old), strict=True) if not held]
+        shares.append(sum(now) / len(now) if now else 1.0)
+    return torch.tensor(shares)

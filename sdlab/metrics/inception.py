@@ -1,0 +1,104 @@
+"""The Inception network of the FID paper and the real pictures it is compared on, from the user's files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdlab.metrics.base import Complaint
+from sdlab.metrics.files import MetricFiles
+from sdlab.picture import Size, read_picture, to_bytes
+from sdlab.system.errors import UsageError
+
+WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_NO_PACKAGE = "needs the package torch-fidelity: pip install torch-fidelity"
+
+
+class Inception:
+    """The 2048 pool features of the network (Heusel et al. 2017, arXiv:1706.08500)."""
+
+    num_features = 2048
+
+    def __init__(self, weights: Path, device: torch.device | str = "cpu") -> None:
+        """Load the network.
+
+        Raises:
+            UsageError: the weight file or the package torch-fidelity, which holds the network, is missing.
+        """
+        if not weights.is_file():
+            raise UsageError(f"{weights}: not found; it should be {WEIGHTS}")
+        try:
+            from torchmetrics.image.fid import NoTrainInceptionV3  # slow to import
+
+            self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights)).to(device)
+        except ModuleNotFoundError:
+            raise UsageError(f"FID on Inception {_NO_PACKAGE}") from None
+
+    @torch.no_grad()
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """(B, 3, H, W) in [−1, 1] on the network's device -> (B, 2048) on the CPU."""
+        pixels = to_bytes(pictures).permute(0, 3, 1, 2).to(pictures.device)
+        return self.network(pixels).float().cpu()
+
+
+def missing(files: MetricFiles, fewest: int) -> Iterator[Complaint]:
+    """The files and packages that are not found; a folder of real pictures should hold the `fewest` at least."""
+    if not Path(files.inception or "").is_file():
+        what = f"it should be the network of the FID paper, {WEIGHTS} from the releases of torch-fidelity"
+        yield "metric_files.inception", f"{files.inception}: not found; {what}"
+    if find_spec("torch_fidelity") is None:
+        yield "metric_files.inception", _NO_PACKAGE
+    place = Path(files.reference or "")
+    if files.reference is None:
+        yield "metric_files.reference", "missing; it should be a folder of real pictures, or an .npz file"
+    elif not (place.is_file() or place.is_dir()):
+        what = "it should be a folder of real pictures, or an .npz file with mu and sigma"
+        yield "metric_files.reference", f"{place}: not found; {what}"
+    elif place.is_dir() and len(pictures_in(place)) < fewest:
+        yield "metric_files.reference", f"{place}: holds fewer than {fewest} pictures"
+
+
+def content(files: MetricFiles) -> Iterator[Path]:
+    """The weights, and the real pictures or their statistics."""
+    place = Path(files.reference or "")
+    yield Path(files.inception or "")
+    yield from pictures_in(place) if place.is_dir() else [place]
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures in a folder and its subfolders, by the suffixes of their names, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def read_pictures(folder: Path, size: Size, batch: int = 32) -> Iterator[Tensor]:
+    """The pictures of a folder, (B, 3, H, W) in [−1, 1], cropped to the `size` of those they are compared with.
+
+    Raises:
+        UsageError: a picture cannot be read.
+    """
+    paths = pictures_in(folder)
+    for start in range(0, len(paths), batch):
+        yield torch.stack([read_picture(path, size) for path in paths[start : start + batch]])
+
+
+def read_statistics(path: Path, features: int) -> tuple[Tensor, Tensor]:
+    """Mean and covariance, the `mu` (d,) and `sigma` (d, d) of an .npz file as the FID tools write it, float64.
+
+    Raises:
+        UsageError: the file is not of this form.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            mean, covariance = (torch.from_numpy(np.asarray(arrays[k], dtype=np.float64)) for k in ("mu", "sigma"))
+    except Exception as error:  # NumPy's readers raise anything on a damaged file
+        raise UsageError(f"{path}: is not an .npz file with the arrays mu and sigma ({error})") from None
+    if mean.shape != (features,) or covariance.shape != (features, features):
+        shapes = f"{tuple(mean.shape)} and {tuple(covariance.shape)}"
+        raise UsageError(f"{path}: mu and sigma should have {features} features, got shapes {shapes}")
+    return mean, covariance

@@ -1,0 +1,41 @@
+"""Prompt accuracy: the share of what a prompt states that is true of the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from sdlab.metrics import lab
+from sdlab.metrics.base import PICTURES, PROMPTS, Complaint, Meter, Metric, PerImage, Subject, Tools, given
+from sdlab.metrics.files import MetricFiles
+from sdlab.system.resources import find
+from sdlab.worlds.scenes.reader import accuracy
+
+
+class PromptAccuracy(Metric):
+    """The share of the stated attributes that the lab's reader finds in the picture."""
+
+    name = "prompt_accuracy"
+    label = "prompt accuracy"
+    better = "higher"
+    digits = 3
+    about = "share of the attributes stated in the prompt that the reader finds in the picture"
+    needs = PICTURES | PROMPTS
+
+    def missing(self, files: MetricFiles) -> Iterable[Complaint]:
+        """The evaluator's weights."""
+        return lab.missing()
+
+    def check(self, subject: Subject) -> Iterator[Complaint]:
+        """Whether the reader can read the pictures and check the prompts."""
+        yield from lab.check_size(subject)
+        yield from lab.check_prompts(subject)
+
+    def content(self, files: MetricFiles) -> Iterable[Path]:
+        """The evaluator's weights."""
+        return [find(lab.EVALUATOR)]
+
+    def open(self, tools: Tools) -> Meter:
+        """Load the evaluator."""
+        reader = tools.shared(lab.Lab)
+        return PerImage(lambda batch: accuracy(lab.statements(given(batch.prompts)), batch.once(reader.readings)))

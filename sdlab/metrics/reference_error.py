@@ -1,0 +1,41 @@
+"""Reference error: how far samples end from where the probability flow carries their noise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from sdlab.metrics.base import SAMPLES, Accumulator, Complaint, Meter, Metric, Run, Subject, Tools, Values, given
+
+
+class ReferenceError(Metric):
+    """The root-mean-square distance of each sample to the end of its flow: the error of sampler and steps alone."""
+
+    name = "reference_error"
+    label = "reference error"
+    better = "lower"
+    digits = 2
+    about = "root-mean-square distance to where the probability flow ends from the same noise, of latents or samples"
+    needs = SAMPLES
+    powers = True
+
+    def check(self, subject: Subject) -> Iterator[Complaint]:
+        """The flow is that of noise."""
+        if not subject.from_noise:
+            yield "metrics", "measured on samples that start from noise, and these start from pictures"
+
+    def open(self, tools: Tools) -> Meter:
+        """Nothing is loaded."""
+        return _ToFlowEnds()
+
+
+class _ToFlowEnds:
+    def start(self, run: Run) -> Accumulator:
+        ends = given(run.flow_ends)()
+        return Values(lambda batch: distance(given(batch.samples), ends[list(batch.indices)]))
+
+
+def distance(samples: Tensor, ends: Tensor) -> Tensor:
+    """The root of the mean squared difference of each sample: (N, …) twice -> (N,), float64."""
+    return (samples.double() - ends.double()).flatten(1).square().mean(1).sqrt()
