@@ -50,7 +50,7 @@ def missing() -> Iterator[Complaint]:
 def check_size(subject: Subject, instead: str = "") -> Iterator[Complaint]:
     """Whether the pictures have the size that the evaluator reads; `instead` names another way to measure."""
     if subject.size != (PIXELS, PIXELS):
-        size = "of another size" if subject.size is None else f"of {subject.size[0]} × {subject.size[1]}"
+        size = "of another size" if subject.size is None else f"{subject.size[0]} × {subject.size[1]}"
         reads = f"the lab evaluator reads pictures of {PIXELS} × {PIXELS} pixels"
         yield "metrics", f"{reads}, and those of {subject.name} are {size}{instead}"
 

@@ -177,7 +177,7 @@ def test_what_a_sweep_cannot_do_is_told_before_it_begins(refused: Refused, tmp_p
     [line] = refused(toml(image=PHOTO))
     assert line == f"image: {tmp_path}/photo.png: is not a picture, or of a kind that cannot be read"
     [line] = refused(toml(prompts='[prompts]\nlist = ["a red circle", "a cat"]'))
-    assert "prompt_accuracy finds no object of the scenes world in the prompt 'a cat'" in line
+    assert "prompt_accuracy: the prompt 'a cat' names no object of the scenes world" in line
     photo("p.png")
     half = '[prompts]\nlist = ["a red circle", { text = "a star", image = "p.png" }]'
     [line] = refused(toml(prompts=half, image=""))
@@ -263,8 +263,8 @@ def test_a_model_table_names_the_files_and_clip_scores_on_the_users_clip(run: Sw
 def test_metrics_that_cannot_be_measured_on_sd15_are_refused_in_a_line_each(refused: Refused, sd15: Path):
     text = toml('metrics = ["clip_score"]', '[prompts]\nlist = ["a cat"]', "", "").replace('"scenes"', '"sd15"', 1)
     [line] = refused(text)
-    assert line.startswith("metrics: clip_score needs a vision tower")
+    assert line.startswith("metrics: clip_score: needs a CLIP with a vision tower")
     files = '[metric_files]\ninception = "i.pth"\nreference = "real"\nclip = "c"\n[prompts]'
     lines = refused(text.replace("[prompts]", files).replace('"clip_score"', '"clip_score", "fid"'))
-    assert lines[0].startswith("metric_files.inception: i.pth: no such file")
-    assert [line.partition(":")[0] for line in lines][-2:] == ["metric_files.reference", "metric_files.clip"]
+    assert [line.partition(":")[0] for line in (lines[0], lines[-1])] == ["metric_files.clip", "metric_files.reference"]
+    assert lines[1].startswith("metric_files.inception: i.pth: not found")

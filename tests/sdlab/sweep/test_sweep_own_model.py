@@ -300,8 +300,10 @@ def test_a_file_that_gives_no_model_is_told_in_a_line_with_its_traceback_in_the_
 
 
 ASKED = [
-    ('"reference_error"', '"fid", "clip_score"', "metrics: fid, clip_score: of pictures and prompts, which only text-"),
-    ('"reference_error"', '"w2"', "metrics: w2: model mine.py:mine does not say that its data are Gaussian"),
+    ('"reference_error"', '"fid", "clip_score"', "metrics: fid, clip_score: measured on pictures, and mine.py:mine "
+     "makes none"),
+    ('"reference_error"', '"w2"', 'metrics: w2: needs a model whose data are Gaussian, like "gaussian"; those '
+     "of mine.py:mine are not"),
     ('"reference_error"', "", 'metrics: model mine.py:mine draws no pictures; ask for numbers, like ["reference_err'),
     ("steps =", 'guidance = { name = "cfg", scale = 3.0 }\nsteps =', 'guidance: cfg scale=3: model mine.py:mine has no '
      'conditions; it runs with "none"'),

@@ -1,0 +1,182 @@
+"""What metrics need, as known before anything is loaded; and the registry."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sdlab.metrics import METRICS, MetricFiles, Subject, complaints, content_files, labelled, missing_files
+from sdlab.metrics.base import Metric, Need
+from sdlab.metrics.lab import EVALUATOR
+from sdlab.system.resources import find
+
+ALL = frozenset[Need]({"pictures", "prompts", "inputs", "samples"})
+INCEPTION = MetricFiles(inception="i.pth", reference="r.npz")
+
+
+def sd15(files: MetricFiles | None = None, images: int = 8, lacks: Need = "samples") -> Subject:
+    return Subject("sd15", images, ALL - {lacks}, size=(512, 512), files=files or MetricFiles())
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_every_metric_is_whole(metric: Metric):
+    assert METRICS[metric.name] is metric
+    assert metric.label
+    assert metric.about
+    assert metric.better in ("lower", "higher")
+    assert metric.needs
+    assert metric.needs <= ALL
+    assert type(metric).__doc__
+
+
+def test_every_file_of_a_metric_is_in_the_registry():
+    def leaves(kind: type[Metric]) -> set[type[Metric]]:
+        return {kind} if not kind.__subclasses__() else {one for sub in kind.__subclasses__() for one in leaves(sub)}
+
+    assert {type(metric) for metric in METRICS.values()} == leaves(Metric)
+
+
+def test_importing_metrics_does_not_import_torchmetrics():
+    code = "import sys, sdlab.metrics; print('torchmetrics' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_values_are_written_with_their_digits_or_in_powers_of_ten():
+    assert METRICS["fid"].text(3.14159) == "3.14"
+    assert METRICS["reference_error"].text(0.00472) == "4.72e-03"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "subject", "line"),
+    [
+        (
+            ["prompt_accuracy", "feature_distance"],
+            sd15(),
+            "metrics: prompt_accuracy, feature_distance: the lab evaluator reads pictures of 64 × 64 pixels, and those "
+            "of sd15 are 512 × 512",
+        ),
+        (
+            ["fid", "kid"],
+            sd15(),
+            "metrics: fid, kid: the lab evaluator reads pictures of 64 × 64 pixels, and those of sd15 are 512 × 512; "
+            "for fid and kid, name inception and reference in [metric_files]",
+        ),
+        (
+            ["clip_score"],
+            sd15(),
+            "metrics: clip_score: needs a CLIP with a vision tower, which sd15 lacks; name a folder with OpenAI's CLIP "
+            "as clip in [metric_files]",
+        ),
+        (["fid"], sd15(INCEPTION, images=3), "images: fid and kid need at least 4 images per cell, got 3"),
+        (
+            ["fid", "kid"],
+            sd15(INCEPTION),
+            "metrics: kid: needs a folder of real pictures, and metric_files.reference holds only statistics",
+        ),
+        (
+            ["psnr", "ssim"],
+            sd15(lacks="inputs"),
+            "metrics: psnr, ssim: compared with input pictures, which not every image of sd15 has",
+        ),
+        (
+            ["fid", "psnr"],
+            sd15(lacks="pictures"),
+            "metrics: fid, psnr: measured on pictures, and sd15 makes none",
+        ),
+        (
+            ["prompt_accuracy"],
+            sd15(lacks="prompts"),
+            "metrics: prompt_accuracy: compared with prompts, and sd15 takes none",
+        ),
+        (
+            ["reference_error", "w2"],
+            sd15(lacks="samples"),
+            "metrics: reference_error, w2: measured on the samples of a sweep, and sd15 is not one",
+        ),
+        (
+            ["w2"],
+            sd15(lacks="pictures"),
+            'metrics: w2: needs a model whose data are Gaussian, like "gaussian"; those of sd15 are not',
+        ),
+        (
+            ["reference_error"],
+            Subject("scenes", 8, ALL, from_noise=False),
+            "metrics: reference_error: measured on samples that start from noise, and these start from pictures",
+        ),
+        (
+            ["prompt_accuracy", "changes_made"],
+            Subject("scenes", 8, ALL, size=(64, 64), prompts=["a red star", "a cat", "a dog"]),
+            "metrics: prompt_accuracy, changes_made: the prompt 'a cat' names no object of the scenes world; write it "
+            "like 'a red circle above a small blue star on a grey background', or leave the metric out",
+        ),
+        (
+            ["psnr"],
+            sd15(MetricFiles(reference="r")),
+            "metric_files.reference: goes with inception; the lab evaluator is compared with renders",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(metrics: list[str], subject: Subject, line: str):
+    assert complaints(metrics, subject) == [line]
+
+
+def test_what_can_be_measured_is_not_complained_about():
+    files = MetricFiles(inception="i.pth", reference="real", clip="c")
+    assert complaints(["fid", "kid", "clip_score", "psnr", "ssim"], sd15(files)) == []
+    whole = Subject("scenes", 8, ALL, size=(64, 64), prompts=["a red star"], clip=True, gaussian=True)
+    assert complaints(list(METRICS), whole) == []
+
+
+def test_everything_that_is_missing_is_named_at_once(tmp_path: Path):
+    (tmp_path / "clip").mkdir()
+    (tmp_path / "clip" / "vocab.json").touch()
+    (tmp_path / "few").mkdir()
+    files = MetricFiles(inception="i.pth", reference="real", clip=str(tmp_path / "clip"))
+    lines = missing_files(list(METRICS), files)
+    for words in (
+        "metric_files.inception: i.pth: not found",
+        "metric_files.reference: real: not found",
+        "config.json of",
+        "merges.txt of",
+        "model.safetensors",
+    ):
+        assert sum(words in line for line in lines) == 1, words
+    assert all("\n" not in line for line in lines)
+    assert missing_files(["prompt_accuracy"], files) == []  # what is not measured needs nothing
+    few = missing_files(["fid"], MetricFiles(inception="i.pth", reference=str(tmp_path / "few")))
+    assert any("holds fewer than 4 pictures" in line for line in few)
+    none = missing_files(["fid"], MetricFiles(inception="i"))
+    assert any("metric_files.reference: missing" in line for line in none)
+
+
+def test_a_missing_evaluator_is_named_with_the_metrics_that_need_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sdlab.metrics.lab.EVALUATOR", "data/nowhere.safetensors")
+    assert missing_files(["fid", "psnr", "prompt_accuracy"], MetricFiles()) == [
+        "metrics: fid, prompt_accuracy: the weights of the lab evaluator, data/nowhere.safetensors, were not found"
+    ]
+
+
+def test_values_depend_on_the_files_of_the_metrics_that_are_measured(tmp_path: Path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "1.png").touch()
+    (tmp_path / "clip").mkdir()
+    for name in ("config.json", "vocab.json", "merges.txt", "model.safetensors", "README"):
+        (tmp_path / "clip" / name).touch()
+    files = MetricFiles(inception="i.pth", reference=str(tmp_path / "real"), clip=str(tmp_path / "clip"))
+    assert content_files(["psnr", "w2"], files) == []
+    assert content_files(["prompt_accuracy", "fid"], MetricFiles()) == [find(EVALUATOR)]
+    assert content_files(["kid", "fid"], files) == [Path("i.pth"), tmp_path / "real" / "1.png"]
+    clip = content_files(["clip_score"], files)
+    assert [path.name for path in clip] == ["config.json", "vocab.json", "merges.txt", "model.safetensors"]
+
+
+def test_a_label_says_on_what_a_metric_is_measured():
+    files = MetricFiles(inception="i.pth", reference="r", clip="c")
+    assert [labelled(name, files).label for name in ("fid", "kid", "clip_score", "psnr")] == [
+        "FID (Inception)", "KID (Inception)", "CLIP score (OpenAI)", "PSNR",
+    ]  # fmt: skip
+    assert [labelled(name, MetricFiles()).label for name in ("fid", "clip_score")] == ["FID (lab)", "CLIP score"]
+    assert METRICS["fid"].label == "FID (lab)"
