@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from sdlab.metrics.psnr import psnr
 from sdlab.model.vae import Vae
