@@ -1,13 +1,13 @@
-"""The mathematics of diffusion sampling: rules, grids, noise, closed-form problems. Needs torch, NumPy, SciPy.
+"""The mathematics of diffusion sampling: samplers, grids, noise, closed-form problems. Needs torch, NumPy, SciPy.
 
-    rule   = samplers.make("dpmpp_2m")
-    levels = samplers.discrete_levels()
-    sigmas = samplers.grid("karras", steps=20, levels=levels)
-    noise  = samplers.seeded([0, 1, 2])
-    x0     = samplers.run(rule, denoise, noise(like) * sigmas[0], sigmas, noise=noise)
+    sampler = samplers.make("dpmpp_2m")
+    levels  = samplers.discrete_levels()
+    sigmas  = samplers.grid("karras", steps=20, levels=levels)
+    noise   = samplers.seeded([0, 1, 2])
+    x0      = samplers.run(sampler, denoise, noise(like) * sigmas[0], sigmas, noise=noise)
 
-`denoise(x, sigma) -> x̂₀` is anything that estimates the data x₀ from x = x₀ + σ ε. A new rule is its file and its line
-in `SAMPLERS`.
+`denoise(x, sigma) -> x̂₀` is anything that estimates the data x₀ from x = x₀ + σ ε. A new sampler is one file and one
+line in `SAMPLERS`.
 """
 
 from __future__ import annotations
@@ -160,12 +160,16 @@ SAMPLERS: dict[str, type[Sampler]] = {
 
 
 def make(name: str, **options: Any) -> Sampler:
-    """The rule `name` with `options`; ValueError for an unknown name or option (with the nearest one) or bad value."""
+    """The sampler `name` with `options`.
+
+    Raises:
+        ValueError: the name or an option is unknown (the message has the nearest one), or a value is invalid.
+    """
     build = cast(Callable[..., Sampler], look_up("sampler", name, SAMPLERS))
     check_options(f"sampler {name!r}", build, options)
     return build(**options)
 
 
 def describe(entry: Callable[..., object]) -> str:
-    """The first line of the docstring of a registered class or function: what it is, in one line."""
+    """The first line of the docstring of a registered class or function."""
     return (inspect.getdoc(entry) or "").partition("\n")[0]

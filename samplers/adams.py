@@ -1,7 +1,7 @@
-"""Adams methods, plain and exponential: a polynomial through what the denoiser said before, integrated exactly.
+"""Adams methods, plain and exponential: a polynomial through the previous predictions, integrated exactly.
 
-With θ = 0 where the step begins and θ = 1 where it ends, the polynomial that takes the values f_j at the nodes θ_j is
-Σ_j ℓ_j(θ) f_j, and every multistep rule here is a sum of the f_j with the weights
+With θ = 0 at the start of the step and θ = 1 at its end, the polynomial that takes the values f_j at the nodes θ_j is
+Σ_j ℓ_j(θ) f_j. Every multistep sampler here is a sum of the f_j with the weights
 
     w_j = ∫₀¹ e^{(1−θ)z} ℓ_j(θ) dθ,   where   ∫₀¹ e^{(1−θ)z} θ^k dθ = k! φ_{k+1}(z)
 
@@ -9,7 +9,7 @@ With θ = 0 where the step begins and θ = 1 where it ends, the polynomial that 
     ε in λ:  x⁺ = x − σ⁺ h Σ w_j ε_j               z = h     θ = (λ_j − λ)/h            DPM-Solver
     x̂₀ in λ: x⁺ = (σ⁺/σ) x + h Σ w_j x̂₀_j          z = −h    θ = (λ_j − λ)/h            DPM-Solver++, UniPC, RES
 
-λ = −log σ, h = λ⁺ − λ. The φ functions are those of Hochbruck & Ostermann 2010 (doi:10.1017/S0962492910000048).
+λ = −log σ, h = λ⁺ − λ.  (Hochbruck and Ostermann 2010, doi:10.1017/S0962492910000048, for the φ functions)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor
 
 
 class Node(NamedTuple):
-    """What a multistep rule remembers of one level: x̂₀, or the noise σ ε = x − x̂₀."""
+    """What a multistep sampler remembers of one level: x̂₀, or the noise σ ε = x − x̂₀."""
 
     sigma: float
     value: Tensor
@@ -73,7 +73,7 @@ def sigma_weights(history: Sequence[Node], sigma_next: float) -> list[float]:
 
 
 def log_nodes(history: Sequence[Node], h: float) -> tuple[float, ...]:
-    """θ = (λ_j − λ)/h of the remembered levels, of which the newest is where the step begins."""
+    """θ = (λ_j − λ)/h of the remembered levels. The step begins at the newest."""
     here = history[0].sigma
     return (0.0, *(-log_ratio(node.sigma, here) / h for node in history[1:]))
 

@@ -1,14 +1,16 @@
-"""One Brownian path per image, of which every sampler and number of steps takes the increments of its own steps.
+"""Brownian paths: one per image, whose increments every sampler and every number of steps shares.
 
-The reverse of the noising process (Song et al. 2021, arXiv:2011.13456, eq. 6) in λ = −log σ, and what is random in a
-step of it, with ⁺ for the next level and W a Brownian motion that runs in 1/σ²:
+The reverse of the noising process in λ = −log σ, and what is random in a step of it, with ⁺ for the next level and W a
+Brownian motion that runs in 1/σ²:
     dx = 2 (D(x, σ) − x) dλ + √2 σ dB
-    x⁺ = (σ⁺/σ)² x + 2 ∫ (σ⁺/σ′)² D dλ′ + σ⁺² (W(1/σ⁺²) − W(1/σ²))
+    x⁺ = (σ⁺/σ)² x + 2 ∫ (σ⁺/s)² D d(−log s) + σ⁺² (W(1/σ⁺²) − W(1/σ²))
 
-W is built by Lévy's construction (Lévy 1948; Gaines & Lyons 1997): its increment over an octave 2^{e−1} ≤ σ < 2^e is a
-normal number, and inside a piece [a, b] whose ends are known it is a Brownian bridge,
+(Song et al. 2021, arXiv:2011.13456, eq. 6)
+
+W is built by Lévy's construction (Lévy 1948; Gaines and Lyons 1997). Its increment over an octave 2^{e−1} ≤ σ < 2^e is
+a normal number, and inside a piece [a, b] whose ends are known it is a Brownian bridge:
     W(1/u²) = (1−s) W(1/b²) + s W(1/a²) + √(s (1−s) (1/a² − 1/b²)) ξ,    s = (1/u² − 1/b²)/(1/a² − 1/b²)
-Each number ξ has an address of its own, so W is a function of the seed and σ, and of no earlier question.
+Each number ξ has its own address, so W is a function of the seed and σ alone, whatever was asked before.
 """
 
 from __future__ import annotations
@@ -27,21 +29,22 @@ from torch import Tensor
 from samplers.base import PathNoise
 from samplers.noise import FRESH, Address, Addressed
 
-DEPTH = 12  # halvings of an octave, and about as many draws a step; a leaf is one part in 4096 to 8192 of σ
+DEPTH = 12  # halvings of an octave, and about as many draws per step; a leaf is one part in 4096 to 8192 of σ
 NODE, LEAF, PAIR = 1, 2, 3  # the kinds of address; those of fresh draws are FRESH
 
 Weights = dict[Address, float]  # a sum of independent standard normals
 
 
 def brownian_path(seeds: Sequence[int], device: torch.device | str | None = None) -> PathNoise:
-    """Noise of which `between(sigma, sigma_next, like)` belongs to a Brownian path, one per image.
+    """Noise whose `between(sigma, sigma_next, like)` belongs to a Brownian path, one per image.
 
-    The path of image i depends on `seeds[i]` alone: not on its batch, device or dtype, nor on the grid, the rule or the
-    order in which levels are asked for. With more and more steps a stochastic rule therefore converges to one picture.
-    Called like any other noise it gives fresh draws, for the start. Shapes, seeds and errors are those of `philox`.
+    The path of image i depends on `seeds[i]` alone: not on its batch, device or dtype, nor on the grid, the sampler or
+    the order in which levels are asked for. With more and more steps a stochastic sampler therefore converges to one
+    picture. Called like any other noise it returns fresh draws, for the start. Shapes, seeds and errors are those of
+    `philox`.
 
-    Two levels in one leaf of the tree, closer than one part in 4096, are given noise that is their own and not of the
-    path: a step that short has the right law, but does not compose with its neighbours. A thousand steps are longer.
+    Two levels in one leaf of the tree, closer than one part in 4096, get noise that is not of the path. A step that
+    short has the right law, but does not compose with its neighbours. The steps of a grid of a thousand are longer.
     """
     return _BrownianPath(seeds, device)
 
@@ -67,7 +70,11 @@ class _BrownianPath:
 
 @lru_cache(maxsize=4096)
 def increment(sigma: float, sigma_next: float) -> Weights:
-    """(W(1/σ⁺²) − W(1/σ²))/√(1/σ⁺² − 1/σ²) as weights whose squares sum to 1; ValueError unless 0 < σ⁺ ≤ σ < ∞."""
+    """(W(1/σ⁺²) − W(1/σ²))/√(1/σ⁺² − 1/σ²) as weights whose squares sum to 1.
+
+    Raises:
+        ValueError: not 0 < sigma_next ≤ sigma < ∞.
+    """
     if not 0 < sigma_next <= sigma < inf:
         raise ValueError(f"a path has noise from sigma down to sigma_next above 0, got {sigma!r} and {sigma_next!r}")
     (m, e), (m_next, e_next), q = frexp(sigma), frexp(sigma_next), sigma_next / sigma
@@ -113,7 +120,7 @@ def _sum(*terms: tuple[float, Weights]) -> Weights:
 
 
 def _leaf(m: float) -> int:
-    """Which of the 2^DEPTH pieces of its octave a mantissa lies in."""
+    """Which of the 2^DEPTH pieces of its octave a mantissa is in."""
     return int(ldexp(m - 0.5, DEPTH + 1))
 
 

@@ -1,13 +1,4 @@
-"""CFG++: the guided prediction for the clean part of a step, the unconditional one for its noise (Chung et al. 2024).
-
-With D_w the guided and D_∅ the unconditional x̂₀, q = σ⁺/σ, h = log(σ/σ⁺), ⁺ for the next level, ′ for the last step:
-    DDIM      x⁺ = D_w + q √(1 − η²(1−q²)) (x − D_∅) + η σ⁺ √(1−q²) z                   η = 1 is Euler ancestral
-    DPM++ 2M  x⁺ = D_w + q (x − D_∅) + (1 − q)(h/2h′)(D_w − D_∅′)                       the authors' code
-
-The paper's scale λ lies in [0, 1]: D_w = D_∅ + λ (D(c) − D_∅). A step of DDIM with it is one of plain guidance at the
-scale w = λ/(1 − q) (η = 0), so CFG++ is guidance that grows with the number of steps: it has no limit as they become
-many, and `order` is that without guidance, D_w = D_∅.                                   https://arxiv.org/abs/2406.08070
-"""
+"""CFG++: the guided prediction for the clean part of a step, the unconditional one for its noise."""
 
 from __future__ import annotations
 
@@ -26,10 +17,18 @@ from samplers.denoiser import GuidedDenoiser, is_guided
 
 @dataclass(frozen=True)
 class DDIMCFGpp(Sampler):
-    """DDIM with CFG++ guidance, from Euler (eta 0) to Euler ancestral (eta 1): one call a step.
+    """DDIM with CFG++ guidance: first order, one call per step.
 
-    The denoiser must have `with_uncond(x, sigma) -> (guided x̂₀, unconditional x̂₀)`; ValueError where it has not, and
-    unless 0 ≤ eta ≤ 1.
+    With D_w the guided and D_∅ the unconditional prediction of x₀, q = σ⁺/σ and ⁺ for the next level:
+        x⁺ = D_w + q √(1 − η²(1 − q²)) (x − D_∅) + η σ⁺ √(1 − q²) z
+
+    `eta` scales the noise: 0 is Euler, 1 is Euler ancestral. The paper's scale λ is in [0, 1], with
+    D_w = D_∅ + λ (D(c) − D_∅). At η = 0 a step is one of plain guidance at the scale w = λ/(1 − q). CFG++ is therefore
+    guidance that grows with the number of steps and has no limit as they become many; the order is that without
+    guidance, D_w = D_∅. (Chung et al. 2024, arXiv:2406.08070)
+
+    Raises:
+        ValueError: eta is not in [0, 1], or the denoiser has no `with_uncond`.
     """
 
     eta: float = 0.0
@@ -57,9 +56,17 @@ class DDIMCFGpp(Sampler):
 
 @dataclass(frozen=True)
 class DPMpp2MCFGpp(Sampler):
-    """DPM-Solver++(2M) with CFG++ guidance: one call a step.
+    """DPM-Solver++(2M) with CFG++ guidance: second order by looking one step back, one call per step.
 
-    The denoiser must have `with_uncond(x, sigma) -> (guided x̂₀, unconditional x̂₀)`; ValueError where it has not.
+    With D_w the guided and D_∅ the unconditional prediction of x₀, q = σ⁺/σ, h = log(σ/σ⁺), ⁺ for the next level and
+    ′ for the previous step:
+        x⁺ = D_w + q (x − D_∅) + (1 − q)(h/2h′)(D_w − D_∅′)
+
+    This is the form of the authors' code. The order is that without guidance, D_w = D_∅. The first step and the step
+    to σ⁺ = 0 leave out the last term. (Chung et al. 2024, arXiv:2406.08070)
+
+    Raises:
+        ValueError: the denoiser has no `with_uncond`.
     """
 
     order: ClassVar[int] = 2

@@ -1,4 +1,4 @@
-"""Checks that answer a slip with one clear line: what was given, what would be right."""
+"""Checks of options. A mistake gets one clear line: what was given, and what would be right."""
 
 from __future__ import annotations
 
@@ -25,19 +25,27 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> str:
 
 
 def look_up(kind: str, name: str, known: Mapping[str, T]) -> T:
-    """`known[name]`; raises ValueError with the nearest name and all that are known."""
+    """`known[name]`.
+
+    Raises:
+        ValueError: the name is not known; the message has the nearest one and all that are known.
+    """
     if name not in known:
         raise ValueError(unknown(kind, name, known))
     return known[name]
 
 
 def options_of(target: Callable[..., object]) -> tuple[str, ...]:
-    """The names `target` can be called with, less the `steps` and `levels` that every grid takes."""
+    """The parameters of `target`, without the `steps` and `levels` that every grid takes."""
     return tuple(name for name in inspect.signature(target).parameters if name not in ("steps", "levels"))
 
 
 def check_options(what: str, target: Callable[..., object], options: Mapping[str, Any]) -> None:
-    """Raise ValueError at the first of `options` that `target` does not take; `what` names it in the message."""
+    """Check that `target` takes all of `options`; `what` names it in the message.
+
+    Raises:
+        ValueError: an option is unknown.
+    """
     known = options_of(target)
     for option in options:
         if option not in known:
@@ -46,27 +54,43 @@ def check_options(what: str, target: Callable[..., object], options: Mapping[str
 
 
 def whole(where: str, value: object, low: int) -> None:
-    """Raise ValueError unless `value` is an integer of at least `low`."""
+    """Check an integer of at least `low`.
+
+    Raises:
+        ValueError: it is not.
+    """
     if not isinstance(value, int) or isinstance(value, bool) or value < low:
         raise ValueError(f"{where} must be an integer of at least {low}, got {value!r}")
 
 
 def one_of(where: str, value: object, known: Iterable[str | int]) -> None:
-    """Raise ValueError unless `value` is one of `known`, which are texts or integers."""
+    """Check a choice among `known`, which are texts or integers.
+
+    Raises:
+        ValueError: it is none of them.
+    """
     known = list(known)
     if isinstance(value, bool) or not isinstance(value, str | int) or value not in known:
         raise ValueError(f"{where} must be one of {', '.join(map(repr, known))}, got {value!r}")
 
 
 def within(where: str, value: object, low: float, high: float = math.inf) -> None:
-    """Raise ValueError unless `value` is a finite number with low ≤ value ≤ high."""
+    """Check a finite number with low ≤ value ≤ high.
+
+    Raises:
+        ValueError: it is not.
+    """
     if not _finite(value) or not low <= value <= high:  # type: ignore[operator]
-        span = f"lie in [{low}, {high}]" if high < math.inf else f"be a number of at least {low}"
+        span = f"be in [{low}, {high}]" if high < math.inf else f"be a number of at least {low}"
         raise ValueError(f"{where} must {span}, got {value!r}")
 
 
 def positive(where: str, value: object) -> None:
-    """Raise ValueError unless `value` is a finite number above zero."""
+    """Check a finite number above 0.
+
+    Raises:
+        ValueError: it is not.
+    """
     if not _finite(value) or not value > 0:  # type: ignore[operator]
         raise ValueError(f"{where} must be a number above 0, got {value!r}")
 

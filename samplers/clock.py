@@ -1,4 +1,4 @@
-"""The model's own time t(σ), for the rules that are polynomials in it or halve it."""
+"""The model's own time t(σ), for samplers that are polynomials in it or halve it."""
 
 from __future__ import annotations
 

@@ -1,12 +1,4 @@
-"""DDIM (Song, Meng, Ermon 2021, eq. 12 and 16).
-
-    x_{t−1} = √ᾱ_{t−1} x̂₀ + √(1−ᾱ_{t−1}−σ_t²) ε̂ + σ_t z,   σ_t² = η² (1−ᾱ_{t−1})/(1−ᾱ_t) (1 − ᾱ_t/ᾱ_{t−1})
-
-In the σ clock (each x over its own √ᾱ, ᾱ = 1/(1+σ²), ⁺ for t−1), with ε̂ = (x − x̂₀)/σ:
-    x⁺ = x̂₀ + √(σ⁺² − η² v) ε̂ + η √v z,   v = σ⁺² (σ² − σ⁺²)/σ²
-
-η = 0 is Euler's method, η = 1 is DDPM.  https://arxiv.org/abs/2010.02502
-"""
+"""DDIM."""
 
 from __future__ import annotations
 
@@ -22,9 +14,19 @@ from samplers.checks import within
 
 @dataclass(frozen=True)
 class DDIM(Sampler):
-    """DDIM, from deterministic (eta 0) to DDPM (eta 1): first order, one call a step.
+    """DDIM, from deterministic (eta 0) to DDPM (eta 1): first order, one call per step.
 
-    ValueError unless 0 ≤ eta ≤ 1.
+    In the paper's terms:
+        x_{t−1} = √ᾱ_{t−1} x̂₀ + √(1 − ᾱ_{t−1} − σ_t²) ε̂ + σ_t z
+        σ_t²    = η² (1 − ᾱ_{t−1})/(1 − ᾱ_t) (1 − ᾱ_t/ᾱ_{t−1})
+
+    In the σ clock (each x over its own √ᾱ, ᾱ = 1/(1 + σ²), ⁺ for t−1), with ε̂ = (x − x̂₀)/σ:
+        x⁺ = x̂₀ + √(σ⁺² − η² v) ε̂ + η √v z,   v = σ⁺² (σ² − σ⁺²)/σ²
+
+    `eta` scales the noise: 0 is Euler's method, 1 is DDPM. (Song, Meng, Ermon 2021, arXiv:2010.02502, eq. 12 and 16)
+
+    Raises:
+        ValueError: eta is not in [0, 1].
     """
 
     eta: float = 0.0

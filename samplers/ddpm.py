@@ -1,13 +1,4 @@
-"""DDPM ancestral sampling (Ho, Jain, Abbeel 2020, eq. 6-7 and Algorithm 2, with the posterior variance β̃).
-
-    x_{t−1} ~ N(μ̃, β̃ I),   β̃ = (1−ᾱ_{t−1})/(1−ᾱ_t) β_t
-    μ̃ = √ᾱ_{t−1} β_t/(1−ᾱ_t) x̂₀ + √α_t (1−ᾱ_{t−1})/(1−ᾱ_t) x_t
-
-In the σ clock (each x over its own √ᾱ, ᾱ = 1/(1+σ²), ⁺ for t−1):
-    x⁺ = x̂₀ + (σ⁺²/σ²)(x − x̂₀) + √v z,   v = σ⁺² (σ² − σ⁺²)/σ²
-
-so any two levels may be neighbours, not only those of the training table.  https://arxiv.org/abs/2006.11239
-"""
+"""DDPM ancestral sampling."""
 
 from __future__ import annotations
 
@@ -23,7 +14,18 @@ from samplers.base import Denoiser, Noise, Sampler, between
 
 @dataclass(frozen=True)
 class DDPM(Sampler):
-    """Ancestral sampling from the DDPM posterior: first order, one call a step."""
+    """Ancestral sampling from the DDPM posterior: first order, one call per step.
+
+    In the paper's terms, with the posterior variance β̃:
+        x_{t−1} ~ N(μ̃, β̃ I),   β̃ = (1 − ᾱ_{t−1})/(1 − ᾱ_t) β_t
+        μ̃ = √ᾱ_{t−1} β_t/(1 − ᾱ_t) x̂₀ + √α_t (1 − ᾱ_{t−1})/(1 − ᾱ_t) x_t
+
+    In the σ clock (each x over its own √ᾱ, ᾱ = 1/(1 + σ²), ⁺ for t−1):
+        x⁺ = x̂₀ + (σ⁺²/σ²)(x − x̂₀) + √v z,   v = σ⁺² (σ² − σ⁺²)/σ²
+
+    Any two levels may therefore be neighbours, not only those of the training table. The step to σ⁺ = 0 takes the
+    mean. (Ho, Jain, Abbeel 2020, arXiv:2006.11239, eq. 6-7 and Algorithm 2)
+    """
 
     stochastic: ClassVar[bool] = True
 

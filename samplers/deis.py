@@ -1,14 +1,4 @@
-"""DEIS, the exponential Adams–Bashforth method in the model's time (Zhang & Chen 2023, tAB-DEIS).
-
-With ε_j the noise that was predicted at the last levels, t_j their times, ℓ_j the Lagrange polynomials in t:
-    x⁺ = x + Σ_j ε_j ∫_σ^{σ⁺} ℓ_j(t(s)) ds
-
-The time is that of `levels`, the model's own, so the weights are its too (other programs have those of one process with
-β from 0.1 to 20 built in). They are integrals over log s by Gauss's rule with 32 nodes. Levels without a time count in
-log σ, which is the rule as diffusers has it (log-ρ), and at order 3 DPM-Solver-3M. The first steps look back as far as
-there is something to see; the step to σ⁺ = 0, which has no time, is Euler's. A table of timesteps is a polygon: at some
-hundreds of steps its corners show, and the order sinks towards 2.  https://arxiv.org/abs/2204.13902
-"""
+"""DEIS, the exponential Adams–Bashforth method in the model's time."""
 
 from __future__ import annotations
 
@@ -31,10 +21,23 @@ _POINTS, _SHARES = (values.tolist() for values in np.polynomial.legendre.leggaus
 
 @dataclass(frozen=True)
 class DEIS(Sampler):
-    """DEIS (tAB), Adams–Bashforth in the model's time: up to fourth order by looking back, one call a step.
+    """DEIS (tAB), Adams–Bashforth in the model's time: up to fourth order by looking back, one call per step.
 
-    `max_order` is how many predictions a step uses, this one included; `levels` are the model's, Stable Diffusion v1's
-    by default (`samplers.with_levels` sets them). ValueError unless 1 ≤ max_order ≤ 4.
+    With ε_j the noise predicted at the last levels, t_j their times, ℓ_j the Lagrange polynomials in t and ⁺ for the
+    next level:
+        x⁺ = x + Σ_j ε_j ∫_σ^{σ⁺} ℓ_j(t(s)) ds
+
+    `max_order` is how many predictions a step uses, this one included. `levels` are those of the model, Stable
+    Diffusion v1's by default (`with_levels` sets them), and give the time t(σ). Other programs have the weights of one
+    process built in, with β from 0.1 to 20. The integrals are over log s by Gauss's rule with 32 nodes. Levels without
+    a time count in log σ, which is the form in diffusers (log-ρ), and at order 3 is DPM-Solver-3M.
+
+    The first steps look back as far as they can. The step to σ⁺ = 0, which has no time, is Euler's. A table of
+    timesteps is a polygon: at some hundreds of steps its corners show, and the order sinks towards 2.
+    (Zhang and Chen 2023, arXiv:2204.13902, tAB-DEIS)
+
+    Raises:
+        ValueError: max_order is not 1, 2, 3 or 4.
     """
 
     max_order: int = 3

@@ -1,12 +1,4 @@
-"""DPM2, the midpoint method at the geometric middle of a step (Crowson, k-diffusion, 2022).
-
-With m = √(σ σ⁺) and ⁺ for the next level:
-    d   = (x − D(x, σ))/σ,        x_m = x + (m − σ) d
-    d_m = (x_m − D(x_m, m))/m,    x⁺  = x + (σ⁺ − σ) d_m
-
-In the σ clock this is DPM-Solver-2 with r = ½ (Lu et al. 2022, Algorithm 1). The step to σ⁺ = 0 is Euler's.
-https://arxiv.org/abs/2206.00927
-"""
+"""DPM2, the midpoint method at the geometric middle of a step."""
 
 from __future__ import annotations
 
@@ -22,7 +14,17 @@ from samplers.base import Denoiser, Noise, Sampler
 
 @dataclass(frozen=True)
 class DPM2(Sampler):
-    """DPM2, the midpoint method in log σ: second order, two calls a step, one for the step to zero."""
+    """DPM2, the midpoint method in log σ: second order, two calls per step.
+
+    With m = √(σ σ⁺) and ⁺ for the next level:
+        d   = (x − D(x, σ))/σ
+        x_m = x + (m − σ) d
+        d_m = (x_m − D(x_m, m))/m
+        x⁺  = x + (σ⁺ − σ) d_m
+
+    In the σ clock this is DPM-Solver-2 with r = ½. The step to σ⁺ = 0 is Euler's and makes one call.
+    (Crowson 2022, k-diffusion; Lu et al. 2022, arXiv:2206.00927, Algorithm 1)
+    """
 
     order: ClassVar[int] = 2
 

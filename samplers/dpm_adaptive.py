@@ -1,19 +1,4 @@
-"""DPM-Solver-12 and -23 with adaptive steps (Lu et al. 2022, appendix C), each image with steps of its own.
-
-Two estimates of x⁺ share their calls, with λ = −log σ, h = λ⁺ − λ and φ at h (samplers/adams.py):
-    12:  low  = x − σ⁺ h φ₁ ε                    high = low − σ⁺ h φ₁ (ε₁ − ε)/(2 r₁)          r₁ = ½
-    23:  low  = x − σ⁺ h φ₁ [ε + (ε₁ − ε)/(2 r₁)]  high = x − σ⁺ h [φ₁ ε + φ₂ (ε₂ − ε)/r₂]       r₁ = ⅓, r₂ = ⅔
-(ε₁, ε₂ as in samplers/dpm_solver_single.py), and their distance, the mean over the pixels of one image,
-    e = √ mean [(low − high)/max(atol, rtol max(|low|, |x′|))]²     x′ the last low estimate
-decides over that image's step and the next, as a PID controller (Söderlind 2003, in the form of Crowson's k-diffusion):
-    h ← h (1 + arctan(g − 1)),   g = e^{−(P+I+D)/p} e′^{(P+2D)/p} e″^{−D/p},     p = 2 or 3
-with the errors e′, e″ of the last steps taken, 1 before them. The high estimate is taken if h is not to shrink to less
-than `safety` of itself.
-
-The paper and its programs take one mean over the batch, so that an image depends on those beside it. The grid's levels
-are stops: between two of them the rule steps as it likes, so its first and last positive level, and 0, are grid enough.
-The step to σ⁺ = 0 is Euler's.  https://arxiv.org/abs/2206.00927, https://doi.org/10.1145/641876.641877
-"""
+"""DPM-Solver-12 and -23 with adaptive steps."""
 
 from __future__ import annotations
 
@@ -29,7 +14,7 @@ from samplers.checks import one_of, positive, within
 
 
 class Control(NamedTuple):
-    """What each image takes along: its step in log σ, the last two errors, and the state before this one."""
+    """What each image takes along: its step in log σ, its last two errors, and the state before this one."""
 
     h: Tensor  # (B,) float64, on the CPU like the errors
     error: Tensor
@@ -39,14 +24,37 @@ class Control(NamedTuple):
 
 @dataclass(frozen=True)
 class DPMSolverAdaptive(AdaptiveSampler):
-    """DPM-Solver-12 or -23 with adaptive steps, for each image its own: order 2 or 3 in its steps.
+    """DPM-Solver-12 or -23 with adaptive steps, each image with its own: order 2 or 3 in its steps.
 
-    `pair` is "12" (two calls a try) or "23" (three); `rtol` and `atol` bound the error of a step, `h_init` is the first
-    step in log σ, `pcoeff`, `icoeff`, `dcoeff` are P, I, D, and a step that is to shrink below `safety` is tried again.
-    The denoiser is called with a level for each image, (B,), and always with the whole batch.
+    Two estimates of x⁺ share their calls. With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level, φ_k at h
+    (φ₁ = (e^h − 1)/h, φ₂ = (φ₁ − 1)/h), and ε₁, ε₂ the noise predicted at the inner levels r₁ and r₂ as in
+    DPM-Solver-2 and -3:
+        12:  low  = x − σ⁺ h φ₁ ε                        r₁ = ½
+             high = low − σ⁺ h φ₁ (ε₁ − ε)/(2 r₁)
+        23:  low  = x − σ⁺ h φ₁ [ε + (ε₁ − ε)/(2 r₁)]    r₁ = ⅓
+             high = x − σ⁺ h [φ₁ ε + φ₂ (ε₂ − ε)/r₂]     r₂ = ⅔
 
-    Raises ValueError for options out of range (an rtol below the digits of the state when the first step is made), and
-    RuntimeError where the error of a step cannot be brought down, as with a denoiser that is not finite.
+    Their distance, a mean over the pixels of one image, controls the size of that image's step, with x′ the previous
+    low estimate:
+        e = √ mean [(low − high)/max(atol, rtol max(|low|, |x′|))]²
+        h ← h (1 + arctan(g − 1)),   g = e^{−(P+I+D)/p} e′^{(P+2D)/p} e″^{−D/p},   p = 2 or 3
+
+    e′ and e″ are the errors of the previous two steps taken, and 1 before them. This is a PID controller (Söderlind
+    2003, doi:10.1145/641876.641877, in the form of Crowson 2022, k-diffusion). The high estimate is taken unless h is
+    to shrink to less than `safety` of itself; then the step is tried again.
+
+    `pair` is "12" (two calls per try) or "23" (three calls). `rtol` and `atol` bound the error of a step. `h_init` is
+    the first step in log σ. `pcoeff`, `icoeff` and `dcoeff` are P, I and D. The denoiser is called with one level per
+    image, of shape (B,), and always with the whole batch. The paper and its programs take one mean over the batch, so
+    that an image depends on the others in it.
+
+    The levels of the grid are stops, and between two of them the sampler chooses its steps. The first and the last
+    positive level, and 0, are grid enough. The step to σ⁺ = 0 is Euler's. (Lu et al. 2022, arXiv:2206.00927,
+    appendix C)
+
+    Raises:
+        ValueError: an option is out of range, or, when the first step is made, rtol is below the precision of x.
+        RuntimeError: the error of a step cannot be brought down, for example because the denoiser is not finite.
     """
 
     pair: Literal["12", "23"] = "23"
@@ -92,7 +100,9 @@ class DPMSolverAdaptive(AdaptiveSampler):
         here, smallest = begin * ones, sqrt(eps)  # below it h² is lost in the digits of x
         while (going := here < end).any():
             last = here + h >= end
-            start = torch.where(going, here, begin)  # who has arrived comes along at levels it knows, and is ignored
+            start = torch.where(
+                going, here, begin
+            )  # images that have arrived are computed too, at a level in range, and ignored
             size = torch.where(last | ~going, end - start, h)
             low, high = self._pair(denoise, x, start, torch.where(last | ~going, end, start + size), size)
             found = self._error(low, high, x_before)
@@ -111,7 +121,7 @@ class DPMSolverAdaptive(AdaptiveSampler):
         return x, Control(h, error, error_before, x_before)
 
     def _pair(self, denoise: Denoiser, x: Tensor, start: Tensor, end: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """The low and the high estimate of x at λ = `end`, one level an image."""
+        """The low and the high estimate of x at λ = `end`, one level per image."""
         s, t = torch.exp(-start), torch.exp(-end)
         eps = self._noise(denoise, x, s)
         euler = x + _column(t - s, x) * eps
@@ -126,7 +136,7 @@ class DPMSolverAdaptive(AdaptiveSampler):
         return euler + _column((t - s) * 1.5, x) * d1, euler - _column(1.5 * _second(t, h), x) * d2
 
     def _noise(self, denoise: Denoiser, x: Tensor, sigma: Tensor) -> Tensor:
-        levels = cast(Any, sigma.to(x))  # one an image, as Denoiser allows
+        levels = cast(Any, sigma.to(x))  # one per image, as Denoiser allows
         return (x - denoise(x, levels)) / _column(sigma, x)
 
     def _error(self, low: Tensor, high: Tensor, before: Tensor) -> Tensor:
@@ -135,7 +145,7 @@ class DPMSolverAdaptive(AdaptiveSampler):
         return ((low - high) / scale).reshape(len(low), -1).double().square().mean(1).sqrt().cpu()
 
     def _factor(self, error: Tensor, before: Tensor, before_that: Tensor) -> Tensor:
-        """By how much the step of every image is to grow."""
+        """The factor by which the step of every image is to grow."""
         p, i, d = self.pcoeff, self.icoeff, self.dcoeff
         powers = ((error, p + i + d), (before, -p - 2 * d), (before_that, d))
         growth = torch.ones_like(error)

@@ -1,23 +1,6 @@
-"""The multistep DPM-Solvers: DPM-Solver on ε, DPM-Solver++ on x̂₀ (Lu et al. 2022).
+"""The multistep DPM-Solvers: DPM-Solver on ε, DPM-Solver++ on x̂₀.
 
-With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level and ′, ″ for the last steps, r = h′/h, r′ = h″/h:
-    first difference    D′ = (D − D₋₁)/r                              at the last step
-    and there second    D″ = (D′ − (D₋₁ − D₋₂)/r′)/(r + r′)
-    the quadratic       D + (D′ + r D″) θ + D″ θ²                     θ = (λ(s) − λ)/h
-
-and with the φ functions of samplers/adams.py:
-
-    DPM-Solver++(2M)   x⁺ = (σ⁺/σ) x + (1 − σ⁺/σ)(D + ½ D′)                             D = x̂₀, Algorithm 2
-    DPM-Solver++(3M)   x⁺ = (σ⁺/σ) x + h [φ₁ D + φ₂ (D′ + r D″) + 2 φ₃ D″]              D = x̂₀, φ at −h
-    DPM-Solver-2M      x⁺ = x − σ⁺ (e^h − 1)(D + ½ D′)                                  D = ε
-    DPM-Solver-3M      x⁺ = x − σ⁺ h [φ₁ D + φ₂ (D′ + r D″) + 2 φ₃ D″]                  D = ε, φ at h
-
-The two 3M rules integrate the quadratic exactly: ∫₀¹ e^{(1−θ)z} θ² dθ = 2 φ₃(z). The authors' code, and what was made
-after it, takes D″ for the second derivative and has φ₃ D″. That is variant "published": its steps keep an error of
-h³ φ₃ and the rule is of second order; "corrected" is of third.
-
-The first steps are of the order that there is something to look back on; the one to σ⁺ = 0 is Euler's, D = x̂₀.
-https://arxiv.org/abs/2206.00927, https://arxiv.org/abs/2211.01095
+The φ functions are those of samplers/adams.py: φ₁(z) = (e^z − 1)/z and φ_{k+1}(z) = (φ_k(z) − 1/k!)/z.
 """
 
 from __future__ import annotations
@@ -48,7 +31,14 @@ VARIANTS = ("corrected", "published")
 
 @dataclass(frozen=True)
 class DPMpp2M(Sampler):
-    """DPM-Solver++(2M): second order by looking one step back, one call a step."""
+    """DPM-Solver++(2M): second order by looking one step back, one call per step.
+
+    With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level and ′ for the previous step:
+        x⁺ = (σ⁺/σ) x + (1 − σ⁺/σ) [D + (h/2h′)(D − D′)]
+
+    D is the prediction of x₀ at σ. The first step and the step to σ⁺ = 0 are Euler's. (Lu et al. 2022,
+    arXiv:2211.01095, Algorithm 2)
+    """
 
     order: ClassVar[int] = 2
 
@@ -65,9 +55,20 @@ class DPMpp2M(Sampler):
 
 @dataclass(frozen=True)
 class DPMpp3M(Sampler):
-    """DPM-Solver++(3M): third order by looking two steps back, one call a step.
+    """DPM-Solver++(3M): third order by looking two steps back, one call per step.
 
-    `variant` "published" is the rule of the authors' code, of second order; see above. ValueError for another variant.
+    With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level, D, D₁, D₂ the last predictions of x₀, made at θ = 0, −r₁, −r₂ in
+    units of h, and φ at −h:
+        Δ₁ = [D − D₁]/r₁                        the first divided difference
+        Δ₂ = (Δ₁ − [D₁ − D₂]/(r₂ − r₁))/r₂      the second
+        x⁺ = (σ⁺/σ) x + h [φ₁ D + φ₂ (Δ₁ + r₁ Δ₂) + 2 φ₃ Δ₂]
+
+    This integrates the parabola through the three exactly. The authors' code, and what was made after it, has φ₃ Δ₂ in
+    place of 2 φ₃ Δ₂. That is `variant` "published", of second order; "corrected" is of third. The first steps look back
+    as far as they can. The step to σ⁺ = 0 is Euler's. (Lu et al. 2022, arXiv:2211.01095)
+
+    Raises:
+        ValueError: variant is not "corrected" or "published".
     """
 
     variant: Variant = "corrected"
@@ -101,7 +102,13 @@ class DPMpp3M(Sampler):
 
 @dataclass(frozen=True)
 class DPMSolver2M(Sampler):
-    """DPM-Solver-2M, the multistep rule on ε: second order by looking one step back, one call a step."""
+    """DPM-Solver-2M, the multistep form on ε: second order by looking one step back, one call per step.
+
+    With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level and ′ for the previous step:
+        x⁺ = x − σ⁺ (e^h − 1) [ε + (h/2h′)(ε − ε′)]
+
+    The first step and the step to σ⁺ = 0 are Euler's. (Lu et al. 2022, arXiv:2206.00927, in multistep form)
+    """
 
     order: ClassVar[int] = 2
 
@@ -120,9 +127,20 @@ class DPMSolver2M(Sampler):
 
 @dataclass(frozen=True)
 class DPMSolver3M(Sampler):
-    """DPM-Solver-3M, the multistep rule on ε: third order by looking two steps back, one call a step.
+    """DPM-Solver-3M, the multistep form on ε: third order by looking two steps back, one call per step.
 
-    `variant` "published" is the rule of the authors' code, of second order; see above. ValueError for another variant.
+    With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level, ε, ε₁, ε₂ the last predictions of the noise, made at θ = 0, −r₁,
+    −r₂ in units of h, and φ at h:
+        Δ₁ = [ε − ε₁]/r₁                        the first divided difference
+        Δ₂ = (Δ₁ − [ε₁ − ε₂]/(r₂ − r₁))/r₂      the second
+        x⁺ = x − σ⁺ h [φ₁ ε + φ₂ (Δ₁ + r₁ Δ₂) + 2 φ₃ Δ₂]
+
+    This integrates the parabola through the three exactly. The authors' code has φ₃ Δ₂ in place of 2 φ₃ Δ₂. That is
+    `variant` "published", of second order; "corrected" is of third. The first steps look back as far as they can. The
+    step to σ⁺ = 0 is Euler's. (Lu et al. 2022, arXiv:2206.00927, in multistep form)
+
+    Raises:
+        ValueError: variant is not "corrected" or "published".
     """
 
     variant: Variant = "corrected"
@@ -157,7 +175,7 @@ def _noise_step(
     look: int,
     variant: str,
 ) -> tuple[Tensor, tuple[Node, ...]]:
-    """A step of the rules on ε with up to `look` predictions."""
+    """A step on ε with up to `look` predictions."""
     x0 = denoise(x, sigma)
     history = (Node(sigma, x - x0), *(memory or ()))[:look]
     if sigma_next == 0 or len(history) == 1:

@@ -1,22 +1,9 @@
 """The single-step DPM-Solvers: DPM-Solver-2 and -3 on ε, DPM-Solver++(2S) and (3S) on x̂₀, DPM-Solver-fast.
 
-With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level, s₁ and s₂ the levels r₁ and r₂ of the step in λ, and the φ functions
-of samplers/adams.py. On the noise ε (Lu et al. 2022, Algorithms 1 and 2, and their general forms in its appendix):
-    u₁ = x − s₁ r₁h φ₁(r₁h) ε                                                          Euler to s₁
-    2:  x⁺ = x − σ⁺ h φ₁(h) [ε + (ε(u₁, s₁) − ε)/(2 r₁)]
-    3:  u₂ = x − s₂ r₂h [φ₁(r₂h) ε + φ₂(r₂h) (r₂/r₁)(ε(u₁, s₁) − ε)]
-        x⁺ = x − σ⁺ h [φ₁(h) ε + φ₂(h) (ε(u₂, s₂) − ε)/r₂]
+The first term of each is Euler's step, so each is Euler's step and a correction.
 
-On x̂₀ (Lu et al. 2022, DPM-Solver++, Algorithm 1 and appendix), D short for x̂₀ at (x, σ):
-    u₁ = (s₁/σ) x + r₁h φ₁(−r₁h) D                                                     Euler to s₁
-    2S: x⁺ = (σ⁺/σ) x + h φ₁(−h) [D + (D(u₁, s₁) − D)/(2 r₁)]
-    3S: u₂ = (s₂/σ) x + r₂h [φ₁(−r₂h) D + φ₂(−r₂h) (r₂/r₁)(D(u₁, s₁) − D)]
-        x⁺ = (σ⁺/σ) x + h [φ₁(−h) D + φ₂(−h) (D(u₂, s₂) − D)/r₂]
-
-The first terms are Euler's step in all of them, so each is Euler's and a correction. A step to σ⁺ = 0 is Euler's alone.
-r₁ is free. r₂ is not: the second derivative has φ₂ r₂/2 in place of φ₃, and only at r₂ = ⅔ do they agree as h → 0. The
-authors' code takes any, and with another the rules of order 3 are of order 2.
-https://arxiv.org/abs/2206.00927, https://arxiv.org/abs/2211.01095
+r₁ is free. r₂ is not: the second derivative has φ₂ r₂/2 in place of φ₃, and they agree as h → 0 only at r₂ = ⅔. The
+authors' code takes any r₂, and with another one the samplers of order 3 are of order 2.
 """
 
 from __future__ import annotations
@@ -34,9 +21,17 @@ from samplers.checks import one_of, within
 
 @dataclass(frozen=True)
 class DPMSolver2S(Sampler):
-    """DPM-Solver-2 on ε: second order, two calls a step, one for the step to zero.
+    """DPM-Solver-2 on ε: second order, two calls per step.
 
-    `r1` is where in the step, in log σ, the second call is made. ValueError unless 0.01 ≤ r1 ≤ 1.
+    With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level, s₁ the level at r₁ of the step in λ and φ₁(z) = (e^z − 1)/z:
+        u₁ = x − s₁ r₁h φ₁(r₁h) ε
+        x⁺ = x − σ⁺ h φ₁(h) [ε + (ε(u₁, s₁) − ε)/(2 r₁)]
+
+    `r1` is where in the step, in log σ, the second call is made. The step to σ⁺ = 0 is Euler's and makes one call.
+    (Lu et al. 2022, arXiv:2206.00927, Algorithm 1)
+
+    Raises:
+        ValueError: r1 is not in [0.01, 1].
     """
 
     order: ClassVar[int] = 2
@@ -56,9 +51,19 @@ class DPMSolver2S(Sampler):
 
 @dataclass(frozen=True)
 class DPMSolver3S(Sampler):
-    """DPM-Solver-3 on ε: third order, three calls a step, one for the step to zero.
+    """DPM-Solver-3 on ε: third order, three calls per step.
 
-    `r1` is where in the step, in log σ, the second call is made; the third is at ⅔. ValueError unless 0.01 ≤ r1 ≤ 1.
+    With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level, s₁ and s₂ the levels at r₁ and r₂ = ⅔ of the step in λ,
+    φ₁(z) = (e^z − 1)/z and φ₂(z) = (φ₁(z) − 1)/z:
+        u₁ = x − s₁ r₁h φ₁(r₁h) ε
+        u₂ = x − s₂ r₂h [φ₁(r₂h) ε + φ₂(r₂h) (r₂/r₁)(ε(u₁, s₁) − ε)]
+        x⁺ = x − σ⁺ h [φ₁(h) ε + φ₂(h) (ε(u₂, s₂) − ε)/r₂]
+
+    `r1` is where in the step, in log σ, the second call is made. The step to σ⁺ = 0 is Euler's and makes one call.
+    (Lu et al. 2022, arXiv:2206.00927, Algorithm 2)
+
+    Raises:
+        ValueError: r1 is not in [0.01, 1].
     """
 
     order: ClassVar[int] = 3
@@ -78,9 +83,18 @@ class DPMSolver3S(Sampler):
 
 @dataclass(frozen=True)
 class DPMpp2S(Sampler):
-    """DPM-Solver++(2S) on x̂₀: second order, two calls a step, one for the step to zero.
+    """DPM-Solver++(2S) on x̂₀: second order, two calls per step.
 
-    `r1` is where in the step, in log σ, the second call is made. ValueError unless 0.01 ≤ r1 ≤ 1.
+    With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level, s₁ the level at r₁ of the step in λ, φ₁(z) = (e^z − 1)/z and D
+    short for D(x, σ):
+        u₁ = (s₁/σ) x + r₁h φ₁(−r₁h) D
+        x⁺ = (σ⁺/σ) x + h φ₁(−h) [D + (D(u₁, s₁) − D)/(2 r₁)]
+
+    `r1` is where in the step, in log σ, the second call is made. The step to σ⁺ = 0 is Euler's and makes one call.
+    (Lu et al. 2022, arXiv:2211.01095, Algorithm 1)
+
+    Raises:
+        ValueError: r1 is not in [0.01, 1].
     """
 
     order: ClassVar[int] = 2
@@ -103,9 +117,19 @@ class DPMpp2S(Sampler):
 
 @dataclass(frozen=True)
 class DPMpp3S(Sampler):
-    """DPM-Solver++(3S) on x̂₀: third order, three calls a step, one for the step to zero.
+    """DPM-Solver++(3S) on x̂₀: third order, three calls per step.
 
-    `r1` is where in the step, in log σ, the second call is made; the third is at ⅔. ValueError unless 0.01 ≤ r1 ≤ 1.
+    With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level, s₁ and s₂ the levels at r₁ and r₂ = ⅔ of the step in λ,
+    φ₁(z) = (e^z − 1)/z, φ₂(z) = (φ₁(z) − 1)/z and D short for D(x, σ):
+        u₁ = (s₁/σ) x + r₁h φ₁(−r₁h) D
+        u₂ = (s₂/σ) x + r₂h [φ₁(−r₂h) D + φ₂(−r₂h) (r₂/r₁)(D(u₁, s₁) − D)]
+        x⁺ = (σ⁺/σ) x + h [φ₁(−h) D + φ₂(−h) (D(u₂, s₂) − D)/r₂]
+
+    `r1` is where in the step, in log σ, the second call is made. The step to σ⁺ = 0 is Euler's and makes one call.
+    (Lu et al. 2022, arXiv:2211.01095, appendix)
+
+    Raises:
+        ValueError: r1 is not in [0.01, 1].
     """
 
     order: ClassVar[int] = 3
@@ -132,12 +156,18 @@ class DPMpp3S(Sampler):
 
 @dataclass(frozen=True)
 class DPMSolverFast(Sampler):
-    """DPM-Solver-fast: DPM-Solver-3 steps and an end that spends what is left of a budget of calls; second order.
+    """DPM-Solver-fast: DPM-Solver-3 steps, and an end that spends what is left of a budget of calls; second order.
 
-    For a budget of K calls the authors take ⌊K/3⌋ + 1 steps, even in log σ: all of order 3 but the last two, of order
-    2 and 1, where 3 divides K, and else the last, whose order is the remainder (Lu et al. 2022, section 3.4). Here the
-    grid gives the steps and `remainder` = K mod 3 says how they end; one that leads to 0 is always Euler's. ValueError
-    unless the remainder is 0, 1 or 2.
+    For a budget of K calls the authors take ⌊K/3⌋ + 1 steps, even in log σ:
+        K mod 3 = 0    order 3 in all steps but the last two, which are of order 2 and 1
+        K mod 3 = r    order 3 in all steps but the last, which is of order r
+
+    Here the grid gives the steps, and `remainder` = K mod 3 says how they end. A step of order 3 is DPM-Solver-3's with
+    r₁ = ⅓, one of order 2 is DPM-Solver-2's with r₁ = ½, and one of order 1 is Euler's. A step to 0 is always Euler's.
+    (Lu et al. 2022, arXiv:2206.00927, section 3.4)
+
+    Raises:
+        ValueError: remainder is not 0, 1 or 2.
     """
 
     remainder: int = 0

@@ -1,13 +1,4 @@
-"""DPM-Solver++(2M) SDE (Lu et al. 2022, SDE-DPM-Solver++; Crowson, k-diffusion, 2022).
-
-The reverse SDE with η times its noise, dx = (1+η)(D − x) dλ + √(2η) σ dB, over a step of h in λ = −log σ. With
-H = (1+η) h, a = (σ⁺/σ) e^{−ηh} = e^{−H}, D = x̂₀, ⁺ for the next level and ′ for the previous step:
-    midpoint   x⁺ = a x + (1 − a) D + ½ (1 − a)(h/h′)(D − D′)           + σ⁺ √(1 − e^{−2ηh}) z
-    heun       x⁺ = a x + (1 − a) D + (1 − (1 − a)/H)(h/h′)(D − D′)     + σ⁺ √(1 − e^{−2ηh}) z
-
-heun integrates the line through D and D′ exactly. The first step, and the one to σ⁺ = 0, take D alone; η = 0 is
-DPM-Solver++(2M).                                                                      https://arxiv.org/abs/2211.01095
-"""
+"""DPM-Solver++(2M) SDE."""
 
 from __future__ import annotations
 
@@ -25,9 +16,19 @@ from samplers.checks import one_of, within
 
 @dataclass(frozen=True)
 class DPMpp2MSDE(Sampler):
-    """DPM-Solver++(2M) SDE: second order in law by looking one step back, one call a step.
+    """DPM-Solver++(2M) SDE: second order in law by looking one step back, one call per step.
 
-    `eta` ≥ 0 scales the noise: 0 is DPM-Solver++(2M), 1 the reverse SDE. ValueError for another eta or solver.
+    The reverse SDE with η times its noise is dx = (1+η)(D − x) dλ + √(2η) σ dB in λ = −log σ. Over a step of h, with
+    H = (1+η) h, a = (σ⁺/σ) e^{−ηh} = e^{−H}, D = x̂₀, ⁺ for the next level and ′ for the previous step:
+        midpoint   x⁺ = a x + (1 − a) D + ½ (1 − a)(h/h′)(D − D′)           + σ⁺ √(1 − e^{−2ηh}) z
+        heun       x⁺ = a x + (1 − a) D + (1 − (1 − a)/H)(h/h′)(D − D′)     + σ⁺ √(1 − e^{−2ηh}) z
+
+    `eta` ≥ 0 scales the noise: 0 is DPM-Solver++(2M), 1 is the reverse SDE. `solver` "heun" integrates the line through
+    D and D′ exactly. The first step and the step to σ⁺ = 0 use D alone. (Lu et al. 2022, arXiv:2211.01095,
+    SDE-DPM-Solver++; Crowson 2022, k-diffusion)
+
+    Raises:
+        ValueError: eta is not a number of at least 0, or solver is not "midpoint" or "heun".
     """
 
     order: ClassVar[int] = 2

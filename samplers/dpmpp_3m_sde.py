@@ -1,19 +1,4 @@
-"""DPM-Solver++(3M) SDE (Crowson, k-diffusion, 2023, after Lu et al. 2022, arXiv:2211.01095).
-
-The reverse SDE with η times its noise, dx = (1+η)(D − x) dλ + √(2η) σ dB, over a step of h in λ = −log σ. With
-H = (1+η) h, the φ functions of samplers/adams.py at −H, ⁺ for the next level, and for the last predictions D, D₁, D₂ at
-θ = 0, −r, −r−r′ in units of h:
-    D′ = f[0, −r] + r D″         the slope at θ = 0
-    D″ = f[0, −r, −r−r′]         the second divided difference, half of the second derivative
-    x⁺ = e^{−H} x + H [φ₁ D + φ₂ D′ + 2 φ₃ D″] + σ⁺ √(1 − e^{−2ηh}) z
-
-which integrates the parabola through the three exactly. What is published has other factors of D″:
-    corrected    2 H φ₃       as above
-    published    H φ₃         k-diffusion and what was made after it, also without noise (DPM-Solver++(3M))
-    diffusers    H φ₃ − 1     diffusers' DPMSolverMultistepScheduler, where a sign is lost: first order
-
-The first steps look back as far as there is something to see; the one to σ⁺ = 0 takes D alone.
-"""
+"""DPM-Solver++(3M) SDE."""
 
 from __future__ import annotations
 
@@ -33,10 +18,25 @@ VARIANTS = ("corrected", "published", "diffusers")
 
 @dataclass(frozen=True)
 class DPMpp3MSDE(Sampler):
-    """DPM-Solver++(3M) SDE: second order in law, third without noise, one call a step.
+    """DPM-Solver++(3M) SDE: second order in law, third without noise, one call per step.
 
-    `eta` ≥ 0 scales the noise: 0 is DPM-Solver++(3M), 1 the reverse SDE. For `variant` see above; with "published" the
-    order is 2 at any eta, with "diffusers" 1. ValueError for another eta or variant.
+    The reverse SDE with η times its noise is dx = (1+η)(D − x) dλ + √(2η) σ dB in λ = −log σ. Over a step of h, with
+    H = (1+η) h, φ at −H, ⁺ for the next level, and D, D₁, D₂ the last predictions of x₀, made at θ = 0, −r₁, −r₂ in
+    units of h:
+        Δ₁ = [D − D₁]/r₁                        the first divided difference
+        Δ₂ = (Δ₁ − [D₁ − D₂]/(r₂ − r₁))/r₂      the second
+        x⁺ = e^{−H} x + H [φ₁ D + φ₂ (Δ₁ + r₁ Δ₂) + 2 φ₃ Δ₂] + σ⁺ √(1 − e^{−2ηh}) z
+
+    This integrates the parabola through the three exactly. Published programs have other factors of Δ₂:
+        corrected    2 H φ₃       as above
+        published    H φ₃         k-diffusion and what was made after it; second order at any eta
+        diffusers    H φ₃ − 1     diffusers' DPMSolverMultistepScheduler, where a sign is lost; first order
+
+    `eta` ≥ 0 scales the noise: 0 is DPM-Solver++(3M), 1 is the reverse SDE. The first steps look back as far as they
+    can. The step to σ⁺ = 0 uses D alone. (Crowson 2023, k-diffusion; Lu et al. 2022, arXiv:2211.01095)
+
+    Raises:
+        ValueError: eta is not a number of at least 0, or variant is unknown.
     """
 
     eta: float = 1.0

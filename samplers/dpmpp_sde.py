@@ -1,16 +1,4 @@
-"""DPM++ SDE: the midpoint rule with ancestral noise in both of its stages (Crowson, k-diffusion, 2022).
-
-With m = √(σ σ⁺), ⁺ for the next level, and for either of them σ_down, σ_up of samplers/ancestral.py:
-    x_m = D(x, σ)   + (m_down/σ)(x − D(x, σ))     + m_up z_m
-    x⁺  = D(x_m, m) + (σ_down/σ)(x − D(x_m, m))   + σ_up z
-
-z_m belongs to the step from σ to m, which is the first part of the step from σ to σ⁺ that z belongs to. They must
-therefore be one path: with y the noise from m to σ⁺,
-    √(1 − σ⁺²/σ²) z = (σ⁺/m) √(1 − m²/σ²) z_m + √(1 − σ⁺²/m²) y
-and the rule is of second order in law. Where each call for noise draws afresh (k-diffusion with a plain noise sampler,
-the single-step SDE rule of diffusers) z and z_m are independent, and the rule is of first order: variant "published".
-On a Brownian path both variants are the same.
-"""
+"""DPM++ SDE: the midpoint method with ancestral noise in both of its stages."""
 
 from __future__ import annotations
 
@@ -28,10 +16,22 @@ from samplers.checks import one_of, within
 
 @dataclass(frozen=True)
 class DPMppSDE(Sampler):
-    """DPM++ SDE: second order in law, two calls a step, one for the step to zero.
+    """DPM++ SDE, the midpoint method with noise in both stages: second order in law, two calls per step.
 
-    `eta` ≥ 0 scales the noise: 0 is DPM-Solver++(2S). `variant` "published" draws both stages afresh, see above.
-    ValueError for another eta or variant.
+    With m = √(σ σ⁺), ⁺ for the next level, and for either of them σ_down and σ_up as in Euler ancestral:
+        x_m = D(x, σ)   + (m_down/σ)(x − D(x, σ))     + m_up z_m
+        x⁺  = D(x_m, m) + (σ_down/σ)(x − D(x_m, m))   + σ_up z
+
+    z_m belongs to the step from σ to m. That is the first part of the step from σ to σ⁺, to which z belongs, so the two
+    must be of one path. With y the noise from m to σ⁺:
+        √(1 − σ⁺²/σ²) z = (σ⁺/m) √(1 − m²/σ²) z_m + √(1 − σ⁺²/m²) y
+
+    `variant` "published" draws z and z_m independently and is of first order (k-diffusion with a plain noise sampler,
+    the single-step SDE solver of diffusers). On a Brownian path both variants are the same. `eta` ≥ 0 scales the noise:
+    0 is DPM-Solver++(2S). The step to σ⁺ = 0 is Euler's and makes one call. (Crowson 2022, k-diffusion)
+
+    Raises:
+        ValueError: eta is not a number of at least 0, or variant is not "corrected" or "published".
     """
 
     eta: float = 1.0

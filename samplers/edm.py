@@ -1,15 +1,4 @@
-"""Churn: noise put back before each deterministic step (Karras et al. 2022, Algorithm 2).
-
-On a grid of N steps, with σ̂ the level a step is churned up to:
-    γ  = min(S_churn/N, √2 − 1)     if S_tmin ≤ σ ≤ S_tmax, else 0
-    σ̂  = σ + γ σ
-    x̂  = x + S_noise √(σ̂² − σ²) z
-    x⁺ = the step of Euler's or Heun's method from x̂ at σ̂ to σ⁺
-
-γ is per step, so the same S_churn puts back about the same noise on every grid; the paper's values, 30 to 80, are for
-256 steps and more. S_noise = 1 keeps the law of x at every level; the paper inflates it a little, 1.003 to 1.007,
-against what its networks take away.                                                   https://arxiv.org/abs/2206.00364
-"""
+"""Churn: noise put back before each deterministic step."""
 
 from __future__ import annotations
 
@@ -28,7 +17,7 @@ from samplers.heun import Heun
 
 @dataclass(frozen=True)
 class _Churned(Sampler):
-    """The options of Algorithm 2, and the step of `rule` from a churned state."""
+    """The options of churn, and the step of the sampler `inner` from a churned state."""
 
     inner: ClassVar[Sampler]
     s_churn: float = 5.0
@@ -68,9 +57,21 @@ class _Churned(Sampler):
 
 @dataclass(frozen=True)
 class EDMEuler(_Churned):
-    """Euler with churn: first order, one call a step.
+    """Euler with churn: first order, one call per step.
 
-    Options as in the paper; s_churn = 0 is Euler. ValueError unless s_churn and s_noise ≥ 0 and 0 ≤ s_tmin ≤ s_tmax.
+    On a grid of N steps, with σ̂ the level a step is churned up to and ⁺ for the next level:
+        γ  = min(S_churn/N, √2 − 1)   if S_tmin ≤ σ ≤ S_tmax, else 0
+        σ̂  = σ + γ σ
+        x̂  = x + S_noise √(σ̂² − σ²) z
+        x⁺ = Euler's step from x̂ at σ̂ to σ⁺
+
+    The options are those of the paper; s_churn = 0 is Euler. γ is per step, so the same s_churn puts back about the
+    same noise on every grid. The paper's values, 30 to 80, are for 256 steps and more. s_noise = 1 keeps the law of x
+    at every level. The paper inflates it a little, 1.003 to 1.007, against what its networks take away. (Karras et al.
+    2022, arXiv:2206.00364, Algorithm 2)
+
+    Raises:
+        ValueError: s_churn or s_noise is below 0, or not 0 ≤ s_tmin ≤ s_tmax.
     """
 
     inner: ClassVar[Sampler] = Euler()
@@ -78,9 +79,21 @@ class EDMEuler(_Churned):
 
 @dataclass(frozen=True)
 class EDMHeun(_Churned):
-    """Heun with churn, EDM's stochastic sampler: second order, two calls a step, one for the step to zero.
+    """Heun with churn, EDM's stochastic sampler: second order, two calls per step.
 
-    Options as in the paper; s_churn = 0 is Heun. ValueError unless s_churn and s_noise ≥ 0 and 0 ≤ s_tmin ≤ s_tmax.
+    On a grid of N steps, with σ̂ the level a step is churned up to and ⁺ for the next level:
+        γ  = min(S_churn/N, √2 − 1)   if S_tmin ≤ σ ≤ S_tmax, else 0
+        σ̂  = σ + γ σ
+        x̂  = x + S_noise √(σ̂² − σ²) z
+        x⁺ = Heun's step from x̂ at σ̂ to σ⁺
+
+    The options are those of the paper; s_churn = 0 is Heun. γ is per step, so the same s_churn puts back about the same
+    noise on every grid. The paper's values, 30 to 80, are for 256 steps and more. s_noise = 1 keeps the law of x at
+    every level. The paper inflates it a little, 1.003 to 1.007, against what its networks take away. (Karras et al.
+    2022, arXiv:2206.00364, Algorithm 2)
+
+    Raises:
+        ValueError: s_churn or s_noise is below 0, or not 0 ≤ s_tmin ≤ s_tmax.
     """
 
     order: ClassVar[int] = 2

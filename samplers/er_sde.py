@@ -1,20 +1,4 @@
-"""ER-SDE-Solvers for the extended reverse-time SDE (Cui et al. 2023, arXiv:2309.06169, in VE form).
-
-A noise scale function ϕ with ϕ(σ)/σ not falling says how much noise a step takes. With r = ϕ(σ⁺)/ϕ(σ), ⁺ for the next
-level, and the derivatives D′, D″ of x̂₀ along the path in σ:
-    x⁺ = r x + (1 − r) D + A D′ + B D″ + √(σ⁺² − r² σ²) z
-    A  = ∫_{σ⁺}^σ (ϕ(σ⁺)/ϕ(s) − 1) ds,    B = ∫_{σ⁺}^σ (s − σ)(ϕ(σ⁺)/ϕ(s) − 1) ds
-
-which are the paper's coefficients, collected so that they lose no digits in short steps (the paper's code takes them
-from a Riemann sum of 100 or 200 terms, here they are Gauss–Legendre in log s). ϕ(σ) = σ is the probability flow, σ² the
-reverse SDE, ϕ = σ (e^{σ^0.3} + 10) the paper's choice. With Δ for the divided differences of the last predictions:
-    stages 1    D′ = D″ = 0
-    stages 2    D′ = Δ[σ, σ₁],                           D″ = 0
-    stages 3    D′ = Δ[σ, σ₁] + (σ − σ₁) Δ[σ, σ₁, σ₂],   D″ = 2 Δ[σ, σ₁, σ₂]
-
-The authors' third stage keeps D′ = Δ[σ, σ₁] beside D″; the error of D′, of first order, leaves it a solver of order 2:
-variant "published". The first steps look back as far as there is something to see; the one to σ⁺ = 0 takes D alone.
-"""
+"""ER-SDE-Solvers for the extended reverse-time SDE."""
 
 from __future__ import annotations
 
@@ -47,11 +31,30 @@ _NODES, _WEIGHTS = (part.tolist() for part in np.polynomial.legendre.leggauss(20
 
 @dataclass(frozen=True)
 class ERSDE(Sampler):
-    """ER-SDE-Solver: second order in law with two or three stages, one call a step.
+    """ER-SDE-Solver: second order in law with two or three stages, one call per step.
 
-    `stages` is how many predictions a step uses, 1 to 3; `scale` names the noise scale function: "ode" and "sde" are
-    the probability flow and the reverse SDE, "er_sde_1" to "er_sde_5" the paper's own. For `variant` see above.
-    ValueError for other values.
+    A noise scale function ϕ, with ϕ(σ)/σ not falling, says how much noise a step takes. With r = ϕ(σ⁺)/ϕ(σ), ⁺ for the
+    next level, and Dσ, Dσσ the derivatives of x̂₀ along the path in σ (VE form):
+        x⁺ = r x + (1 − r) D + A Dσ + B Dσσ + √(σ⁺² − r² σ²) z
+        A  = ∫_{σ⁺}^σ (ϕ(σ⁺)/ϕ(s) − 1) ds
+        B  = ∫_{σ⁺}^σ (s − σ)(ϕ(σ⁺)/ϕ(s) − 1) ds
+
+    With Δ for the divided differences of the last predictions:
+        stages 1    Dσ = Dσσ = 0
+        stages 2    Dσ = Δ[σ, σ₁],                           Dσσ = 0
+        stages 3    Dσ = Δ[σ, σ₁] + (σ − σ₁) Δ[σ, σ₁, σ₂],   Dσσ = 2 Δ[σ, σ₁, σ₂]
+
+    `stages` is how many predictions a step uses. `scale` names ϕ: "ode" is σ, the probability flow; "sde" is σ², the
+    reverse SDE; "er_sde_1" to "er_sde_5" are the paper's, of which the last, σ (e^{σ^0.3} + 10), is its choice.
+    `variant` "published" keeps Dσ = Δ[σ, σ₁] in the third stage as the authors do, which leaves a first-order error in
+    Dσ and a solver of order 2.
+
+    The coefficients are collected so that they lose no digits in short steps, and integrated by Gauss's rule in log s;
+    the paper's code has Riemann sums of 100 or 200 terms. The first steps look back as far as they can. The step to
+    σ⁺ = 0 uses D alone. (Cui et al. 2023, arXiv:2309.06169)
+
+    Raises:
+        ValueError: stages is not 1, 2 or 3, or scale or variant is unknown.
     """
 
     stages: int = 3

@@ -1,12 +1,4 @@
-"""Heun's method in exponential form on x̂₀ (Hochbruck & Ostermann 2005 and RES, Zhang et al. 2023, with c₂ = 1).
-
-With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level and φ at −h (samplers/adams.py):
-    x_e = (σ⁺/σ) x + h φ₁ D(x, σ)                                Euler's step
-    x⁺  = (σ⁺/σ) x + h [(φ₁ − φ₂) D(x, σ) + φ₂ D(x_e, σ⁺)]
-
-x̂₀ is taken as linear in λ between the two and integrated exactly. The step to σ⁺ = 0 is Euler's.
-https://doi.org/10.1137/040611434, https://arxiv.org/abs/2308.02157
-"""
+"""Heun's method in exponential form, on x̂₀."""
 
 from __future__ import annotations
 
@@ -22,7 +14,15 @@ from samplers.base import Denoiser, Noise, Sampler
 
 @dataclass(frozen=True)
 class ExponentialHeun(Sampler):
-    """Heun's method in exponential form: second order, two calls a step, one for the step to zero."""
+    """Heun's method in exponential form: second order, two calls per step.
+
+    With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level, φ₁ = (1 − e^{−h})/h and φ₂ = (1 − φ₁)/h:
+        x_e = (σ⁺/σ) x + h φ₁ D(x, σ)
+        x⁺  = (σ⁺/σ) x + h [(φ₁ − φ₂) D(x, σ) + φ₂ D(x_e, σ⁺)]
+
+    x̂₀ is taken as linear in λ between the two and integrated exactly. The step to σ⁺ = 0 is Euler's and makes one
+    call. (Hochbruck and Ostermann 2005, doi:10.1137/040611434; Zhang et al. 2023, arXiv:2308.02157, RES with c₂ = 1)
+    """
 
     order: ClassVar[int] = 2
 

@@ -1,13 +1,4 @@
-"""Gradient estimation (Permenter & Yuan 2024).
-
-With ε = (x − x̂₀)/σ, ′ for the last step and ⁺ for the next level:
-    ε̄  = γ ε + (1 − γ) ε′
-    x⁺ = x + (σ⁺ − σ) ε̄
-
-The first step is Euler's, σ⁺ = 0 is a level like any other. γ = 1 is Euler; γ = 3/2 is the Adams–Bashforth method of
-even steps, so second order where neighbouring steps are nearly alike; the authors' γ = 2 is of first order, and aims at
-few steps.  https://arxiv.org/abs/2306.04848
-"""
+"""Gradient estimation."""
 
 from __future__ import annotations
 
@@ -22,9 +13,18 @@ from samplers.checks import within
 
 @dataclass(frozen=True)
 class GradientEstimation(Sampler):
-    """Gradient estimation: Euler along a noise extrapolated by γ; first order (second at γ = 3/2), one call a step.
+    """Gradient estimation, Euler along an extrapolated noise: first order (second at γ = 3/2), one call per step.
 
-    ValueError unless 1 ≤ gamma ≤ 3.
+    With ε = (x − x̂₀)/σ, ⁺ for the next level and ′ for the previous step:
+        ε̄  = γ ε + (1 − γ) ε′
+        x⁺ = x + (σ⁺ − σ) ε̄
+
+    γ = 1 is Euler. γ = 3/2 is the Adams–Bashforth method of even steps, so of second order where neighbouring steps are
+    nearly alike. The authors' γ = 2 is of first order and aims at few steps. The first step is Euler's; σ⁺ = 0 is a
+    level like any other. (Permenter and Yuan 2024, arXiv:2306.04848)
+
+    Raises:
+        ValueError: gamma is not in [1, 3].
     """
 
     gamma: float = 2.0

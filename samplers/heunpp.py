@@ -1,15 +1,4 @@
-"""Heun++2 (Carzit, sd-webui-samplers-scheduler, 2023; no paper).
-
-With d_i = (x_i − D(x_i, σ_i))/σ_i, levels numbered from where the step begins and σ_top the first level of the grid:
-    x_1 = x + (σ_1 − σ) d,   x_2 = x_1 + (σ_2 − σ_1) d_1                       Euler, one and two levels ahead
-    w_1 = σ_1/(3 σ_top),     w_2 = σ_2/(3 σ_top)
-    x⁺  = x + (σ_1 − σ) [(1 − w_1 − w_2) d + w_1 d_1 + w_2 d_2]
-
-The last step but one looks one level ahead, with w_1 = σ_1/(2 σ_top), and the last is Euler's.
-
-Second order needs w_1 (σ_1 − σ) + w_2 (σ_2 − σ) = ½ (σ_1 − σ), that is w_1 + 2 w_2 = ½ on even steps: true only near
-σ = σ_top/2. So this is of Euler's order at up to three times its cost, and there is no rule to correct it to.
-"""
+"""Heun++2."""
 
 from __future__ import annotations
 
@@ -23,7 +12,7 @@ from samplers.base import Denoiser, Noise, Sampler
 
 
 class Ahead(NamedTuple):
-    """The first level of the grid and those below the step to come."""
+    """The first level of the grid, and the levels below the step to come."""
 
     top: float
     below: tuple[float, ...]
@@ -31,7 +20,20 @@ class Ahead(NamedTuple):
 
 @dataclass(frozen=True)
 class HeunPP2(Sampler):
-    """Heun++2, slopes one and two levels ahead: first order, three calls a step, then two, then one."""
+    """Heun++2, slopes one and two levels ahead: first order, three calls per step.
+
+    With d_i = (x_i − D(x_i, σ_i))/σ_i, levels numbered from where the step begins and σ_top the first of the grid:
+        x_1 = x + (σ_1 − σ) d
+        x_2 = x_1 + (σ_2 − σ_1) d_1
+        w_1 = σ_1/(3 σ_top),  w_2 = σ_2/(3 σ_top)
+        x⁺  = x + (σ_1 − σ) [(1 − w_1 − w_2) d + w_1 d_1 + w_2 d_2]
+
+    The last step but one looks one level ahead, with w_1 = σ_1/(2 σ_top), and makes two calls. The last is Euler's.
+
+    Second order needs w_1 (σ_1 − σ) + w_2 (σ_2 − σ) = ½ (σ_1 − σ), that is w_1 + 2 w_2 = ½ on even steps, which holds
+    only near σ = σ_top/2. The sampler is therefore of Euler's order at up to three times its cost, and there is no
+    paper to correct it by. (Carzit 2023, sd-webui-samplers-scheduler)
+    """
 
     def prepare(self, sigmas: tuple[float, ...]) -> Ahead:
         """The first memory: the levels of the whole grid."""

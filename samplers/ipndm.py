@@ -1,27 +1,4 @@
-"""iPNDM, the improved pseudo linear multistep method, and iPNDM-v, its form for uneven steps (Zhang & Chen 2023).
-
-iPNDM takes the Adams–Bashforth weights of even steps on the noise ε = (x − x̂₀)/σ, whatever the steps are (appendix):
-    x⁺ = x + (σ⁺ − σ)(55 ε − 59 ε₋₁ + 37 ε₋₂ − 9 ε₋₃)/24,    before that (23, −16, 5)/12, (3, −1)/2 and Euler
-so it is of second order where neighbouring steps are nearly alike, and of fourth where they are all the same.
-
-iPNDM-v (zju-pi/diff-sampler, Zhou et al. 2023; no paper) means to take the weights of the steps as they are. With their
-lengths h, h₁, h₂, h₃, the newest first, Newton's form of the Adams–Bashforth weights is
-    mean of ε over the step = ε + A₁ ∇₁ + A₂ ∇₂ + A₃ ∇₃
-    ∇₁ = ε − ε₋₁,  ∇₁′ = ε₋₁ − ε₋₂,  ∇₁″ = ε₋₂ − ε₋₃,  q = h₁(h₁+h₂)/(h₂(h₂+h₃))
-    ∇₂ = ∇₁ − (h₁/h₂) ∇₁′,   ∇₃ = ∇₂ − q (∇₁′ − (h₂/h₃) ∇₁″)
-    A₁ = h/(2h₁)
-    A₂ = ½ [1 − h/(3(h+h₁))] · h(h+h₁)/(h₁(h₁+h₂))
-    A₃ = {½ [1 − h/(3(h+h₁))] − [1 − h/(2(h+h₁))] h/(6(h+h₁+h₂))} · h(h+h₁)(h+h₁+h₂)/(h₁(h₁+h₂)(h₁+h₂+h₃))
-
-Variant "corrected" is this, and so LMS to the last digit. The published code, and what was copied from it, has
-    A₂ = ½ [1 − h/(3(h+h₁)) · h(h+h₁)/(h₁(h₁+h₂))]      a parenthesis moved
-    A₃ = {½ […] + […] …} · …                             a sign: on even steps (57, −65, 43, −11)/24
-    the weight of ε₋₃ with h₁/h₂ for h₂/h₃               so the weights do not sum to 1, unless steps change evenly
-On a smooth grid that leaves second order; where step lengths jump, variant "published" does not converge at all.
-
-The first steps look back as far as there is something to see. σ⁺ = 0 is a level like any other.
-https://arxiv.org/abs/2204.13902
-"""
+"""iPNDM, the improved pseudo linear multistep method, and iPNDM-v, its form for uneven steps."""
 
 from __future__ import annotations
 
@@ -41,9 +18,18 @@ EVEN = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24
 
 @dataclass(frozen=True)
 class IPNDM(Sampler):
-    """iPNDM, Adams–Bashforth with the weights of even steps: second order, one call a step.
+    """iPNDM, Adams–Bashforth with the weights of even steps: second order, one call per step.
 
-    `max_order` is how many predictions a step uses, this one included. ValueError unless 1 ≤ max_order ≤ 4.
+    With ε = (x − x̂₀)/σ, ⁺ for the next level and ε₋₁, ε₋₂, ε₋₃ the noise predicted before:
+        x⁺ = x + (σ⁺ − σ)(55 ε − 59 ε₋₁ + 37 ε₋₂ − 9 ε₋₃)/24
+
+    The first steps have the weights (23, −16, 5)/12, (3, −1)/2 and Euler's. The weights are the same whatever the
+    lengths of the steps. The order is therefore 2 where neighbouring steps are nearly alike, and 4 where they are all
+    the same. `max_order` is how many predictions a step uses, this one included. σ⁺ = 0 is a level like any other.
+    (Zhang and Chen 2023, arXiv:2204.13902, appendix)
+
+    Raises:
+        ValueError: max_order is not 1, 2, 3 or 4.
     """
 
     max_order: int = 4
@@ -74,10 +60,28 @@ class IPNDM(Sampler):
 
 @dataclass(frozen=True)
 class IPNDMv(Sampler):
-    """iPNDM-v, Adams–Bashforth with the weights of the steps as they are: up to fourth order, one call a step.
+    """iPNDM-v, Adams–Bashforth with the weights of the steps as they are: up to fourth order, one call per step.
 
-    `max_order` is how many predictions a step uses, this one included; `variant` "published" has the weights of the
-    authors' code, see above. ValueError unless 1 ≤ max_order ≤ 4, and for another variant.
+    With the lengths of the steps h, h₁, h₂, h₃, the newest first, Newton's form of the Adams–Bashforth weights is
+        mean of ε over the step = ε + A₁ ∇₁ + A₂ ∇₂ + A₃ ∇₃
+        ∇₁ = ε − ε₋₁,   q = h₁(h₁+h₂)/(h₂(h₂+h₃))
+        ∇₂ = ∇₁ − (h₁/h₂)(ε₋₁ − ε₋₂)
+        ∇₃ = ∇₂ − q ((ε₋₁ − ε₋₂) − (h₂/h₃)(ε₋₂ − ε₋₃))
+        A₁ = h/(2h₁)
+        A₂ = ½ [1 − h/(3(h+h₁))] · h(h+h₁)/(h₁(h₁+h₂))
+        A₃ = {½ [1 − h/(3(h+h₁))] − [1 − h/(2(h+h₁))] h/(6(h+h₁+h₂))} · h(h+h₁)(h+h₁+h₂)/(h₁(h₁+h₂)(h₁+h₂+h₃))
+
+    `variant` "corrected" is this, and so LMS to the last digit. The published code, and what was copied from it, has
+        A₂ = ½ [1 − h/(3(h+h₁)) · h(h+h₁)/(h₁(h₁+h₂))]      a parenthesis moved
+        A₃ = {½ […] + […] …} · …                             a sign: on even steps (57, −65, 43, −11)/24
+        the weight of ε₋₃ with h₁/h₂ for h₂/h₃               so the weights do not sum to 1, unless steps change evenly
+
+    On a smooth grid that leaves second order. Where step lengths jump, variant "published" does not converge at all.
+    `max_order` is how many predictions a step uses, this one included. The first steps look back as far as they can.
+    σ⁺ = 0 is a level like any other. (Zhang and Chen 2023, arXiv:2204.13902; Zhou et al. 2023, zju-pi/diff-sampler)
+
+    Raises:
+        ValueError: max_order is not 1, 2, 3 or 4, or variant is not "corrected" or "published".
     """
 
     max_order: int = 4

@@ -1,8 +1,4 @@
-"""The multistep step of consistency models (Song et al. 2023, Algorithm 1; Luo et al. 2023, latent consistency models).
-
-With f(x, σ) a network that was distilled to return where the probability flow from (x, σ) ends, ⁺ for the next level:
-    x⁺ = f(x, σ) + σ⁺ z                     https://arxiv.org/abs/2303.01469, https://arxiv.org/abs/2310.04378
-"""
+"""The multistep step of consistency models."""
 
 from __future__ import annotations
 
@@ -17,9 +13,13 @@ from samplers.base import Denoiser, Noise, Sampler
 
 @dataclass(frozen=True)
 class LCM(Sampler):
-    """The consistency step, for distilled networks alone: exact in law where they are exact, one call a step.
+    """The consistency step, for distilled networks alone: exact in law where they are exact, one call per step.
+
+    With f(x, σ) a network distilled to return where the probability flow from (x, σ) ends, and ⁺ for the next level:
+        x⁺ = f(x, σ) + σ⁺ z
 
     `order` 0 says that more steps do not help a denoiser that is a posterior mean: such samples keep too little spread.
+    (Song et al. 2023, arXiv:2303.01469, Algorithm 1; Luo et al. 2023, arXiv:2310.04378)
     """
 
     order: ClassVar[int] = 0

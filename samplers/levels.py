@@ -1,6 +1,6 @@
-"""The noise levels a model was trained on: a range of σ, and for models that count time the relation σ ↔ t.
+"""Noise schedules: the range of σ that a model was trained on, and for models that count time the relation σ ↔ t.
 
-In the σ clock x = x₀ + σ ε. What the network sees is the model's own affair: √ᾱ x with ᾱ = 1/(1+σ²) for a
+In the σ clock x = x₀ + σ ε. What the network sees depends on the model: √ᾱ x with ᾱ = 1/(1+σ²) for a
 variance-preserving one, x/(1+σ) for a flow.
 """
 
@@ -27,7 +27,7 @@ def sigma_of(alpha_bar: float) -> float:
 
 
 class Levels(Protocol):
-    """The range of σ a model knows: all that a grid spaced in σ asks for."""
+    """A noise schedule: the range of σ that a model knows, which is all that a grid spaced in σ needs."""
 
     @property
     def sigma_min(self) -> float:
@@ -42,7 +42,7 @@ class Levels(Protocol):
 
 @runtime_checkable
 class TimedLevels(Levels, Protocol):
-    """Levels that are counted in a time t, σ rising with it: what a grid spaced in time asks for."""
+    """A noise schedule with a time t, with which σ rises. A grid spaced in time needs it."""
 
     @property
     def t_min(self) -> float:
@@ -55,7 +55,11 @@ class TimedLevels(Levels, Protocol):
         ...
 
     def sigma(self, t: float, /) -> float:
-        """σ at time t; ValueError outside [t_min, t_max]."""
+        """σ at time t.
+
+        Raises:
+            ValueError: t is outside [t_min, t_max].
+        """
         ...
 
     def t(self, sigma: float, /) -> float:
@@ -65,7 +69,11 @@ class TimedLevels(Levels, Protocol):
 
 @dataclass(frozen=True)
 class ContinuousLevels:
-    """Every σ in [sigma_min, sigma_max]; ValueError unless 0 < sigma_min < sigma_max < ∞."""
+    """Every σ in [sigma_min, sigma_max].
+
+    Raises:
+        ValueError: not 0 < sigma_min < sigma_max < ∞.
+    """
 
     sigma_min: float
     sigma_max: float
@@ -74,12 +82,12 @@ class ContinuousLevels:
         positive("sigma_min", self.sigma_min)
         positive("sigma_max", self.sigma_max)
         if not self.sigma_min < self.sigma_max:
-            raise ValueError(f"sigma_min must lie below sigma_max, got {self.sigma_min!r} and {self.sigma_max!r}")
+            raise ValueError(f"sigma_min must be below sigma_max, got {self.sigma_min!r} and {self.sigma_max!r}")
 
 
 @dataclass(frozen=True)
 class ClockLevels:
-    """Every time in [t_min, t_max], with σ(t) a formula and t(σ) its inverse; `vp_levels` and its like make them."""
+    """Every time in [t_min, t_max], with σ(t) a formula and t(σ) its inverse; made by `vp_levels` and others."""
 
     t_min: float
     t_max: float
@@ -97,9 +105,13 @@ class ClockLevels:
         return self.to_sigma(self.t_max)
 
     def sigma(self, t: float) -> float:
-        """σ at time `t`; ValueError outside [t_min, t_max]."""
+        """σ at time `t`.
+
+        Raises:
+            ValueError: t is outside [t_min, t_max].
+        """
         if not self.t_min <= t <= self.t_max:
-            raise ValueError(f"time {t!r} lies outside the levels, which go from {self.t_min} to {self.t_max}")
+            raise ValueError(f"time {t!r} is outside the levels, which go from {self.t_min} to {self.t_max}")
         return self.to_sigma(t)
 
     def t(self, sigma: float) -> float:
@@ -111,10 +123,13 @@ class ClockLevels:
 
 @dataclass(frozen=True)
 class DiscreteLevels:
-    """A table of n levels, `sigmas[t]` for the timesteps t = 0 … n−1; ValueError unless they rise from above 0.
+    """A table of n levels, `sigmas[t]` for the timesteps t = 0 … n−1.
 
     Between two timesteps log σ is linear in t, so `t` and `sigma` are each other's inverse. `zero_snr` says that the
-    last level stands for pure noise (see `zero_terminal_snr`).
+    last level is pure noise (see `zero_terminal_snr`).
+
+    Raises:
+        ValueError: the sigmas do not rise strictly from above 0, or there are fewer than two.
     """
 
     sigmas: tuple[float, ...]
@@ -158,9 +173,13 @@ class DiscreteLevels:
         return tuple(alpha_bar(sigma) for sigma in self.sigmas)
 
     def sigma(self, t: float) -> float:
-        """σ at the (possibly fractional) timestep `t`; ValueError outside [0, n−1]."""
+        """σ at the (possibly fractional) timestep `t`.
+
+        Raises:
+            ValueError: t is outside [0, n−1].
+        """
         if not 0 <= t <= self.n - 1:
-            raise ValueError(f"timestep {t!r} lies outside the table, which goes from 0 to {self.n - 1}")
+            raise ValueError(f"timestep {t!r} is outside the table, which goes from 0 to {self.n - 1}")
         low = min(int(t), self.n - 2)
         a, b = self.sigmas[low : low + 2]
         part = t - low
@@ -206,7 +225,8 @@ def discrete_levels(
     (Rombach et al. 2022, arXiv:2112.10752), "sigmoid" in the logistic function from −6 to 6 (Xu et al. 2022,
     arXiv:2203.02923). "cosine" is `cosine_levels(n)`, which has no start and end of β.
 
-    Raises ValueError for another name, or unless 0 < start ≤ end < 1 and n ≥ 2.
+    Raises:
+        ValueError: the name is unknown, or not 0 < start ≤ end < 1, or n is below 2.
     """
     spacing = look_up("beta table", betas, BETAS)
     whole("n", n, 2)
@@ -218,14 +238,15 @@ def discrete_levels(
 def cosine_levels(n: int = 1000, offset: float = 0.008, cap: float = 0.999) -> DiscreteLevels:
     """The levels of the cosine table: ᾱ(t) = cos²((t/n + offset)/(1 + offset) π/2), β_t = min(1 − ᾱ(t+1)/ᾱ(t), cap).
 
-    (Nichol & Dhariwal 2021, arXiv:2102.09672, eq. 17.) The highest σ is about 2·10⁴ at the defaults.
+    The highest σ is about 2·10⁴ at the defaults. (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 17)
 
-    Raises ValueError unless n ≥ 2, offset > 0 and 0 < cap < 1.
+    Raises:
+        ValueError: n is below 2, offset is not above 0, or cap is not between 0 and 1.
     """
     whole("n", n, 2)
     positive("offset", offset)
     if not 0 < cap < 1:
-        raise ValueError(f"cap must lie between 0 and 1, got {cap!r}")
+        raise ValueError(f"cap must be between 0 and 1, got {cap!r}")
     return levels_of_betas(_cosine(0, 1, n, offset, cap))
 
 
@@ -239,7 +260,11 @@ def levels_of_betas(betas: Iterable[float]) -> DiscreteLevels:
 
 
 def continuous_levels(lo: float, hi: float) -> ContinuousLevels:
-    """The levels of a model that knows every σ in [lo, hi]; ValueError unless 0 < lo < hi < ∞."""
+    """The levels of a model that knows every σ in [lo, hi].
+
+    Raises:
+        ValueError: not 0 < lo < hi < ∞.
+    """
     return ContinuousLevels(lo, hi)
 
 
@@ -247,7 +272,9 @@ def vp_levels(beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3
     """The variance-preserving process with β(t) = β_min + t (β_max − β_min) on [t_min, t_max].
 
     σ² = exp(β_min t + (β_max − β_min) t²/2) − 1  (Song et al. 2021, arXiv:2011.13456, eq. 33).
-    ValueError unless 0 < β_min < β_max and 0 < t_min < t_max.
+
+    Raises:
+        ValueError: not 0 < beta_min < beta_max, or not 0 < t_min < t_max.
     """
     _rising("beta", beta_min, beta_max)
     _rising("t", t_min, t_max)
@@ -263,7 +290,10 @@ def vp_levels(beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3
 def ve_levels(sigma_min: float = 0.01, sigma_max: float = 50.0) -> ClockLevels:
     """The variance-exploding process on [0, 1]: σ = σ_min (σ_max/σ_min)^t.
 
-    (Song et al. 2021, arXiv:2011.13456, eq. 30.) ValueError unless 0 < sigma_min < sigma_max.
+    (Song et al. 2021, arXiv:2011.13456, eq. 30)
+
+    Raises:
+        ValueError: not 0 < sigma_min < sigma_max.
     """
     _rising("sigma", sigma_min, sigma_max)
     ratio = sigma_max / sigma_min
@@ -271,7 +301,11 @@ def ve_levels(sigma_min: float = 0.01, sigma_max: float = 50.0) -> ClockLevels:
 
 
 def edm_levels(sigma_min: float = 0.002, sigma_max: float = 80.0) -> ClockLevels:
-    """Time that is σ itself  (Karras et al. 2022, arXiv:2206.00364, Table 1). ValueError unless 0 < σ_min < σ_max."""
+    """A time that is σ itself.  (Karras et al. 2022, arXiv:2206.00364, Table 1)
+
+    Raises:
+        ValueError: not 0 < sigma_min < sigma_max.
+    """
     _rising("sigma", sigma_min, sigma_max)
     return ClockLevels(sigma_min, sigma_max, lambda t: t, lambda sigma: sigma)
 
@@ -279,12 +313,15 @@ def edm_levels(sigma_min: float = 0.002, sigma_max: float = 80.0) -> ClockLevels
 def flow_levels(t_min: float = 1e-3, t_max: float = 0.9999) -> ClockLevels:
     """A rectified flow x_t = (1−t) x₀ + t ε: in the σ clock x = x_t/(1−t) and σ = t/(1−t).
 
-    (Liu et al. 2023, arXiv:2209.03003; Lipman et al. 2023, arXiv:2210.02747.) t = 1 is σ = ∞, so sampling starts a
-    little below it, where x is ε to one part in 10⁴. ValueError unless 0 < t_min < t_max < 1.
+    t = 1 is σ = ∞, so sampling starts a little below it, where x is ε to one part in 10⁴. (Liu et al. 2023,
+    arXiv:2209.03003; Lipman et al. 2023, arXiv:2210.02747)
+
+    Raises:
+        ValueError: not 0 < t_min < t_max < 1.
     """
     _rising("t", t_min, t_max)
     if not t_max < 1:
-        raise ValueError(f"t_max must lie below 1, where σ is infinite, got {t_max!r}")
+        raise ValueError(f"t_max must be below 1, where σ is infinite, got {t_max!r}")
     return ClockLevels(t_min, t_max, lambda t: t / (1 - t), lambda sigma: sigma / (1 + sigma))
 
 
@@ -293,11 +330,12 @@ def zero_terminal_snr(levels: DiscreteLevels, sigma_max: float = 4096.0) -> Disc
 
     √ᾱ_t ← (√ᾱ_t − √ᾱ_T) √ᾱ_0/(√ᾱ_0 − √ᾱ_T)  (Lin et al. 2023, arXiv:2305.08891, Algorithm 1)
 
-    ᾱ_T = 0 is σ = ∞. The last σ is `sigma_max` in its place, by default that of ᾱ_T = 2⁻²⁴: x over its own deviation
-    is pure noise to one part in 4096. Such a model must predict v or x₀, for ε says nothing about the data where x is
+    ᾱ_T = 0 is σ = ∞. The last σ is `sigma_max` instead, by default that of ᾱ_T = 2⁻²⁴: x over its own deviation is
+    pure noise to one part in 4096. Such a model must predict v or x₀, for ε says nothing about the data where x is
     ε (`check_prediction`), and its grid must start at the last timestep (trailing, not leading).
 
-    Raises ValueError where `sigma_max` does not lie above the σ of the last but one timestep.
+    Raises:
+        ValueError: `sigma_max` is not above the σ of the last but one timestep.
     """
     roots = [sqrt(bar) for bar in levels.alpha_bars]
     scale = roots[0] / (roots[0] - roots[-1])
@@ -309,8 +347,12 @@ def zero_terminal_snr(levels: DiscreteLevels, sigma_max: float = 4096.0) -> Disc
 
 
 def check_prediction(levels: Levels, prediction: str) -> None:
-    """Raise ValueError where a network that predicts "eps" would work on levels of zero terminal SNR."""
-    if prediction == "eps" and getattr(levels, "zero_snr", False):
+    """Check that a network with this prediction can work on these levels.
+
+    Raises:
+        ValueError: it predicts "eps", and the levels have zero terminal SNR.
+    """
+    if prediction == "eps" and isinstance(levels, DiscreteLevels) and levels.zero_snr:
         raise ValueError("levels of zero terminal SNR need a model that predicts 'v' or 'x0': at pure noise ε is x")
 
 
@@ -318,4 +360,4 @@ def _rising(what: str, low: float, high: float) -> None:
     positive(f"{what}_min", low)
     within(f"{what}_max", high, low)
     if not low < high:
-        raise ValueError(f"{what}_min must lie below {what}_max, got {low!r} and {high!r}")
+        raise ValueError(f"{what}_min must be below {what}_max, got {low!r} and {high!r}")

@@ -1,11 +1,4 @@
-"""Linear multistep, the Adams–Bashforth method in σ (Zhang & Chen 2023, arXiv:2204.13902, ρAB-DEIS).
-
-With ε_j the noise that was predicted at the last levels σ_j, ℓ_j their Lagrange polynomials and ⁺ for the next level:
-    x⁺ = x + Σ_j ε_j ∫_σ^{σ⁺} ℓ_j(s) ds
-
-The integrals are exact (the k-diffusion form, Crowson 2022, takes a quadrature of tolerance 10⁻⁴). The first steps look
-back as far as there is something to see, so the first is Euler's. σ⁺ = 0 is a level like any other.
-"""
+"""Linear multistep, the Adams–Bashforth method in σ."""
 
 from __future__ import annotations
 
@@ -20,9 +13,17 @@ from samplers.checks import one_of
 
 @dataclass(frozen=True)
 class LMS(Sampler):
-    """Adams–Bashforth in σ: up to fourth order by looking back, one call a step.
+    """Adams–Bashforth in σ: up to fourth order by looking back, one call per step.
 
-    `max_order` is how many predictions a step uses, this one included. ValueError unless 1 ≤ max_order ≤ 4.
+    With ε_j the noise predicted at the last levels σ_j, ℓ_j their Lagrange polynomials and ⁺ for the next level:
+        x⁺ = x + Σ_j ε_j ∫_σ^{σ⁺} ℓ_j(s) ds
+
+    The integrals are exact (Crowson 2022, k-diffusion, takes a quadrature of tolerance 10⁻⁴). `max_order` is how many
+    predictions a step uses, this one included. The first steps look back as far as they can, so the first is Euler's.
+    σ⁺ = 0 is a level like any other. (Zhang and Chen 2023, arXiv:2204.13902, ρAB-DEIS)
+
+    Raises:
+        ValueError: max_order is not 1, 2, 3 or 4.
     """
 
     max_order: int = 4

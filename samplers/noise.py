@@ -1,4 +1,4 @@
-"""One stream of noise per image."""
+"""Seeded noise, one stream per image."""
 
 from __future__ import annotations
 
@@ -24,20 +24,22 @@ def seeded(seeds: Sequence[int], device: torch.device | str | None = None) -> No
     The result is called with a tensor of shape (B, …), B = len(seeds), and gives fresh noise of that shape and dtype,
     on `device` (the tensor's own by default). Each call moves every stream on, so
 
-        noise = seeded(seeds); x = noise(like) * sigmas[0]; run(rule, denoise, x, sigmas, noise)
+        noise = seeded(seeds); x = noise(like) * sigmas[0]; run(sampler, denoise, x, sigmas, noise)
 
     draws start and steps from one stream, and no step repeats the initial noise.
 
-    A seed is any integer from 0 up. Numbers are drawn on the CPU in float32 from
-    `torch.Generator().manual_seed(seed)`, so it is the noise other PyTorch programs make of that seed. That generator
-    keeps 32 bits: a wider seed is hashed down to them, and not just cut off, which would make 1 and 2³² + 1 the same.
+    A seed is any integer from 0 up. Values are drawn on the CPU in float32 from
+    `torch.Generator().manual_seed(seed)`, so it is the noise that other PyTorch programs draw from that seed. That
+    generator keeps 32 bits. A wider seed is hashed down to them, and not just cut off, which would make 1 and 2³² + 1
+    the same.
 
-    Raises ValueError for a negative seed, and when called with a batch of another size.
+    Raises:
+        ValueError: a seed is negative, or the noise is called with a batch of another size.
     """
     streams = [torch.Generator().manual_seed(_narrow(seed, 32)) for seed in seeds]
 
     def draw(like: Tensor) -> Tensor:
-        one_seed_an_image(len(streams), like)
+        one_seed_per_image(len(streams), like)
         white = torch.empty(like.shape, dtype=torch.float32)
         for image, stream in zip(white, streams, strict=True):
             image.normal_(generator=stream)
@@ -49,10 +51,11 @@ def seeded(seeds: Sequence[int], device: torch.device | str | None = None) -> No
 def philox(seeds: Sequence[int], device: torch.device | str | None = None) -> Noise:
     """Noise like `seeded`, from a counter: draw k of an image is a function of its seed and k, with no state between.
 
-    The generator is NumPy's Philox (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3"),
-    on the CPU, keyed by the seed; its key has 128 bits, to which a wider seed is hashed down.
+    The generator is NumPy's Philox on the CPU, keyed by the seed. Its key has 128 bits, to which a wider seed is hashed
+    down. (Salmon et al. 2011, doi:10.1145/2063384.2063405)
 
-    Raises ValueError for a negative seed, and when called with a batch of another size.
+    Raises:
+        ValueError: a seed is negative, or the noise is called with a batch of another size.
     """
     white, draws = Addressed(seeds), count()
 
@@ -63,9 +66,12 @@ def philox(seeds: Sequence[int], device: torch.device | str | None = None) -> No
 
 
 class Addressed:
-    """Standard normals that have an address: any of them can be drawn at any time, in any order, and comes out alike.
+    """Standard normals that have an address. Each can be drawn at any time and in any order, with the same result.
 
-    Image i depends on `seeds[i]` alone. ValueError for a negative seed.
+    Image i depends on `seeds[i]` alone.
+
+    Raises:
+        ValueError: a seed is negative.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:
@@ -74,8 +80,12 @@ class Addressed:
         self._starts = [dict(stream.bit_generator.state) for stream in self._streams]
 
     def __call__(self, address: Address, like: Tensor) -> NDArray[np.float32]:
-        """The normals at `address`, (B, D) for `like` of shape (B, …); ValueError for a batch of another size."""
-        one_seed_an_image(len(self._streams), like)
+        """The normals at `address`, (B, D) for `like` of shape (B, …).
+
+        Raises:
+            ValueError: the batch is of another size than the seeds.
+        """
+        one_seed_per_image(len(self._streams), like)
         white = np.empty((len(like), like[:1].numel()), dtype=np.float32)
         what, which, where = address
         for image, stream, start in zip(white, self._streams, self._starts, strict=True):
@@ -90,10 +100,14 @@ class Addressed:
         return torch.from_numpy(white).view(like.shape).to(like.device if device is None else device, like.dtype)
 
 
-def one_seed_an_image(seeds: int, like: Tensor) -> None:
-    """Raise ValueError unless `like` is a batch of that many images."""
+def one_seed_per_image(seeds: int, like: Tensor) -> None:
+    """Check that `like` is a batch of that many images.
+
+    Raises:
+        ValueError: it is not.
+    """
     if like.ndim == 0 or len(like) != seeds:
-        raise ValueError(f"{seeds} seeds for x of shape {tuple(like.shape)}: it must be one seed an image")
+        raise ValueError(f"{seeds} seeds for x of shape {tuple(like.shape)}: there must be one seed per image")
 
 
 def _narrow(seed: int, bits: int) -> int:

@@ -1,18 +1,6 @@
-"""PNDM, the pseudo numerical methods (Liu, Ren, Lin, Zhao 2022): PLMS, and PNDM with its Runge–Kutta start.
+"""PNDM, the pseudo numerical methods: PLMS, and PNDM with its Runge–Kutta start.
 
 Both put a mean of predicted noises in the place of ε in the DDIM step, which in the σ clock is x⁺ = x + (σ⁺ − σ) ε̄.
-The multistep rule has the Adams–Bashforth weights of even steps, of ε and those before:
-    ε̄ = (55 ε − 59 ε₋₁ + 37 ε₋₂ − 9 ε₋₃)/24
-
-PNDM starts with three steps of Runge and Kutta's weights, t_m being the middle of the step in the model's time:
-    ε̄ = (ε₁ + 2 ε₂ + 2 ε₃ + ε₄)/6,   ε₁ at (x, σ), ε₂ at (x + (σ_m − σ) ε₁, σ_m), ε₃ at (x + (σ_m − σ) ε₂, σ_m),
-                                      ε₄ at (x + (σ⁺ − σ) ε₃, σ⁺)
-
-PLMS starts with Heun's (S-PNDM; Rombach et al. 2022), then (3 ε − ε₋₁)/2 and (23 ε − 16 ε₋₁ + 5 ε₋₂)/12:
-    ε̄ = (ε₁ + ε₂)/2,   ε₂ at (x + (σ⁺ − σ) ε₁, σ⁺)
-
-A start that would look at σ⁺ = 0 takes the multistep weights there are. Second order where neighbouring steps are
-nearly alike in σ, whatever their order in t.  https://arxiv.org/abs/2202.09778
 """
 
 from __future__ import annotations
@@ -32,7 +20,18 @@ from samplers.levels import Levels
 
 @dataclass(frozen=True)
 class PLMS(Sampler):
-    """PLMS, PNDM with Heun's start: second order, one call a step and one more for the first."""
+    """PLMS, PNDM with Heun's start: second order, one call per step and one more for the first.
+
+    With the noises ε, ε₋₁, ε₋₂, ε₋₃ predicted last and ⁺ for the next level:
+        ε̄  = (55 ε − 59 ε₋₁ + 37 ε₋₂ − 9 ε₋₃)/24
+        x⁺ = x + (σ⁺ − σ) ε̄
+
+    The first step is Heun's, then come (3 ε − ε₋₁)/2 and (23 ε − 16 ε₋₁ + 5 ε₋₂)/12:
+        ε̄  = (ε₁ + ε₂)/2,   ε₁ at (x, σ),   ε₂ at (x + (σ⁺ − σ) ε₁, σ⁺)
+
+    A first step to σ⁺ = 0 is Euler's. The order is 2 where neighbouring steps are nearly alike in σ, whatever the order
+    in t. (Liu et al. 2022, arXiv:2202.09778, S-PNDM; Rombach et al. 2022, arXiv:2112.10752)
+    """
 
     order: ClassVar[int] = 2
 
@@ -57,9 +56,20 @@ class PLMS(Sampler):
 
 @dataclass(frozen=True)
 class PNDM(Sampler):
-    """PNDM with a Runge–Kutta start: second order, one call a step and four for each of the first three.
+    """PNDM with a Runge–Kutta start: second order, one call per step and four for each of the first three.
 
-    `levels` are the model's, Stable Diffusion v1's by default (`samplers.with_levels` sets them).
+    With the noises ε, ε₋₁, ε₋₂, ε₋₃ predicted last and ⁺ for the next level:
+        ε̄  = (55 ε − 59 ε₋₁ + 37 ε₋₂ − 9 ε₋₃)/24
+        x⁺ = x + (σ⁺ − σ) ε̄
+
+    The first three steps have Runge and Kutta's weights, with σ_m the level at the middle of the step in time:
+        ε̄  = (ε₁ + 2 ε₂ + 2 ε₃ + ε₄)/6
+        ε₁ at (x, σ),                      ε₂ at (x + (σ_m − σ) ε₁, σ_m)
+        ε₃ at (x + (σ_m − σ) ε₂, σ_m),     ε₄ at (x + (σ⁺ − σ) ε₃, σ⁺)
+
+    One of them that leads to σ⁺ = 0 takes the multistep weights there are. The order is 2 where neighbouring steps are
+    nearly alike in σ, whatever the order in t. `levels` are those of the model, Stable Diffusion v1's by default
+    (`with_levels` sets them), and give the time. (Liu et al. 2022, arXiv:2202.09778)
     """
 
     order: ClassVar[int] = 2

@@ -1,11 +1,4 @@
-"""RES multistep, the exponential Adams–Bashforth method of second order (Zhang et al. 2023).
-
-With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level, ′ for the last step, r = h′/h and φ at −h (samplers/adams.py):
-    x⁺ = (σ⁺/σ) x + h [(φ₁ + φ₂/r) x̂₀ − (φ₂/r) x̂₀′]
-
-x̂₀ is taken as linear in λ and integrated exactly, where DPM-Solver++(2M) takes its value at the middle of the step. The
-first step, and the one to σ⁺ = 0, are Euler's.  https://arxiv.org/abs/2308.02157 (the multistep form of RES)
-"""
+"""RES multistep, the exponential Adams–Bashforth method of second order."""
 
 from __future__ import annotations
 
@@ -21,7 +14,15 @@ from samplers.base import Denoiser, Noise, Sampler
 
 @dataclass(frozen=True)
 class RESMultistep(Sampler):
-    """RES multistep, exponential Adams–Bashforth on x̂₀: second order by looking one step back, one call a step."""
+    """RES multistep, exponential Adams–Bashforth on x̂₀: second order by looking one step back, one call per step.
+
+    With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level, ′ for the previous step, r = h′/h, φ₁ = (1 − e^{−h})/h and
+    φ₂ = (1 − φ₁)/h:
+        x⁺ = (σ⁺/σ) x + h [(φ₁ + φ₂/r) x̂₀ − (φ₂/r) x̂₀′]
+
+    x̂₀ is taken as linear in λ and integrated exactly, where DPM-Solver++(2M) takes its value at the middle of the step.
+    The first step and the step to σ⁺ = 0 are Euler's. (Zhang et al. 2023, arXiv:2308.02157, the multistep form)
+    """
 
     order: ClassVar[int] = 2
 

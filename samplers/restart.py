@@ -1,10 +1,4 @@
-"""Restart: Heun's method, which at a low level jumps back up by adding noise and comes down again (Xu et al. 2023).
-
-With s the first level at or below `low`, K = `repeats` times:
-    x at s  ->  x + √(high² − s²) z  at high  ->  Heun's method on a grid from high to s
-
-Adding noise is exact in law, and each round contracts the errors made above s.       https://arxiv.org/abs/2306.14878
-"""
+"""Restart: Heun's method that jumps back up by adding noise, and comes down again."""
 
 from __future__ import annotations
 
@@ -25,11 +19,18 @@ RHO = 7  # the paper's inner grid: even in σ^{1/7}
 
 @dataclass(frozen=True)
 class Restart(Sampler):
-    """Heun with restarts between two levels: second order in law, calls as Heun's and those of the rounds.
+    """Heun with restarts between two levels: second order in law, Heun's calls and those of the rounds.
 
-    A round goes down the levels that the grid itself has between `high` and the restart, or `inner_steps` steps even in
-    σ^{1/7} as in the paper, where more steps outside do not make it finer. There is no restart where no level above 0
-    is at or below `low`, or none above it. ValueError unless 0 < low < high, repeats ≥ 0 and inner_steps ≥ 1.
+    With s the first level at or below `low`, `repeats` times:
+        x at s  ->  x + √(high² − s²) z at high  ->  Heun's method on a grid from high to s
+
+    Adding noise is exact in law, and each round contracts the errors made above s. A round takes the levels that the
+    grid itself has between `high` and s. With `inner_steps` it takes that many steps even in σ^{1/7} as in the paper,
+    which more steps outside do not make finer. There is no restart unless a level above 0 is at or below `low` and
+    another is above it. (Xu et al. 2023, arXiv:2306.14878)
+
+    Raises:
+        ValueError: not 0 < low < high, repeats is below 0, or inner_steps is below 1.
     """
 
     order: ClassVar[int] = 2
@@ -42,7 +43,7 @@ class Restart(Sampler):
         positive("Restart.low", self.low)
         positive("Restart.high", self.high)
         if not self.low < self.high:
-            raise ValueError(f"Restart.high must lie above low = {self.low!r}, got {self.high!r}")
+            raise ValueError(f"Restart.high must be above low = {self.low!r}, got {self.high!r}")
         whole("Restart.repeats", self.repeats, 0)
         if self.inner_steps is not None:
             whole("Restart.inner_steps", self.inner_steps, 1)

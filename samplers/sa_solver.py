@@ -1,17 +1,4 @@
-"""SA-Solver, stochastic Adams methods with predictor and corrector (Xue et al. 2023, Algorithm 1).
-
-The reverse SDE with τ² times its noise, dx = (1+τ²)(D − x) dλ + √2 τ σ dB, over a step of h in λ = −log σ from σ to σ⁺.
-With H = (1+τ²) h and ℓ_j the Lagrange polynomials in θ = (λ′ − λ)/h of the levels that are looked at:
-    x⁺ = e^{−H} x + H Σ_j D_j ∫₀¹ e^{−(1−θ)H} ℓ_j(θ) dθ + σ⁺ √(1 − e^{−2τ²h}) z
-    predictor   D_j at the level σ and those before it
-    corrector   D_j at the level σ⁺, from the predicted x⁺, and those before it; x and z as in the predictor
-
-A step here begins with the corrector of the last one, so each level is called at once. In mode PEC the next predictor
-takes the D that the corrector was made with; in mode PECE the corrected x is called again. The last x is not corrected.
-
-The authors' code, and diffusers after it, has ½ H in place of H φ₂(−H) = ∫₀¹ H e^{−(1−θ)H} θ dθ where two levels are
-looked at, as UniPC has with B = h: variant "published". The order is the same.         https://arxiv.org/abs/2309.05019
-"""
+"""SA-Solver, stochastic Adams methods with predictor and corrector."""
 
 from __future__ import annotations
 
@@ -28,7 +15,7 @@ from samplers.checks import one_of, within
 
 
 class Predicted(NamedTuple):
-    """A prediction that waits for its corrector: where it began, its noise, what was known there."""
+    """A prediction that waits for its corrector: where it began, its noise, and the predictions known there."""
 
     x: Tensor
     fresh: Tensor | None
@@ -37,11 +24,26 @@ class Predicted(NamedTuple):
 
 @dataclass(frozen=True)
 class SASolver(Sampler):
-    """SA-Solver: second order in law, up to fourth without noise, one call a step, with `pece` two.
+    """SA-Solver: second order in law, up to fourth without noise, one call per step (two with `pece`).
 
-    `predictor` (1 to 4) and `corrector` (0 to 4) are how many levels each looks at, 0 being no corrector. `tau` ≥ 0
-    scales the noise where tau_low ≤ σ ≤ tau_high: 0 is the probability flow, 1 the reverse SDE. For `variant` see
-    above. ValueError for other values.
+    The reverse SDE with τ² times its noise is dx = (1+τ²)(D − x) dλ + √2 τ σ dB in λ = −log σ. Over a step of h from σ
+    to σ⁺, with H = (1+τ²) h and ℓ_j the Lagrange polynomials in θ, which runs from 0 at σ to 1 at σ⁺, of the levels
+    that are looked at:
+        x⁺ = e^{−H} x + H Σ_j D_j ∫₀¹ e^{−(1−θ)H} ℓ_j(θ) dθ + σ⁺ √(1 − e^{−2τ²h}) z
+        predictor   D_j at the level σ and those before it
+        corrector   D_j at the level σ⁺, from the predicted x⁺, and those before it; x and z as in the predictor
+
+    A step here begins with the corrector of the previous one, so each level is called once. In mode PEC the next
+    predictor takes the D that the corrector was made with. In mode PECE (`pece`) the corrected x is called again. The
+    last x is not corrected.
+
+    `predictor` (1 to 4) and `corrector` (0 to 4) are how many levels each looks at; 0 is no corrector. `tau` ≥ 0 scales
+    the noise where tau_low ≤ σ ≤ tau_high: 0 is the probability flow, 1 is the reverse SDE. `variant` "published" is
+    the authors' code, and diffusers after it: ½ H in place of H φ₂(−H) = ∫₀¹ H e^{−(1−θ)H} θ dθ where two levels are
+    looked at, as UniPC has with B = h. The order is the same. (Xue et al. 2023, arXiv:2309.05019, Algorithm 1)
+
+    Raises:
+        ValueError: an option has another value than these.
     """
 
     tau: float = 1.0

@@ -1,20 +1,4 @@
-"""SEEDS, exponential Runge–Kutta methods with noise in every stage (Gonzalez et al. 2023, arXiv:2305.14267).
-
-The reverse SDE with η times its noise, dx = (1+η)(D − x) dλ + √(2η) σ dB, in λ = −log σ. A step of h is cut into k
-equal parts; with a = e^{−(1+η)h/k}, σ_i the level after i parts (σ_0 = σ, σ_k = σ⁺), D_i = D(x_i, σ_i), H = (1+η) h and
-the φ functions of samplers/adams.py, in data prediction:
-    n_i = a n_{i−1} + σ_i √(1 − e^{−2ηh/k}) z_i,   n_0 = 0         the noise of the first i parts
-
-    SEEDS-2   x_1 = a x + (1 − a) D_0 + n_1
-              x⁺  = a² x + (1 − a²) D_1 + n_2
-
-    SEEDS-3   x_1 = a x + (1 − a) D_0 + n_1
-              x_2 = a² x + (1 − a²) D_0 + 2 (2H/3) φ₂(−2H/3) (D_1 − D_0) + n_2
-              x⁺  = a³ x + (1 − a³) D_0 + (3/2) H φ₂(−H) (D_2 − D_0) + n_3
-
-The noise of a stage is a part of the noise of the step. η = 0 leaves DPM-Solver++(2S) and (3S), of order 2 and 3; with
-noise both are of order 2 in law, for a third would ask for more of the path than its increments.
-"""
+"""SEEDS, exponential Runge–Kutta methods with noise in every stage."""
 
 from __future__ import annotations
 
@@ -34,9 +18,21 @@ from samplers.checks import within
 
 @dataclass(frozen=True)
 class SEEDS2(Sampler):
-    """SEEDS-2: second order in law, two calls a step, one for the step to zero.
+    """SEEDS-2: second order in law, two calls per step.
 
-    `eta` ≥ 0 scales the noise: 0 is DPM-Solver++(2S), 1 the reverse SDE. ValueError for another eta.
+    The reverse SDE with η times its noise is dx = (1+η)(D − x) dλ + √(2η) σ dB in λ = −log σ. A step of h is cut into 2
+    equal parts. With a = e^{−(1+η)h/2}, σ_i the level after i parts (σ_0 = σ, σ_2 = σ⁺) and D_i = D(x_i, σ_i) with x_0
+    = x:
+        n_i = a n_{i−1} + σ_i √(1 − e^{−2ηh/2}) z_i,   n_0 = 0
+        x_1 = a x + (1 − a) D_0 + n_1
+        x⁺  = a² x + (1 − a²) D_1 + n_2
+
+    n_i is the noise of the first i parts, so the noise of a stage is a part of the noise of the step. `eta` ≥ 0 scales
+    it: 0 is DPM-Solver++(2S), 1 is the reverse SDE. The step to σ⁺ = 0 is Euler's and makes one call.
+    (Gonzalez et al. 2023, arXiv:2305.14267)
+
+    Raises:
+        ValueError: eta is not a number of at least 0.
     """
 
     order: ClassVar[int] = 2
@@ -66,9 +62,22 @@ class SEEDS2(Sampler):
 
 @dataclass(frozen=True)
 class SEEDS3(Sampler):
-    """SEEDS-3: second order in law, third without noise, three calls a step, one for the step to zero.
+    """SEEDS-3: second order in law, third without noise, three calls per step.
 
-    `eta` ≥ 0 scales the noise: 0 is DPM-Solver++(3S), 1 the reverse SDE. ValueError for another eta.
+    The reverse SDE with η times its noise is dx = (1+η)(D − x) dλ + √(2η) σ dB in λ = −log σ. A step of h is cut into 3
+    equal parts. With a = e^{−(1+η)h/3}, σ_i the level after i parts (σ_0 = σ, σ_3 = σ⁺), H = (1+η) h, φ₂(z) = (e^z − 1
+    − z)/z² and D_i = D(x_i, σ_i) with x_0 = x:
+        n_i = a n_{i−1} + σ_i √(1 − e^{−2ηh/3}) z_i,   n_0 = 0
+        x_1 = a x + (1 − a) D_0 + n_1
+        x_2 = a² x + (1 − a²) D_0 + 2 (2H/3) φ₂(−2H/3) (D_1 − D_0) + n_2
+        x⁺  = a³ x + (1 − a³) D_0 + (3/2) H φ₂(−H) (D_2 − D_0) + n_3
+
+    n_i is the noise of the first i parts, so the noise of a stage is a part of the noise of the step. `eta` ≥ 0 scales
+    it: 0 is DPM-Solver++(3S), of third order, and 1 is the reverse SDE. A third order in law would ask for more of the
+    path than its increments. The step to σ⁺ = 0 is Euler's and makes one call. (Gonzalez et al. 2023, arXiv:2305.14267)
+
+    Raises:
+        ValueError: eta is not a number of at least 0.
     """
 
     eta: float = 1.0

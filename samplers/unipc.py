@@ -1,20 +1,4 @@
-"""UniPC, a predictor and a corrector that share one call (Zhao, Bai, Rao, Zhou, Lu 2023).
-
-With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level, φ at −h (samplers/adams.py), and x_E = (σ⁺/σ) x + h φ₁ x̂₀ for Euler's
-step, UniP-p goes on from p predictions, and UniC-p goes back over the step once the prediction at its end is there:
-    UniP-p   x⁺ = x_E + B(h) Σ_m a_m (x̂₀₋ₘ − x̂₀)/r_m                                  1 ≤ m < p
-    UniC-p   x⁺ = x_E + B(h) Σ_m a_m (x̂₀₋ₘ − x̂₀)/r_m + B(h) a_p (x̂₀⁺ − x̂₀)
-
-r_m < 0 being where the earlier levels lie, in units of h. The a_m make the step exact for polynomials x̂₀ in λ of degree
-p − 1 (UniP) or p (UniC): B cancels, and these are the exponential Adams–Bashforth and Adams–Moulton methods. Only where
-one a is to be found do the authors take a = ½ for it, and there B matters:
-    UniP-2   x⁺ = x_E + ½ B (x̂₀ − x̂₀₋₁)/|r₁|         UniC-1   x⁺ = x_E + ½ B (x̂₀⁺ − x̂₀)
-    bh1      B = h                                     bh2      B = 1 − e^{−h}          (UniP-2 is DPM-Solver++(2M))
-
-A step corrects the state it is given, with the prediction made at that state, and predicts the next from the corrected
-one with the same prediction: one call. The first steps are of the order that there is something to look back on; the
-one to σ⁺ = 0 is Euler's, and nothing corrects it.  https://arxiv.org/abs/2302.04867
-"""
+"""UniPC, a predictor and a corrector that share one call."""
 
 from __future__ import annotations
 
@@ -31,7 +15,7 @@ from samplers.checks import one_of
 
 
 class Before(NamedTuple):
-    """The corrected state where the last step began, and the predictions it was made with, newest first."""
+    """The corrected state where the previous step began, and the predictions it was made with, newest first."""
 
     x: Tensor
     history: tuple[Node, ...]
@@ -39,9 +23,26 @@ class Before(NamedTuple):
 
 @dataclass(frozen=True)
 class UniPC(Sampler):
-    """UniPC-p: predictor and corrector in one call a step; order p + 1, and p without the corrector.
+    """UniPC-p, predictor and corrector in one call per step: order p + 1, or p without the corrector.
 
-    `max_order` is p, `kind` is B(h), "bh1" or "bh2". ValueError unless 1 ≤ max_order ≤ 3, and for another kind.
+    With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level, and x_E = (σ⁺/σ) x + (1 − e^{−h}) x̂₀ for Euler's step, UniP-p
+    extrapolates from p predictions. UniC-p goes back over the step once the prediction at its end is there:
+        UniP-p   x⁺ = x_E + B(h) Σ_m a_m (x̂₀₋ₘ − x̂₀)/r_m                                  1 ≤ m < p
+        UniC-p   x⁺ = x_E + B(h) Σ_m a_m (x̂₀₋ₘ − x̂₀)/r_m + B(h) a_p (x̂₀⁺ − x̂₀)
+
+    r_m < 0 are the places of the earlier levels, in units of h. The a_m make the step exact for polynomials x̂₀ in λ of
+    degree p − 1 (UniP) or p (UniC). B cancels, and these are the exponential Adams–Bashforth and Adams–Moulton methods.
+    Where only one a is to be found, the authors take a = ½ for it, and there B matters:
+        UniP-2   x⁺ = x_E + ½ B (x̂₀ − x̂₀₋₁)/|r₁|         UniC-1   x⁺ = x_E + ½ B (x̂₀⁺ − x̂₀)
+        bh1      B = h                                     bh2      B = 1 − e^{−h}          (UniP-2 is DPM-Solver++(2M))
+
+    A step corrects the state it is given, with the prediction made at that state, and predicts the next from the
+    corrected one with the same prediction. The first steps are of the order that there are predictions for. The step to
+    σ⁺ = 0 is Euler's, and nothing corrects it. `max_order` is p, `kind` names B(h), and `corrector` = False leaves UniC
+    out. (Zhao et al. 2023, arXiv:2302.04867)
+
+    Raises:
+        ValueError: max_order is not 1, 2 or 3, or kind is not "bh1" or "bh2".
     """
 
     max_order: int = 2

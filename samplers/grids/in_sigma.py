@@ -103,12 +103,12 @@ def linear_quadratic(
 def linear_quadratic_shares(steps: int, threshold: float, linear_steps: int | None) -> list[float]:
     """r of `linear_quadratic`: the share of the way done before each step; raises as that does."""
     if not 0 < threshold < 1:
-        raise ValueError(f"linear_quadratic.threshold must lie between 0 and 1, got {threshold!r}")
+        raise ValueError(f"linear_quadratic.threshold must be between 0 and 1, got {threshold!r}")
     if steps == 1:
         return [0.0]
     linear = steps // 2 if linear_steps is None else linear_steps
     if not 0 < linear < steps:
-        raise ValueError(f"linear_quadratic.linear_steps must lie between 1 and {steps - 1}, got {linear!r}")
+        raise ValueError(f"linear_quadratic.linear_steps must be between 1 and {steps - 1}, got {linear!r}")
     slope, rest = threshold / linear, steps - linear
     curve = (1 - threshold - slope * rest) / rest**2
     return [slope * i + curve * max(i - linear, 0) ** 2 for i in range(steps)]

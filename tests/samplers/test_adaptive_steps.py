@@ -140,7 +140,7 @@ def test_a_tolerance_below_the_digits_of_the_state_is_told():
         ({"pair": "34"}, "DPMSolverAdaptive.pair must be one of '12', '23', got '34'"),
         ({"rtol": 0}, "DPMSolverAdaptive.rtol must be a number above 0, got 0"),
         ({"pcoeff": -1}, "DPMSolverAdaptive.pcoeff must be a number of at least 0, got -1"),
-        ({"safety": 1.2}, r"DPMSolverAdaptive.safety must lie in \[0, 1\], got 1.2"),
+        ({"safety": 1.2}, r"DPMSolverAdaptive.safety must be in \[0, 1\], got 1.2"),
     ],
 )
 def test_slips(options, line):

@@ -110,12 +110,12 @@ def test_zero_terminal_snr_demands_another_prediction_than_noise():
     ("slip", "line"),
     [
         (lambda: samplers.vp_levels(2.0, 1.0), "beta_max must be a number of at least 2.0, got 1.0"),
-        (lambda: samplers.ve_levels(1.0, 1.0), "sigma_min must lie below sigma_max, got 1.0 and 1.0"),
-        (lambda: samplers.flow_levels(t_max=1.0), "t_max must lie below 1, where σ is infinite, got 1.0"),
+        (lambda: samplers.ve_levels(1.0, 1.0), "sigma_min must be below sigma_max, got 1.0 and 1.0"),
+        (lambda: samplers.flow_levels(t_max=1.0), "t_max must be below 1, where σ is infinite, got 1.0"),
         (lambda: samplers.edm_levels(0.0), "sigma_min must be a number above 0, got 0.0"),
-        (lambda: samplers.cosine_levels(cap=1.0), "cap must lie between 0 and 1, got 1.0"),
+        (lambda: samplers.cosine_levels(cap=1.0), "cap must be between 0 and 1, got 1.0"),
         (lambda: samplers.zero_terminal_snr(SD, 1000.0), "above 2254.24, the level before it, got 1000.0"),
-        (lambda: samplers.vp_levels().sigma(1.5), "time 1.5 lies outside the levels, which go from 0.001 to 1.0"),
+        (lambda: samplers.vp_levels().sigma(1.5), "time 1.5 is outside the levels, which go from 0.001 to 1.0"),
     ],
 )
 def test_a_slip_is_answered_in_one_clear_line(slip, line):

@@ -81,8 +81,8 @@ def test_noise_goes_where_it_is_sent():
     assert samplers.seeded([1], device="meta")(torch.empty(1, 3)).is_meta
 
 
-def test_one_seed_an_image():
-    with pytest.raises(ValueError, match=r"2 seeds for x of shape \(3, 4\): it must be one seed an image"):
+def test_one_seed_per_image():
+    with pytest.raises(ValueError, match=r"2 seeds for x of shape \(3, 4\): there must be one seed per image"):
         samplers.seeded([1, 2])(torch.empty(3, 4))
 
 

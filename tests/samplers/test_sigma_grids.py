@@ -250,8 +250,8 @@ ERRORS = [
     ),
     (lambda: samplers.DiscreteLevels((1.0, 0.5)), "strictly rising from above 0"),
     (lambda: samplers.continuous_levels(0.0, 1.0), "sigma_min must be a number above 0, got 0.0"),
-    (lambda: samplers.continuous_levels(2.0, 1.0), "sigma_min must lie below sigma_max, got 2.0 and 1.0"),
-    (lambda: SD.sigma(1000), "timestep 1000 lies outside the table, which goes from 0 to 999"),
+    (lambda: samplers.continuous_levels(2.0, 1.0), "sigma_min must be below sigma_max, got 2.0 and 1.0"),
+    (lambda: SD.sigma(1000), "timestep 1000 is outside the table, which goes from 0 to 999"),
 ]
 
 

@@ -101,7 +101,7 @@ SLIPS = [
     ("edm_heun", {"s_tmin": 2.0, "s_tmax": 1.0}, "EDMHeun.s_tmax must be a number of at least 2.0, got 1.0"),
     ("er_sde", {"stages": 4}, "ERSDE.stages must be one of 1, 2, 3, got 4"),
     ("er_sde", {"scale": "er_sde5"}, "unknown ERSDE.scale 'er_sde5' (did you mean 'er_sde_5'?)"),
-    ("restart", {"low": 3.0}, "Restart.high must lie above low = 3.0, got 2.0"),
+    ("restart", {"low": 3.0}, "Restart.high must be above low = 3.0, got 2.0"),
     ("restart", {"inner_steps": 0}, "Restart.inner_steps must be an integer of at least 1, got 0"),
     ("sa_solver", {"predictor": 0}, "SASolver.predictor must be one of 1, 2, 3, 4, got 0"),
     ("sa_solver", {"tau": math.nan}, "SASolver.tau must be a number of at least 0, got nan"),

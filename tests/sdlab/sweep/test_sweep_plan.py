@@ -386,7 +386,7 @@ BAD = [
      [
         "cells.sampler[0].etaa: unknown option of ddim (did you mean 'eta'?); it takes: eta",
         "cells.sampler[0].eta: should be a number, got 'x'",
-        "cells.sampler[1]: DDIM.eta must lie in [0, 1], got 2",
+        "cells.sampler[1]: DDIM.eta must be in [0, 1], got 2",
         "cells.sampler[2].eta: should be a number, got nan",
     ]),
     ("scale = 3.0", "scale = -3.0", [
