@@ -20,8 +20,6 @@ from sdlab.metrics.reference_error import ReferenceError
 from sdlab.metrics.ssim import Ssim
 from sdlab.metrics.w2 import W2
 
-MetricInfo = Metric
-
 __all__ = [
     "METRICS",
     "Batch",
@@ -29,7 +27,6 @@ __all__ = [
     "Meters",
     "Metric",
     "MetricFiles",
-    "MetricInfo",
     "Result",
     "Run",
     "Subject",
@@ -58,7 +55,7 @@ METRICS: dict[str, Metric] = {
 
 _LACKING = {
     "pictures": "measured on pictures, and {name} makes none",
-    "prompts": "compared with prompts, and {name} takes none",
+    "prompts": "compared with prompts, and {name} has none",
     "inputs": "compared with input pictures, which not every image of {name} has",
     "samples": "measured on the samples of a sweep, and {name} is not one",
 }

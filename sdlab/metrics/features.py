@@ -15,6 +15,7 @@ from torch import Tensor
 from sdlab.metrics import inception, lab
 from sdlab.metrics.base import PICTURES, Batch, Complaint, Meter, Metric, Result, Rows, Run, Subject, Tools, given
 from sdlab.metrics.files import MetricFiles
+from sdlab.metrics.pictures import pictures_in, read_pictures
 from sdlab.system.resources import find
 from sdlab.worlds import scenes
 
@@ -125,7 +126,7 @@ class _Inception:
         if place.is_file():
             self.reference = Statistics(*inception.read_statistics(place, self._network.num_features))
         else:
-            pictures = inception.read_pictures(place, given(tools.size))
+            pictures = read_pictures(pictures_in(place), given(tools.size))
             self.reference = torch.cat([self._network(batch.to(tools.device)) for batch in pictures])
 
     def __call__(self, batch: Batch) -> Tensor:

@@ -1,4 +1,4 @@
-"""The files that some metrics need and sdlab does not bring: Inception's weights, real pictures, OpenAI's CLIP."""
+"""Files that some metrics need and sdlab does not contain: Inception's weights, real pictures, OpenAI's CLIP."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from pydantic import BaseModel, ConfigDict
 
 
 class MetricFiles(BaseModel):
-    """`[metric_files]` of a sweep. Without them the lab evaluator serves FID and KID, and the model's CLIP its score.
+    """The table `[metric_files]` of a sweep.
 
-    `inception` are the weights of the FID paper's network, `reference` the real pictures that FID and KID on its
-    features compare with: a folder of them, or for FID alone an .npz with `mu` and `sigma`. `clip` is a folder with
-    OpenAI's CLIP, laid out as by transformers.
+    `inception` are the weights of the network of the FID paper. `reference` are the real pictures that FID and KID on
+    its features compare with: a folder, or for FID alone an .npz file with `mu` and `sigma`. `clip` is a folder with
+    OpenAI's CLIP in the layout of transformers. Without them FID and KID use the lab evaluator, and the CLIP score the
+    model's own CLIP.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -20,5 +21,5 @@ class MetricFiles(BaseModel):
 
     @property
     def given(self) -> dict[str, str]:
-        """Those that are named."""
+        """The files that are named, by key."""
         return self.model_dump(exclude_none=True)

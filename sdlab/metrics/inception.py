@@ -12,11 +12,11 @@ from torch import Tensor
 
 from sdlab.metrics.base import Complaint
 from sdlab.metrics.files import MetricFiles
-from sdlab.picture import Size, read_picture, to_bytes
+from sdlab.metrics.pictures import pictures_in
+from sdlab.picture import to_bytes
 from sdlab.system.errors import UsageError
 
 WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _NO_PACKAGE = "needs the package torch-fidelity: pip install torch-fidelity"
 
 
@@ -69,22 +69,6 @@ def content(files: MetricFiles) -> Iterator[Path]:
     place = Path(files.reference or "")
     yield Path(files.inception or "")
     yield from pictures_in(place) if place.is_dir() else [place]
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """The pictures in a folder and its subfolders, by the suffixes of their names, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-
-
-def read_pictures(folder: Path, size: Size, batch: int = 32) -> Iterator[Tensor]:
-    """The pictures of a folder, (B, 3, H, W) in [−1, 1], cropped to the `size` of those they are compared with.
-
-    Raises:
-        UsageError: a picture cannot be read.
-    """
-    paths = pictures_in(folder)
-    for start in range(0, len(paths), batch):
-        yield torch.stack([read_picture(path, size) for path in paths[start : start + batch]])
 
 
 def read_statistics(path: Path, features: int) -> tuple[Tensor, Tensor]:

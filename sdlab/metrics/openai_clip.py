@@ -1,4 +1,4 @@
-"""OpenAI's CLIP (Radford et al. 2021, arXiv 2103.00020) from a folder laid out as by transformers, in our classes."""
+"""OpenAI's CLIP (Radford et al. 2021, arXiv:2103.00020), from a folder in the layout of transformers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from sdlab.weights.vocabulary import tokenizer_in
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 FILES = ("config.json", "vocab.json", "merges.txt")
-# Mean and standard deviation of the pictures it was trained on, by channel: the numbers of OpenAI's release.
+# Mean and standard deviation of the pictures it was trained on, per channel, from OpenAI's release.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -42,9 +42,9 @@ _VISION: Rules = (
 
 
 def missing_files(folder: Path) -> list[str]:
-    """What the folder lacks, a line each."""
+    """What the folder lacks, one line each."""
     if not folder.is_dir():
-        return [f"{folder}: no such folder; it should hold {', '.join((*FILES, WEIGHTS[0]))} of OpenAI's CLIP"]
+        return [f"{folder}: is not a folder; it should hold {', '.join((*FILES, WEIGHTS[0]))} of OpenAI's CLIP"]
     lacking = [name for name in FILES if not (folder / name).is_file()]
     lacking += [] if any((folder / name).is_file() for name in WEIGHTS) else [" or ".join(WEIGHTS)]
     return [f"{folder}: {name} of OpenAI's CLIP is missing" for name in lacking]
@@ -56,10 +56,10 @@ def content(folder: Path) -> list[Path]:
 
 
 def load(folder: Path, device: torch.device | str = "cpu") -> tuple[Clip, Tokenizer, Callable[[Tensor], Tensor]]:
-    """The network in float32, its tokenizer, and what turns pictures (B, 3, H, W) in [−1, 1] into its input.
+    """The network in float32, its tokenizer, and the function from pictures (B, 3, H, W) in [−1, 1] to its input.
 
     Raises:
-        UsageError: a file is missing, or the configuration is that of another network.
+        UsageError: a file is missing, or the configuration belongs to another network.
         RunError: the weights are damaged or do not fit the configuration.
     """
     if lacking := missing_files(folder):
@@ -77,9 +77,10 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[Clip, Tokeni
 
 
 def prepare(images: Tensor, side: int) -> Tensor:
-    """Pictures as CLIP was shown them: the shorter side brought to `side` by Pillow's bicubic filter, the middle cut.
+    """Pictures (B, 3, H, W) in [−1, 1] as CLIP was trained on them, (B, 3, side, side).
 
-    (B, 3, H, W) in [−1, 1] -> (B, 3, side, side), less the mean and over the standard deviation of its training.
+    Pillow's bicubic filter brings the shorter side to `side`, the middle is cut out, and each channel is normalised by
+    the mean and standard deviation of the training pictures.
     """
     shown = torch.from_numpy(np.stack([_middle(Image.fromarray(image), side) for image in to_bytes(images).numpy()]))
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
@@ -98,7 +99,7 @@ def _middle(picture: Image.Image, side: int) -> np.ndarray[Any, np.dtype[np.uint
 
 
 def _theirs(name: str) -> str:
-    """Our name in the words of transformers."""
+    """The name of one of our tensors in transformers."""
     for ours, prefix, rules in (("text.", "text_model.", CLIP_TEXT), ("vision.", "vision_model.", _VISION)):
         if name.startswith(ours):
             return prefix + rename(name.removeprefix(ours), rules)
@@ -113,7 +114,7 @@ def _configurations(path: Path) -> tuple[ClipTextConfig, ClipVisionConfig]:
         projection = int(content.get("projection_dim", 512))
         for part in (text, vision):
             if part["hidden_act"] != "quick_gelu" or part["intermediate_size"] != 4 * part["hidden_size"]:
-                raise UsageError(f"{path}: is no CLIP of OpenAI's: another width or activation inside its layers")
+                raise UsageError(f"{path}: is not OpenAI's CLIP; the width or activation of its layers differs")
         return (
             ClipTextConfig(text["vocab_size"], text["max_position_embeddings"], *_sizes(text)),
             ClipVisionConfig(vision["image_size"], vision["patch_size"], *_sizes(vision), projection),
@@ -128,7 +129,7 @@ def _sizes(part: dict[str, Any]) -> tuple[int, int, int]:
     return part["hidden_size"], part["num_hidden_layers"], part["num_attention_heads"]
 
 
-# What a configuration of transformers means where it says nothing: ViT-B/32.
+# The values that a configuration of transformers leaves out, those of ViT-B/32.
 _COMMON = {"hidden_act": "quick_gelu", "num_hidden_layers": 12}
 _DEFAULT_TEXT = _COMMON | {
     "vocab_size": 49408,

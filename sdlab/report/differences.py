@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sdlab.metrics import MetricInfo
+from sdlab.metrics import Metric
 from sdlab.report.statistics import difference
 from sdlab.report.table import AXES, NUMBERS, TIE, Field, Table
 from sdlab.sweep.cell import Cell
@@ -61,7 +61,7 @@ def _value(cell: Cell, axis: str, option: str) -> str:
     return str(cell.complete()[axis][option]) if option else AXES[axis](Row("", cell))
 
 
-def _change(metric: MetricInfo, row: Row, other: Row) -> Field:
+def _change(metric: Metric, row: Row, other: Row) -> Field:
     """`"+0.012±.004"`, marked as better, worse or neither."""
     found = difference(metric, row, other)
     text = f"{found.difference:+.{metric.digits}f}±{found.error:.{metric.digits}f}".replace("±0.", "±.")

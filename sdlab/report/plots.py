@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sdlab.metrics import MetricInfo
+from sdlab.metrics import Metric
 from sdlab.report.figures import log_axis, save, tidy
 from sdlab.report.statistics import standard_error
 from sdlab.sweep.plan import Plan
@@ -23,7 +23,7 @@ _STYLES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
-def plot_metric(path: Path, plan: Plan, metric: MetricInfo, rows: Sequence[Row], real: float | None = None) -> None:
+def plot_metric(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], real: float | None = None) -> None:
     """One line per sampler (its colour) and guidance (its stroke and marker), with bars of ± one standard error.
 
     A dotted line shows the value on `real` pictures, where it is known. Points of different samplers are moved sideways
@@ -92,7 +92,7 @@ def _across(rows: Sequence[Row]) -> _Across:
     return _STRENGTH if len({row.cell.strength for row in rows}) > 1 else _PASSES
 
 
-def lines(rows: Sequence[Row], metric: MetricInfo, steps: bool) -> dict[tuple[str, str], list[Row]]:
+def lines(rows: Sequence[Row], metric: Metric, steps: bool) -> dict[tuple[str, str], list[Row]]:
     """The rows with a value, grouped into lines: by sampler (with the grid and, if asked, the steps) and guidance."""
     grids, steps = len({row.cell.grid.label for row in rows}) > 1, steps and len({row.cell.steps for row in rows}) > 1
     found: dict[tuple[str, str], list[Row]] = {}
@@ -104,7 +104,7 @@ def lines(rows: Sequence[Row], metric: MetricInfo, steps: bool) -> dict[tuple[st
     return found
 
 
-def _label(axes: Axes, plan: Plan, metric: MetricInfo, rows: Sequence[Row], across: _Across) -> None:
+def _label(axes: Axes, plan: Plan, metric: Metric, rows: Sequence[Row], across: _Across) -> None:
     axes.set_title(f"{plan.name}: {metric.label}", loc="left", fontsize=12)
     axes.set_xlabel(across.label)
     axes.set_ylabel(f"{metric.label}, {metric.better} is better")

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sdlab.metrics import MetricInfo
+from sdlab.metrics import Metric
 from sdlab.report.figures import log_axis, save, tidy
 from sdlab.report.statistics import standard_error, standings
 from sdlab.report.table import BEST, TIE
@@ -53,7 +53,7 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
     return found
 
 
-def plot_ranking(path: Path, plan: Plan, metric: MetricInfo, rows: Sequence[Row], real: float | None = None) -> None:
+def plot_ranking(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], real: float | None = None) -> None:
     """One dot per cell with ± one standard error, the best on top; filled if it ties with the best of its panel.
 
     The value on `real` pictures, where it is known, is in the title, since it may be far from all dots.
@@ -77,7 +77,7 @@ def plot_ranking(path: Path, plan: Plan, metric: MetricInfo, rows: Sequence[Row]
     save(figure, path, dpi=120)
 
 
-def _draw(axes: Axes, metric: MetricInfo, panel: Panel, rows: Sequence[Row]) -> None:
+def _draw(axes: Axes, metric: Metric, panel: Panel, rows: Sequence[Row]) -> None:
     found = zip(panel.rows, standings(metric, panel.rows), strict=True)
     placed = [(row, standing) for row, standing in found if standing is not None]
     placed.sort(key=lambda one: one[0].metrics[metric.name], reverse=metric.better == "higher")

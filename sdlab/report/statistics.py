@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from sdlab.metrics import MetricInfo
+from sdlab.metrics import Metric
 from sdlab.sweep.store import Row
 
 _CONFIDENCE = 0.95
@@ -36,7 +36,7 @@ class Standing:
         return not self.best and self.low <= 0 <= self.high
 
 
-def standings(metric: MetricInfo, rows: Sequence[Row]) -> list[Standing | None]:
+def standings(metric: Metric, rows: Sequence[Row]) -> list[Standing | None]:
     """The standing of each row; None for rows without a value. Of equal rows the first is the best, the others tie."""
     values = [row.metrics.get(metric.name, math.nan) for row in rows]
     finite = [i for i, value in enumerate(values) if math.isfinite(value)]
@@ -49,7 +49,7 @@ def standings(metric: MetricInfo, rows: Sequence[Row]) -> list[Standing | None]:
     return found
 
 
-def difference(metric: MetricInfo, row: Row, other: Row) -> Standing:
+def difference(metric: Metric, row: Row, other: Row) -> Standing:
     """`row` − `other`, paired over the images if the metric is a mean over them.
 
     Paired differences get Student's interval of their mean. A metric of the whole set gets the normal interval of two
@@ -69,7 +69,7 @@ def difference(metric: MetricInfo, row: Row, other: Row) -> Standing:
     return Standing(mean, mean - margin, mean + margin, error=error)
 
 
-def standard_error(metric: MetricInfo, row: Row) -> float | None:
+def standard_error(metric: Metric, row: Row) -> float | None:
     """The standard error of the row's value: as stored, else that of the mean over images, else None."""
     if metric.name in row.stderr:
         return row.stderr[metric.name]

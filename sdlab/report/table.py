@@ -16,7 +16,7 @@ from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from sdlab.metrics import MetricInfo
+from sdlab.metrics import Metric
 from sdlab.report.statistics import Standing, standard_error, standings
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
@@ -106,7 +106,7 @@ def make_table(plan: Plan, rows: Sequence[Row], real: Mapping[str, Sequence[floa
     return Table(plan.name, headers, body, _caption(plan, rows, varying, real), left=len(set(varying) - set(NUMBERS)))
 
 
-def _value(metric: MetricInfo, row: Row, standing: Standing | None) -> Field:
+def _value(metric: Metric, row: Row, standing: Standing | None) -> Field:
     if standing is None:
         return Field("–" if row.ok else "failed")
     error = standard_error(metric, row)
@@ -115,7 +115,7 @@ def _value(metric: MetricInfo, row: Row, standing: Standing | None) -> Field:
     )
 
 
-def _with_error(metric: MetricInfo, value: float, error: float | None) -> str:
+def _with_error(metric: Metric, value: float, error: float | None) -> str:
     """`"3.21±.20"`."""
     text = metric.text(value)
     return text if error is None else text + f"±{metric.text(error)}".replace("±0.", "±.")
@@ -198,7 +198,7 @@ def csv_text(plan: Plan, rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
-def _numbers(metric: MetricInfo, row: Row, standing: Standing | None) -> list[float | str]:
+def _numbers(metric: Metric, row: Row, standing: Standing | None) -> list[float | str]:
     if standing is None:
         return [""] * 6
     error = standard_error(metric, row)

@@ -8,14 +8,14 @@ from pathlib import Path
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from sdlab.metrics import MetricInfo
+from sdlab.metrics import Metric
 from sdlab.report.figures import save, tidy
 from sdlab.report.plots import lines
 from sdlab.report.statistics import standard_error
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
 
-Pair = tuple[MetricInfo, MetricInfo]  # a metric of following the prompt, and one of resemblance to the input
+Pair = tuple[Metric, Metric]  # a metric of following the prompt, and one of resemblance to the input
 
 _PROMPT = ("prompt_accuracy", "changes_made", "clip_score")
 _INPUT = ("psnr", "ssim", "feature_distance")
@@ -29,7 +29,7 @@ def trade_offs(plan: Plan) -> list[Pair]:
     return [(gain, loss) for gain in gains for loss in plan.measures if loss.name in _INPUT]
 
 
-def plot_trade_off(path: Path, plan: Plan, gain: MetricInfo, loss: MetricInfo, rows: Sequence[Row]) -> None:
+def plot_trade_off(path: Path, plan: Plan, gain: Metric, loss: Metric, rows: Sequence[Row]) -> None:
     """`gain` against `loss`: one line per sampler and guidance through its strengths, which label the points.
 
     The upper right is best in both metrics. Bars are ± one standard error.

@@ -15,7 +15,7 @@ from samplers.checks import did_you_mean
 from sdlab import plugins
 from sdlab.backends import custom as own_pipeline
 from sdlab.backends.custom_model import OwnModel
-from sdlab.metrics import MetricFiles, MetricInfo, labelled
+from sdlab.metrics import Metric, MetricFiles, labelled
 from sdlab.picture import Fit
 from sdlab.sweep.axes import GRID, GUIDANCE, LEVELS, SAMPLER, Axis, Mistake
 from sdlab.sweep.cell import Cell, Choice, canonical, digest
@@ -82,7 +82,7 @@ class Plan(BaseModel):
         return _levels(self.own)
 
     @property
-    def measures(self) -> tuple[MetricInfo, ...]:
+    def measures(self) -> tuple[Metric, ...]:
         """The metrics with the labels they have here."""
         return tuple(labelled(name, self.metric_files) for name in self.metrics)
 

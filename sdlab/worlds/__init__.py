@@ -1,1 +1,1 @@
-"""Captioned picture worlds: scenes, their renderer, captions and readers."""
+"""Worlds of captioned pictures, each with a renderer, captions and a reader."""

@@ -1,4 +1,4 @@
-"""The captioned world: scenes, their pictures, their captions, and a reader that checks one against the other."""
+"""The scenes world: scenes, their pictures and captions, and a reader that checks a picture against a caption."""
 
 from sdlab.worlds.scenes.captions import Statement, Thing, describe, parse
 from sdlab.worlds.scenes.render import render

@@ -1,7 +1,7 @@
-"""Scenes to captions and back: wording varies, attributes are sometimes left out, and every caption can be parsed.
+"""Captions of scenes, and their parser.
 
-`describe` writes, `parse` reads; `parse(caption)` gives exactly what the caption states, so a picture can be checked
-against its words alone, whoever wrote them.
+Captions vary in wording and sometimes leave out attributes. `parse` recovers exactly what a caption states, so a
+picture can be checked against any caption, not only those that `describe` writes.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _RELATION_WORDS = (
     ("below", "under", "beneath"),
 )
 _ANY_SHAPE = "shape"
-NOUNS = (*SHAPES, _ANY_SHAPE)  # a caption has one for each of its objects
+NOUNS = (*SHAPES, _ANY_SHAPE)  # a caption has one per object
 _OPENINGS = ("", "", "a picture of ", "an image of ")
 _GROUNDS = ("on a {} background", "against a {} background", "with a {} background", "on {}")
 
-# How often an attribute goes unsaid.
+# How often an attribute is left out.
 _UNSAID = {"size": 0.25, "colour": 0.12, "shape": 0.05, "background": 0.2, "relation": 0.1}
 
 
 @dataclass(frozen=True)
 class Thing:
-    """What a caption says of one object; None where it says nothing."""
+    """What a caption says about one object. None means that it says nothing."""
 
     shape: int | None = None
     colour: int | None = None
@@ -40,7 +40,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Statement:
-    """What a caption says of a picture."""
+    """What a caption says about a picture."""
 
     things: tuple[Thing, ...]
     relation: int | None = None
@@ -48,7 +48,7 @@ class Statement:
 
 
 def state(scenes: Scenes, generator: torch.Generator, leave_out: bool = True) -> list[Statement]:
-    """What to say of each scene: everything, or with `leave_out` sometimes less (never nothing)."""
+    """What to say about each scene: everything, or less at random with `leave_out`, but never nothing."""
     n = len(scenes)
     unsaid = {
         name: (torch.rand(n, 2, generator=generator) < (rate if leave_out else 0.0)).tolist()
@@ -62,7 +62,7 @@ def state(scenes: Scenes, generator: torch.Generator, leave_out: bool = True) ->
         for k in range(count):
             said = {name: None if unsaid[name][i][k] else values[name][i][k] for name in values}
             if said["shape"] is None and said["colour"] is None:
-                said["colour"] = values["colour"][i][k]  # "a shape" alone would name nothing
+                said["colour"] = values["colour"][i][k]  # "a shape" alone would say nothing
             things.append(Thing(**said))
         related = None if count == 1 or unsaid["relation"][i][0] else relation
         statements.append(Statement(tuple(things), related, None if unsaid["background"][i][0] else background))
@@ -70,7 +70,7 @@ def state(scenes: Scenes, generator: torch.Generator, leave_out: bool = True) ->
 
 
 def word(statement: Statement, choose: torch.Tensor) -> str:
-    """The statement in words; `choose` holds eight random integers that pick the wording."""
+    """The statement as a caption. The eight random integers in `choose` pick the wording."""
     picks = iter(choose.tolist())
 
     def pick(options: tuple[str, ...]) -> str:
@@ -92,7 +92,7 @@ def word(statement: Statement, choose: torch.Tensor) -> str:
 
 
 def describe(scenes: Scenes, generator: torch.Generator, leave_out: bool = True) -> list[str]:
-    """A caption for each scene."""
+    """One caption per scene."""
     statements = state(scenes, generator, leave_out)
     choices = torch.randint(1 << 30, (len(scenes), 8), generator=generator)
     return [word(statement, choose) for statement, choose in zip(statements, choices, strict=True)]
@@ -110,7 +110,7 @@ _GROUND = re.compile(r"\b(?:on|against|with)(?: an?)? ({})\b".format("|".join(BA
 
 
 def parse(caption: str) -> Statement | None:
-    """What the caption states, or None when it names no object of this world (then nothing can be checked)."""
+    """What the caption states, or None if it names no object of this world, since then nothing can be checked."""
     text = " ".join(caption.lower().replace(",", " ").rstrip(". ").split())
     found = list(_THING.finditer(text))[:2]
     if not found:
@@ -133,7 +133,7 @@ def parse(caption: str) -> Statement | None:
 
 
 def facts(statement: Statement) -> list[str]:
-    """The names of the stated attributes, one a fact, in words for people: `["2 objects", "small", "red", …]`."""
+    """The stated facts in words, one entry per fact: `["2 objects", "small", "red", …]`."""
     words = [f"{len(statement.things)} object{'s' * (len(statement.things) > 1)}"]
     for thing in statement.things:
         words += [] if thing.size is None else [SIZES[thing.size]]
@@ -144,9 +144,9 @@ def facts(statement: Statement) -> list[str]:
 
 
 def alter(statement: Statement, choose: torch.Tensor) -> Statement:
-    """A statement that differs in one fact, as near as a wrong caption can be; `choose` holds two random integers.
+    """A statement that differs in one fact. The two random integers in `choose` pick which, and the new value.
 
-    With two objects also exchanges what is said of them, so that binding and order must be read, not the bag of words.
+    With two objects it may also swap their colours or their order, so that a bag of words does not tell the two apart.
     """
     which, by = choose.tolist()
     options: list[Statement] = []

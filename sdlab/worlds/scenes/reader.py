@@ -1,8 +1,8 @@
-"""The reader: what is in a picture, and which of the attributes that a caption states are truly there.
+"""The lab evaluator, and the reader that checks a picture against what a caption states.
 
-A small convolutional network looks at the picture alone, never at the caption: a heat map of object centres (Zhou et
-al. 2019, arXiv 1904.07850) with shape, colour and size at each centre, and the background from the whole. Its pooled
-features are those on which the lab's FID and KID are measured. It is trained apart from the generator and its text
+The evaluator is a small convolutional network that sees only the picture, never the caption. It predicts a heat map of
+object centres (Zhou et al. 2019, arXiv:1904.07850) with shape, colour and size at each centre, and the background of
+the whole picture. FID and KID use its pooled features. It is trained separately from the generator and its text
 encoder.
 """
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sdlab.worlds.scenes.captions import Statement, Thing
 from sdlab.worlds.scenes.world import BACKGROUNDS, COLOURS, PIXELS, SHAPES, SIZES
 
-STRIDE = 4  # pixels to a cell of the heat map
+STRIDE = 4  # pixels per cell of the heat map
 CELLS = PIXELS // STRIDE
 FEATURES = 64
 _PER_CELL = {"heat": 1, "shape": len(SHAPES), "colour": len(COLOURS), "size": len(SIZES), "offset": 2, "fine": 4}
@@ -39,7 +39,7 @@ class _Residual(nn.Module):
 
 
 class Evaluator(nn.Module):
-    """Pictures (B, 3, 64, 64) in [−1, 1] -> what the heads say of every cell and of the whole picture."""
+    """Pictures (B, 3, 64, 64) in [−1, 1] -> predictions for every cell and for the whole picture."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Evaluator(nn.Module):
         fine = self.fine(images)
         coarse = self.coarse(fine)
         cells = self.cells(self.joint(fine + F.interpolate(self.back(coarse), scale_factor=2.0)))
-        # Four quadrants rather than one mean, so that the features know where things are.
+        # Four quadrants rather than one mean, so that the features depend on where things are.
         features = self.pooled(F.adaptive_avg_pool2d(F.silu(coarse), 2).flatten(1))
         picture = self.picture(features)
         heads = dict(zip(_PER_CELL, cells.split(list(_PER_CELL.values()), 1), strict=True))
@@ -69,7 +69,7 @@ class Evaluator(nn.Module):
 
 @dataclass(frozen=True)
 class Seen:
-    """An object the reader found, and its centre in pixels."""
+    """An object that the reader found, with its centre in pixels."""
 
     thing: Thing
     x: float
@@ -91,10 +91,10 @@ def read(evaluator: Evaluator, images: Tensor) -> list[Reading]:
 
 
 def readings(heads: dict[str, Tensor]) -> list[Reading]:
-    """What the evaluator's answer means: all objects whose centre is more likely than not, at most four a picture."""
+    """The objects in the evaluator's outputs whose centre has a probability above ½, at most four per picture."""
     heads = {name: value.float().cpu() for name, value in heads.items()}
     heat = heads["heat"].sigmoid().squeeze(1)
-    # A centre is the highest of its 5 × 5 neighbours: two objects' centres are never nearer than 16 pixels.
+    # A centre is the maximum of its 5 × 5 cells. The centres of two objects are at least 16 pixels apart.
     peak = (heat == F.max_pool2d(heat.unsqueeze(1), 5, stride=1, padding=2).squeeze(1)) & (heat > 0.5)
     score, place = (heat * peak).flatten(1).topk(4, dim=1)
     row, column = place // CELLS, place % CELLS
@@ -115,9 +115,9 @@ def readings(heads: dict[str, Tensor]) -> list[Reading]:
 
 
 def check(statement: Statement, reading: Reading) -> list[bool]:
-    """Whether each stated fact holds: the number of objects, each one's attributes, the relation, the background.
+    """Whether each stated fact is true: the number of objects, the attributes of each, the relation, the background.
 
-    Objects are matched to the caption's in the order that makes most facts true.
+    Objects are matched to those of the caption in the order that makes most facts true.
     """
     best: list[bool] = []
     seen: list[Seen | None] = [*reading.objects, *[None] * len(statement.things)]
@@ -144,6 +144,6 @@ def _related(relation: int, first: Seen | None, second: Seen | None) -> bool:
 
 
 def accuracy(statements: Sequence[Statement], found: Sequence[Reading]) -> Tensor:
-    """The share of each caption's facts that hold in its picture, (B,) in [0, 1]."""
+    """The share of each statement's facts that are true of its picture, (B,) in [0, 1]."""
     checked = (check(s, r) for s, r in zip(statements, found, strict=True))
     return torch.tensor([sum(facts) / len(facts) for facts in checked])

@@ -1,6 +1,6 @@
-"""Scenes to pictures: anti-aliased by signed distance, vectorised over the batch.
+"""The renderer of scenes: anti-aliased by signed distance and vectorised over the batch.
 
-Each shape is a signed distance in units of its radius (negative inside, y up); a pixel is covered by
+Each shape is a signed distance in units of its radius, negative inside, with y up. The coverage of a pixel is
 clamp(½ − distance in pixels, 0, 1), which is exact to first order along an edge.
 """
 
@@ -16,7 +16,7 @@ from sdlab.worlds.scenes.world import PIXELS, SHAPES, Scenes
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 
-# hue in turns, its half-range, saturation (least, most), value (least, most)
+# hue in turns, half its range, saturation (min, max), value (min, max)
 _COLOURS = torch.tensor(
     [
         [0.995, 0.012, 0.80, 0.95, 0.80, 0.95],  # red
@@ -29,7 +29,7 @@ _COLOURS = torch.tensor(
         [0.925, 0.015, 0.40, 0.55, 0.95, 1.00],  # pink
     ]
 )
-# RGB at the darkest and at the brightest
+# RGB at the darkest and the brightest
 _BACKGROUNDS = torch.tensor(
     [
         [[0.86, 0.86, 0.86], [0.97, 0.97, 0.97]],  # white
@@ -42,12 +42,12 @@ _BACKGROUNDS = torch.tensor(
 
 
 def render(scenes: Scenes) -> Tensor:
-    """Pictures of the scenes, (B, 3, 64, 64) float32 in [-1, 1]."""
+    """Pictures of the scenes, (B, 3, 64, 64) float32 in [−1, 1]."""
     pixel = torch.arange(PIXELS, dtype=torch.float32) + 0.5
     brightness = _BACKGROUNDS[scenes.background]  # (B, 2, 3)
     canvas = torch.lerp(brightness[:, 0], brightness[:, 1], scenes.tone[:, 2:]).view(-1, 3, 1, 1)
     canvas = canvas.repeat(1, 1, PIXELS, PIXELS)
-    for k in (1, 0):  # objects do not overlap; the order is for readers' peace of mind
+    for k in (1, 0):  # objects do not overlap, so the order does not matter
         there = (scenes.count > k).float()
         dx = (pixel.view(1, 1, -1) - scenes.centre[:, k, 0].view(-1, 1, 1)) / scenes.radius[:, k].view(-1, 1, 1)
         dy = (pixel.view(1, -1, 1) - scenes.centre[:, k, 1].view(-1, 1, 1)) / scenes.radius[:, k].view(-1, 1, 1)
@@ -66,7 +66,7 @@ def render(scenes: Scenes) -> Tensor:
 
 
 def _rgb(colour: Tensor, where: Tensor, tone: Tensor) -> Tensor:
-    """(B, 3) in [0, 1], from hue, saturation and value."""
+    """RGB (B, 3) in [0, 1], from hue, saturation and value."""
     hue0, spread, s0, s1, v0, v1 = _COLOURS[colour].unbind(1)
     hue, saturation, value = hue0 + spread * where, torch.lerp(s0, s1, tone[:, 0]), torch.lerp(v0, v1, tone[:, 1])
     wheel = torch.stack([hue, hue + 2 / 3, hue + 1 / 3], 1) % 1.0
@@ -89,7 +89,7 @@ def _triangle(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _star(x: Tensor, y: Tensor, tip: float = 1.12, notch: float = 0.47) -> Tensor:
-    """Five points: fold the plane into the tenth beside a tip, where the star is one straight edge."""
+    """Five points. The plane is folded into the tenth beside a tip, where the star has one straight edge."""
     tenth = math.pi / 5
     angle = torch.atan2(x, y) % (2 * tenth)
     angle = torch.minimum(angle, 2 * tenth - angle)
@@ -105,7 +105,7 @@ def _cross(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _heart(x: Tensor, y: Tensor, h: float = 0.54) -> Tensor:
-    """A square stood on its corner with a disc on each of its upper edges."""
+    """A square on its corner, with a disc on each of its upper edges."""
     y = y + 0.06
     u, v = (x + y) / math.sqrt(2), (y - x) / math.sqrt(2)
     return torch.minimum(_box(u, v, h, h), torch.minimum(_disc(u - h, v, h), _disc(u, v - h, h)))

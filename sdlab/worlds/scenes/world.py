@@ -1,8 +1,8 @@
-"""The captioned world: what a scene is, and how scenes are drawn at random.
+"""Scenes and their random generator.
 
-A scene has a background and one or two objects; each object has a shape, a colour and a size, and two objects stand in
-a relation. All else (position, rotation, hue, exact size, light) varies continuously and is never captioned, so that
-pictures of one caption differ. A batch of scenes is a few tensors: nothing here loops over pictures.
+A scene has a background and one or two objects. Each object has a shape, a colour and a size, and two objects have a
+spatial relation. Everything else (position, rotation, hue, exact size, light) varies continuously and is never
+captioned, so pictures with the same caption differ. A batch of scenes is a few tensors, without loops over pictures.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ BACKGROUNDS = ("white", "grey", "black", "brown", "navy")
 RELATIONS = ("left of", "right of", "above", "below")
 
 PIXELS = 64
-RADIUS = torch.tensor([[8.0, 9.5], [12.5, 14.0]])  # pixels, (small, large) × (least, most)
+RADIUS = torch.tensor([[8.0, 9.5], [12.5, 14.0]])  # pixels, (small, large) × (min, max)
 Split = Literal["train", "heldout", "all"]
 
 
 def held_out(shape: Tensor, colour: Tensor) -> Tensor:
-    """Whether a (shape, colour) pair is kept out of training: one colour of each shape, one shape of each colour."""
+    """Whether a (shape, colour) pair is held out of training: one colour per shape, and one shape per colour."""
     return (colour - shape) % len(COLOURS) == 3
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """B scenes. Of a scene with one object the second column of the object tensors is meaningless."""
+    """A batch of B scenes. With one object, the second column of the object tensors has no meaning."""
 
     background: Tensor  # (B,) index into BACKGROUNDS
     count: Tensor  # (B,) 1 or 2
     shape: Tensor  # (B, 2) index into SHAPES
     colour: Tensor  # (B, 2) index into COLOURS
     size: Tensor  # (B, 2) index into SIZES
-    relation: Tensor  # (B,) index into RELATIONS: the first object is RELATION the second
+    relation: Tensor  # (B,) index into RELATIONS, of the first object to the second
     centre: Tensor  # (B, 2, 2) pixels, x to the right and y down
     radius: Tensor  # (B, 2) pixels
     rotation: Tensor  # (B, 2) radians
-    hue: Tensor  # (B, 2) in [-1, 1]: where in its colour's range
+    hue: Tensor  # (B, 2) in [−1, 1], the position in the range of the colour
     tone: Tensor  # (B, 3) in [0, 1]: saturation and value of the objects, brightness of the background
-    light: Tensor  # (B, 2) relative change of brightness from the middle to the right and lower edge
+    light: Tensor  # (B, 2) relative change of brightness from the centre to the right and lower edge
 
     def __len__(self) -> int:
         return len(self.count)
@@ -56,7 +56,7 @@ class Scenes:
 def sample(n: int, generator: torch.Generator, split: Split = "train") -> Scenes:
     """n scenes, determined by `generator`.
 
-    `split` "train" never shows a held-out (shape, colour) pair, "heldout" does in every scene, "all" does not care.
+    `split` "train" has no held-out (shape, colour) pair, "heldout" has one in every scene, and "all" is unrestricted.
     """
 
     def integers(high: int, *shape: int) -> Tensor:
@@ -67,7 +67,7 @@ def sample(n: int, generator: torch.Generator, split: Split = "train") -> Scenes
 
     shape, colour, size = integers(len(SHAPES), n, 2), integers(len(COLOURS), n, 2), integers(len(SIZES), n, 2)
     if split == "train":
-        # Any other colour will do: all seven equally likely.
+        # All seven other colours are equally likely.
         step = 1 + integers(len(COLOURS) - 1, n, 2)
         colour = torch.where(held_out(shape, colour), (colour + step) % len(COLOURS), colour)
     elif split == "heldout":
@@ -98,7 +98,7 @@ def sample(n: int, generator: torch.Generator, split: Split = "train") -> Scenes
 
 
 def _place_pair(relation: Tensor, radius: Tensor, u: Tensor) -> Tensor:
-    """Centres of two objects that do not touch, whose relation is beyond doubt: (B, 2, 2)."""
+    """The centres of two objects that do not touch and whose relation is unambiguous, (B, 2, 2)."""
     first_is_second = (relation % 2 == 1)[:, None]  # "right of" and "below": the first object has the larger coordinate
     low, high = torch.where(first_is_second, radius.flip(1), radius).unbind(1)
     gap = low + high + 2.0
@@ -114,7 +114,7 @@ def _place_pair(relation: Tensor, radius: Tensor, u: Tensor) -> Tensor:
 
 
 def _swap_where(scenes: Scenes, swap: Tensor) -> Scenes:
-    """The same scenes with the two objects' places in the tensors exchanged where `swap` and there are two."""
+    """The same scenes with their two objects swapped in the tensors where `swap` is true."""
     swap = swap & (scenes.count == 2)
     fields = dict(vars(scenes))
     for name in ("shape", "colour", "size", "radius", "rotation", "hue", "centre"):

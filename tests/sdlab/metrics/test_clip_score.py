@@ -9,9 +9,10 @@ from typing import Any, cast
 import pytest
 import torch
 from PIL import Image
+from tiny_clip import tiny_clip
 from torch import Tensor
 from torchmetrics.multimodal.clip_score import CLIPScore
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, CLIPTokenizer
+from transformers import CLIPImageProcessorPil
 
 from sdlab.metrics import openai_clip
 from sdlab.metrics.clip_score import Scorer
@@ -20,7 +21,6 @@ from sdlab.model.config import SCENES
 from sdlab.model.tokenizer import Tokenizer, train_vocabulary
 from sdlab.picture import to_bytes
 from sdlab.system.errors import UsageError
-from sdlab.weights.vocabulary import write_vocabulary
 from sdlab.worlds import scenes
 
 
@@ -104,27 +104,6 @@ def test_clip_score_is_that_of_torchmetrics():
     torch.testing.assert_close(Scorer(clip, tokenizer)(images, prompts), torch.stack(expected), rtol=1e-5, atol=1e-6)
 
 
-def tiny_clip(folder: Path, act: str = "quick_gelu") -> tuple[CLIPModel, CLIPProcessor]:
-    """A CLIP of random weights in a folder, as transformers writes it."""
-    folder.mkdir()
-    vocab, merges = train_vocabulary(["a red circle", "a blue star on white"] * 5, 600)
-    write_vocabulary(folder, vocab, merges)
-    both = {"intermediate_size": 64 * 4, "num_hidden_layers": 2, "hidden_act": act}
-    torch.manual_seed(0)
-    config = CLIPConfig(
-        text_config={**both, "hidden_size": 64, "vocab_size": len(vocab), "num_attention_heads": 4, "eos_token_id": 2},
-        vision_config={**both, "hidden_size": 64, "num_attention_heads": 2, "image_size": 48, "patch_size": 16},
-        projection_dim=32,
-    )
-    model = CLIPModel(config).eval()
-    for parameter in model.parameters():  # livelier than its initial weights, so that pictures and prompts differ
-        torch.nn.init.normal_(parameter, std=0.15)
-    model.save_pretrained(folder)
-    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    sizes = {"size": {"shortest_edge": 48}, "crop_size": {"height": 48, "width": 48}}
-    return model, CLIPProcessor(CLIPImageProcessorPil(**sizes), tokenizer)
-
-
 PROMPTS = ["a red circle", "A blue star, on white!", "something else entirely 7"]
 
 
@@ -162,7 +141,7 @@ def test_weights_of_clip_may_be_a_pickle_of_tensors(tmp_path: Path):
 
 def test_another_clip_than_openais_is_refused(tmp_path: Path):
     tiny_clip(tmp_path / "clip", act="gelu")
-    with pytest.raises(UsageError, match=r"config\.json: is no CLIP of OpenAI's"):
+    with pytest.raises(UsageError, match=r"config\.json: is not OpenAI's CLIP; the width or activation"):
         openai_clip.load(tmp_path / "clip")
     (tmp_path / "clip" / "config.json").write_text("{}")
     with pytest.raises(UsageError, match=r"config\.json: is not the configuration of a CLIP"):

@@ -89,7 +89,7 @@ def test_values_are_written_with_their_digits_or_in_powers_of_ten():
         (
             ["prompt_accuracy"],
             sd15(lacks="prompts"),
-            "metrics: prompt_accuracy: compared with prompts, and sd15 takes none",
+            "metrics: prompt_accuracy: compared with prompts, and sd15 has none",
         ),
         (
             ["reference_error", "w2"],

@@ -1,0 +1,40 @@
+"""Folders of pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sdlab.picture import opened, read_picture
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_ORIENTATION = 0x0112  # the EXIF tag; from 5 on the picture lies on its side
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The pictures in a folder and its subfolders, by the suffixes of their names, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def read_pictures(paths: Sequence[Path], size: tuple[int, int], batch: int = 32) -> Iterator[Tensor]:
+    """The pictures in batches (B, 3, H, W) in [−1, 1], cropped to `size`, (height, width).
+
+    Raises:
+        UsageError: a picture cannot be read.
+    """
+    for start in range(0, len(paths), batch):
+        yield torch.stack([read_picture(path, size) for path in paths[start : start + batch]])
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """The (height, width) of a picture, upright.
+
+    Raises:
+        UsageError: the picture cannot be read.
+    """
+    with opened(path) as picture:
+        width, height = picture.size
+        return (width, height) if picture.getexif().get(_ORIENTATION, 1) >= 5 else (height, width)

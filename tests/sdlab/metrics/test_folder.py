@@ -1,0 +1,131 @@
+"""Metrics of a folder of pictures, without a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny_clip import tiny_clip
+from torch import Tensor
+
+from sdlab.metrics import METRICS, Batch, Meters, MetricFiles, Run, Tools
+from sdlab.metrics.base import PICTURES, PROMPTS
+from sdlab.metrics.folder import measure_folder
+from sdlab.picture import from_bytes, to_bytes
+from sdlab.system.errors import UsageError
+from sdlab.worlds import scenes
+
+
+def save(folder: Path, pictures: Tensor) -> Tensor:
+    """Write pictures as PNGs; they are returned as they are read back."""
+    folder.mkdir()
+    pixels = to_bytes(pictures)
+    for i, picture in enumerate(pixels.numpy()):
+        Image.fromarray(picture).save(folder / f"{i:03}.png")
+    return from_bytes(pixels)
+
+
+def captioned(n: int) -> tuple[Tensor, list[str]]:
+    generator = torch.Generator().manual_seed(4)
+    world = scenes.sample(n, generator)
+    return scenes.render(world), scenes.describe(world, generator)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save(tmp_path / "made", captioned(6)[0])
+    return tmp_path / "made"
+
+
+def test_a_folder_is_measured_as_the_pictures_of_a_sweep_are(tmp_path: Path):
+    pictures, prompts = captioned(70)
+    read = save(tmp_path / "made", pictures)
+    names = ["fid", "kid", "prompt_accuracy"]
+    found = measure_folder(tmp_path / "made", names, prompts=prompts)
+    measurement = Meters([METRICS[name] for name in names], Tools(size=(64, 64))).start(Run(70))
+    measurement.update(Batch(range(70), read, prompts))
+    assert found.keys() == set(names)
+    for name, expected in measurement.results().items():
+        assert found[name].value == pytest.approx(expected.value, rel=1e-6), name
+        assert found[name].stderr == pytest.approx(expected.stderr, rel=1e-6), name
+    assert found["prompt_accuracy"].value > 0.99
+    assert found["prompt_accuracy"].per_image is not None
+    assert found["prompt_accuracy"].per_image.shape == (70,)
+
+
+def test_pictures_are_compared_with_those_of_the_other_folder(tmp_path: Path):
+    pictures = captioned(4)[0]
+    save(tmp_path / "made", pictures)
+    save(tmp_path / "same", pictures)
+    save(tmp_path / "moved", pictures.roll(1, 0))
+    same = measure_folder(tmp_path / "made", ["psnr", "ssim"], inputs=tmp_path / "same")
+    assert (same["psnr"].value, same["ssim"].value) == (100, pytest.approx(1, abs=1e-3))
+    assert measure_folder(tmp_path / "made", ["psnr"], inputs=tmp_path / "moved")["psnr"].value < 25
+
+
+def test_the_clip_score_of_a_folder_is_that_of_the_clip_that_is_given(folder: Path, tmp_path: Path):
+    tiny_clip(tmp_path / "clip")
+    prompts = captioned(6)[1]
+    found = measure_folder(folder, ["clip_score"], prompts=prompts, files=MetricFiles(clip=str(tmp_path / "clip")))
+    assert found["clip_score"].per_image is not None
+    assert found["clip_score"].per_image.shape == (6,)
+    swapped = measure_folder(
+        folder, ["clip_score"], prompts=prompts[::-1], files=MetricFiles(clip=str(tmp_path / "clip"))
+    )
+    assert swapped["clip_score"].value != found["clip_score"].value
+
+
+def test_every_metric_of_pictures_and_prompts_is_measured_or_says_what_it_lacks(folder: Path):
+    names = [metric.name for metric in METRICS.values() if metric.needs <= PICTURES | PROMPTS]
+    with pytest.raises(UsageError) as raised:
+        measure_folder(folder, names, prompts=captioned(6)[1])
+    assert str(raised.value) == (
+        f"metrics: clip_score: needs a CLIP with a vision tower, which {folder} lacks; name a folder with "
+        "OpenAI's CLIP as clip in [metric_files]"
+    )
+
+
+def test_what_cannot_be_measured_on_a_folder_is_refused(folder: Path, tmp_path: Path):
+    def refusal(*metrics: str, of: Path = folder, prompts: list[str] | None = None, inputs: Path | None = None) -> str:
+        with pytest.raises(UsageError) as raised:
+            measure_folder(of, metrics, prompts=prompts, inputs=inputs)
+        return str(raised.value)
+
+    assert refusal("fidd").startswith("unknown metric 'fidd' (did you mean 'fid'?); known: changes_made, ")
+    assert refusal("prompt_accuracy") == f"metrics: prompt_accuracy: compared with prompts, and {folder} has none"
+    assert refusal("reference_error", "w2") == (
+        f"metrics: reference_error, w2: measured on the samples of a sweep, and {folder} is not one"
+    )
+    assert refusal("prompt_accuracy", prompts=["a red star"]) == (
+        f"{folder}: holds 6 pictures, got 1 prompts; give one per picture"
+    )
+    assert "the prompt 'a cat' names no object" in refusal("prompt_accuracy", prompts=["a cat"] * 6)
+    save(tmp_path / "large", torch.zeros(5, 3, 80, 96))
+    assert refusal("psnr", inputs=tmp_path / "large") == (
+        f"{tmp_path}/large: holds 5 of 80 × 96, and {folder} 6 of 64 × 64; the input pictures should be as many and of "
+        "the same size"
+    )
+    assert refusal("fid", of=tmp_path / "large").startswith(
+        f"metrics: fid: the lab evaluator reads pictures of 64 × 64 pixels, and those of {tmp_path}/large are 80 × 96;"
+    )
+    Image.new("RGB", (64, 80)).save(folder / "tall.png")
+    assert refusal("fid") == (
+        f"{folder}/tall.png: is 80 × 64, and 000.png is 64 × 64; the pictures of a folder should have one size"
+    )
+    (folder / "bad.png").write_text("dear diary")
+    assert refusal("fid").startswith(f"{folder}/bad.png: is not a picture")
+    assert refusal("fid", of=tmp_path / "none") == f"{tmp_path}/none: is not a folder; it should hold the pictures"
+    (tmp_path / "empty").mkdir()
+    assert refusal("fid", of=tmp_path / "empty") == f"{tmp_path}/empty: holds no pictures"
+
+
+def test_a_picture_that_lies_on_its_side_has_the_size_it_is_read_with(tmp_path: Path):
+    (tmp_path / "made").mkdir()
+    upright, lying = Image.new("RGB", (64, 48), "red"), Image.new("RGB", (48, 64), "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.save(tmp_path / "made" / "1.png")
+    lying.save(tmp_path / "made" / "2.png", exif=exif)
+    assert measure_folder(tmp_path / "made", ["psnr"], inputs=tmp_path / "made")["psnr"].value == 100
