@@ -8,8 +8,15 @@ from __future__ import annotations
 import inspect
 import re
 import sys
+import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union
+
+from annotated_types import Ge, Le
+from pydantic import BaseModel, BeforeValidator
+from pydantic.fields import FieldInfo
 
 DOCS = Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS.parent))
@@ -69,9 +76,93 @@ def guidance() -> str:
     return entries(GUIDANCE)
 
 
+def metrics() -> str:
+    """The metrics of the registry."""
+    from sdlab.metrics import METRICS
+
+    lines = ["| name | what it is |", "| :-- | :-- |"]
+    lines += [f"| [`{name}`](#{name}) | {metric.about} |" for name, metric in sorted(METRICS.items())]
+    for name, metric in sorted(METRICS.items()):
+        kind = "per image, differences paired" if metric.per_image else "of the whole set"
+        facts = f"{metric.label}. {metric.better.capitalize()} is better. Measured {kind}."
+        needs = f"Needs {', '.join(sorted(metric.needs))}."
+        lines += ["", f"### `{name}`", "", _docstring(type(metric)), "", facts, needs]
+    return "\n".join(lines)
+
+
+def models() -> str:
+    """The exact models."""
+    from sdlab.backends.exact_models import MODELS
+
+    lines = ["| model | what it is | options |", "| :-- | :-- | :-- |"]
+    for name, build in sorted(MODELS.items()):
+        options = _options(build, ()).removeprefix("Options: ")
+        lines.append(f"| `{name}` | {_docstring(build).partition(chr(10))[0]} | {options} |")
+    return "\n".join(lines)
+
+
+def sweep_files() -> str:
+    """The keys of a sweep file, from the pydantic models that check it."""
+    from sdlab.metrics import MetricFiles
+    from sdlab.sweep.document import Cells, Document, Exclude, Extra, Image, Prompts
+
+    tables = {"Top level": Document, "`[prompts]`": Prompts, "`[image]`": Image, "`[cells]`": Cells}
+    tables |= {"`[[exclude]]`": Exclude, "`[[extra]]`": Extra, "`[metric_files]`": MetricFiles}
+    lines: list[str] = []
+    for heading, table in tables.items():
+        lines += ["", f"### {heading}", "", _docstring(table), "", "| key | values | default | meaning |"]
+        lines.append("| :-- | :-- | :-- | :-- |")
+        for name, field in table.model_fields.items():
+            values = _values(field.annotation, tuple(field.metadata))
+            default = "required" if field.is_required() else _default(field.default)
+            lines.append(f"| `{field.alias or name}` | {values} | {default} | {field.description} |")
+    return "\n".join(lines[1:])
+
+
+def _values(annotation: Any, metadata: tuple[object, ...] = ()) -> str:
+    """What may be written for a field, in words."""
+    metadata = tuple(one for item in metadata for one in (item.metadata if isinstance(item, FieldInfo) else [item]))
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:
+        return _values(arguments[0], (*arguments[1:], *metadata))
+    if origin in (Union, UnionType):
+        return _values(next(one for one in arguments if one is not NoneType), metadata)
+    if origin is list:
+        one, many = _values(arguments[0]), any(isinstance(item, BeforeValidator) for item in metadata)
+        return f"{one}, or a list" if many else f"list of {one}s"
+    if origin is Literal:
+        return ", ".join(f'`"{value}"`' for value in arguments)
+    words = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+    word = words.get(annotation, "table" if isinstance(annotation, type) and issubclass(annotation, BaseModel) else "")
+    return (word or annotation.__name__.lower()) + "".join(map(_bound, metadata))
+
+
+def _bound(item: object) -> str:
+    """A bound in words; seeds have one that nobody meets."""
+    match item:
+        case Ge(ge=low):
+            return f" ≥ {low}"
+        case Le(le=high):
+            return f" and ≤ {high}"
+    return ""
+
+
+def _default(default: Any) -> str:
+    if isinstance(default, list) and len(default) == 1:
+        return _default(default[0])
+    if isinstance(default, BaseModel) or default is None or default == []:
+        return ""
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    return f"`{_value(getattr(default, 'name', default))}`"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "grids.md": grids,
     "guidance.md": guidance,
+    "metrics.md": metrics,
+    "models.md": models,
+    "sweep-files.md": sweep_files,
 }
 
 
