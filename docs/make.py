@@ -83,10 +83,10 @@ def metrics() -> str:
     lines = ["| name | what it is |", "| :-- | :-- |"]
     lines += [f"| [`{name}`](#{name}) | {metric.about} |" for name, metric in sorted(METRICS.items())]
     for name, metric in sorted(METRICS.items()):
-        kind = "per image, differences paired" if metric.per_image else "of the whole set"
-        facts = f"{metric.label}. {metric.better.capitalize()} is better. Measured {kind}."
-        needs = f"Needs {', '.join(sorted(metric.needs))}."
-        lines += ["", f"### `{name}`", "", _docstring(type(metric)), "", facts, needs]
+        arrow = "↑ (higher is better)" if metric.better == "higher" else "↓ (lower is better)"
+        kind = "One value per image, so differences are paired." if metric.per_image else "One value for the whole set."
+        facts = f"In tables: {metric.label} {arrow}. {kind} Needs {', '.join(sorted(metric.needs))}."
+        lines += ["", f"### `{name}`", "", _docstring(type(metric)), "", facts]
     return "\n".join(lines)
 
 
