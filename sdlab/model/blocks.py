@@ -1,4 +1,4 @@
-"""The convolutional blocks that VAE and U-Net share."""
+"""Convolutional blocks shared by VAE and U-Net: residual block, downsampling, upsampling."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from sdlab.model.zero import zeroed
 
-Size = Sequence[int]  # height and width
+Size = Sequence[int]  # (height, width) of a feature map
 
 
 class ResidualBlock(nn.Module):
-    """Twice normalise, SiLU, convolve; added to x. With `time_width`, an embedding of the timestep is added in between.
+    """Twice normalise, SiLU, convolve, with a residual. With `time_width`, a timestep embedding is added in between.
 
-    The last convolution starts at zero, so every block starts as the identity or, where the width changes, as its 1 × 1
-    skip convolution (Ho et al. 2020, arXiv 2006.11239, appendix B, after Goyal et al. 2017).
+    The last convolution starts at zero. So each block starts as the identity or, where the width changes, as its 1 × 1
+    skip convolution (Ho et al. 2020, arXiv:2006.11239, app. B; Goyal et al. 2017, arXiv:1706.02677).
     """
 
     def __init__(self, width: int, width_out: int, groups: int, eps: float, time_width: int | None = None) -> None:
@@ -29,7 +29,7 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Conv2d(width, width_out, 1) if width != width_out else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W), time (B, time_width), already through its SiLU -> (B, C_out, H, W)."""
+        """x (B, C, H, W), time (B, time_width) after its SiLU -> (B, C_out, H, W)."""
         h = self.conv1(F.silu(self.norm1(x)))
         if self.time is not None:
             h = h + self.time(time)[:, :, None, None]
@@ -40,7 +40,7 @@ class ResidualBlock(nn.Module):
 class Downsample(nn.Module):
     """Half the height and width by a 3 × 3 convolution of stride 2.
 
-    The U-Net pads one pixel on every side; the VAE, `asymmetric`, right and below only, as trained.
+    The U-Net pads one pixel on each side. The VAE is `asymmetric`: it was trained with padding on the right and below.
     """
 
     def __init__(self, width: int, asymmetric: bool = False) -> None:
@@ -49,12 +49,12 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, stride=2, padding=0 if asymmetric else 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C, H/2, W/2); halves are rounded up, by the VAE down."""
+        """(B, C, H, W) -> (B, C, H/2, W/2), rounded up, or down if asymmetric."""
         return self.conv(F.pad(x, (0, 1, 0, 1)) if self.asymmetric else x)
 
 
 class Upsample(nn.Module):
-    """Twice the height and width, or to a given size, by repeating pixels, then a 3 × 3 convolution."""
+    """Twice the height and width, or a given size, by repeating pixels, then a 3 × 3 convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""CLIP: a text and a vision transformer with a shared space (Radford et al. 2021, arXiv 2103.00020).
+"""CLIP: a text and a vision transformer with a shared space (Radford et al. 2021, arXiv:2103.00020).
 
-The text transformer alone conditions the U-Net; the whole `Clip` scores how well a picture fits a text.
+The text transformer conditions the U-Net. The complete `Clip` scores how well a picture matches a text.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from sdlab.model.config import ClipTextConfig, ClipVisionConfig
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """x · sigmoid(1.702 x) (Hendrycks & Gimpel 2016, arXiv 1606.08415, section 2): the one CLIP was trained with."""
+    """x · sigmoid(1.702 x), as CLIP was trained with (Hendrycks & Gimpel 2016, arXiv:1606.08415, sec. 2)."""
     return x * torch.sigmoid(1.702 * x)
 
 
 class Layer(nn.Module):
-    """Self-attention and a four times wider perceptron, each on a normalised input and added to it."""
+    """Self-attention and a four times wider perceptron, each on a normalised input and with a residual."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -38,7 +38,10 @@ class Layer(nn.Module):
 
 
 def _layers(width: int, heads: int, count: int) -> nn.ModuleList:
-    """The layers, initialised so that the sum over residual branches keeps its size (same paper, section 2.5)."""
+    """Layers initialised so that the sum over residual branches keeps its size.
+
+    (Radford et al. 2021, arXiv:2103.00020, sec. 2.5.)
+    """
     layers = nn.ModuleList(Layer(width, heads) for _ in range(count))
     branch = width**-0.5 * (2 * count) ** -0.5
     for name, p in layers.named_parameters():
@@ -51,7 +54,7 @@ def _layers(width: int, heads: int, count: int) -> nn.ModuleList:
 
 
 class ClipText(nn.Module):
-    """The causal text transformer; its last layer, normalised, is the context of the U-Net."""
+    """The causal text transformer. Its normalised last layer is the context of the U-Net."""
 
     def __init__(self, config: ClipTextConfig) -> None:
         super().__init__()
@@ -60,8 +63,8 @@ class ClipText(nn.Module):
         self.position = nn.Embedding(config.context_length, config.width)
         self.layers = _layers(config.width, config.heads, config.layers)
         self.norm_out = nn.LayerNorm(config.width)
-        # Larger than the paper's 0.02 and 0.01: what a token is must not drown in what the layers add to it, for the
-        # U-Net reads every token's state, and a short training leaves all but the end token's as they began.
+        # Larger than the paper's 0.02 and 0.01. The U-Net reads the state of each token, and a short training leaves
+        # all but the end token's near their start, so the token itself must outweigh what the layers add.
         nn.init.normal_(self.token.weight, std=0.5)
         nn.init.normal_(self.position.weight, std=0.25)
 
@@ -74,7 +77,7 @@ class ClipText(nn.Module):
 
 
 class ClipVision(nn.Module):
-    """The vision transformer (Dosovitskiy et al. 2020, arXiv 2010.11929), with CLIP's extra norm before the layers."""
+    """The vision transformer (Dosovitskiy et al. 2020, arXiv:2010.11929), with CLIP's extra norm before the layers."""
 
     def __init__(self, config: ClipVisionConfig) -> None:
         super().__init__()
@@ -86,11 +89,11 @@ class ClipVision(nn.Module):
         self.norm_in = nn.LayerNorm(width)
         self.layers = _layers(width, config.heads, config.layers)
         self.norm_out = nn.LayerNorm(width)
-        # Larger than the paper's width^−½, so that where a patch is does not drown in what it shows.
+        # Larger than the paper's width^−½, so that the position of a patch is not lost in its content.
         nn.init.normal_(self.position.weight, std=0.5)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) in [−1, 1] at the configured size -> (B, width), the class token after the last norm."""
+        """(B, 3, S, S) in [−1, 1] at the configured size -> the class token after the last norm, (B, width)."""
         x = self.patch(images.to(self.patch.weight.dtype)).flatten(2).transpose(1, 2)  # (B, T − 1, width)
         x = torch.cat([self.class_token.expand(len(x), 1, -1).to(x.dtype), x], dim=1)
         x = self.norm_in(x + self.position.weight)
@@ -108,12 +111,12 @@ class Clip(nn.Module):
         self.vision = ClipVision(vision)
         self.text_projection = nn.Linear(text.width, vision.projection, bias=False)
         self.image_projection = nn.Linear(vision.width, vision.projection, bias=False)
-        self.log_scale = nn.Parameter(torch.tensor(log(1 / 0.07)))  # the paper's temperature, section 2.5
+        self.log_scale = nn.Parameter(torch.tensor(log(1 / 0.07)))  # the paper's temperature, sec. 2.5
         nn.init.normal_(self.text_projection.weight, std=text.width**-0.5)
         nn.init.normal_(self.image_projection.weight, std=vision.width**-0.5)
 
     def embed_text(self, tokens: Tensor) -> Tensor:
-        """Token ids (B, L) -> unit vectors (B, projection), read at the first end token, the highest id there is."""
+        """Token ids (B, L) -> unit vectors (B, projection), read at the first end token, which has the highest id."""
         hidden = self.text(tokens)
         ends = tokens.argmax(dim=1)
         return F.normalize(self.text_projection(hidden[torch.arange(len(tokens), device=tokens.device), ends]), dim=-1)
@@ -123,9 +126,9 @@ class Clip(nn.Module):
         return F.normalize(self.image_projection(self.vision(images)), dim=-1)
 
     def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
-        """Scaled cosines of every picture with every text, (B_images, B_texts)."""
+        """Scaled cosine similarities of all pictures with all texts, (B_images, B_texts)."""
         return self.scale() * self.embed_image(images) @ self.embed_text(tokens).T
 
     def scale(self) -> Tensor:
-        """What cosines are multiplied by, at most 100."""
+        """The factor on the cosine similarities, at most 100."""
         return self.log_scale.exp().clamp(max=100.0)

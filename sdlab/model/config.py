@@ -1,6 +1,6 @@
-"""The sizes of a model. `SD15` and `SCENES` are two configurations of the same classes.
+"""Model configuration: the sizes of the networks. `SD15` and `SCENES` are two configurations of the same classes.
 
-A model folder holds its `ModelConfig` as `config.json`; `ModelConfig.from_json` accepts nothing it does not know.
+A model folder holds its `ModelConfig` as `config.json`. `ModelConfig.from_json` rejects unknown keys.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def _divides(config: object, field: str, *widths: int) -> None:
 
 @dataclass(frozen=True)
 class ClipTextConfig:
-    """The causal text transformer of CLIP (Radford et al. 2021, arXiv 2103.00020, section 2.4)."""
+    """The causal text transformer of CLIP (Radford et al. 2021, arXiv:2103.00020, sec. 2.4)."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     vocab_size: int = 49408
-    context_length: int = 77  # tokens, with the start and the end token
+    context_length: int = 77  # tokens, including start and end
     width: int = 768
     layers: int = 12
     heads: int = 12
@@ -50,11 +50,11 @@ class ClipTextConfig:
 
 @dataclass(frozen=True)
 class ClipVisionConfig:
-    """CLIP's vision transformer, and the space it shares with the text transformer (same paper, section 2.4)."""
+    """CLIP's vision transformer and its shared space with the text (Radford et al. 2021, arXiv:2103.00020)."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     image_size: int = 224
-    patch: int = 14  # pixels a side
+    patch: int = 14  # pixels per side
     width: int = 1024
     layers: int = 24
     heads: int = 16
@@ -68,17 +68,17 @@ class ClipVisionConfig:
 
 @dataclass(frozen=True)
 class VaeConfig:
-    """The autoencoder of latent diffusion (Rombach et al. 2022, arXiv 2112.10752, section 3.1).
+    """The autoencoder of latent diffusion (Rombach et al. 2022, arXiv:2112.10752, sec. 3.1).
 
-    The U-Net sees `(z - shift) * scale`, of about unit variance (appendix G).
+    The U-Net sees `(z - shift) * scale`, of about unit variance (app. G).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     image_channels: int = 3
     latent_channels: int = 4
     width: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 4, 4)  # of `width`, one a level; each level but the last halves the picture
-    residual_blocks: int = 2  # a level in the encoder; the decoder has one more
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)  # of `width`, one per level; each level but the last halves the picture
+    residual_blocks: int = 2  # per level in the encoder; the decoder has one more
     groups: int = 32
     scale: float = 0.18215
     shift: float = 0.0
@@ -91,24 +91,24 @@ class VaeConfig:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels at each level, the finest first."""
+        """Channels at each level, finest first."""
         return tuple(self.width * m for m in self.multipliers)
 
     @property
     def factor(self) -> int:
-        """Pixels of the picture to one of the latents, a side."""
+        """Pixels of the picture per latent, along each side."""
         return 2 ** (len(self.multipliers) - 1)
 
 
 @dataclass(frozen=True)
 class UnetConfig:
-    """The U-Net of latent diffusion with cross-attention (Rombach et al. 2022, arXiv 2112.10752, section 3.3)."""
+    """The U-Net of latent diffusion with cross-attention (Rombach et al. 2022, arXiv:2112.10752, sec. 3.3)."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     latent_channels: int = 4
     width: int = 320
-    multipliers: tuple[int, ...] = (1, 2, 4, 4)  # of `width`, one a level; each level but the last halves the latents
-    residual_blocks: int = 2  # a level on the way down; one more on the way up
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)  # of `width`, one per level; each level but the last halves the latents
+    residual_blocks: int = 2  # per level on the way down; one more on the way up
     attention_rates: tuple[int, ...] = (1, 2, 4)  # downsampling rates with a transformer; the middle always has one
     heads: int = 8
     context_width: int = 768
@@ -124,13 +124,13 @@ class UnetConfig:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """Channels at each level, the finest first."""
+        """Channels at each level, finest first."""
         return tuple(self.width * m for m in self.multipliers)
 
 
 @dataclass(frozen=True)
 class LevelsConfig:
-    """The noise levels the U-Net was trained on: the arguments of `samplers.discrete_levels`."""
+    """The noise schedule of the U-Net, as arguments of `samplers.discrete_levels`."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     betas: Literal["scaled_linear", "linear"] = "scaled_linear"
@@ -147,11 +147,11 @@ class LevelsConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A whole text-to-image model. `prediction` is what the U-Net returns: the noise ε or v = α ε − σ x₀."""
+    """A complete text-to-image model. `prediction` is what the U-Net returns: the noise ε, or v = α ε − σ x₀."""
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     name: str
-    image_size: int  # pixels a side the model was trained at
+    image_size: int  # pixels per side the model was trained at
     text: ClipTextConfig
     vision: ClipVisionConfig | None
     vae: VaeConfig
@@ -181,12 +181,12 @@ class ModelConfig:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the latents of one picture of the trained size."""
+        """(C, H, W) of the latents of one picture in the trained size."""
         side = self.image_size // self.vae.factor
         return self.vae.latent_channels, side, side
 
     def noise_schedule(self) -> samplers.DiscreteLevels:
-        """The noise levels that the U-Net was trained on."""
+        """The noise schedule that the U-Net was trained on."""
         levels = self.levels
         return samplers.discrete_levels(levels.betas, levels.start, levels.end, levels.n)
 
@@ -199,7 +199,7 @@ class ModelConfig:
         """The inverse of `to_json`.
 
         Raises:
-            UsageError: not JSON, an unknown or missing key, a wrong type or value; `source` names the file.
+            UsageError: not JSON, an unknown or missing key, or an invalid value; the message names `source`.
         """
         try:
             return TypeAdapter(cls).validate_json(text)
@@ -208,7 +208,7 @@ class ModelConfig:
 
 
 def _explain(cls: type, error: ValidationError) -> str:
-    """The first fault, as `unet.widht: unknown key (did you mean 'width'?)`."""
+    """The first mistake, as in `unet.widht: unknown key (did you mean 'width'?)`."""
     fault = error.errors()[0]
     path = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "unexpected_keyword_argument":
@@ -225,7 +225,7 @@ SD15 = ModelConfig(
     name="sd15",
     image_size=512,
     text=ClipTextConfig(),
-    vision=None,  # the checkpoint holds the text transformer alone
+    vision=None,  # the checkpoint holds only the text transformer
     vae=VaeConfig(),
     unet=UnetConfig(),
     levels=LevelsConfig(),
@@ -237,7 +237,7 @@ SCENES = ModelConfig(
     image_size=64,
     text=ClipTextConfig(vocab_size=1024, context_length=24, width=128, layers=4, heads=4),
     vision=ClipVisionConfig(image_size=64, patch=8, width=128, layers=4, heads=4, projection=128),
-    # The scale is a measurement on the trained autoencoder; the trained model's config.json holds it.
+    # The scale is measured on the trained autoencoder and written to the model's config.json.
     vae=VaeConfig(latent_channels=8, width=32, multipliers=(1, 2, 4, 4), residual_blocks=1, groups=8, scale=1.0),
     unet=UnetConfig(
         latent_channels=8,

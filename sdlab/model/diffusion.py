@@ -1,6 +1,6 @@
-"""The U-Net of latent diffusion (Rombach et al. 2022, arXiv 2112.10752, after Ronneberger et al. 2015, 1505.04597).
+"""The U-Net of latent diffusion (Rombach et al. 2022, arXiv:2112.10752; Ronneberger et al. 2015, arXiv:1505.04597).
 
-The timestep enters every residual block (Ho et al. 2020, arXiv 2006.11239, appendix B), the text every transformer.
+The timestep enters each residual block (Ho et al. 2020, arXiv:2006.11239, app. B), and the text each transformer.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ EPS = 1e-5  # of the group norms outside the transformers
 def timestep_embedding(t: Tensor, width: int) -> Tensor:
     """Cosines, then sines of t at width/2 frequencies from 1 down to almost 1/10000: (B,) -> (B, width), float32.
 
-    Vaswani et al. 2017 (arXiv 1706.03762), section 3.5. t may be fractional.
+    t may be fractional (Vaswani et al. 2017, arXiv:1706.03762, sec. 3.5).
     """
     half = width // 2
-    # Rounded in this order, the angles are bit by bit those that v1.5 was trained with.
+    # In this order of operations the angles are bit-identical to those that v1.5 was trained with.
     frequencies = torch.exp(-log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
     angles = t.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
@@ -46,7 +46,7 @@ class Stage(nn.Module):
     def forward(self, x: Tensor, time: Tensor, context: Tensor, size: Size | None = None) -> Tensor:
         """x (B, C, H, W), time (B, time_width), context (B, L, context_width) -> (B, C', H', W').
 
-        `size` is the H', W' of an upsampling that does not just double.
+        `size` is (H', W') of an upsampling that does not exactly double.
         """
         if self.residual is not None:
             x = self.residual(x, time)
@@ -58,7 +58,7 @@ class Stage(nn.Module):
 
 
 class Unet(nn.Module):
-    """Noisy latents of unit variance, timestep and context -> the prediction (ε or v) that it was trained for."""
+    """The denoising network: noisy latents of unit variance, timestep and context -> the prediction, ε or v."""
 
     def __init__(self, config: UnetConfig) -> None:
         super().__init__()
@@ -103,10 +103,10 @@ class Unet(nn.Module):
     def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         """x (B, z, H, W), t (B,), possibly fractional, context (B, L, context_width) -> (B, z, H, W).
 
-        Any height and width. Casts its inputs to the dtype of the weights, and returns that.
+        H and W are arbitrary. Inputs are cast to the dtype of the weights, which is also that of the output.
         """
         dtype = self.norm_out.weight.dtype
-        # Every residual block begins its use of the timestep with the same SiLU, so it is taken once.
+        # Each residual block would apply the same SiLU to the timestep first, so it is applied once here.
         time = F.silu(self.time_embed(timestep_embedding(t, self.config.width).to(dtype)))
         context = context.to(dtype)
         h = self.conv_in(x.to(dtype, memory_format=torch.channels_last))
@@ -118,6 +118,6 @@ class Unet(nn.Module):
             h = stage(h, time, context)
         for stage in self.up:
             h = torch.cat([h, skips.pop()], dim=1)
-            # The way down rounds an odd size up, so the way up goes back to the size of what it meets next.
+            # Downsampling rounds an odd size up, so upsampling goes to the size of the next skip connection.
             h = stage(h, time, context, skips[-1].shape[2:] if skips else None)
         return self.conv_out(F.silu(self.norm_out(h)))

@@ -1,4 +1,4 @@
-"""The encoder of the VAE: a picture -> mean and log-variance of its latents (Rombach et al. 2022, arXiv 2112.10752)."""
+"""The encoder of the VAE, from a picture to the moments of its latents (Rombach et al. 2022, arXiv:2112.10752)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EPS = 1e-6  # of the VAE's group norms
 
 
 def middle(width: int, groups: int) -> nn.Sequential:
-    """What encoder and decoder do at the coarsest level: residual block, self-attention, residual block."""
+    """The coarsest level of encoder and decoder: residual block, self-attention, residual block."""
     return nn.Sequential(
         ResidualBlock(width, width, groups, EPS),
         SpatialAttention(width, groups),
@@ -24,7 +24,7 @@ def middle(width: int, groups: int) -> nn.Sequential:
 
 
 class Encoder(nn.Module):
-    """(B, 3, H, W) in [−1, 1] -> moments (B, 2 z, H/f, W/f), before `quant_conv`; down[0] is the finest level."""
+    """(B, 3, H, W) in [−1, 1] -> moments (B, 2 z, H/f, W/f), before `quant_conv`. `down[0]` is the finest level."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()

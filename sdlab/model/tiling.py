@@ -1,7 +1,7 @@
-"""A network over a large picture in overlapping tiles: the memory is that of one tile, whatever the picture's size.
+"""Tiling: a network applied to a large picture in overlapping tiles, with the memory of one tile.
 
-A tile knows nothing of the others: where a network looks further than the overlap (the attention and the group norms of
-the VAE look everywhere) neighbours differ a little, and the blend turns the step between them into a slope.
+Tiles are computed independently. Where a network sees further than the overlap, as the attention and the group norms of
+the VAE do, neighbouring tiles differ a little. Blending turns the step between them into a slope.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from torch import Tensor
 def tiled(network: Callable[[Tensor], Tensor], x: Tensor, side: int, overlap: int, inner: int, outer: int) -> Tensor:
     """`network` on tiles of x (B, C, H, W), blended in float32 where they overlap: (B, C', H/inner·outer, …).
 
-    The network turns `inner` pixels into `outer`, like 8 into 1; `side` and `overlap` count what is whole on both ends,
-    so a tile has side · inner pixels going in and side · outer coming out. All tiles have the same size, and overlap by
-    at least `overlap`.
+    The network maps `inner` pixels to `outer`, for instance 8 to 1. A tile has side · inner pixels at the input and
+    side · outer at the output. All tiles have the same size and overlap by at least `overlap`, in the units of `side`.
     """
     height, width = (n // inner for n in x.shape[-2:])
     rows, columns = min(side, height), min(side, width)
@@ -41,7 +40,7 @@ def tiled(network: Callable[[Tensor], Tensor], x: Tensor, side: int, overlap: in
 
 
 def _starts(length: int, side: int, overlap: int) -> list[int]:
-    """Where tiles begin so that they cover `length`, evenly spread."""
+    """Evenly spread starts of tiles that cover `length`."""
     if length <= side:
         return [0]
     count = 1 + -(-(length - side) // (side - overlap))
@@ -49,6 +48,6 @@ def _starts(length: int, side: int, overlap: int) -> list[int]:
 
 
 def _ramp(length: int, overlap: int) -> Tensor:
-    """Weights that rise over `overlap` pixels from either end, never 0: (length,)."""
+    """Weights that rise over `overlap` pixels from both ends and are never 0, (length,)."""
     i = torch.arange(length) + 0.5
     return torch.minimum(i, length - i).clamp(max=max(overlap, 0.5))

@@ -1,12 +1,13 @@
 """CLIP's byte-level byte-pair encoding, and the training of a small vocabulary in its format.
 
-Sennrich et al. 2015 (arXiv 1508.07909) on bytes, lower case, a word's last symbol marked `</w>`: Radford et al. 2021
-(arXiv 2103.00020), section 2.4. Prompts longer than the context are cut; the rest is filled with the end token.
+Byte-pair encoding (Sennrich et al. 2015, arXiv:1508.07909) on bytes, in lower case, with the last symbol of a word
+marked `</w>` (Radford et al. 2021, arXiv:2103.00020, sec. 2.4). Prompts longer than the context are cut. Shorter ones
+are filled with the end token.
 
-With CLIP's files every prompt becomes the tokens that transformers 5 gives it (CLIPTokenizer): Unicode is composed, in
-NFC, runs of white space count as one space, and nothing else is cleaned. OpenAI's own tokenizer differs in a few
-prompts: it first repairs broken encodings (ftfy) and decodes HTML entities, twice, where `&amp;` here stays the three
-tokens `&`, `amp`, `;`; and it writes a Greek sigma at the end of a word as ς, where here Σ always becomes σ.
+With CLIP's files each prompt has the same tokens as in transformers 5 (CLIPTokenizer). Unicode is composed to NFC, runs
+of white space count as one space, and nothing else is cleaned. OpenAI's tokenizer differs for a few prompts. It first
+repairs broken encodings (ftfy) and decodes HTML entities twice, while `&amp;` here becomes the three tokens `&`, `amp`
+and `;`. It also writes a Greek sigma at the end of a word as ς, while Σ here always becomes σ.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
 
-# English contractions, runs of letters, single digits, runs of anything else that is no space.
+# English contractions, runs of letters, single digits, and runs of anything else except spaces.
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
 Vocabulary = dict[str, int]
@@ -67,15 +68,15 @@ class Tokenizer:
         return torch.tensor(rows, dtype=torch.long).reshape(len(rows), self.context_length)
 
     def cut(self, prompt: str) -> str:
-        """The end of the prompt that does not fit into the context, empty if all of it does.
+        """The end of the prompt that does not fit into the context, empty if the whole prompt fits.
 
-        Where the cut falls inside a word, it starts at the first character of which something is lost.
+        A cut inside a word starts at the first character that is lost, even in part.
         """
         dropped = self._encode([prompt])[0].offsets[self.context_length - 2 :]
         return prompt[dropped[0][0] :] if dropped else ""
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of the tokens, lower case, without start and end."""
+        """The text of the tokens, in lower case, without start and end."""
         return self._bpe.decode(list(tokens)).strip()
 
     def _encode(self, prompts: Sequence[str]) -> list[Encoding]:
@@ -83,12 +84,12 @@ class Tokenizer:
 
 
 def train_vocabulary(captions: Iterable[str], size: int) -> tuple[Vocabulary, Merges]:
-    """At most `size` tokens learned from captions: all bytes, all bytes that end a word, merges, start and end.
+    """Train a vocabulary of at most `size` tokens: all bytes, all bytes that end a word, merges, start and end.
 
-    So any text can be encoded, and the end token has the highest id. The same captions give the same vocabulary.
+    Any text can be encoded with it, and the end token has the highest id. The same captions give the same one.
 
     Raises:
-        ValueError: `size` leaves no room for the bytes and the two special tokens.
+        ValueError: `size` is too small for the bytes and the two special tokens.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     endings = [symbol + WORD_END for symbol in alphabet]
@@ -97,10 +98,10 @@ def train_vocabulary(captions: Iterable[str], size: int) -> tuple[Vocabulary, Me
         raise ValueError(f"size must be at least {size - room}, got {size!r}")
     bpe = _prepare(BpeTokenizer(models.BPE(end_of_word_suffix=WORD_END)))
     trainer = trainers.BpeTrainer(
-        vocab_size=size - 2,  # start and end come on top
+        vocab_size=size - 2,  # start and end are added below
         min_frequency=2,
         initial_alphabet=alphabet,
-        # Given in advance, word endings have the same ids in every run; ids decide between equally frequent pairs.
+        # Ids break ties between equally frequent pairs, so word endings get theirs in advance, the same in each run.
         special_tokens=endings,
         end_of_word_suffix=WORD_END,
         show_progress=False,

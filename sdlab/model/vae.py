@@ -1,4 +1,4 @@
-"""The variational autoencoder between pictures and latents (Kingma & Welling 2013, arXiv 1312.6114)."""
+"""The variational autoencoder between pictures and latents (Kingma & Welling 2013, arXiv:1312.6114)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sdlab.model.encoder import Encoder
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    """N(mean, exp(logvar)) in each element; float32 or better, whatever the network's dtype."""
+    """N(mean, exp(logvar)) in each element, in float32 or float64 whatever the dtype of the network."""
 
     mean: Tensor  # (B, z, h, w)
     logvar: Tensor  # (B, z, h, w)
 
     @classmethod
     def from_moments(cls, moments: Tensor) -> DiagonalGaussian:
-        """From (B, 2 z, h, w): mean first, then the log-variance, which is clamped to [−30, 20]."""
+        """From (B, 2 z, h, w): the mean, then the log-variance, which is clamped to [−30, 20]."""
         mean, logvar = moments.to(torch.promote_types(moments.dtype, torch.float32)).chunk(2, dim=1)
         return cls(mean, logvar.clamp(-30.0, 20.0))
 
@@ -30,12 +30,12 @@ class DiagonalGaussian:
         return self.mean + (0.5 * self.logvar).exp() * noise
 
     def kl(self) -> Tensor:
-        """KL divergence to the standard normal in nats, (B,) (same paper, appendix B)."""
+        """KL divergence to the standard normal in nats, (B,) (Kingma & Welling 2013, arXiv:1312.6114, app. B)."""
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1 - self.logvar).flatten(1).sum(1)
 
 
 class Vae(nn.Module):
-    """Pictures in [−1, 1] <-> z <-> the latents the U-Net sees, which are (z − shift) · scale."""
+    """Pictures in [−1, 1] <-> z <-> the latents of the U-Net, which are (z − shift) · scale."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
@@ -58,14 +58,14 @@ class Vae(nn.Module):
         return self.decoder(self.post_quant_conv(self._prepare(z)))
 
     def to_latents(self, z: Tensor) -> Tensor:
-        """What the U-Net sees of z: about unit variance."""
+        """From z to the latents of the U-Net, of about unit variance."""
         return (z - self.config.shift) * self.config.scale
 
     def from_latents(self, latents: Tensor) -> Tensor:
-        """The z that `decode` wants: the inverse of `to_latents`."""
+        """From the latents of the U-Net to z: the inverse of `to_latents`."""
         return latents / self.config.scale + self.config.shift
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, DiagonalGaussian]:
-        """Reconstruction of the pictures from a sample of z, and the distribution: one training pass."""
+        """One training pass: the pictures reconstructed from a sample of z, and the distribution of z."""
         posterior = self.encode(images)
         return self.decode(posterior.sample(noise)), posterior

@@ -1,4 +1,4 @@
-"""How residual branches start."""
+"""Zero initialisation of residual branches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def zeroed(module: M) -> M:
-    """The module with all its parameters at zero: the end of a branch that is to start as nothing."""
+    """The module with all parameters set to zero, for the end of a branch that starts without effect."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module

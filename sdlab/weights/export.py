@@ -24,19 +24,19 @@ _PYTORCH = {"format": "pt"}  # without it transformers refuses a file
 
 
 def export(model: Model, layout: Layout, out: Path, dtype: torch.dtype | None = None) -> list[str]:
-    """Write a model to `out`, in `dtype` or in the dtypes it is stored in, and return what the user should know of it.
+    """Write a model to `out`, in `dtype` or in the dtypes it is stored in. Returns remarks for the user.
 
-    `sdlab` and `diffusers` are folders; `original` is a .safetensors file with the names of Stable Diffusion v1's
-    checkpoint. What is there is never written over, and nothing is left half written.
+    The layouts `sdlab` and `diffusers` are folders. `original` is a .safetensors file with the tensor names of Stable
+    Diffusion v1's checkpoint. Existing files are never overwritten, and a failed export leaves nothing behind.
 
     Raises:
-        UsageError: the model is not there or not whole, or `out` is taken or has the wrong ending.
+        UsageError: the model is not found or incomplete, or `out` exists or has the wrong ending.
         RunError: a file of the model is damaged, or `out` cannot be written.
     """
     if layout == "original" and out.suffix != ".safetensors":
-        raise UsageError(f"{out}: the original layout is one file, whose name must end in .safetensors")
+        raise UsageError(f"{out}: the original layout is one file; its name must end in .safetensors")
     if out.exists() and (layout == "original" or not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out}: is there already, and sdlab export writes over nothing")
+        raise UsageError(f"{out}: already exists; sdlab export does not overwrite anything")
     stored = open_model(model)
     whole = stored if layout == "sdlab" else _without_vision(stored)
     make_folder(out.absolute().parent)
@@ -74,7 +74,7 @@ def _to_file(stored: StoredModel, path: Path, dtype: torch.dtype | None) -> None
 
 
 def _without_vision(stored: StoredModel) -> StoredModel:
-    """The model with its text transformer alone: no other layout has a place for a vision tower."""
+    """The model with only its text transformer, as no other layout has a place for a vision tower."""
     if stored.config.vision is None:
         return stored
     clip = stored.tensors["clip"].items()
@@ -85,20 +85,20 @@ def _without_vision(stored: StoredModel) -> StoredModel:
 def _remarks(config: ModelConfig, layout: Layout) -> list[str]:
     remarks = []
     if layout != "sdlab" and config.vision is not None:
-        remarks.append("the vision tower of CLIP stays behind: the layout has no place for it")
+        remarks.append("CLIP's vision tower was not exported, as the layout has no place for it")
     if layout == "diffusers" and config.vae.shift:
         remarks.append(
-            f"vae/config.json has shift_factor {config.vae.shift}, which diffusers' StableDiffusionPipeline ignores: "
-            "take output_type='latent' there, and decode latents / scaling_factor + shift_factor"
+            f"vae/config.json has shift_factor {config.vae.shift}, which diffusers' StableDiffusionPipeline ignores; "
+            "use output_type='latent' there, and decode latents / scaling_factor + shift_factor"
         )
     if layout == "original":
-        remarks.append("the vocabulary is not in the file: vocab.json and merges.txt belong beside it")
+        remarks.append("the file does not contain the vocabulary; keep vocab.json and merges.txt beside it")
     return remarks
 
 
 @contextmanager
 def _new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of `path`, empty or not there, when the block ends well."""
+    """A folder to fill. It replaces `path`, which is empty or missing, when the block succeeds."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     draft.mkdir()
     try:

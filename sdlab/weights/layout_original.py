@@ -1,4 +1,4 @@
-"""The names of Stable Diffusion v1's checkpoint in terms of ours: one part a prefix, then rules applied in order."""
+"""The original layout: tensor names of Stable Diffusion v1's checkpoint, one prefix per part, then rename rules."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ RESIDUAL: Rules = (
 )
 
 IGNORED = {
-    r"^cond_stage_model\.transformer\.(text_model\.)?embeddings\.position_ids$": "the numbers 0, 1, 2, …",
+    r"^cond_stage_model\.transformer\.(text_model\.)?embeddings\.position_ids$": "the values 0, 1, 2, …",
     r"^(betas|(sqrt_|log_)?(one_minus_|recip_|recipm1_)?alphas_cumprod(_prev)?)$": "computed from the configuration",
     r"^posterior_(variance|log_variance_clipped|mean_coef[12])$": "computed from the configuration",
     r"^logvar$": "a weight of the training loss",
     r"^first_stage_model\.loss\.": "the discriminator and the feature network that the VAE was trained with",
-    r"^model_ema\.": "averages kept by training beside the weights; the files 'emaonly' hold them as the weights",
+    r"^model_ema\.": "averages that training keeps beside the weights; in the 'emaonly' files they are the weights",
 }
 
 
 def unet_rules(config: UnetConfig) -> Rules:
-    """For the U-Net, whose `input_blocks` begin with its first convolution; each block numbers what it consists of."""
+    """Rules of the U-Net. Its `input_blocks` begin with the first convolution, and each block numbers its parts."""
 
     def upsample(match: re.Match[str]) -> str:
         block = int(match[1])
@@ -76,7 +76,7 @@ def unet_rules(config: UnetConfig) -> Rules:
 
 @cache
 def names(config: ModelConfig = SD15) -> dict[str, tuple[str, str]]:
-    """Their name -> (part, our name), of every tensor but those of a vision tower, which has no place there."""
+    """Their name -> (part, our name) of each tensor. The layout has no place for a vision tower."""
     rules = {"clip": CLIP_TEXT, "vae": VAE, "unet": unet_rules(config.unet)}
     return {
         theirs: (part, ours)
@@ -86,14 +86,14 @@ def names(config: ModelConfig = SD15) -> dict[str, tuple[str, str]]:
 
 
 def rename(key: str, config: ModelConfig = SD15) -> tuple[str, str] | None:
-    """(part, our name) of an original key, None for one that is ignored.
+    """(part, our name) of an original key, or None if the key is in `IGNORED`.
 
     Raises:
-        KeyError: the key belongs to no part and is not among the ignored.
+        KeyError: the key is unknown.
     """
     if any(re.search(pattern, key) for pattern in IGNORED):
         return None
-    # Some tools leave out the end of the text encoder's prefix.
+    # Some tools omit the end of the text encoder's prefix.
     whole = re.sub(r"^(cond_stage_model\.transformer)\.(?!text_model\.)", r"\1.text_model.", key)
     if whole not in names(config):
         raise KeyError(key)
@@ -101,10 +101,10 @@ def rename(key: str, config: ModelConfig = SD15) -> tuple[str, str] | None:
 
 
 def split(state_dict: Mapping[str, T], config: ModelConfig = SD15) -> dict[str, dict[str, T]]:
-    """Our state dicts, by part: `clip`, `vae`, `unet`.
+    """Our state dicts by part: `clip`, `vae`, `unet`.
 
     Raises:
-        KeyError: a key belongs to no part and is not among the ignored.
+        KeyError: a key is unknown.
     """
     parts: dict[str, dict[str, T]] = {part: {} for part in PREFIXES}
     for key, tensor in state_dict.items():

@@ -1,4 +1,4 @@
-"""The three layouts that a model can have on disk, each read into the same: configuration and stored tensors."""
+"""The three layouts of a model on disk, each read into a configuration and stored tensors."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from sdlab.weights.locate import Layout, Located
 from sdlab.weights.model_folder import read_config
 from sdlab.weights.stored_tensor import StoredTensor
 
-Parts = dict[str, dict[str, StoredTensor]]  # by part, our name -> tensor
+Parts = dict[str, dict[str, StoredTensor]]  # part -> our name -> tensor
 
-CONFIG_KEY = "sdlab.config"  # metadata of a file in the original layout: the configuration, where it is not v1's
+CONFIG_KEY = "sdlab.config"  # metadata key of the configuration in the original layout, for models that are not v1
 
 
 def read(located: Located) -> tuple[ModelConfig, Parts]:
-    """The configuration and the tensors, which are yet to be checked against each other.
+    """The configuration and the tensors of a model. Whether they fit each other is not checked yet.
 
     Raises:
-        UsageError: the configuration is wrong, or the files are those of another kind of model.
-        RunError: a file is damaged, or holds a tensor under a name that is not known.
+        UsageError: the configuration is invalid, or the files hold another kind of model.
+        RunError: a file is damaged, or holds a tensor with an unknown name.
     """
     return {"sdlab": _sdlab, "diffusers": _diffusers, "original": _original}[located.layout](located)
 
 
 def names(layout: Layout, config: ModelConfig) -> dict[str, dict[str, str]]:
-    """What the tensors are called in a layout: by part, our name -> theirs."""
+    """The names of the tensors in a layout: part -> our name -> theirs."""
     found: dict[str, dict[str, str]] = {part: {} for part in PARTS}
     if layout == "original":
         for theirs, (part, ours) in layout_original.names(config).items():
@@ -71,7 +71,7 @@ def _original(located: Located) -> tuple[ModelConfig, Parts]:
 
 @contextmanager
 def _known(names: Iterable[str], source: str) -> Iterator[None]:
-    """A KeyError inside is a name of a tensor that is not among `names`, and is told to the user."""
+    """Report a KeyError inside the block as a tensor whose name is not among `names`."""
     try:
         yield
     except KeyError as error:

@@ -1,4 +1,4 @@
-"""Where the files of a model lie: what the user names comes first, then the environment, then `data/`."""
+"""Locating the files of a model: first where the user says, then where the environment says, then in `data/`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from sdlab.weights import layout_diffusers
 from sdlab.weights.vocabulary import COMBINED
 
 MODELS = {
-    "scenes": "lab model, 64 × 64 pictures of simple scenes; comes with sdlab (data/scenes)",
-    "sd15": "Stable Diffusion v1.5, 512 × 512; needs the user's own files in data/",
+    "scenes": "lab model, 64 × 64 pictures of simple scenes; included with sdlab (data/scenes)",
+    "sd15": "Stable Diffusion v1.5, 512 × 512; needs your own files in data/",
 }
 WEIGHTS_VARIABLE, VOCABULARY_VARIABLE = "SDLAB_SD15", "SDLAB_SD15_VOCAB"
-# In data/, the first that is there.
+# In data/, the first that exists.
 SD15_WEIGHTS = (
     "v1-5-pruned-emaonly.ckpt",
     "v1-5-pruned-emaonly.safetensors",
@@ -33,7 +33,7 @@ _OWN = "a model folder holds config.json, vocab.json, merges.txt, clip.safetenso
 _SD15 = (
     "the stable-diffusion-v1-5 page of the usual hub has the weights, and vocab.json and merges.txt in its folder "
     f"tokenizer; put them into data/, or set {WEIGHTS_VARIABLE} to a file or folder and {VOCABULARY_VARIABLE} to a "
-    "folder; data/README.md tells more"
+    "folder; see data/README.md"
 )
 
 
@@ -41,8 +41,8 @@ _SD15 = (
 class ModelSource:
     """A model as the user names it: in a sweep, `model = {name = "sd15", weights = "…", vocab = "…", merges = "…"}`."""
 
-    name: str  # one of `MODELS`, or a path: a file of weights, a folder in diffusers layout or in ours
-    weights: str | Path | None = None  # for `sd15` alone: such a path
+    name: str  # one of `MODELS`, or a path to a weight file, a folder in diffusers layout or an sdlab model folder
+    weights: str | Path | None = None  # for `sd15` only: such a path
     vocab: str | Path | None = None
     merges: str | Path | None = None
 
@@ -56,26 +56,26 @@ Layout = Literal["sdlab", "diffusers", "original"]
 
 @dataclass(frozen=True)
 class Located:
-    """The files of a model, all of which are there."""
+    """The files of a model, all of which exist."""
 
     layout: Layout
     place: Path  # the folder, or the one file
     configs: tuple[Path, ...]
     vocab: Path
     merges: Path
-    weights: tuple[Path, ...]  # of `PARTS`; in the original layout the same file for all
+    weights: tuple[Path, ...]  # in the order of `PARTS`; in the original layout the same file for all
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All of them: configuration, vocabulary, weights."""
+        """All files: configuration, vocabulary and weights."""
         return tuple(dict.fromkeys((*self.configs, self.vocab, self.merges, *self.weights)))
 
 
 def locate(model: Model) -> Located:
-    """The files of a model; none of them is opened.
+    """Find the files of a model without opening any.
 
     Raises:
-        UsageError: there is no such model, or files are missing: one message names each and where it was looked for.
+        UsageError: the model or some of its files are not found; the message has a line for each, with the places.
     """
     source = model if isinstance(model, ModelSource) else ModelSource(str(model))
     search = _Search()
@@ -103,21 +103,21 @@ def locate(model: Model) -> Located:
 
 
 class _Search:
-    """Looks for files and keeps a line on each that is not there."""
+    """Looks for files and keeps a line about each that is missing."""
 
     def __init__(self) -> None:
         self.missing: list[str] = []
 
     def find(self, names: Sequence[str], folders: Sequence[Path]) -> Path:
-        """The first of the names in the first of the folders."""
+        """The first of the names in the first folder that has one."""
         if path := _first(names, folders):
             return path
-        what = names[0] if len(names) == 1 else f"{names[0]} (nor {', '.join(names[1:])})"
-        self.missing.append(f"no {what} in {' or '.join(f'{folder}/' for folder in folders)}")
+        what = names[0] if len(names) == 1 else f"{names[0]} (or {', '.join(names[1:])})"
+        self.missing.append(f"{what} not found in {' or '.join(f'{folder}/' for folder in folders)}")
         return folders[0] / names[0]
 
     def existing(self, path: str | Path) -> Path:
-        """The path that the user gave."""
+        """A path that the user gave."""
         path = Path(path).expanduser()
         if not path.exists():
             self.missing.append(f"{path}: no such file or folder")
@@ -125,9 +125,9 @@ class _Search:
 
 
 def _place(source: ModelSource, search: _Search) -> Path:
-    """The folder or the file that holds the weights."""
+    """The folder or file with the weights."""
     if source.weights is not None and source.name != "sd15":
-        raise UsageError(f"model {source.name!r}: weights go with 'sd15'; name the file or folder itself as the model")
+        raise UsageError(f"model {source.name!r}: `weights` is only for 'sd15'; name the file or folder as the model")
     if source.name == "scenes":
         return resources.find("data/scenes")
     if source.name == "sd15":
@@ -149,13 +149,13 @@ def _vocabulary_folders(source: ModelSource, place: Path, layout: Layout) -> lis
         return [place]
     named = [Path(folder).expanduser()] if (folder := os.environ.get(VOCABULARY_VARIABLE)) else []
     beside = [place / "tokenizer" if layout == "diffusers" else place.parent]
-    # The variable speaks of v1.5, and does not win over what lies beside another model.
+    # The variable is meant for v1.5. For another model, the files beside it come first.
     folders = named + beside if source.name == "sd15" else beside + named
     return list(dict.fromkeys([*folders, *_data()]))
 
 
 def _holds_models(folder: Path) -> bool:
-    """Whether it is a folder that is no model itself, such as `data/`."""
+    """Whether this is a folder that is not a model itself, such as `data/`."""
     return folder.is_dir() and not _in_layout_diffusers(folder) and not (folder / "config.json").exists()
 
 
@@ -168,6 +168,6 @@ def _first(names: Sequence[str], folders: Sequence[Path]) -> Path | None:
 
 
 def _data() -> list[Path]:
-    """The folders `data/` of the working directory and of sdlab."""
+    """The `data/` folders of the working directory and of sdlab."""
     folders = [Path("data"), resources.ROOT / "data"]
     return folders[:1] if folders[0].resolve() == folders[1].resolve() else folders

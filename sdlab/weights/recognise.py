@@ -1,4 +1,4 @@
-"""What a file is that is not what it should be: told by its first bytes, or by the names and shapes of its tensors."""
+"""Recognition of weight files: their format by the first bytes, and known foreign models by their tensors."""
 
 from __future__ import annotations
 
@@ -12,48 +12,52 @@ from sdlab.system.files import reason
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-LOADED = "sdlab loads Stable Diffusion v1 (v1.4, v1.5) whole: text encoder, VAE and U-Net"
+LOADED = "sdlab loads complete Stable Diffusion v1 models (v1.4, v1.5): text encoder, VAE and U-Net"
 
-# How a file begins -> what it is; the first that fits.
+# How a file begins -> what it is. The first match counts.
 _STARTS: tuple[tuple[bytes, str], ...] = (
     (
         b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19",
         "a checkpoint in the format of PyTorch before 1.6; load it with PyTorch and save it again with torch.save",
     ),
     (b"\x80", "a bare pickle, which cannot be read without executing it"),
-    (b"version https://git-lfs", "a pointer of git-lfs in place of the file; fetch the file with git lfs pull"),
-    (b"<", "a web page, as a download leaves behind that needs a login or a consent; fetch the file itself"),
-    (b"GGUF", "a GGUF file, quantised for other programs"),
+    (b"version https://git-lfs", "a git-lfs pointer and not the file itself; fetch the file with git lfs pull"),
+    (b"<", "a web page, often left by a download that needs a login; download the file itself"),
+    (b"GGUF", "a GGUF file, which is quantised for other programs"),
     (b"\x1f\x8b", "a gzip archive; unpack it"),
     (b"7z\xbc\xaf", "a 7z archive; unpack it"),
     (b"Rar!", "a RAR archive; unpack it"),
 )
 
-# (a name that must be there, one that must not, what it is then); the first that fits.
+# (a tensor name it must have, one it must not have, what it is). The first match counts.
 _Kinds = tuple[tuple[str, str | None, str], ...]
 _MODELS: _Kinds = (
-    (r"lora[_.](up|down|A|B)\.|^lora_", None, "a LoRA, a change to the weights of a model that it does not hold"),
-    (r"^(string_to_param|emb_params)", None, "a textual inversion, a word for a model that it does not hold"),
+    (r"lora[_.](up|down|A|B)\.|^lora_", None, "a LoRA, which holds a change to a model and not the model"),
+    (
+        r"^(string_to_param|emb_params)",
+        None,
+        "a textual inversion, which holds one word for a model and not the model",
+    ),
     (r"^control_model\.|controlnet_cond_embedding|^input_hint_block", None, "a ControlNet"),
     (r"^conditioner\.embedders\.", None, "Stable Diffusion XL"),
     (r"(^|\.)joint_blocks\.", None, "Stable Diffusion 3"),
     (r"(^|\.)double_blocks\.", None, "Flux"),
-    (r"^cond_stage_model\.model\.", None, "Stable Diffusion 2.x, whose text encoder is OpenCLIP's, of width 1024"),
+    (r"^cond_stage_model\.model\.", None, "Stable Diffusion 2.x, whose text encoder is an OpenCLIP of width 1024"),
     (
         r"^model_ema\.diffusion_model",
         r"^model\.diffusion_model\.",
-        "a checkpoint that holds only the averages of training (model_ema), whose names have lost their dots",
+        "a checkpoint that holds only the averages of training (model_ema), in names without dots",
     ),
 )
 _PARTS: _Kinds = (
-    (r"^(en|de)coder\.(down|mid|up)_blocks?\.", None, "a VAE alone, out of a folder in diffusers layout"),
-    (r"^(down|mid)_blocks?\.", None, "a U-Net alone, out of a folder in diffusers layout"),
-    (r"^(vision_model|visual)\.", None, "a CLIP with its vision tower, and nothing else"),
-    (r"^(text_model\.)?encoder\.layers\.", None, "a text encoder alone, out of a folder in diffusers layout"),
-    (r"^(residual|(down|up|middle)\.\d+\.residual|(text\.)?layers\.\d)", None, "a part of a model folder of sdlab"),
-    (r"^(first_stage_model\.)?(en|de)coder\.", r"^model\.diffusion_model\.", "a VAE alone"),
-    (r"^cond_stage_model\.", r"^model\.diffusion_model\.", "a text encoder alone"),
-    (r"^(model\.diffusion_model\.)?input_blocks\.", r"^(first_stage|cond_stage)_model\.", "a U-Net alone"),
+    (r"^(en|de)coder\.(down|mid|up)_blocks?\.", None, "only a VAE, from a folder in diffusers layout"),
+    (r"^(down|mid)_blocks?\.", None, "only a U-Net, from a folder in diffusers layout"),
+    (r"^(vision_model|visual)\.", None, "only a CLIP with its vision tower"),
+    (r"^(text_model\.)?encoder\.layers\.", None, "only a text encoder, from a folder in diffusers layout"),
+    (r"^(residual|(down|up|middle)\.\d+\.residual|(text\.)?layers\.\d)", None, "one part of an sdlab model folder"),
+    (r"^(first_stage_model\.)?(en|de)coder\.", r"^model\.diffusion_model\.", "only a VAE"),
+    (r"^cond_stage_model\.", r"^model\.diffusion_model\.", "only a text encoder"),
+    (r"^(model\.diffusion_model\.)?input_blocks\.", r"^(first_stage|cond_stage)_model\.", "only a U-Net"),
     (r"^model\.diffusion_model\.", r"^first_stage_model\.", "a checkpoint without its VAE"),
     (r"^model\.diffusion_model\.", r"^cond_stage_model\.", "a checkpoint without its text encoder"),
 )
@@ -71,11 +75,11 @@ _CONTEXTS = {
 
 
 def container(path: Path) -> Literal["zip", "safetensors"]:
-    """The format of a weight file, by its content, whatever its name.
+    """The format of a weight file, by its content and not its name.
 
     Raises:
-        UsageError: it is something else; the message says what.
-        RunError: it cannot be read.
+        UsageError: it has another format, which the message names.
+        RunError: the file cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -89,12 +93,13 @@ def container(path: Path) -> Literal["zip", "safetensors"]:
     for magic, what in _STARTS:
         if start.lstrip().startswith(magic):
             raise UsageError(f"{path}: this is {what}")
-    what = "neither a checkpoint of PyTorch nor a safetensors file" if start else "an empty file"
-    raise UsageError(f"{path}: this is {what}")
+    if not start:
+        raise UsageError(f"{path}: this is an empty file")
+    raise UsageError(f"{path}: this is not a PyTorch checkpoint or a safetensors file")
 
 
 def foreign(shapes: Shapes) -> str | None:
-    """What the tensors of a file are, if they are known not to be a whole Stable Diffusion v1: `"a LoRA, …"`."""
+    """What a file holds if its tensors are known to be something else than Stable Diffusion v1: `"a LoRA, …"`."""
     channels = shapes.get("model.diffusion_model.input_blocks.0.0.weight", ())
     contexts = [shape[1] for key, shape in shapes.items() if key.endswith(".attn2.to_k.weight") and len(shape) == 2]
     unet = _unet(channels[1] if len(channels) == 4 else None, contexts[0] if contexts else None)
@@ -104,7 +109,7 @@ def foreign(shapes: Shapes) -> str | None:
 def unet_settings(settings: Mapping[str, Any]) -> str | None:
     """The same from the configuration of a U-Net in diffusers layout.
 
-    More channels in than out are the mark of a model that sees more than noisy latents; latents may have any number.
+    A model whose input is more than noisy latents has more channels in than out. Latents may have any number.
     """
     channels = settings.get("in_channels")
     as_many = channels == settings.get("out_channels")
@@ -119,7 +124,7 @@ def _unet(channels: Any, context: Any) -> str | None:
 
 
 def _named(kinds: _Kinds, names: Collection[str]) -> str | None:
-    def there(pattern: str) -> bool:
+    def has(pattern: str) -> bool:
         return any(re.search(pattern, name) for name in names)
 
-    return next((what for yes, no, what in kinds if there(yes) and not (no and there(no))), None)
+    return next((what for yes, no, what in kinds if has(yes) and not (no and has(no))), None)

@@ -1,7 +1,7 @@
-"""Names of tensors in other layouts: rules that rewrite our name into theirs, one after the other.
+"""Rename rules: tensor names of other layouts, made from ours by regular expressions applied in order.
 
-Each rule is tried on what the ones before it have left. Loading looks names up in the table that the rules make of the
-names of a network (`table`), so one set of rules serves both directions.
+Each rule is applied to the result of the rules before it. Loading looks names up in the table that the rules make of
+the names of a network (`table`), so one set of rules serves both directions.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ Rules = tuple[Rule, ...]
 
 
 def rename(name: str, rules: Rules) -> str:
-    """The name after all rules: a pattern, and what takes its place."""
+    """The name after all rules have been applied."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def table(names: Iterable[str], rules: Rules, prefix: str = "") -> dict[str, str]:
-    """Their name -> our name, of all names of a network."""
+    """Their name -> our name for all names of a network."""
     return {prefix + rename(name, rules): name for name in names}
 
 
-# Two pieces that every layout but ours spells alike.
+# Two pieces that have the same names in all other layouts.
 CLIP_TEXT: Rules = (
     (r"^(token|position)\.", r"embeddings.\1_embedding."),
     (r"^layers\.", "encoder.layers."),

@@ -37,10 +37,10 @@ _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
 def read(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """The tensors of a file by name, and its metadata; reads the header alone.
+    """The tensors of a file by name, and its metadata. Only the header is read.
 
     Raises:
-        RunError: the file is damaged or cut short, or a dtype is not known.
+        RunError: the file is damaged or truncated, or a dtype is unknown.
     """
     try:
         with safe_open(path, framework="pt"):  # its checks: a valid header, ranges without overlap that fill the file
@@ -49,7 +49,7 @@ def read(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
     except SafetensorError as error:
-        raise RunError(f"{path}: not a whole safetensors file ({error}); fetch or train it again") from None
+        raise RunError(f"{path}: not a complete safetensors file ({error}); download or train it again") from None
     except OSError as error:
         raise RunError(f"cannot read {path}: {reason(error)}") from None
     metadata = header.pop("__metadata__", {})
@@ -68,12 +68,14 @@ def write(
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Store the tensors, in `dtype` or each in its own, with one of them in memory at a time; whole or not at all.
+    """Store tensors in `dtype`, or each in its own dtype, with one in memory at a time.
+
+    The file is written whole or not at all.
 
     Raises:
         RunError: the file cannot be written.
     """
-    # Widest elements first, as the library does it: then every tensor starts at a multiple of its element size.
+    # Widest elements first, as the safetensors library does, so that each tensor is aligned to its element size.
     names = sorted(tensors, key=lambda name: (-(dtype or tensors[name].dtype).itemsize, name))
     sizes = [(dtype or tensors[name].dtype).itemsize * prod(tensors[name].shape) for name in names]
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}

@@ -1,4 +1,4 @@
-"""Tensors that still lie in their file: name, shape and dtype are known, the numbers are read one tensor at a time."""
+"""Tensors in files: shape, dtype and place are known, and the values are read one tensor at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def dense(shape: Sequence[int]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies."""
+    """The place of a tensor in a file."""
 
     path: Path
     offset: int  # bytes from the start of the file to the first element
@@ -37,30 +37,30 @@ class StoredTensor:
         return (last + 1) * self.dtype.itemsize
 
     def read(self) -> Tensor:
-        """The tensor, memory-mapped by itself: its pages are read when used, and given back when it is dropped.
+        """The tensor, memory-mapped on its own. Its pages are read when used and released with the tensor.
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: it ends before the tensor does.
+            ValueError: the file ends before the tensor does.
         """
         if not self.extent:
             return torch.empty(self.shape, dtype=self.dtype)
         start = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
         with self.path.open("rb") as file:
-            # Copy on write: torch wants memory that may be written to, and the file must stay as it is.
+            # Copy on write, because torch needs writable memory and the file must not change.
             view = mmap.mmap(file.fileno(), self.offset + self.extent - start, access=mmap.ACCESS_COPY, offset=start)
         count = self.extent // self.dtype.itemsize
         flat = torch.frombuffer(view, dtype=self.dtype, count=count, offset=self.offset - start)
         return flat.as_strided(self.shape, self.stride)
 
     def reshaped(self, shape: tuple[int, ...]) -> StoredTensor:
-        """The same elements in another shape; the tensor must have no gaps.
+        """The same elements in another shape. The tensor must have no gaps.
 
         Raises:
-            ValueError: it has gaps, or the shape asks for another number of elements.
+            ValueError: it has gaps, or the shape has another number of elements.
         """
         if self.stride != dense(self.shape) or prod(shape) != prod(self.shape):
-            raise ValueError(f"cannot make {shape} of {self.shape} with strides {self.stride}")
+            raise ValueError(f"cannot reshape {self.shape} with strides {self.stride} to {shape}")
         return StoredTensor(self.path, self.offset, shape, dense(shape), self.dtype)
 
 
@@ -68,5 +68,5 @@ AnyTensor = StoredTensor | Tensor
 
 
 def fetch(tensor: AnyTensor) -> Tensor:
-    """The tensor itself, memory-mapped if it still lies in a file."""
+    """The tensor itself, memory-mapped if it is in a file."""
     return tensor.read() if isinstance(tensor, StoredTensor) else tensor

@@ -1,8 +1,8 @@
-"""Checkpoints of PyTorch (.ckpt, .pt, .bin): a pickle in a zip archive, read without executing any of it.
+"""PyTorch checkpoints (.ckpt, .pt, .bin): a pickle in a zip archive, read without executing any of it.
 
-A pickle is a program: it names functions and says what to call them with. Here a name means one of a few inert things
-(a record of a tensor, a plain dictionary) or, whatever else it is, `Inert`, which takes anything and does nothing. No
-module is imported and no function of another package is called. The numbers stay in the file (`StoredTensor`).
+A pickle is a program that names functions and the arguments to call them with. Here a few names stand for inert objects
+(a record of a tensor, a plain dictionary). Any other name stands for `Inert`, which accepts anything and does nothing.
+No module is imported and no function of another package is called. The weights stay in the file (`StoredTensor`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sdlab.weights.stored_tensor import StoredTensor
 
 
 class Inert:
-    """Stands for any object of another package; every way in which a pickle fills an object leaves it empty."""
+    """In place of any object of another package. Every way in which a pickle fills an object leaves it empty."""
 
     def __new__(cls, *_: object, **__: object) -> Inert:
         """An empty object, whatever the arguments."""
@@ -45,7 +45,7 @@ class Inert:
 
 
 class _Dict(dict[Any, Any]):
-    """In place of OrderedDict: the attributes that a pickle may give it are dropped."""
+    """In place of OrderedDict. Attributes that a pickle sets are dropped."""
 
     def __setstate__(self, _: object) -> None: ...
 
@@ -64,7 +64,7 @@ class _Tensor(NamedTuple):
 
 
 class _RebuildTensor:
-    """In place of torch._utils._rebuild_tensor_v2; an object, for a pickle could change the defaults of a function."""
+    """In place of torch._utils._rebuild_tensor_v2. An object, as a pickle could change the defaults of a function."""
 
     def __call__(self, storage: Any, offset: Any, shape: Any, stride: Any, *_: object) -> _Tensor:
         return _Tensor(storage, offset, shape, stride)
@@ -73,7 +73,7 @@ class _RebuildTensor:
 
 
 class _RebuildParameter:
-    """In place of torch._utils._rebuild_parameter: the parameter's tensor."""
+    """In place of torch._utils._rebuild_parameter; returns the tensor of the parameter."""
 
     def __call__(self, data: Any, *_: object) -> Any:
         return data
@@ -111,24 +111,24 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a checkpoint by name: those under its key `state_dict`, or its own where there is no such key.
+    """The tensors of a checkpoint by name, from its key `state_dict` or, without that key, from the top level.
 
     Raises:
-        UsageError: it is an archive of another kind, or holds no tensors.
-        RunError: it is damaged or cut short.
+        UsageError: the file is another kind of archive, or holds no tensors.
+        RunError: the file is damaged or truncated.
     """
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             spans = {info.filename: _span(file, info, path) for info in archive.infolist()}
             root = next((name for name in spans if re.fullmatch(r"([^/]+/)?data\.pkl", name)), None)
             if root is None:
-                raise UsageError(f"{path}: this is a zip archive, but not one that torch.save has written")
+                raise UsageError(f"{path}: this is a zip archive that was not written by torch.save")
             offset, length = spans[root]
             file.seek(offset)
             content = _unpickle(file.read(length), path)
     except zipfile.BadZipFile:
         size = path.stat().st_size
-        raise RunError(f"{path}: a checkpoint that is damaged or cut short ({size:,} bytes); fetch it again") from None
+        raise RunError(f"{path}: this checkpoint is damaged or truncated ({size:,} bytes); download it again") from None
     except OSError as error:
         raise RunError(f"cannot read {path}: {reason(error)}") from None
     if isinstance(content, dict) and isinstance(state := content.get("state_dict"), dict):
@@ -143,14 +143,14 @@ def read(path: Path) -> dict[str, StoredTensor]:
 
 def _unpickle(data: bytes, path: Path) -> object:
     try:
-        # Strings of Python 2 are bytes; latin1 takes them all, and names of tensors are ASCII.
+        # Strings of Python 2 are bytes. latin1 decodes all of them, and tensor names are ASCII.
         return _Unpickler(io.BytesIO(data), encoding="latin1").load()
-    except Exception as error:  # pickle documents that a damaged one may raise anything
+    except Exception as error:  # a damaged pickle may raise anything, as its documentation says
         raise RunError(f"{path}: its pickle cannot be read ({type(error).__name__}: {error})") from None
 
 
 def _span(file: BinaryIO, info: zipfile.ZipInfo, path: Path) -> tuple[int, int]:
-    """(offset, length) of the bytes of an entry; its own header, 30 bytes, says how long name and extra field are."""
+    """(offset, length) of the bytes of an entry. Its header of 30 bytes has the lengths of its name and extra field."""
     if info.compress_type != zipfile.ZIP_STORED:
         raise RunError(f"{path}: {info.filename} is compressed; unpack the archive and zip it without compression")
     file.seek(info.header_offset)
@@ -162,14 +162,14 @@ def _span(file: BinaryIO, info: zipfile.ZipInfo, path: Path) -> tuple[int, int]:
 
 
 def _stored(tensor: _Tensor, name: str, spans: Mapping[str, tuple[int, int]], folder: str, path: Path) -> StoredTensor:
-    """Where the tensor lies, after a check that all of it lies inside its storage, and its storage inside the file."""
+    """The place of a tensor, checked to be inside its storage, and the storage inside the file."""
     match tensor:
         case ((torch.dtype() as dtype, key, numel), int(first), tuple(shape), tuple(stride)) if len(shape) == len(
             stride
         ) and all(type(n) is int and n >= 0 for n in (numel, first, *shape, *stride)):
             pass
         case _:
-            raise RunError(f"{path}: tensor {name!r} is not described as torch.save describes one")
+            raise RunError(f"{path}: tensor {name!r} is not described in the way of torch.save")
     if (span := spans.get(folder + key)) is None:
         raise RunError(f"{path}: the storage of tensor {name!r} is missing")
     offset, length = span

@@ -1,21 +1,20 @@
-"""A file of weights, whichever of the two formats it has."""
+"""Reading of weight files in either format."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from sdlab.weights import recognise, safetensors_file
-from sdlab.weights import torch_checkpoint as checkpoint
+from sdlab.weights import recognise, safetensors_file, torch_checkpoint
 from sdlab.weights.stored_tensor import StoredTensor
 
 
 def read(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """The tensors of a checkpoint of PyTorch or a safetensors file by name, and its metadata; reads no numbers.
+    """The tensors of a PyTorch checkpoint or a safetensors file by name, and its metadata. The weights are not read.
 
     Raises:
-        UsageError: it is neither.
-        RunError: it is damaged or cut short.
+        UsageError: the file has another format.
+        RunError: the file is damaged or truncated.
     """
     if recognise.container(path) == "zip":
-        return checkpoint.read(path), {}
+        return torch_checkpoint.read(path), {}
     return safetensors_file.read(path)

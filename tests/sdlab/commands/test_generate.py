@@ -211,7 +211,7 @@ def test_what_of_a_prompt_does_not_fit_is_told(sdlab: Sdlab):
         (["--tiles", "some"], "--tiles must be one of auto, always, never, got 'some'"),
         (
             ["--weights", "x.ckpt"],
-            "model 'scenes': weights go with 'sd15'; name the file or folder itself as the model",
+            "model 'scenes': `weights` is only for 'sd15'; name the file or folder as the model",
         ),
     ],
 )

@@ -319,10 +319,10 @@ def settings(folder, component):
         ("scheduler", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr is True"),
         ("scheduler", {"prediction_type": "sample"}, "prediction: Input should be 'eps' or 'v'"),
         ("scheduler", {"beta_schedule": "squaredcos_cap_v2"}, "levels.betas: Input should be"),
-        ("unet", {"layers_per_block": "two"}, "layers_per_block should be like 2, got 'two'"),
-        ("unet", {"block_out_channels": "wide"}, r"block_out_channels should be like \[320, .*, got 'wide'"),
-        ("unet", {"block_out_channels": [32, "96", 128]}, "block_out_channels should be like"),
-        ("unet", {"sample_size": None}, "sample_size should be like 64, got None"),
+        ("unet", {"layers_per_block": "two"}, "layers_per_block must be like 2, got 'two'"),
+        ("unet", {"block_out_channels": "wide"}, r"block_out_channels must be like \[320, .*, got 'wide'"),
+        ("unet", {"block_out_channels": [32, "96", 128]}, "block_out_channels must be like"),
+        ("unet", {"sample_size": None}, "sample_size must be like 64, got None"),
     ],
 )
 def test_what_our_networks_do_not_compute_is_named(tmp_path, lab, component, setting, message):
@@ -376,7 +376,7 @@ def test_settings_survive_for_other_sizes(tmp_path):
 def test_a_folder_that_holds_something_is_left_alone(tmp_path, layout, scenes):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
-    with pytest.raises(UsageError, match="mine: is there already"):
+    with pytest.raises(UsageError, match="mine: already exists"):
         export(scenes, layout, tmp_path / "mine")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
@@ -384,7 +384,7 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path, layout, scenes):
 def test_a_file_that_is_there_is_left_alone(tmp_path, scenes):
     for name, layout in (("a.safetensors", "original"), ("folder", "diffusers")):
         (tmp_path / name).write_text("keep")
-        with pytest.raises(UsageError, match=f"{name}: is there already"):
+        with pytest.raises(UsageError, match=f"{name}: already exists"):
             export(scenes, layout, tmp_path / name)
         assert (tmp_path / name).read_text() == "keep"
 
@@ -421,7 +421,7 @@ def test_a_model_that_is_missing_or_damaged_leaves_nothing(tmp_path, narrow):
     with pytest.raises(UsageError, match="unknown model 'scnes'"):
         export("scnes", "sdlab", tmp_path / "out")
     narrow.write_bytes(narrow.read_bytes()[:-1])
-    with pytest.raises(SdlabError, match="not a whole safetensors file"):
+    with pytest.raises(SdlabError, match="not a complete safetensors file"):
         export(narrow, "sdlab", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

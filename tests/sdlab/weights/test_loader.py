@@ -1,4 +1,4 @@
-"""Models and vocabularies: found where they lie, read back as written, and every fault is named in one line."""
+"""Models and vocabularies are found, read back as written, and each fault is reported in one line."""
 
 import json
 import subprocess
@@ -120,7 +120,7 @@ def test_a_missing_file_is_named(folder, name):
 def test_a_truncated_file_is_named(folder, keep):
     path = folder / "unet.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(RunError, match=r"unet.safetensors: not a whole safetensors file") as error:
+    with pytest.raises(RunError, match=r"unet.safetensors: not a complete safetensors file") as error:
         load(folder)
     assert "\n" not in str(error.value)
 
@@ -210,7 +210,7 @@ def test_files_of_a_model(folder):
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A working directory without any file of the user, and no data/ elsewhere."""
+    """A working directory without files of the user, and no data/ elsewhere."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(resources, "ROOT", tmp_path / "sdlab")
     monkeypatch.delenv("SDLAB_SD15", raising=False)
@@ -229,7 +229,7 @@ VOCABULARY = ("vocab.json", "merges.txt")
 CKPT = "v1-5-pruned-emaonly.ckpt"
 
 
-def test_missing_files_are_named_together_with_where_they_were_looked_for_and_come_from(home):
+def test_missing_files_are_reported_together_with_where_they_belong_and_come_from(home):
     with pytest.raises(UsageError) as error:
         locate("sd15")
     message = str(error.value)
@@ -240,11 +240,11 @@ def test_missing_files_are_named_together_with_where_they_were_looked_for_and_co
     folder_with(home / "data", "vocab.json")
     with pytest.raises(UsageError) as error:
         locate("sd15")
-    assert "no vocab.json" not in str(error.value)
-    assert "no merges.txt" in str(error.value)
+    assert "vocab.json not found" not in str(error.value)
+    assert "merges.txt not found" in str(error.value)
 
 
-def test_what_is_named_wins_over_the_variable_and_that_over_data(home, monkeypatch):
+def test_given_paths_come_before_the_variable_and_that_before_data(home, monkeypatch):
     def files(source="sd15"):
         return {path.resolve() for path in locate(source).files}
 
@@ -270,7 +270,7 @@ def test_a_folder_like_data_stands_for_the_weights_in_it(home, monkeypatch):
     assert set(locate("sd15").files) == set(files.iterdir())
 
 
-def test_a_path_that_is_named_and_not_there_is_not_passed_over(home, monkeypatch):
+def test_a_given_path_that_does_not_exist_is_an_error(home, monkeypatch):
     folder_with(home / "data", CKPT, *VOCABULARY)
     with pytest.raises(UsageError, match=r"nowhere\.ckpt: no such file or folder"):
         locate(ModelSource("sd15", weights="nowhere.ckpt"))
@@ -280,12 +280,12 @@ def test_a_path_that_is_named_and_not_there_is_not_passed_over(home, monkeypatch
     with pytest.raises(UsageError, match="gone: no such file or folder"):
         locate("sd15")
     monkeypatch.setenv("SDLAB_SD15", str(folder_with(home / "empty")))
-    with pytest.raises(UsageError, match=r"no v1-5-pruned-emaonly\.ckpt .* in .*empty/"):
+    with pytest.raises(UsageError, match=r"v1-5-pruned-emaonly\.ckpt .* not found in .*empty/"):
         locate("sd15")
 
 
-def test_weights_are_named_for_the_users_model_alone(home):
-    with pytest.raises(UsageError, match="weights go with 'sd15'"):
+def test_weights_can_be_given_only_for_sd15(home):
+    with pytest.raises(UsageError, match="`weights` is only for 'sd15'"):
         locate(ModelSource("scenes", weights="x.ckpt"))
 
 
@@ -306,7 +306,7 @@ def test_missing_parts_of_a_folder_in_diffusers_layout_are_named(home):
     for missing in (
         "text_encoder/config.json",
         "scheduler_config.json",
-        "no model.safetensors",
+        "model.safetensors (or pytorch_model.bin, ",
         "sd/unet/",
         "vocab.json",
     ):
@@ -349,7 +349,7 @@ def test_variants_of_checkpoints_hold_the_same_weights(tmp_path, variant):
         assert all(torch.equal(tensor, wanted[key].float()) for key, tensor in network.state_dict().items())
 
 
-# Memory: what loading needs is the weights it leaves and little more
+# Memory: loading needs little more than the weights it leaves
 
 WIDER = replace(  # 390 MB in float32
     SD15,

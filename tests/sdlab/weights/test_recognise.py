@@ -1,4 +1,4 @@
-"""What is no Stable Diffusion v1 is told by what it is; what is one, in any of its variants, is not mistaken."""
+"""Foreign models are recognised and named; Stable Diffusion v1 in all its variants is not mistaken for one."""
 
 import json
 import pickle
@@ -47,8 +47,10 @@ FOREIGN = {
     | {"conditioner.embedders.0.transformer.text_model.final_layer_norm.bias": (768,)},
     "Stable Diffusion 3": {"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": (4608, 1536)},
     "Flux": {"double_blocks.0.img_attn.qkv.weight": (9216, 3072)},
-    "a LoRA, a change": {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": (8, 320, 1, 1)},
-    "a LoRA, a change to": {"unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight": (8, 320)},
+    "a LoRA, which holds a change": {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": (8, 320, 1, 1)},
+    "a LoRA, which holds a change to a": {
+        "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight": (8, 320)
+    },
     "a LoRA": {"down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.up.weight": (320, 4)},
     "a textual inversion": {"emb_params": (2, 768)},
     "a ControlNet": {"control_model.input_blocks.0.0.weight": (320, 4, 3, 3), **VAE},
@@ -57,28 +59,31 @@ FOREIGN = {
     "an instruction-following model": SHAPES | {CONV_IN: (320, 8, 3, 3)},
     "a depth-to-image model": SHAPES | {CONV_IN: (320, 5, 3, 3)},
     "a checkpoint that holds only the averages": averages(UNET) | VAE | TEXT,
-    "a VAE alone": VAE,
-    "a VAE alone;": {key.removeprefix("first_stage_model."): shape for key, shape in VAE.items()},
-    "a VAE alone, out of a folder": {"encoder.down_blocks.0.resnets.0.norm1.weight": (128,), "quant_conv.bias": (8,)},
-    "a U-Net alone": UNET,
-    "a U-Net alone;": {key.removeprefix("model.diffusion_model."): shape for key, shape in UNET.items()},
-    "a U-Net alone, out of a folder": {"conv_in.weight": (320, 4, 3, 3), "mid_block.resnets.0.norm1.bias": (1280,)},
-    "a text encoder alone": TEXT,
-    "a text encoder alone, out of a folder": {"text_model.encoder.layers.0.layer_norm1.bias": (768,)},
-    "a CLIP with its vision tower": {"vision_model.pre_layrnorm.bias": (1024,), "text_model.encoder.layers.0.x": (1,)},
+    "only a VAE": VAE,
+    "only a VAE;": {key.removeprefix("first_stage_model."): shape for key, shape in VAE.items()},
+    "only a VAE, from a folder": {"encoder.down_blocks.0.resnets.0.norm1.weight": (128,), "quant_conv.bias": (8,)},
+    "only a U-Net": UNET,
+    "only a U-Net;": {key.removeprefix("model.diffusion_model."): shape for key, shape in UNET.items()},
+    "only a U-Net, from a folder": {"conv_in.weight": (320, 4, 3, 3), "mid_block.resnets.0.norm1.bias": (1280,)},
+    "only a text encoder": TEXT,
+    "only a text encoder, from a folder": {"text_model.encoder.layers.0.layer_norm1.bias": (768,)},
+    "only a CLIP with its vision tower": {
+        "vision_model.pre_layrnorm.bias": (1024,),
+        "text_model.encoder.layers.0.x": (1,),
+    },
     "a checkpoint without its VAE": UNET | TEXT,
     "a checkpoint without its text encoder": UNET | VAE,
-    "a part of a model folder of sdlab": {"conv_in.bias": (320,), "down.0.residual.norm1.weight": (320,)},
+    "one part of an sdlab model folder": {"conv_in.bias": (320,), "down.0.residual.norm1.weight": (320,)},
 }
 
 
 @pytest.mark.parametrize("shapes", VERSION_1.values(), ids=VERSION_1)
-def test_what_is_version_1_is_not_mistaken_for_anything_else(shapes):
+def test_version_1_is_not_mistaken_for_anything_else(shapes):
     assert recognise.foreign(shapes) is None
 
 
 @pytest.mark.parametrize(("what", "shapes"), FOREIGN.items(), ids=FOREIGN)
-def test_what_is_not_is_told_by_what_it_is(what, shapes):
+def test_foreign_models_are_named(what, shapes):
     assert recognise.foreign(shapes) is not None
     assert f"{recognise.foreign(shapes)};".startswith(what)
 
@@ -96,7 +101,7 @@ def test_what_is_not_is_told_by_what_it_is(what, shapes):
         ({"in_channels": 4, "cross_attention_dim": [768, 1024]}, None),
     ],
 )
-def test_a_unet_is_told_by_its_settings(settings, what):
+def test_a_unet_is_recognised_by_its_settings(settings, what):
     assert (recognise.unet_settings(settings) or "None").startswith(str(what))
 
 
@@ -109,15 +114,15 @@ def test_a_unet_is_told_by_its_settings(settings, what):
     [
         (b"<!DOCTYPE html><html><head><title>Sign in</title></head></html>", "a web page"),
         (b"\n  <html></html>", "a web page"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:cc6cb271\nsize 4265380512\n", "a pointer of git-lfs"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:cc6cb271\nsize 4265380512\n", "a git-lfs pointer"),
         (b"GGUF" + bytes(100), "a GGUF file"),
         (b"\x1f\x8b" + bytes(100), "a gzip archive"),
         (pickle.dumps({"state_dict": {}}), "a bare pickle"),
-        (b"Invalid username or password.", "neither a checkpoint of PyTorch nor a safetensors file"),
-        (b"RIFF" + bytes(range(100)), "neither a checkpoint"),
+        (b"Invalid username or password.", "not a PyTorch checkpoint or a safetensors file"),
+        (b"RIFF" + bytes(range(100)), "not a PyTorch checkpoint"),
     ],
 )
-def test_what_is_no_checkpoint_is_told_by_what_it_is(tmp_path, name, content, what):
+def test_files_of_other_formats_are_named(tmp_path, name, content, what):
     clip_vocabulary(tmp_path)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UsageError, match=f"{name}: this is {what}") as error:
@@ -131,7 +136,7 @@ def test_an_empty_file_is_named(tmp_path):
         recognise.container(tmp_path / "model.ckpt")
 
 
-def test_a_checkpoint_of_old_is_told_how_to_become_a_new_one(tmp_path):
+def test_the_message_on_an_old_checkpoint_says_how_to_convert_it(tmp_path):
     torch.save({"x": torch.zeros(3)}, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
     with pytest.raises(
         UsageError, match=r"old\.ckpt: this is a checkpoint in the format of PyTorch before 1\.6; load it"
@@ -149,7 +154,7 @@ def test_the_content_decides_not_the_name(tmp_path, name):
 
 @pytest.mark.parametrize("share", [0.0001, 0.01, 0.5, 0.999])
 @pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors"])
-def test_a_download_that_broke_off_is_told(tmp_path, name, share):
+def test_an_incomplete_download_is_reported(tmp_path, name, share):
     clip_vocabulary(tmp_path)
     if name.endswith("ckpt"):
         hollow_checkpoint(tmp_path / name)
@@ -157,7 +162,7 @@ def test_a_download_that_broke_off_is_told(tmp_path, name, share):
         save_file({key: torch.zeros(1) for key in SHAPES}, tmp_path / name)
     data = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(RunError, match=r"cut short|not a whole safetensors file") as error:
+    with pytest.raises(RunError, match=r"truncated|not a complete safetensors file") as error:
         load(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
 
@@ -168,7 +173,8 @@ def test_the_message_of_a_foreign_file_names_the_file_and_what_is_loaded(tmp_pat
         {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.zeros(4, 4)}, tmp_path / "style.ckpt"
     )
     with pytest.raises(
-        UsageError, match=r"style\.ckpt: this is a LoRA, .*; sdlab loads Stable Diffusion v1 \(v1\.4, v1\.5"
+        UsageError,
+        match=r"style\.ckpt: this is a LoRA, .*; sdlab loads complete Stable Diffusion v1 models",
     ):
         load(ModelSource("sd15", weights=tmp_path / "style.ckpt"))
 
@@ -196,7 +202,7 @@ def test_a_checkpoint_that_is_almost_version_1_is_refused(tmp_path, change, mess
         open_model(tmp_path / "merge.ckpt")
 
 
-def test_other_kinds_of_folders_are_told(tmp_path):
+def test_folders_of_other_models_are_named(tmp_path):
     settings = {"in_channels": 9, "cross_attention_dim": 768}
     for path in ("unet", "vae", "text_encoder", "scheduler", "tokenizer"):
         (tmp_path / path).mkdir()
