@@ -305,15 +305,19 @@ def settings(folder, component):
 @pytest.mark.parametrize(
     ("component", "setting", "message"),
     [
-        ("unet", {"use_linear_projection": True}, r"use_linear_projection is True, where .* have False"),
+        (
+            "unet",
+            {"use_linear_projection": True},
+            r"use_linear_projection is True, but the networks of sdlab need False",
+        ),
         ("unet", {"only_cross_attention": True}, "only_cross_attention is True"),
-        ("vae", {"out_channels": 4}, "out_channels is 4, where .* have 3"),
+        ("vae", {"out_channels": 4}, "out_channels is 4, but the networks of sdlab need 3"),
         ("unet", {"in_channels": 9}, "this is an inpainting model"),
         ("unet", {"cross_attention_dim": 1024}, "this is Stable Diffusion 2.x"),
         ("unet", {"num_attention_heads": 5}, "num_attention_heads is 5"),
         ("unet", {"up_block_types": ["UpBlock2D"] * 2}, "up_block_types is"),
-        ("text_encoder", {"hidden_act": "gelu"}, "hidden_act is 'gelu', where .* have 'quick_gelu'"),
-        ("text_encoder", {"intermediate_size": 100}, "intermediate_size is 100, where .* have 512"),
+        ("text_encoder", {"hidden_act": "gelu"}, "hidden_act is 'gelu', but the networks of sdlab need 'quick_gelu'"),
+        ("text_encoder", {"intermediate_size": 100}, "intermediate_size is 100, but the networks of sdlab need 512"),
         ("vae", {"latents_mean": [0.0]}, "latents_mean is"),
         ("vae", {"use_quant_conv": False}, "use_quant_conv is False"),
         ("scheduler", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr is True"),

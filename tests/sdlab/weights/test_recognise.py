@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 
 import pytest
 import torch
@@ -172,10 +173,8 @@ def test_the_message_of_a_foreign_file_names_the_file_and_what_is_loaded(tmp_pat
     save_file(
         {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.zeros(4, 4)}, tmp_path / "style.ckpt"
     )
-    with pytest.raises(
-        UsageError,
-        match=r"style\.ckpt: this is a LoRA, .*; sdlab loads complete Stable Diffusion v1 models",
-    ):
+    loaded = "sdlab loads complete Stable Diffusion v1 models (v1.4, v1.5): text encoder, VAE and U-Net"
+    with pytest.raises(UsageError, match=rf"style\.ckpt: this is a LoRA, .*; {re.escape(loaded)}$"):
         load(ModelSource("sd15", weights=tmp_path / "style.ckpt"))
 
 
