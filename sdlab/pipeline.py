@@ -1,7 +1,4 @@
-"""Prompts to pictures, and pictures and prompts to pictures: encode, sample latents, decode.
-
-Each part can be done once and used many times.
-"""
+"""Text-to-image and image-to-image in four parts: encode prompts, encode pictures, sample latents, decode them."""
 
 from __future__ import annotations
 
@@ -15,10 +12,10 @@ from torch import Tensor, nn
 import samplers
 from sdlab.denoiser import Counted, NetworkDenoiser
 from sdlab.guidance import Guided, Strategy
-from sdlab.model.config import ModelConfig
+from sdlab.model.config import ModelConfig, Size
 from sdlab.model.stable_diffusion import StableDiffusion
 from sdlab.model.tiling import tiled
-from sdlab.picture import Size
+from sdlab.picture import rounded
 
 Tiles = Literal["auto", "always", "never"]
 TILES: tuple[str, ...] = get_args(Tiles)
@@ -58,9 +55,9 @@ class Pipeline:
 
     @torch.inference_mode()
     def encode_image(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Latents (B, C, H/f, W/f) in float32 of pictures (B, 3, H, W) in [−1, 1].
+        """The latents (B, C, H/f, W/f) in float32 of pictures (B, 3, H, W) in [−1, 1].
 
-        They are the mean of the VAE's posterior or, given standard normal `noise` of their shape, a sample of it.
+        They are the mean of the VAE's posterior or, with standard normal `noise` of their shape, a sample from it.
         """
         vae, factor = self.model.vae, self.model.config.vae.factor
 
@@ -79,7 +76,7 @@ class Pipeline:
         self,
         cond: Tensor,
         uncond: Tensor,
-        rule: samplers.Sampler,
+        sampler: samplers.Sampler,
         sigmas: Sequence[float],
         guidance: Strategy,
         seeds: Sequence[int] | samplers.Noise,
@@ -88,21 +85,23 @@ class Pipeline:
         init: Tensor | None = None,
         strength: float = 1.0,
     ) -> Tensor:
-        """Latents (B, C, H, W) in float32: picture i from row i of the contexts and from `seeds[i]` alone.
+        """Latents (B, C, H, W) in float32. Picture i depends on row i of the contexts and on `seeds[i]` alone.
 
-        Image-to-image starts from the latents `init` of pictures, on the same grid, at the level that `strength` names
-        (`tail`): x = init + σ ε, with the ε that text-to-image of this seed starts from. Strength 0 gives `init` back,
-        strength 1 does not look at it.
+        Image-to-image starts at x = init + σ ε, on the same grid, at the level that `strength` gives (see `tail`). ε is
+        the noise from which text-to-image starts with this seed. Strength 0 returns `init`, and strength 1 ignores it.
 
         Args:
-            size: pixels, width and height; the model's own by default, or those of `init`.
-            seeds: or a stream of noise, whose first draw is ε.
+            cond: contexts of the prompts, (B, L, width).
+            uncond: contexts of the negative prompts, (B, L, width).
+            seeds: one per picture, or a stream of noise whose first draw is ε.
+            size: height and width in pixels; by default those of the model or of `init`.
+            init: latents of pictures, (B, C, H, W).
 
         Raises:
-            ValueError: strength lies outside [0, 1] or has no `init`, or a side is no multiple of the VAE's factor.
+            ValueError: `strength` is outside [0, 1] or has no `init`, or a side is not a multiple of the VAE's factor.
         """
         if init is None and strength != 1:
-            raise ValueError(f"strength {strength!r} needs the latents of a picture")
+            raise ValueError(f"strength {strength!r} needs `init`, the latents of a picture")
         shape = latent_shape(self.model.config, size) if init is None else tuple(init.shape[1:])
         noise = seeds if callable(seeds) else samplers.seeded(seeds, self.device)
         sigmas = tail(sigmas, strength)
@@ -111,17 +110,17 @@ class Pipeline:
             x = init.to(x) + x
         with self._using(self.model.unet):
             denoise = Guided(guidance, self.denoiser, {"cond": cond, "uncond": uncond})
-            rule = rule.with_levels(self.levels)
-            return samplers.run(rule, denoise, x, sigmas, noise=noise, on_step=on_step)
+            sampler = sampler.with_levels(self.levels)
+            return samplers.run(sampler, denoise, x, sigmas, noise=noise, on_step=on_step)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in float32, in [−1, 1] and rounded to the 256 levels that a PNG keeps."""
+        """Pictures (B, 3, H, W) in float32, in [−1, 1], rounded to the 256 values that a PNG can hold."""
         vae, factor = self.model.vae, self.model.config.vae.factor
         with self._using(vae):
             parts = vae.from_latents(latents.to(self.device)).split(_at_once(latents, factor))
             images = torch.cat([self._in_tiles(vae.decode, part, 1, factor) for part in parts]).float()
-        return ((images.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+        return rounded(images)
 
     def _in_tiles(self, network: Callable[[Tensor], Tensor], x: Tensor, inner: int, outer: int) -> Tensor:
         large = x.shape[-2] * x.shape[-1] > _LARGE * inner**2
@@ -131,7 +130,7 @@ class Pipeline:
 
     @contextmanager
     def _using(self, network: nn.Module) -> Iterator[None]:
-        """The network on the device; when offloaded it goes back to where it came from at the end."""
+        """The network on the device. An offloaded network is moved back at the end."""
         if self.offloaded:
             network.to(self.device)
         try:
@@ -142,34 +141,37 @@ class Pipeline:
 
 
 def latent_shape(config: ModelConfig, size: Size | None = None) -> tuple[int, int, int]:
-    """(C, H, W) of the latents of a picture of `size`, width and height in pixels; by default of the model's own.
+    """(C, H, W) of the latents of a picture with `size` in pixels, by default the size of the model.
 
     Raises:
-        ValueError: a side is no multiple of the VAE's factor, pixels to one latent.
+        ValueError: a side is not a multiple of the VAE's factor. The message says width x height, as people do.
     """
     if size is None:
         return config.latent_shape
     factor = config.vae.factor
     if any(side < factor or side % factor for side in size):
-        width, height = (max(factor, round(side / factor) * factor) for side in size)
+        height, width = (max(factor, round(side / factor) * factor) for side in size)
         raise ValueError(
-            f"both sides must be multiples of {factor}, got {size[0]}x{size[1]}; the nearest is {width}x{height}"
+            f"both sides must be multiples of {factor}, got {size[1]}x{size[0]}; the nearest is {width}x{height}"
         )
-    return config.vae.latent_channels, size[1] // factor, size[0] // factor
+    return config.vae.latent_channels, size[0] // factor, size[1] // factor
 
 
 def tail(sigmas: Sequence[float], strength: float) -> tuple[float, ...]:
-    """The end of a grid that image-to-image runs: its last ⌊strength · steps⌋ steps, whatever the sampler.
+    """The part of a grid that image-to-image runs: its last ⌊strength · steps⌋ steps, for every sampler.
 
-    Meng et al. 2021 (arXiv 2108.01073), whose t₀ is the level where the tail begins. Strength 1 is the whole grid, and
-    below 1/steps only its end is left. ValueError unless 0 ≤ strength ≤ 1.
+    The level where it begins is the t₀ of SDEdit (Meng et al. 2021, arXiv:2108.01073). Strength 1 is the whole grid,
+    and a strength below 1/steps leaves only its last level.
+
+    Raises:
+        ValueError: `strength` is outside [0, 1].
     """
     if not 0 <= strength <= 1:
-        raise ValueError(f"strength must lie in [0, 1], got {strength!r}")
+        raise ValueError(f"strength must be in [0, 1], got {strength!r}")
     steps = len(sigmas) - 1
-    return tuple(sigmas[steps - int(strength * steps + 1e-9) :])  # 0.29 · 100 is a little less than 29 in floats
+    return tuple(sigmas[steps - int(strength * steps + 1e-9) :])  # in floats, 0.29 · 100 is a little less than 29
 
 
 def _at_once(x: Tensor, factor: int = 1) -> int:
-    """How many pictures of this size the VAE is given together, at least one."""
+    """How many pictures of this size the VAE takes at once, at least one."""
     return max(1, _PIXELS // (x.shape[-2] * x.shape[-1] * factor**2))

@@ -1,8 +1,8 @@
-"""`sdlab generate`: a prompt, and if there is one a picture, to PNG files that carry what they were made with."""
+"""Drawing pictures of a request into PNG files that carry it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from pathlib import Path
 from typing import cast
@@ -16,6 +16,7 @@ from torch import Tensor
 
 import samplers
 from sdlab import guidance, plugins
+from sdlab.commands.inline_choice import build_choice
 from sdlab.commands.request import FIELD, Request
 from sdlab.cpu.optimise import optimise_for_inference
 from sdlab.model.config import ModelConfig
@@ -28,23 +29,35 @@ from sdlab.system.files import add, make_folder
 from sdlab.weights.model_loader import StoredModel, load, open_model
 
 DTYPES = ("float32", "bfloat16", "float16")
-STRENGTH = 0.6  # of an input picture, unless said otherwise
-_CFG = {"scenes": 3.0}  # where a model is at its best; 7.5 is the usual scale of Stable Diffusion
-_GAP, _WIDEST = 4, 4096  # pixels: between the pictures of a contact sheet, and of its longer side
+STRENGTH = 0.6  # the default of --strength
+_CFG = {"scenes": 3.0}  # the CFG scale at which a model is best; 7.5 is the usual one of Stable Diffusion
+_GAP, _WIDEST = 4, 4096  # pixels: between the pictures of a contact sheet, and its longer side
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a request is drawn: its sampler, grid and guidance strategy, built with their options."""
+
+    sampler: samplers.Sampler
+    sigmas: tuple[float, ...]
+    strategy: guidance.Strategy
 
 
 def generate(request: Request, out: Path, console: Console) -> list[Path]:
-    """Draw `request.n` pictures into `out`, and for more than one a contact sheet; existing files are never replaced.
+    """Draw `request.n` pictures into `out`, and a contact sheet if there are several. No file is ever replaced.
 
-    Pictures are drawn one at a time, so that each is bit by bit what its own command draws.
+    Pictures are drawn one at a time, so each has the same bits as when it is drawn alone.
 
     Raises:
-        UsageError: an option names nothing or has an impossible value; found before any weight is loaded.
+        UsageError: an option is unknown or its value is invalid. Found before any weights are loaded.
         RunError: a file cannot be read or written, or the model gave NaN.
     """
     request = _checked(request)
     stored = open_model(request.source)
     request = _chosen(request, stored.config)
+    method = _method(request, stored.config)
+    strength = 1.0 if request.strength is None else request.strength
+    steps = _steps(method, strength)
     picture = _input(request)
     make_folder(out)
     with _progress(console) as progress, enough_memory("a smaller --size, or --dtype bfloat16, needs less"):
@@ -52,18 +65,16 @@ def generate(request: Request, out: Path, console: Console) -> list[Path]:
         pipeline = _open(request, stored)
         for name, text in (("prompt", request.prompt), ("negative prompt", request.negative)):
             if cut := pipeline.model.tokenizer.cut(text):
-                console.print(f"the {name} is too long, dropped from its end: {cut!r}", highlight=False, markup=False)
+                note = f"note: the {name} is too long for the text encoder; its end is ignored: {cut!r}"
+                console.print(note, highlight=False, markup=False)
         cond, uncond = pipeline.encode([request.prompt]), pipeline.encode([request.negative])
         init = None if picture is None else pipeline.encode_image(picture)
-        strength = 1.0 if request.strength is None else request.strength
-        sigmas = samplers.grid(request.grid, steps=request.steps, levels=pipeline.levels)
-        steps = len(tail(sigmas, strength)) - 1
         progress.reset(bar, total=request.n * steps)
         paths, small = list[Path](), list[Image.Image]()
         for i in range(request.n):
             progress.update(bar, description=f"picture {i + 1} of {request.n}")
             latents = pipeline.sample(
-                cond, uncond, samplers.make(request.sampler), sigmas, guidance.make("cfg", scale=request.cfg),
+                cond, uncond, method.sampler, method.sigmas, method.strategy,
                 [request.seed + i], lambda *_: progress.advance(bar), request.size, init, strength,
             )  # fmt: skip
             if not latents.isfinite().all():
@@ -86,10 +97,10 @@ def _progress(console: Console) -> Progress:
 
 
 def _checked(request: Request) -> Request:
-    """The request with its device resolved, when nothing in it is wrong whatever the model.
+    """The request with its device resolved, after the checks that do not depend on the model.
 
     Raises:
-        UsageError: the first thing that is.
+        UsageError: the first mistake found.
     """
     try:
         device = resolve(request.device)
@@ -107,47 +118,55 @@ def _checked(request: Request) -> Request:
             raise UsageError(f"{option} must be at least {least}, got {number}")
     for option, given in (("--strength", request.strength), ("--fit", request.fit)):
         if given is not None and request.init_image is None:
-            raise UsageError(f"{option} goes with --init-image: it says what to do with a picture")
+            raise UsageError(f"{option} needs --init-image")
     if request.compile and request.offload:
-        raise UsageError("--compile and --offload exclude each other: a compiled network stays put")
-    plugins.discover()
-    own: dict[plugins.Kind, str] = {"sampler": request.sampler, "grid": request.grid}
-    for kind, name in own.items():
-        if plugins.is_path(name):
-            plugins.add(kind, name)
-    try:
-        samplers.make(request.sampler)
-        guidance.make("cfg", scale=1.0 if request.cfg is None else request.cfg)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError("--compile and --offload exclude each other; a compiled network cannot be moved")
     return replace(request, device=device)
 
 
 def _chosen(request: Request, config: ModelConfig) -> Request:
-    """The request with what the model chooses filled in.
+    """The request with the defaults of the model filled in.
 
     Raises:
-        UsageError: the model cannot draw at this size, or with this grid.
+        UsageError: the model cannot draw at this size.
     """
     size = request.size or (config.image_size, config.image_size)
     try:
         latent_shape(config, size)
     except ValueError as error:
         raise UsageError(f"--size: {error}") from None
+    strategy = request.guidance or f"cfg scale={_CFG.get(config.name, 7.5)}"
+    request = replace(request, size=size, guidance=strategy)
+    if request.init_image is None:
+        return request
+    strength = STRENGTH if request.strength is None else request.strength
+    return replace(request, strength=strength, fit=request.fit or "crop")
+
+
+def _method(request: Request, config: ModelConfig) -> Method:
+    """The sampler, grid and guidance strategy of the request, on the noise schedule of the model.
+
+    Raises:
+        UsageError: one of them is unknown, or an option or value is wrong.
+    """
+    assert request.guidance is not None
+    plugins.discover()
+    sampler = build_choice("sampler", request.sampler, samplers.make)
+    levels = config.noise_schedule()
+    sigmas = build_choice("grid", request.grid, samplers.grid, steps=request.steps, levels=levels)
+    return Method(sampler, sigmas, build_choice("guidance", request.guidance, guidance.make))
+
+
+def _steps(method: Method, strength: float) -> int:
+    """How many steps of the grid are run."""
     try:
-        sigmas = samplers.grid(request.grid, steps=request.steps, levels=config.noise_schedule())
-        tail(sigmas, 1.0 if request.strength is None else request.strength)
+        return len(tail(method.sigmas, strength)) - 1
     except ValueError as error:
         raise UsageError(str(error)) from None
-    cfg = _CFG.get(config.name, 7.5) if request.cfg is None else request.cfg
-    if request.init_image is None:
-        return replace(request, size=size, cfg=cfg)
-    strength = STRENGTH if request.strength is None else request.strength
-    return replace(request, size=size, cfg=cfg, strength=strength, fit=request.fit or "crop")
 
 
 def _input(request: Request) -> Tensor | None:
-    """The input picture as (1, 3, H, W), where there is one."""
+    """The input picture as (1, 3, H, W), if there is one."""
     if request.init_image is None:
         return None
     assert request.size is not None
@@ -171,13 +190,13 @@ def _image(decoded: Tensor) -> Image.Image:
 
 
 def _shrunk(picture: Image.Image, n: int) -> Image.Image:
-    """As large as it can be in a contact sheet of n."""
+    """As large as it can be in a contact sheet of `n` pictures."""
     scale = min(1.0, _WIDEST / (ceil(sqrt(n)) * (max(picture.size) + _GAP)))
     return picture.resize((max(1, int(picture.width * scale)), max(1, int(picture.height * scale))))
 
 
 def _write(picture: Image.Image, request: Request, out: Path, ending: str) -> Path:
-    """A PNG under a name not taken yet, with the request that draws it again in its text field."""
+    """Write a PNG under a name that is free, with the request that draws it again in its text field."""
     words = "".join(c if c.isalnum() else "-" for c in request.prompt.lower())[:48].strip("-") or "picture"
     info = PngInfo()
     info.add_itxt(FIELD, request.to_text())

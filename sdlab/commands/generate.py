@@ -21,12 +21,25 @@ def command(
     strength: Annotated[float | None, typer.Option(help="0 keeps the picture, 1 ignores it  [default: 0.6]")] = None,
     fit: Annotated[str | None, typer.Option(help="how to fit the picture: crop or pad  [default: crop]")] = None,
     size: Annotated[
-        str | None, typer.Option(help="width x height like 512x384, in multiples of 8  [default: the model's]")
+        str | None, typer.Option(help="width x height in pixels, multiples of 8, like 512x384  [default: the model's]")
     ] = None,
-    sampler: Annotated[str, typer.Option(help="see sdlab list samplers")] = "dpmpp_2m",
-    grid: Annotated[str, typer.Option(help="see sdlab list grids")] = "trailing",
+    sampler: Annotated[
+        str, typer.Option(help='a sampler with its options, like "ddim eta=0.5"; see sdlab list samplers')
+    ] = "dpmpp_2m",
+    grid: Annotated[
+        str, typer.Option(help='a grid with its options, like "karras rho=5"; see sdlab list grids')
+    ] = "trailing",
     steps: Annotated[int, typer.Option(help="number of steps of the sampler")] = 20,
-    cfg: Annotated[float | None, typer.Option(help="CFG scale; 1 means no guidance  [default: the model's]")] = None,
+    guidance: Annotated[
+        str | None,
+        typer.Option(
+            help='a guidance strategy with its options, like "cfg_interval scale=5 sigma_low=0.3"; see sdlab list guidance  '
+            "[default: cfg at the model's scale]"
+        ),
+    ] = None,
+    cfg: Annotated[
+        float | None, typer.Option(help='short for --guidance "cfg scale=…"; 1 is the plain conditional model')
+    ] = None,
     seed: Annotated[int, typer.Option(help="seed of the first picture; the next ones use seed + 1, seed + 2, …")] = 0,
     n: Annotated[int, typer.Option("-n", help="number of pictures")] = 1,
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("out/generate"),
@@ -43,12 +56,18 @@ def command(
     """Draw pictures of a prompt as PNG files.
 
     With --init-image, a picture is changed to follow the prompt. Each file carries its parameters; see sdlab show.
+    A sampler, grid or guidance strategy may also be custom, like "my_rules.py:Fading scale=3".
     """
     from rich.console import Console
 
     from sdlab.commands.drawing import generate
     from sdlab.commands.request import Request, parse_size
+    from sdlab.system.errors import UsageError
 
+    if cfg is not None:
+        if guidance is not None:
+            raise UsageError(f'--cfg and --guidance exclude each other; write --guidance "cfg scale={cfg:g}"')
+        guidance = f"cfg scale={cfg}"
     request = Request(
         prompt=prompt,
         negative=negative,
@@ -63,7 +82,7 @@ def command(
         sampler=sampler,
         grid=grid,
         steps=steps,
-        cfg=cfg,
+        guidance=guidance,
         seed=seed,
         n=n,
         device=device,

@@ -1,4 +1,4 @@
-"""What `sdlab generate` is asked for, as the text that a PNG carries and as the command line that asks for it again."""
+"""The request of `sdlab generate`: as the text that a PNG carries, and as the command that draws it again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 import sdlab
-from sdlab.picture import Size
+from sdlab.model.config import Size
 from sdlab.system.errors import UsageError
 from sdlab.weights.locate import ModelSource
 
@@ -19,26 +19,26 @@ FIELD = "sdlab"  # the text field of the PNG
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw and how. None leaves the choice to the model or the machine, or belongs to another way of drawing.
+    """What to draw and how. None means the default of the model, or that an option is not used.
 
-    The text in a PNG holds what was chosen, of the one picture it is in.
+    The text in a PNG holds the values that were used, for that one picture.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
     prompt: str
     negative: str = ""
     model: str = "scenes"
-    weights: str | None = None  # files of the model, where they are not in their usual places
+    weights: str | None = None  # files of the model that are not in their usual places
     vocab: str | None = None
     merges: str | None = None
     init_image: str | None = None
     strength: float | None = None  # of init_image
     fit: str | None = None  # of init_image
-    size: Size | None = None
-    sampler: str = "dpmpp_2m"
+    size: Size | None = None  # height and width
+    sampler: str = "dpmpp_2m"  # a name with options, as `parse_choice` reads it; so are grid and guidance
     grid: str = "trailing"
     steps: int = 20
-    cfg: float | None = None
+    guidance: str | None = None
     seed: int = 0
     n: int = 1
     device: str = "auto"
@@ -49,23 +49,26 @@ class Request:
 
     @property
     def source(self) -> ModelSource:
-        """The model with the places of its files."""
+        """The model, and where its files are."""
         return ModelSource(self.model, self.weights, self.vocab, self.merges)
 
     def to_text(self) -> str:
-        """As JSON, with the version that draws."""
-        return json.dumps({"version": sdlab.__version__, **asdict(self)}, ensure_ascii=False)
+        """As JSON, with the version of sdlab. The size is written as "height" and "width"."""
+        content = {"version": sdlab.__version__, **asdict(self)}
+        content["height"], content["width"] = content.pop("size") or (None, None)
+        return json.dumps(content, ensure_ascii=False)
 
     @classmethod
     def from_text(cls, text: str) -> tuple[Request, str]:
-        """The inverse of `to_text`: the request, and the version that drew.
+        """The inverse of `to_text`: the request, and the version that wrote it, which may be an earlier one.
 
         Raises:
-            ValueError: not JSON of that form; the message says what is wrong.
+            ValueError: the text is not of that form; the message says what is wrong.
         """
         try:
             content: Any = json.loads(text)
             version = content.pop("version")
+            _rename(content)
             return TypeAdapter(cls).validate_json(json.dumps(content)), str(version)
         except ValidationError as error:
             fault = error.errors()[0]
@@ -74,7 +77,7 @@ class Request:
             raise ValueError("its text is not what sdlab writes") from None
 
     def command(self) -> str:
-        """The line for a shell that asks for the same; every choice is written out, so defaults may change."""
+        """The same request as a line for a shell. Every value is written out, so that defaults may change."""
         options = [word for field in fields(self)[1:] for word in _option(field.name, getattr(self, field.name))]
         if self.prompt.startswith("-"):
             return shlex.join(["sdlab", "generate", *options, "--", self.prompt])
@@ -82,25 +85,41 @@ class Request:
 
 
 def parse_size(text: str) -> Size:
-    """`"512x384"`, width first, as (512, 384).
+    """The `--size` that people type, width first: `"512x384"` is (384, 512), height first as everywhere in code.
 
     Raises:
-        UsageError: it is anything else.
+        UsageError: the text is not of that form.
     """
     width, cross, height = text.lower().partition("x")
     if not (cross and width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
-        raise UsageError(f"--size must be width x height in pixels, like 512x512, got {text!r}")
-    return int(width), int(height)
+        raise UsageError(f"--size must be width x height in pixels, like 512x384, got {text!r}")
+    return int(height), int(width)
+
+
+def size_text(size: Size) -> str:
+    """The inverse of `parse_size`: (384, 512) is `"512x384"`."""
+    return f"{size[1]}x{size[0]}"
+
+
+def _rename(content: dict[str, Any]) -> None:
+    """The keys of the text as fields. Earlier versions wrote `size` as width and height, and `cfg` for guidance."""
+    if (size := content.pop("size", None)) is not None:
+        content["width"], content["height"] = size
+    height, width = content.pop("height", None), content.pop("width", None)
+    if height is not None or width is not None:
+        content["size"] = [height, width]
+    if (scale := content.pop("cfg", None)) is not None:
+        content["guidance"] = f"cfg scale={scale}"
 
 
 def _option(field: str, value: object) -> list[str]:
-    """`["--steps", "20"]`; nothing for what is empty, or not chosen."""
+    """`["--steps", "20"]`; nothing for a value that is empty or not used."""
     name = "-n" if field == "n" else "--" + field.replace("_", "-")
     match value:
         case None | "" | False:
             return []
         case True:
             return [name]
-        case (width, height):
-            return [name, f"{width}x{height}"]
+        case (int() as height, int() as width):
+            return [name, size_text((height, width))]
     return [name, str(value)]

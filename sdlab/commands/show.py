@@ -31,9 +31,11 @@ class Shown:
 
     def lines(self) -> list[str]:
         """One line per parameter, then the command."""
+        from sdlab.commands.request import size_text
+
         values = {field.name: getattr(self.request, field.name) for field in fields(self.request)}
         if self.request.size:
-            values["size"] = "{}x{}".format(*self.request.size)
+            values["size"] = size_text(self.request.size)
         width = max(map(len, values))
         parameters = [f"{name:<{width}}  {value}" for name, value in values.items() if value not in (None, "")]
         drawn_by = f"{'version':<{width}}  {self.version}"

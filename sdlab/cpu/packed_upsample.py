@@ -11,7 +11,8 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from sdlab.model.blocks import Size, Upsample
+from sdlab.model.blocks import Upsample
+from sdlab.model.config import Size
 
 _GEOMETRY = ([1, 1], [0, 0], [2, 2], [1, 1], 1)  # padding, output padding, stride, dilation, groups
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdlab.model.config import Size
 from sdlab.model.zero import zeroed
-
-Size = Sequence[int]  # (height, width) of a feature map
 
 
 class ResidualBlock(nn.Module):

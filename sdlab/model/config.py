@@ -15,6 +15,8 @@ import samplers
 from samplers.checks import did_you_mean
 from sdlab.system.errors import UsageError
 
+Size = tuple[int, int]  # height and width, everywhere in code
+
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdlab.model.attention import SpatialTransformer
-from sdlab.model.blocks import Downsample, ResidualBlock, Size, Upsample
-from sdlab.model.config import UnetConfig
+from sdlab.model.blocks import Downsample, ResidualBlock, Upsample
+from sdlab.model.config import Size, UnetConfig
 from sdlab.model.zero import zeroed
 
 EPS = 1e-5  # of the group norms outside the transformers
@@ -119,5 +119,5 @@ class Unet(nn.Module):
         for stage in self.up:
             h = torch.cat([h, skips.pop()], dim=1)
             # Downsampling rounds an odd size up, so upsampling goes to the size of the next skip connection.
-            h = stage(h, time, context, skips[-1].shape[2:] if skips else None)
+            h = stage(h, time, context, (skips[-1].shape[2], skips[-1].shape[3]) if skips else None)
         return self.conv_out(F.silu(self.norm_out(h)))

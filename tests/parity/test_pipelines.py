@@ -73,7 +73,7 @@ class Sides:
             sigmas,
             guidance.make("cfg", scale=run.scale),
             lambda like: next(ready),
-            size=(WIDTH, HEIGHT),
+            size=(HEIGHT, WIDTH),
             init=init,
             strength=run.strength,
         )

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from sdlab.picture import Fit, from_bytes, read_picture, to_bytes
+from sdlab.picture import Fit, from_bytes, read_picture, rounded, to_bytes
 from sdlab.system.errors import UsageError
 
 Pixels = NDArray[np.uint8]
@@ -21,16 +21,22 @@ def noise(height: int, width: int) -> Pixels:
 
 
 def pixels(path: Path, width: int, height: int, fit: Fit = "crop") -> Pixels:
-    picture = read_picture(path, (width, height), fit)
+    picture = read_picture(path, (height, width), fit)
     assert picture.shape == (3, height, width)
     assert picture.abs().max() <= 1
     return to_bytes(picture[None])[0].numpy()
 
 
-def test_bytes_to_numbers_and_back_changes_nothing():
+def test_bytes_to_floats_and_back_changes_nothing():
     every = torch.arange(256, dtype=torch.uint8).view(1, 256, 1, 1).expand(1, 256, 1, 3)
     assert torch.equal(to_bytes(from_bytes(every)), every)
     assert (from_bytes(every).min(), from_bytes(every).max()) == (-1, 1)
+
+
+def test_rounded_is_what_bytes_keep():
+    images = torch.linspace(-1.2, 1.2, 3 * 8 * 9).view(1, 3, 8, 9)
+    assert torch.equal(rounded(images), from_bytes(to_bytes(images)))
+    assert (rounded(images) - images.clamp(-1, 1)).abs().max() <= 0.5 / 127.5 + 1e-6
 
 
 @pytest.mark.parametrize("format", ["png", "bmp", "tiff", "webp", "ppm"])

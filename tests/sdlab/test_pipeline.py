@@ -139,13 +139,13 @@ def test_strengths_that_floats_write_a_little_too_small_name_their_step():
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
-def test_strength_lies_between_0_and_1(strength: float):
-    with pytest.raises(ValueError, match=r"strength must lie in \[0, 1\], got"):
+def test_strength_is_between_0_and_1(strength: float):
+    with pytest.raises(ValueError, match=r"strength must be in \[0, 1\], got"):
         tail((1.0, 0.0), strength)
 
 
 def test_strength_without_a_picture_is_refused(pipeline: Pipeline):
-    with pytest.raises(ValueError, match=r"strength 0\.5 needs the latents of a picture"):
+    with pytest.raises(ValueError, match=r"strength 0\.5 needs `init`, the latents of a picture"):
         draw(pipeline, "ddim", [0], strength=0.5)
 
 
@@ -166,21 +166,21 @@ def test_a_stream_of_noise_can_stand_for_the_seeds(pipeline: Pipeline, latents: 
 
 @pytest.mark.parametrize("size", [(64, 64), (104, 152), (8, 200)])
 def test_every_multiple_of_the_factor_is_a_size(pipeline: Pipeline, size: tuple[int, int]):
-    """104 × 152 pixels are 13 × 19 latents: odd at every level of the U-Net."""
+    """104 × 152 pixels are 13 × 19 latents: odd at every level of the U-Net. Height comes first, in tensors too."""
     latents = draw(pipeline, "euler", [0], steps=1, size=size)
-    assert tuple(latents.shape[1:]) == latent_shape(SCENES, size)
-    assert tuple(pipeline.decode(latents).shape) == (1, 3, size[1], size[0])
+    assert tuple(latents.shape[1:]) == latent_shape(SCENES, size) == (8, size[0] // 8, size[1] // 8)
+    assert tuple(pipeline.decode(latents).shape) == (1, 3, *size)
 
 
 @pytest.mark.parametrize(
     ("config", "size", "message"),
     [
-        (SCENES, (50, 64), "multiples of 8, got 50x64; the nearest is 48x64"),
-        (SD15, (510, 769), "multiples of 8, got 510x769; the nearest is 512x768"),
-        (SD15, (0, 512), "multiples of 8, got 0x512; the nearest is 8x512"),
+        (SCENES, (64, 50), "multiples of 8, got 50x64; the nearest is 48x64"),
+        (SD15, (769, 510), "multiples of 8, got 510x769; the nearest is 512x768"),
+        (SD15, (512, 0), "multiples of 8, got 0x512; the nearest is 8x512"),
     ],
 )
-def test_other_sizes_are_told_the_nearest(config, size: tuple[int, int], message: str):
+def test_other_sizes_are_an_error_that_says_the_nearest(config, size: tuple[int, int], message: str):
     with pytest.raises(ValueError, match=message):
         latent_shape(config, size)
 

@@ -1,4 +1,4 @@
-"""`sdlab generate` as a user meets it, from a prompt and from a picture; slips are told before anything is written."""
+"""`sdlab generate` from a prompt and from a picture. Mistakes are reported before anything is written."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from PIL import Image
 
 import samplers
 from sdlab import cli, plugins
+from sdlab.guidance import GUIDANCE, make
 from sdlab.picture import read_picture, to_bytes
 from sdlab.pipeline import Pipeline
 from sdlab.system.files import add
@@ -96,7 +97,8 @@ def test_the_parameters_in_the_file_are_those_that_were_chosen(sdlab: Sdlab, pho
         for options in (["--device", "auto"], ["--init-image", "photo.jpg"])
     )
     assert plain["device"] in ("cpu", "cuda")
-    assert (plain["size"], plain["cfg"], plain["n"], plain["strength"], plain["fit"]) == ([64, 64], 3.0, 1, None, None)
+    assert (plain["height"], plain["width"], plain["guidance"], plain["n"]) == (64, 64, "cfg scale=3.0", 1)
+    assert (plain["strength"], plain["fit"]) == (None, None)
     assert (edited["init_image"], edited["strength"], edited["fit"]) == ("photo.jpg", 0.6, "crop")
 
 
@@ -105,7 +107,7 @@ def test_strength_0_gives_the_picture_as_the_vae_has_it(sdlab: Sdlab, photo: Pat
     options = "--init-image", "photo.jpg", "--strength", "0", "--fit", fit, "--size", "48x64"
     [path] = sdlab("generate", PROMPT, *options).out
     pipeline = lab_pipeline()
-    expected = pipeline.decode(pipeline.encode_image(read_picture(photo, (48, 64), fit)[None]))  # type: ignore[arg-type]
+    expected = pipeline.decode(pipeline.encode_image(read_picture(photo, (64, 48), fit)[None]))  # type: ignore[arg-type]
     np.testing.assert_array_equal(pixels(path), to_bytes(expected)[0].numpy())
 
 
@@ -133,6 +135,42 @@ def test_a_sampler_of_ones_own_draws(sdlab: Sdlab, tmp_path: Path, monkeypatch: 
     assert sdlab("generate", PROMPT, "--sampler", "yours.py:Mine").err == [
         "error: yours.py: cannot be read: no such file or directory"
     ]
+
+
+RULES = """
+from sdlab.guidance import Affine
+class Fading(Affine):
+    def __init__(self, scale=5.0):
+        self.scale = scale
+    def weight(self, sigma):
+        return 1 + (self.scale - 1) * min(1.0, sigma)
+"""
+
+
+def test_any_guidance_strategy_draws(sdlab: Sdlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(plugins, "_PLUGINS", {})
+    monkeypatch.setitem(GUIDANCE, "rules.py:Fading", GUIDANCE["none"])  # removed again afterwards
+    (tmp_path / "rules.py").write_text(RULES)
+
+    def drawn(*options: str) -> np.ndarray:
+        return pixels(sdlab("generate", PROMPT, "--steps", "3", *options).out[0])
+
+    plain, default = drawn("--guidance", "none"), drawn()
+    np.testing.assert_array_equal(drawn("--cfg", "1"), plain)
+    np.testing.assert_array_equal(drawn("--guidance", "cfg scale=3"), default)
+    np.testing.assert_array_equal(drawn("--guidance", "cfg_interval scale=3 sigma_low=0 sigma_high=inf"), default)
+    np.testing.assert_array_equal(drawn("--guidance", "rules.py:Fading scale=1"), plain)
+    assert not np.array_equal(drawn("--guidance", "rules.py:Fading scale=9"), plain)
+    assert not np.array_equal(default, plain)
+
+
+def test_a_sampler_and_a_grid_take_options(sdlab: Sdlab):
+    [path] = sdlab("generate", PROMPT, "--steps", "3", "--sampler", "ddim eta=1", "--grid", "karras rho=5").out
+    pipeline = lab_pipeline()
+    sigmas = samplers.grid("karras", steps=3, levels=pipeline.levels, rho=5)
+    cond, uncond = pipeline.encode([PROMPT]), pipeline.encode([""])
+    latents = pipeline.sample(cond, uncond, samplers.make("ddim", eta=1), sigmas, make("cfg", scale=3.0), [0])
+    np.testing.assert_array_equal(pixels(path), to_bytes(pipeline.decode(latents))[0].numpy())
 
 
 def test_offload_and_tiles_on_this_device_change_nothing_in_a_small_picture(sdlab: Sdlab):
@@ -193,21 +231,39 @@ def test_what_of_a_prompt_does_not_fit_is_told(sdlab: Sdlab):
     [
         (
             ["--compile", "--offload"],
-            "--compile and --offload exclude each other: a compiled network stays put",
+            "--compile and --offload exclude each other; a compiled network cannot be moved",
         ),
         (["--size", "50x64"], "--size: both sides must be multiples of 8, got 50x64; the nearest is 48x64"),
         (["--size", "0x64"], "--size: both sides must be multiples of 8, got 0x64; the nearest is 8x64"),
-        (["--size", "64"], "--size must be width x height in pixels, like 512x512, got '64'"),
-        (["--size", "64x-64"], "--size must be width x height in pixels, like 512x512, got '64x-64'"),
-        (["--size", "²x64"], "--size must be width x height in pixels, like 512x512, got '²x64'"),
-        (["--strength", "0.5"], "--strength goes with --init-image: it says what to do with a picture"),
-        (["--fit", "pad"], "--fit goes with --init-image: it says what to do with a picture"),
-        (["--init-image", "photo.jpg", "--strength", "1.5"], "strength must lie in [0, 1], got 1.5"),
-        (["--init-image", "photo.jpg", "--strength", "nan"], "strength must lie in [0, 1], got nan"),
+        (["--size", "64"], "--size must be width x height in pixels, like 512x384, got '64'"),
+        (["--size", "64x-64"], "--size must be width x height in pixels, like 512x384, got '64x-64'"),
+        (["--size", "²x64"], "--size must be width x height in pixels, like 512x384, got '²x64'"),
+        (["--strength", "0.5"], "--strength needs --init-image"),
+        (["--fit", "pad"], "--fit needs --init-image"),
+        (["--init-image", "photo.jpg", "--strength", "1.5"], "strength must be in [0, 1], got 1.5"),
+        (["--init-image", "photo.jpg", "--strength", "nan"], "strength must be in [0, 1], got nan"),
         (["--init-image", "photo.jpg", "--fit", "stretch"], "--fit must be one of crop, pad, got 'stretch'"),
         (["--init-image", "none.jpg"], "--init-image: none.jpg: no such file or directory"),
-        (["--init-image", "notes.txt"], "--init-image: notes.txt: is not a picture, or of a kind that cannot be read"),
+        (["--init-image", "notes.txt"], "--init-image: notes.txt: is not a picture of a kind that can be read"),
         (["--init-image", "."], "--init-image: .: is a directory"),
+        (
+            ["--cfg", "3", "--guidance", "none"],
+            '--cfg and --guidance exclude each other; write --guidance "cfg scale=3"',
+        ),
+        (
+            ["--guidance", "cfg scael=3"],
+            "--guidance: guidance 'cfg' has no option 'scael' (did you mean 'scale'?); it takes: scale",
+        ),
+        (
+            ["--guidance", "cgf"],
+            "--guidance: unknown guidance 'cgf' (did you mean 'cfg'?); known: cfg, cfg_interval, none",
+        ),
+        (
+            ["--guidance", "cfg scale"],
+            "--guidance: options are written key=value, without spaces; got 'scale' in 'cfg scale'",
+        ),
+        (["--sampler", "ddim eta=2"], "--sampler: DDIM.eta must lie in [0, 1], got 2"),
+        (["--grid", "karras steps=3"], "--grid: grid 'karras' has no option 'steps'"),
         (["--tiles", "some"], "--tiles must be one of auto, always, never, got 'some'"),
         (
             ["--weights", "x.ckpt"],

@@ -48,6 +48,16 @@ def run(*arguments: str) -> list[str]:
     [
         ["--steps", "3", "--sampler", "euler_ancestral", "--grid", "karras", "--seed", "4294967297", "--cfg", "0.1"],
         ["--steps", "2", "--init-image", "my photo.png", "--strength", "0.7", "--fit", "pad", "--size", "48x64"],
+        [
+            "--steps",
+            "2",
+            "--guidance",
+            "cfg_interval scale=5 sigma_low=0.3",
+            "--sampler",
+            "ddim eta=0.5",
+            "--grid",
+            "karras",
+        ],
         ["--steps", "2", "--negative", "-it's blue", "--dtype", "bfloat16", "--offload", "--tiles", "always"],
     ],
 )
@@ -87,14 +97,14 @@ def test_a_shell_takes_the_command_as_it_is_printed(here: Path):
 
 def test_every_parameter_is_printed_with_its_value(here: Path):
     [path] = run("generate", PROMPT, "--steps", "2", "--init-image", "my photo.png", "--seed", "3")
-    told = dict(line.split(None, 1) for line in run("show", path) if line and not line.startswith("sdlab "))
-    assert (told["prompt"], told["seed"], told["steps"], told["size"]) == (PROMPT, "3", "2", "64x64")
-    assert (told["init_image"], told["strength"], told["fit"]) == ("my photo.png", "0.6", "crop")
-    assert told["version"] == sdlab.__version__
+    shown = dict(line.split(None, 1) for line in run("show", path) if line and not line.startswith("sdlab "))
+    assert (shown["prompt"], shown["seed"], shown["steps"], shown["size"]) == (PROMPT, "3", "2", "64x64")
+    assert (shown["init_image"], shown["strength"], shown["fit"]) == ("my photo.png", "0.6", "crop")
+    assert shown["version"] == sdlab.__version__
 
 
 def test_a_request_comes_back_from_its_text():
-    request = Request(AWKWARD, "n", "sd15", "w", "v", "m", "i", 0.25, "pad", (8, 16), "a", "b", 3, 0.1, 2**60, 4)
+    request = Request(AWKWARD, "n", "sd15", "w", "v", "m", "i", 0.25, "pad", (8, 16), "a", "b", 3, "c", 2**60, 4)
     assert Request.from_text(request.to_text()) == (request, sdlab.__version__)
 
 
@@ -111,9 +121,24 @@ def test_a_picture_of_an_older_version_is_read_with_a_warning(tmp_path: Path):
     assert "--steps 7" in lines[-1]
 
 
+def test_the_size_and_the_guidance_of_an_older_version_are_read(here: Path):
+    """It wrote the width first, and a CFG scale for the guidance."""
+    content = {"version": "0.1.0", "prompt": PROMPT, "size": [48, 64], "steps": 1, "cfg": 2.5, "seed": 3}
+    found = show(signed(Path("old.png"), content))
+    assert (found.request.size, found.request.guidance) == ((64, 48), "cfg scale=2.5")
+    assert "size        48x64" in found.lines()
+    assert "--size 48x64" in found.lines()[-1]
+    [again] = run(*shlex.split(found.lines()[-1])[1:])
+    [wanted] = run("generate", PROMPT, "--size", "48x64", "--steps", "1", "--cfg", "2.5", "--seed", "3")
+    assert Image.open(again).size == (48, 64)
+    assert Path(again).read_bytes() == Path(wanted).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ({"version": "9", "prompt": "a", "size": 3}, "its text is not what sdlab writes"),
+        ({"version": "9", "prompt": "a", "height": 3}, "size.1: Input should be a valid integer"),
         ("{}", "its text is not what sdlab writes"),
         ("[1]", "its text is not what sdlab writes"),
         ("hello", "its text is not what sdlab writes"),
