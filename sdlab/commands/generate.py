@@ -33,8 +33,8 @@ def command(
     guidance: Annotated[
         str | None,
         typer.Option(
-            help='a guidance strategy with its options, like "cfg_interval scale=5 sigma_low=0.3"; see sdlab list guidance  '
-            "[default: cfg at the model's scale]"
+            help='a guidance strategy with its options, like "cfg_interval scale=5 sigma_low=0.3"; '
+            "see sdlab list guidance  [default: cfg at the model's scale]"
         ),
     ] = None,
     cfg: Annotated[
