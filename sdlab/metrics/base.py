@@ -19,8 +19,8 @@ import samplers
 from samplers.exact.problems import Gaussian
 from sdlab.metrics.files import MetricFiles
 from sdlab.model.clip import Clip
+from sdlab.model.config import Size
 from sdlab.model.tokenizer import Tokenizer
-from sdlab.picture import Size
 
 T = TypeVar("T")
 
