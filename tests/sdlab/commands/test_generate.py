@@ -262,7 +262,7 @@ def test_what_of_a_prompt_does_not_fit_is_told(sdlab: Sdlab):
             ["--guidance", "cfg scale"],
             "--guidance: options are written key=value, without spaces; got 'scale' in 'cfg scale'",
         ),
-        (["--sampler", "ddim eta=2"], "--sampler: DDIM.eta must lie in [0, 1], got 2"),
+        (["--sampler", "ddim eta=2"], "--sampler: DDIM.eta must be in [0, 1], got 2"),
         (["--grid", "karras steps=3"], "--grid: grid 'karras' has no option 'steps'"),
         (["--tiles", "some"], "--tiles must be one of auto, always, never, got 'some'"),
         (

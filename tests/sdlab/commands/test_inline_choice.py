@@ -50,7 +50,7 @@ def test_other_forms_are_errors(text: str, message: str):
     ("text", "message"),
     [
         ("ddim etaa=1", "--sampler: sampler 'ddim' has no option 'etaa' (did you mean 'eta'?); it takes: eta"),
-        ("ddim eta=high", "--sampler: DDIM.eta must lie in [0, 1], got 'high'"),
+        ("ddim eta=high", "--sampler: DDIM.eta must be in [0, 1], got 'high'"),
         ("ddim name=euler", "--sampler: sampler 'ddim' has no option 'name'"),
         ("dimm", "--sampler: unknown sampler 'dimm' (did you mean 'ddim'?)"),
         ("gone.py:X", "gone.py: cannot be read: no such file or directory"),
