@@ -1,4 +1,4 @@
-"""The same at the full size of v1.5 in float32: one network at a time, on small pictures, within 9 GiB."""
+"""Network parity at the full size of v1.5 in float32: one network at a time, on small pictures, within 9 GiB."""
 
 import pytest
 import torch

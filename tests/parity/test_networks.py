@@ -1,4 +1,4 @@
-"""Our networks compute what transformers' and diffusers' compute, from the same checkpoint, in float64."""
+"""Network parity: our networks agree with those of transformers and diffusers in float64, from one checkpoint."""
 
 import pytest
 import torch

@@ -1,9 +1,9 @@
-"""Whole runs against diffusers' pipelines: the same prompts, weights, noise and DDIM settings in, one picture out.
+"""Pipeline parity: the same picture as diffusers' pipelines from the same prompts, weights, noise and DDIM settings.
 
-Two conventions differ, and are bridged here. diffusers starts from noise of variance 1; a run in the σ clock starts
-from x = σ ε, which in their scaling is √(σ²/(1+σ²)) ε: that is what they are given. And v1.5 was published with
-`set_alpha_to_one=False`: the last step goes to timestep 0, and what noise is left there is decoded with the rest. So
-our grid ends at σ_min in place of 0, and the result is brought to their scaling.
+Two conventions differ and are bridged here. diffusers starts from noise of variance 1. A run in the σ clock starts from
+x = σ ε, which in their scaling is √(σ²/(1+σ²)) ε, so they are given that. And v1.5 was published with
+`set_alpha_to_one=False`: the last step goes to timestep 0, and the noise left there is decoded with the rest. So our
+grid ends at σ_min instead of 0, and the result is converted to their scaling.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LEVELS = samplers.discrete_levels()
 
 @dataclass(frozen=True)
 class Run:
-    """What both sides are asked for."""
+    """The settings of a run on both sides."""
 
     steps: int = 6
     spacing: str = "leading"  # and `steps_offset` 1, as v1.5 has it
@@ -59,12 +59,12 @@ class Sides:
         self.components = their_components(weights, SMALL, clip_bpe)
 
     def draws(self, seed: int, count: int) -> list[Tensor]:
-        """Noise as their pipelines draw it, one tensor for all pictures after the other."""
+        """Noise as their pipelines draw it, in one tensor for all pictures."""
         generator = torch.Generator().manual_seed(seed)
         return [torch.randn(LATENTS, generator=generator, dtype=self.dtype) for _ in range(count)]
 
     def our_latents(self, run: Run, noise: list[Tensor], init: Tensor | None = None) -> Tensor:
-        """Latents in their scaling, as the decoder gets them."""
+        """Latents in their scaling, as the decoder receives them."""
         ready, sigmas = iter(noise), run.sigmas
         latents = self.ours.sample(
             self.ours.encode(PROMPTS),
@@ -80,13 +80,13 @@ class Sides:
         return latents / (1 + sigmas[-1] ** 2) ** 0.5
 
     def our_picture(self, latents: Tensor) -> Tensor:
-        """In [0, 1], not yet rounded to the 256 levels of a PNG."""
+        """Pictures in [0, 1] before rounding to the 256 levels of a PNG."""
         vae = self.ours.model.vae
         with torch.no_grad():
             return (vae.decode(vae.from_latents(latents)) / 2 + 0.5).clamp(0, 1)
 
     def their_picture(self, kind: Any, run: Run, **arguments: Any) -> Tensor:
-        """In [0, 1]. In float64 their scheduler, which computes its table in float32, gets ours."""
+        """Pictures in [0, 1]. In float64 their scheduler uses our table, as it computes its own in float32."""
         scheduler = their_scheduler(run.spacing, run.to_one)
         table = torch.tensor(LEVELS.alpha_bars, dtype=torch.float64)
         torch.testing.assert_close(scheduler.alphas_cumprod, table.float())
@@ -163,7 +163,7 @@ def test_text_to_image(double, run):
     assert (ours - wanted).abs().max() < EXACT
 
 
-# At strength 1 theirs still sees the picture, faintly; ours starts from noise alone, as text-to-image does.
+# At strength 1 theirs still starts from a trace of the picture. Ours starts from pure noise, as text-to-image does.
 @pytest.mark.parametrize("run", [Run(strength=0.4), Run(strength=0.99), Run(strength=0.7, eta=0.6)], ids=str)
 def test_image_to_image(double, run):
     ours, wanted = image_to_image(double, run)

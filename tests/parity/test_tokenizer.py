@@ -1,4 +1,4 @@
-"""Our tokenizer gives every prompt the tokens that transformers gives it, and names exactly what it cuts off."""
+"""Tokenizer parity: each prompt has the same tokens as in transformers, and what is cut off is reported exactly."""
 
 import json
 import unicodedata
@@ -17,7 +17,7 @@ from sdlab.weights.vocabulary import tokenizer_in
 LENGTH, START, END = 77, 49406, 49407
 ROOM = LENGTH - 2
 
-# For hypothesis: words and characters whose marks stand in the order that NFC gives them, so that a cut is unambiguous.
+# For hypothesis: words and characters whose marks are in NFC order, so that a cut is unambiguous.
 WORDS = [
     f"{word} "
     for text in WHAT_USERS_WRITE + CONTRACTIONS + ACCENTS + EMOJI
@@ -66,11 +66,11 @@ def test_any_unicode(ours, theirs, text):
     assert ours([text]).tolist() == theirs([text])
 
 
-# Equal to the definition, since transformers' tokenizer and ours stand on the same library
+# Equal to the definition, as transformers' tokenizer and ours use the same library
 
 
 class Definition:
-    """Byte-pair encoding as it was published, without any haste."""
+    """Byte-pair encoding as published, without optimisation."""
 
     contractions = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 
@@ -91,13 +91,13 @@ class Definition:
 
     @staticmethod
     def kind(character):
-        """Letter, number, space or other; Python alone counts the separators U+001C to U+001F as space."""
+        """Letter, number, space or other; only Python counts the separators U+001C to U+001F as space."""
         if character.isspace() and character not in "\x1c\x1d\x1e\x1f":
             return " "
         return {"L": "letter", "N": "number"}.get(unicodedata.category(character)[0], "other")
 
     def words(self, text):
-        """Contractions, runs of letters, single numbers, runs of anything else that is no space."""
+        """Contractions, runs of letters, single numbers, runs of anything else except spaces."""
         while text:
             kind = self.kind(text[0])
             run = text[0] if kind == "number" else "".join(takewhile(lambda c, k=kind: self.kind(c) == k, text))
@@ -107,7 +107,7 @@ class Definition:
             text = text[len(run) :]
 
     def tokens(self, word):
-        """Merge the neighbours whose merge was learned first, until there are none."""
+        """Merge the neighbours whose merge was learned first, until no merge applies."""
         symbols = [self.symbol[byte] for byte in word.encode()]
         symbols[-1] += "</w>"
         while known := [(self.rank[pair], i) for i, pair in enumerate(pairwise(symbols)) if pair in self.rank]:
@@ -121,7 +121,7 @@ class Definition:
         return row + [END] * (LENGTH - len(row))
 
     def spell(self, ids):
-        """The bytes that tokens stand for, without the spaces."""
+        """The bytes of the tokens, without the spaces."""
         return bytes(self.byte[c] for i in ids for c in self.symbols[i].removesuffix("</w>"))
 
 
@@ -144,7 +144,7 @@ def test_special_tokens_in_a_prompt_are_those_tokens(ours):
 
 
 def check_cut(ours, theirs, definition, prompt):
-    """The cut spells the dropped tokens, less what of its first character was kept."""
+    """The cut text has the bytes of the dropped tokens, except for the kept part of its first character."""
     cut = ours.cut(prompt)
     dropped = [token for token in theirs([prompt], length=10_000)[0][1 + ROOM :] if token != END]
     assert prompt.endswith(cut)

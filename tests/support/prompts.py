@@ -1,4 +1,4 @@
-"""Prompts of every kind that a tokenizer may stumble over."""
+"""Prompts of all kinds that are difficult for a tokenizer."""
 
 from string import ascii_letters, punctuation
 

@@ -34,7 +34,7 @@ M = TypeVar("M", bound=nn.Module)
 
 VOCABULARY = Path(__file__).parents[1] / "data" / "clip_bpe"
 
-# v1.5 with as many layers of every kind, each of them narrow.
+# As many layers of each kind as in v1.5, but narrow.
 SMALL = ModelConfig(
     name="small",
     image_size=64,
@@ -48,7 +48,7 @@ SMALL = ModelConfig(
 
 
 def checkpoint(config: ModelConfig, dtype: torch.dtype, parts: Iterable[str] = PARTS) -> Weights:
-    """Random weights in the sizes of `config`, nothing zero; a signal of size one keeps about its size."""
+    """Random weights in the sizes of `config`, without zeros, that keep the size of a unit signal."""
     generator = torch.Generator().manual_seed(0)
     modules = networks(replace(config, vision=None))
     shapes = {part: {name: t.shape for name, t in modules[part].state_dict().items()} for part in parts}

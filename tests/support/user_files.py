@@ -1,4 +1,4 @@
-"""Files as users have them: random weights under the names of Stable Diffusion v1, and a vocabulary."""
+"""User files for tests: random weights with the names of Stable Diffusion v1, and a vocabulary."""
 
 import gzip
 import json
@@ -18,7 +18,7 @@ from sdlab.weights.layouts import CONFIG_KEY
 DATA = Path(__file__).parents[1] / "data"
 KEYS = json.loads(gzip.decompress((DATA / "sd15_keys.json.gz").read_bytes()))  # of the real file: [shape, dtype]
 
-# As many layers of every kind as v1.5 has, each of them narrow.
+# As many layers of each kind as in v1.5, but narrow.
 NARROW = replace(
     SD15,
     name="narrow",
@@ -36,7 +36,7 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def random_weights(config: ModelConfig, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    """Nothing zero, and a signal of size one keeps about its size."""
+    """Weights without zeros that keep the size of a unit signal."""
     generator = torch.Generator().manual_seed(0)
     weights = {}
     for key, shape in shapes(config).items():
@@ -56,13 +56,13 @@ def rest_of_checkpoint() -> dict[str, torch.Tensor]:
 
 
 def hollow_checkpoint(path: Path) -> None:
-    """A checkpoint with exactly the entries of the real one, each a single stored number, repeated: a file of 1 MB."""
+    """A checkpoint with exactly the entries of the real one, each a single stored value, repeated: a file of 1 MB."""
     state = {key: torch.zeros((), dtype=getattr(torch, dtype)).expand(shape) for key, (shape, dtype) in KEYS.items()}
     torch.save({"state_dict": state, "epoch": 8}, path)
 
 
 def write_with_config(path: Path, config: ModelConfig, weights: dict[str, torch.Tensor]) -> None:
-    """A file in the original layout that says its own sizes."""
+    """A file in the original layout with its configuration."""
     safetensors_file.write(path, weights, metadata={CONFIG_KEY: config.to_json()})
 
 
@@ -75,9 +75,9 @@ def clip_vocabulary(folder: Path) -> None:
 
 
 def full_checkpoint(path: Path) -> None:
-    """Random weights under exactly the names of the real file, in its sizes: 4.27 GB."""
+    """Random weights with exactly the names and sizes of the real file: 4.27 GB."""
     torch.save({"state_dict": random_weights(SD15) | rest_of_checkpoint(), "epoch": 8}, path)
 
 
-if __name__ == "__main__":  # in a process of its own, which gives the memory back
+if __name__ == "__main__":  # in a separate process, which releases the memory
     full_checkpoint(Path(sys.argv[1]))

@@ -36,7 +36,7 @@ def shapes(part, config):
 
 
 def shaken(module):
-    """Away from the zeros it starts with, so that every path carries a signal."""
+    """The network away from its zero initialisation, so that each path carries a signal."""
     for p in module.parameters():
         p.data += 0.05 * torch.randn_like(p)
     return module.eval()
@@ -253,7 +253,7 @@ def test_unet_learns_its_way_out_of_the_zeros_it_starts_with():
     assert losses[-1] < 0.5 * losses[0]
 
 
-# What a user of the networks relies on
+# What users of the networks rely on
 
 
 def test_an_image_does_not_depend_on_its_batch():

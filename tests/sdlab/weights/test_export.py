@@ -1,4 +1,4 @@
-"""Models move between tools: an exported folder computes the same in diffusers and transformers, and comes back."""
+"""Export: a folder computes the same in diffusers and transformers, and can be read back."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ PROMPTS = [*prompt_set("scenes", 4), "", "a photo of 3 cats!"]
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory):
-    """The lab model, in a place where no training can change it meanwhile."""
+    """A copy of the lab model that no training can change."""
     folder = tmp_path_factory.mktemp("models") / "scenes"
     folder.mkdir()
     for path in locate("scenes").files:
@@ -44,7 +44,7 @@ def scenes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def lab(scenes):
-    """The same in diffusers layout."""
+    """The lab model in diffusers layout."""
     export(scenes, "diffusers", scenes.with_name("lab"))
     return scenes.with_name("lab")
 
@@ -160,7 +160,7 @@ def test_a_whole_run_of_the_pipeline(lab, scenes):
     noise = samplers.seeded(seeds)(torch.empty(2, *ours.model.config.latent_shape))
     cond, uncond = ours.encode(prompts), ours.encode(["", ""])
     wanted = ours.sample(cond, uncond, rule, sigmas, strategy, seeds)
-    # Ours starts at x = σ ε, which stands for ε σ / √(1 + σ²) of unit variance; theirs is given that.
+    # Ours starts at x = σ ε, which in their scaling is ε σ / √(1 + σ²), so theirs is given that.
     start = noise * sigmas[0] / (1 + sigmas[0] ** 2) ** 0.5
     found = theirs(prompts, num_inference_steps=4, guidance_scale=3.0, latents=start, output_type="latent").images
     assert relative_error(found, wanted) < 1e-5
@@ -174,7 +174,7 @@ def test_noise_levels_and_prediction_type(lab):
     torch.testing.assert_close(theirs.alphas_cumprod.double(), 1 / (1 + sigmas**2), rtol=1e-5, atol=0)
 
 
-# There and back
+# Round trips
 
 
 def test_the_lab_model_comes_back_from_diffusers_layout(lab, scenes):
@@ -262,7 +262,7 @@ def edit(path, change):
 
 
 def old_names(tensors):
-    """The VAE's attention as published files of v1.5 spell it."""
+    """The names of the VAE's attention in the published files of v1.5."""
     spell = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
     for new, old in spell.items():
         tensors = {key.replace(new, old): tensor for key, tensor in tensors.items()}
@@ -373,7 +373,7 @@ def test_settings_survive_for_other_sizes(tmp_path):
     assert vae.state_dict().keys() == diffusers_layout.names(config)["vae"].keys()
 
 
-# What is there stays
+# Existing files are kept
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "sdlab"])

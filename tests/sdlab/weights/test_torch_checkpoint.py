@@ -1,4 +1,4 @@
-"""Checkpoints are read without executing them: tensors come back, the rest is inert, damage is named."""
+"""Checkpoints are read without executing them: tensors are returned, the rest is inert, damage is reported."""
 
 import collections
 import importlib
@@ -115,7 +115,7 @@ def function(): pass
 
 @pytest.fixture
 def foreign(tmp_path, monkeypatch):
-    """A package that is there when the checkpoint is written, and leaves a mark when it is imported."""
+    """A package that exists when the checkpoint is written and leaves a mark when it is imported."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "training_framework.py").write_text(FOREIGN)
     yield importlib.import_module("training_framework")
