@@ -38,8 +38,7 @@ from samplers.euler import Euler
 from samplers.exact.reference import converged, eased, reference
 from samplers.exponential_heun import ExponentialHeun
 from samplers.gradient_estimation import GradientEstimation
-from samplers.grids.dialects import DIALECTS
-from samplers.grids.registry import ENDINGS, GRIDS, Ending, grid
+from samplers.grids import DIALECTS, ENDINGS, GRIDS, Ending, grid
 from samplers.heun import Heun
 from samplers.heunpp import HeunPP2
 from samplers.ipndm import IPNDM, IPNDMv

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any, TypeVar
@@ -38,6 +39,14 @@ def look_up(kind: str, name: str, known: Mapping[str, T]) -> T:
 def options_of(target: Callable[..., object]) -> tuple[str, ...]:
     """The parameters of `target`, without the `steps` and `levels` that every grid takes."""
     return tuple(name for name in inspect.signature(target).parameters if name not in ("steps", "levels"))
+
+
+def option_types(target: Callable[..., object]) -> dict[str, Any]:
+    """The types of a class's fields or a function's parameters; none if they are known to type checkers only."""
+    try:
+        return typing.get_type_hints(target if inspect.isclass(target) or inspect.isfunction(target) else type(target))
+    except NameError:
+        return {}
 
 
 def check_options(what: str, target: Callable[..., object], options: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""More closed-form problems, made of those in samplers/exact.py: any covariance, classes, a set of pictures.
+"""More closed-form problems: any covariance, classes, a set of pictures.
 
 Derivations are ours.
 """
@@ -20,8 +20,8 @@ NO_CLASS = -1  # the label that asks for the mixture of all classes
 class RotatedGaussian:
     """x₀ ~ N(mean, C) for any covariance C = U diag(s²) Uᵀ: the Gaussian `inner` of its principal axes U, (D, D).
 
-    In the axes every dimension goes its own way, and so does every sampler that is linear in x and D: what
-    samplers/law.py says of `inner` holds here. x has shape (B, D).
+    Along the axes the dimensions are independent, also for a sampler that is linear in x and D. The law of its samples
+    (samplers/exact/law.py) for `inner` therefore holds here. x has shape (B, D).
     """
 
     axes: Tensor
@@ -29,7 +29,11 @@ class RotatedGaussian:
 
     @classmethod
     def of_covariance(cls, covariance: Tensor, mean: Tensor | None = None) -> RotatedGaussian:
-        """From a covariance (D, D) and a mean (D,), 0 by default; ValueError unless it is symmetric and positive."""
+        """From a covariance (D, D) and a mean (D,), 0 by default.
+
+        Raises:
+            ValueError: the covariance is not symmetric, or has a negative eigenvalue.
+        """
         c = covariance.double()
         if c.ndim != 2 or c.shape[0] != c.shape[1] or not torch.allclose(c, c.T):
             raise ValueError(f"a covariance must be a symmetric matrix, got shape {tuple(covariance.shape)}")
@@ -80,7 +84,10 @@ class RotatedGaussian:
 class ClassMixture:
     """x₀ ~ p(x₀ | c), c a class: a Gaussian mixture each of whose components belongs to the class `labels[k]` ≥ 0.
 
-    p(c) is the weight of the components of c together. ValueError unless there is one label a component.
+    p(c) is the total weight of the components of c.
+
+    Raises:
+        ValueError: there is not one label per component, or one is negative.
     """
 
     mixture: GaussianMixture
@@ -88,12 +95,16 @@ class ClassMixture:
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.mixture.means):
-            raise ValueError(f"there must be one label a component, got {len(self.labels)}")
+            raise ValueError(f"there must be one label per component, got {len(self.labels)}")
         if min(self.labels) < 0:
-            raise ValueError(f"labels must be numbers from 0 up, got {min(self.labels)}")
+            raise ValueError(f"labels must be integers from 0 up, got {min(self.labels)}")
 
     def given(self, label: int) -> GaussianMixture:
-        """The law of the data of one class, or of all for `NO_CLASS`; ValueError for a class there is not."""
+        """The law of the data of one class, or of all for `NO_CLASS`.
+
+        Raises:
+            ValueError: there is no such class.
+        """
         if label == NO_CLASS:
             return self.mixture
         mine = [k for k, own in enumerate(self.labels) if own == label]
@@ -125,9 +136,9 @@ class ClassMixture:
 
 
 def data_set(images: Tensor) -> GaussianMixture:
-    """x₀ is one of `images`, (K, *image shape), each as likely as the others: what a network learns that fits them all.
+    """x₀ is one of `images`, (K, *image shape), all equally likely: the law that a network learns by heart.
 
-    Its denoiser is their mean weighted by exp(−|x − image|²/2σ²), the best there is on that training set, and its flow
-    ends at one of them.  (Karras et al. 2022, arXiv:2206.00364, appendix B.3)
+    Its denoiser is their mean weighted by exp(−|x − image|²/2σ²), the optimum on that training set. Its flow ends at
+    one of them.  (Karras et al. 2022, arXiv:2206.00364, appendix B.3)
     """
     return GaussianMixture(images, 0.0)

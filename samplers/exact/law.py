@@ -1,13 +1,14 @@
-"""The exact law of what a sampler makes of Gaussian data, without a single random number.
+"""The exact law of a sampler's output on Gaussian data, without random numbers.
 
-For data N(μ, diag s²) the denoiser is affine in x. A rule that is linear in x, in D and in its noise, as all are that
-do not choose their steps by what they see, therefore ends at an affine function of its start and of its draws z_k:
+For data N(μ, diag s²) the denoiser is affine in x. A sampler that does not choose its steps is linear in x, in D and in
+its noise, and therefore ends at an affine function of its start and of its draws z_k:
     x_N = c + A x_start + Σ_k B_k z_k        ⇒        x_N ~ N(c + A m, A² v + Σ_k B_k²)    for x_start ~ N(m, diag v)
 
-c, A and the B_k are read off by running the rule itself on a batch: one image starts at m, one a deviation above, and
-one for each draw is given a unit pulse in place of it. Every dimension goes its own way, for D does.
+c, A and the B_k are read off by running the sampler on a batch: one image starts at m, one a standard deviation above,
+and one per draw gets a unit pulse instead of it. The dimensions are independent, because those of D are.
 
-The distance of two such laws is Wasserstein's: W₂² = |m − m′|² + Σ (√v − √v′)², the Fréchet distance of Gaussians.
+The distance of two such laws is Wasserstein's, the Fréchet distance of Gaussians:
+    W₂² = |m_1 − m_2|² + Σ (√v_1 − √v_2)²
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from samplers.brownian import increment
 from samplers.denoiser import Unguided
 from samplers.exact.problems import Gaussian
 
-Number = tuple[object, ...]  # names one of the independent standard normals that a run draws
+Number = tuple[object, ...]  # the name of one of the independent standard normals that a run draws
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,46 +44,49 @@ class Law:
 
 
 class NoLawError(ValueError):
-    """The rule is not linear in what it is given, so its samples are not Gaussian."""
+    """The sampler is not linear in its inputs, so its samples are not Gaussian."""
 
 
 def marginal(problem: Gaussian, sigma: float) -> Law:
-    """The law of x at level `sigma`: what a sampler should have there."""
+    """The exact law of x at level `sigma`."""
     return Law(problem.marginal_mean(sigma).clone(), problem.marginal_variance(sigma).clone())
 
 
 def noise_at(problem: Gaussian, sigma: float) -> Law:
-    """N(0, σ² I): what samplers start from in use, near the marginal where σ is large against the data."""
+    """N(0, σ² I), the usual start, which is near the marginal if σ is large compared with the data."""
     zero = torch.zeros_like(problem.marginal_mean(sigma))
     return Law(zero, torch.full_like(zero, sigma**2))
 
 
-def law(rule: Sampler, problem: Gaussian, sigmas: Sequence[float], start: Law | None = None, path: bool = False) -> Law:
-    """The law of `run(rule, problem.denoise, x, sigmas, …)` for x ~ `start`; see `laws`."""
-    return laws(rule, problem, sigmas, start, path)[-1]
+def law(
+    sampler: Sampler, problem: Gaussian, sigmas: Sequence[float], start: Law | None = None, path: bool = False
+) -> Law:
+    """The law of `run(sampler, problem.denoise, x, sigmas, …)` for x ~ `start`; see `laws`."""
+    return laws(sampler, problem, sigmas, start, path)[-1]
 
 
 def laws(
-    rule: Sampler, problem: Gaussian, sigmas: Sequence[float], start: Law | None = None, path: bool = False
+    sampler: Sampler, problem: Gaussian, sigmas: Sequence[float], start: Law | None = None, path: bool = False
 ) -> list[Law]:
     """The law of x after every step.
 
-    `start` is the exact marginal at sigmas[0] by default; `noise_at(…)` is what a user starts from. With `path` the
-    noise is that of a Brownian path (`samplers.brownian_path`), else every draw is fresh.
+    `start` is the exact marginal at sigmas[0] by default; `noise_at(…)` is the usual one. With `path` the noise is that
+    of a Brownian path (`samplers.brownian_path`), else every draw is fresh.
 
-    Raises NoLawError for a rule that is not linear: one with adaptive steps, say.
+    Raises:
+        NoLawError: the sampler is not linear, for example because its steps are adaptive.
     """
-    found = _responses(rule, problem, sigmas, start or marginal(problem, sigmas[0]), path)
+    found = _responses(sampler, problem, sigmas, start or marginal(problem, sigmas[0]), path)
     return [Law(x[0].clone(), (x[1:-1] - x[0]).square().sum(0)) for x in found.states]
 
 
-def distance(rule: Sampler, problem: Gaussian, sigmas: Sequence[float], start: Law | None = None) -> float:
-    """W₂ between what a sampler makes on the grid `sigmas` and what it should make there; see `laws`."""
-    return law(rule, problem, sigmas, start).distance(marginal(problem, sigmas[-1]))
+def distance(sampler: Sampler, problem: Gaussian, sigmas: Sequence[float], start: Law | None = None) -> float:
+    """W₂ between the law of a sampler on the grid `sigmas` and the exact law; see `laws`."""
+    return law(sampler, problem, sigmas, start).distance(marginal(problem, sigmas[-1]))
 
 
 def strong_errors(
-    rule: Sampler,
+    sampler: Sampler,
     problem: Gaussian,
     grids: Sequence[Sequence[float]],
     fine: Sequence[float],
@@ -90,14 +94,17 @@ def strong_errors(
 ) -> list[float]:
     """√E|x_grid − x_fine|² at the end, all on one Brownian path: the error of the picture, not of its law.
 
-    Every grid has the first and the last level of `fine`. Raises NoLawError as `laws` does.
+    Every grid has the first and the last level of `fine`.
+
+    Raises:
+        NoLawError: as `laws` does.
     """
     begin = start or marginal(problem, fine[0])
     zero = torch.zeros_like(begin.mean)
-    limit = _by_number(_responses(rule, problem, fine, begin, path=True))
+    limit = _by_number(_responses(sampler, problem, fine, begin, path=True))
 
     def error(sigmas: Sequence[float]) -> float:
-        ours = _by_number(_responses(rule, problem, sigmas, begin, path=True))
+        ours = _by_number(_responses(sampler, problem, sigmas, begin, path=True))
         numbers = ours.keys() | limit.keys()
         return sqrt(sum(float((ours.get(n, zero) - limit.get(n, zero)).square().sum()) for n in numbers))
 
@@ -105,19 +112,19 @@ def strong_errors(
 
 
 class _Responses(NamedTuple):
-    """After every step a batch (K + 3, …): the mean, one start deviation above it, K pulses, and one to check by."""
+    """After every step a batch (K + 3, …): the mean, one start deviation above it, K pulses, and one for a check."""
 
     states: list[Tensor]
     numbers: dict[Number, int]  # which pulse is which
 
 
-def _responses(rule: Sampler, problem: Gaussian, sigmas: Sequence[float], start: Law, path: bool) -> _Responses:
-    if rule.nfe(sigmas) is None:
-        raise NoLawError(f"{rule} chooses its steps by what it sees, so its samples have no closed law")
+def _responses(sampler: Sampler, problem: Gaussian, sigmas: Sequence[float], start: Law, path: bool) -> _Responses:
+    if sampler.nfe(sigmas) is None:
+        raise NoLawError(f"{sampler} chooses its steps by what it sees, so its samples have no closed-form law")
     denoise = Unguided(problem.denoise)
     shape = start.mean.shape
     counter = _Counter(path)
-    run(rule, denoise, start.mean.expand(1, *shape).clone(), sigmas, noise=counter)
+    run(sampler, denoise, start.mean.expand(1, *shape).clone(), sigmas, noise=counter)
     images = len(counter.numbers) + 3
     mix = torch.randn(images, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x = start.mean.expand(images, *shape).clone()
@@ -125,11 +132,11 @@ def _responses(rule: Sampler, problem: Gaussian, sigmas: Sequence[float], start:
     x[-1] += mix[1] * start.variance.sqrt()
     states: list[Tensor] = []
     pulses = _Pulses(path, counter.numbers, mix)
-    run(rule, denoise, x, sigmas, noise=pulses, on_step=lambda _, state: states.append(state))
+    run(sampler, denoise, x, sigmas, noise=pulses, on_step=lambda _, state: states.append(state))
     for state in states:
         expected = state[0] + torch.tensordot(mix[1:-1], state[1:-1] - state[0], 1)
         if not torch.allclose(state[-1], expected, rtol=1e-7, atol=1e-7 * sigmas[0]):
-            raise NoLawError(f"{rule} is not linear in x and its noise, so its samples have no closed law")
+            raise NoLawError(f"{sampler} is not linear in x and its noise, so its samples have no closed-form law")
     return _Responses(states, counter.numbers)
 
 
@@ -157,7 +164,7 @@ class _Draws:
 
 
 class _Counter(_Draws):
-    """Writes down which numbers a run draws, and gives none."""
+    """Records which numbers a run draws, and returns zeros."""
 
     def __init__(self, path: bool) -> None:
         super().__init__(path)
@@ -170,7 +177,7 @@ class _Counter(_Draws):
 
 
 class _Pulses(_Draws):
-    """Gives each number to one image alone, as a pulse of height 1, and `mix` of them all to the last image."""
+    """Gives each number to one image only, as a pulse of height 1, and `mix` of them all to the last image."""
 
     def __init__(self, path: bool, numbers: dict[Number, int], mix: Tensor) -> None:
         super().__init__(path)

@@ -1,7 +1,7 @@
-"""Closed-form problems: data laws whose denoiser, marginals and probability flow are known exactly.
+"""Closed-form problems: laws of data whose denoiser, marginals and probability flow are known exactly.
 
 In the σ clock x = x₀ + σ ε, so noise only widens each Gaussian: N(μ, s²) becomes N(μ, s² + σ²). By Tweedie's formula
-D(x, σ) = x + σ² ∇ log p(x; σ). These are the problems samplers are proven on; derivations are ours.
+D(x, σ) = x + σ² ∇ log p(x; σ). Samplers are tested on these problems. The derivations are ours.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Sigma = float | Tensor
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """x₀ ~ N(mean, std²), each dimension by itself.
+    """x₀ ~ N(mean, std²), with independent dimensions.
 
     `mean` and `std` ≥ 0 are floats, which hold for x of any shape, or tensors in the shape of one image, for a diagonal
     covariance. A sigma is a float or a tensor of shape (B,).
@@ -73,7 +73,10 @@ class GaussianMixture:
     """x₀ ~ Σ_k w_k N(μ_k, s_k² I): K round Gaussians; a finite data set where every s_k is 0.
 
     `means` has shape (K, *image shape); `stds` ≥ 0 is a float or of shape (K,); `weights` has shape (K,), equal by
-    default, and is normalised here. At σ = 0 the stds must be above 0. ValueError where the shapes disagree.
+    default, and is normalised here. At σ = 0 the stds must be above 0.
+
+    Raises:
+        ValueError: the shapes disagree.
     """
 
     means: Tensor
@@ -83,9 +86,9 @@ class GaussianMixture:
     def __post_init__(self) -> None:
         count = len(self.means)
         if isinstance(self.stds, Tensor) and self.stds.shape not in ((), (count,)):
-            raise ValueError(f"stds must have shape ({count},), one a mean, got {tuple(self.stds.shape)}")
+            raise ValueError(f"stds must have shape ({count},), one per mean, got {tuple(self.stds.shape)}")
         if self.weights is not None and self.weights.shape != (count,):
-            raise ValueError(f"weights must have shape ({count},), one a mean, got {tuple(self.weights.shape)}")
+            raise ValueError(f"weights must have shape ({count},), one per mean, got {tuple(self.weights.shape)}")
 
     def denoise(self, x: Tensor, sigma: Sigma) -> Tensor:
         """E[x₀ | x] = Σ_k r_k (σ² μ_k + s_k² x)/(s_k² + σ²), r_k = p(component k | x), for x of shape (B, …)."""
@@ -124,9 +127,11 @@ class GaussianMixture:
         """Where the probability-flow ODE dx/dσ = −σ ∇ log p(x; σ) carries x from `sigma` to `sigma_next`.
 
         No closed form is known, so this is Dormand and Prince's method of order 8 (SciPy's DOP853) in float64 at a
-        relative tolerance of `rtol`. 0 is a level like any other where the stds are above 0. Among bare points the
-        flow is followed to a level far below their distances, where it points straight at the nearest of them.
-        RuntimeError where the solver gives up.
+        relative tolerance of `rtol`. 0 is a level like any other if the stds are above 0. Among bare points the flow
+        is followed to a level far below their distances, where it points straight at the nearest of them.
+
+        Raises:
+            RuntimeError: the solver gives up.
         """
         exact = x.detach().to("cpu", torch.float64)
         bare = sigma_next == 0 and bool((self._stds(exact) == 0).any())
@@ -143,7 +148,7 @@ class GaussianMixture:
         return (self.denoise(end, last) if bare else end).to(x)
 
     def _resolved(self) -> float:
-        """A level where one point alone explains x: at a twentieth of their distance the next has a share e^{−200}."""
+        """A level at which one point alone explains x: at a 20th of their distance the next has a share e^{−200}."""
         gaps = torch.pdist(_rows(self.means.double()))
         return float(gaps[gaps > 0].min()) / 20 if (gaps > 0).any() else 1.0
 
@@ -166,7 +171,7 @@ class GaussianMixture:
 
 
 def _column(sigma: Sigma, x: Tensor) -> Tensor:
-    """`sigma` in the shape that multiplies x: one number, or one an image."""
+    """`sigma` in the shape that multiplies x: one value, or one per image."""
     level = _like(sigma, x)
     return level.reshape(-1, *[1] * (x.ndim - 1)) if level.ndim else level
 

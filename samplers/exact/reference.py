@@ -1,4 +1,4 @@
-"""What samplers are measured against: the probability flow of any denoiser, to as many digits as one likes.
+"""Reference solutions: the probability flow of any denoiser, to any number of digits.
 
 With λ = −log σ the flow is dx/dλ = D(x, σ) − x, free of small divisors all the way down.
 """
@@ -23,15 +23,18 @@ from samplers.unipc import UniPC
 
 @torch.no_grad()
 def reference(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], rtol: float = 1e-10) -> Tensor:
-    """Where the flow carries x of shape (B, …) from the first of `sigmas` to the last: what every rule converges to.
+    """Where the flow carries x of shape (B, …) from the first of `sigmas` to the last: the limit of every sampler.
 
-    Dormand and Prince's method of order 8 (SciPy's DOP853) in log σ, in float64, one error for the whole batch; the
-    levels between are not looked at. If the last of `sigmas` is 0, the step to it from the last but one is Euler's,
-    x̂₀ = D(x, σ), as it is for the rules in λ, so that what is compared is what steps do and not how they end. (Rules
-    that are polynomials in σ go on to 0 by their own means, and end nearer to the flow itself.)
+    Dormand and Prince's method of order 8 (SciPy's DOP853) in log σ, in float64, with one error for the whole batch.
+    The levels between are not looked at. If the last of `sigmas` is 0, the step to it from the last but one is
+    Euler's, x̂₀ = D(x, σ), as it is for the samplers in λ. What is compared is then the steps and not the ending.
+    (Samplers that are polynomials in σ go on to 0 themselves, and end nearer to the flow itself.)
 
-    The result is float64 on the device of x; a denoiser that computes in less deserves a coarser `rtol`. Raises
-    ValueError when `sigmas` hold no step, RuntimeError where the denoiser is not finite or the solver gives up.
+    The result is float64 on the device of x. A denoiser of lower precision needs a coarser `rtol`.
+
+    Raises:
+        ValueError: `sigmas` hold no step.
+        RuntimeError: the denoiser is not finite, or the solver gives up.
     """
     top, low = _span(sigmas)
     exact = x.double()
@@ -55,7 +58,10 @@ def reference(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], rtol: float
 def converged(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], steps: int = 500) -> Tensor:
     """`reference` for a network: UniPC-3 with `steps` steps even in log σ, in x's own precision, and the same ending.
 
-    float32, or float64 if x is. Raises ValueError when `sigmas` hold no step.
+    float32, or float64 if x is.
+
+    Raises:
+        ValueError: `sigmas` hold no step.
     """
     return run(CONVERGING, denoise, x, fine_grid(sigmas, steps))
 
@@ -64,9 +70,10 @@ CONVERGING = UniPC(max_order=3)
 
 
 def fine_grid(sigmas: Sequence[float], steps: int = 500) -> list[float]:
-    """The levels of `converged`: even in log σ from the first of `sigmas` to the last above 0, and 0 if that is there.
+    """The levels of `converged`: even in log σ from the first of `sigmas` to the last above 0, then 0 if `sigmas` do.
 
-    ValueError when `sigmas` hold no step.
+    Raises:
+        ValueError: `sigmas` hold no step.
     """
     top, low = _span(sigmas)
     levels = [top]
@@ -79,8 +86,11 @@ def fine_grid(sigmas: Sequence[float], steps: int = 500) -> list[float]:
 def eased(sigmas: Sequence[float], halvings: int = 12) -> list[float]:
     """`sigmas` with the first step cut up, in log σ, into parts of 2^−n, 2^−n, 2^−n+1, … ½ of it, n = `halvings`.
 
-    A rule that looks back starts with less order than it will have. On such a grid its start costs next to nothing, and
-    what remains is the error of the rule itself. ValueError when the first step leads to 0.
+    A multistep sampler starts at a lower order than it will have. On such a grid its start costs next to nothing, and
+    what remains is the error of the method itself.
+
+    Raises:
+        ValueError: the first step leads to 0.
     """
     top, second = sigmas[0], sigmas[1]
     if not second > 0:
@@ -93,5 +103,5 @@ def eased(sigmas: Sequence[float], halvings: int = 12) -> list[float]:
 def _span(sigmas: Sequence[float]) -> tuple[float, float]:
     """The first of `sigmas` and the last that is above 0."""
     if len(sigmas) < 2:
-        raise ValueError(f"sigmas must hold a step at least, got {list(sigmas)}")
+        raise ValueError(f"sigmas must hold at least one step, got {list(sigmas)}")
     return sigmas[0], sigmas[-2] if sigmas[-1] == 0 else sigmas[-1]

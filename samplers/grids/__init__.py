@@ -1,5 +1,6 @@
-"""Grids of noise levels: the registry, and the functions it names."""
+"""Grids: the σ of a run, from the highest down."""
 
-from samplers.grids.registry import ENDINGS, GRIDS, Ending, grid
+from samplers.grids.dialects import DIALECTS
+from samplers.grids.registry import ENDINGS, GRIDS, OURS, Ending, default_ending, grid
 
-__all__ = ["ENDINGS", "GRIDS", "Ending", "grid"]
+__all__ = ["DIALECTS", "ENDINGS", "GRIDS", "OURS", "Ending", "default_ending", "grid"]

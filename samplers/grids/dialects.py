@@ -1,13 +1,13 @@
-"""What other projects make of a grid's name: their numbers, where they are not ours.
+"""Dialects: the values that other projects give to a grid's name.
 
     diffusers     EulerDiscreteScheduler with timestep_spacing="linspace" (and FlowMatchEulerDiscreteScheduler for flow)
     comfyui       ComfyUI's scheduler menu and nodes
     a1111         AUTOMATIC1111's webui and its successor Forge
     k-diffusion   its get_sigmas functions
 
-A grid that a project has under another name stands here under ours: ComfyUI's "normal" is linspace. Where a project
-ends its grid in its own way that is part of the dialect; any ending asked for by name still holds. diffusers' multistep
-solvers use leading, linspace and trailing with `ending="drop_penultimate"`, timesteps rounded.
+A grid that a project has under another name is here under ours: ComfyUI's "normal" is linspace. The way a project ends
+its grid is part of the dialect, unless an ending is asked for by name. diffusers' multistep solvers use leading,
+linspace and trailing with `ending="drop_penultimate"`, timesteps rounded.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Theirs(NamedTuple):
 
 
 def _linspace_diffusers(steps: int, levels: Levels) -> tuple[float, ...]:
-    """Between two timesteps σ is read linearly, and the network asked at the timestep meant."""
+    """Between two timesteps σ is read linearly; the network is called at the timestep itself."""
     table = table_of("linspace", steps, levels)
     times = (table.t_max - table.t_max * i / max(steps - 1, 1) for i in range(steps))
     return tuple(_linear_in_sigma(table, t) for t in times)
@@ -68,9 +68,9 @@ def _flow_diffusers(steps: int, levels: Levels, shift: float = 1.0) -> tuple[flo
 
 
 def _ays_diffusers(steps: int, levels: Levels, table: str = "sd15") -> tuple[float, ...]:
-    """The printed σ of ten steps alone, rounded to three digits after the point."""
+    """The printed σ, for ten steps only, rounded to three digits after the point."""
     if steps != 10:
-        raise ValueError(f"diffusers has the grid 'ays' for 10 steps alone, got {steps}")
+        raise ValueError(f"diffusers has the grid 'ays' for 10 steps only, got {steps}")
     return _rounded(table)[:-1]
 
 
@@ -98,7 +98,7 @@ def _beta_comfyui(steps: int, levels: Levels, alpha: float = 0.6, beta: float = 
 
 
 def _ddim_comfyui(steps: int, levels: Levels) -> tuple[float, ...]:
-    """Every ⌊n/N⌋-th timestep from 1 on, however many those are: 16 for 15 steps."""
+    """Every ⌊n/N⌋-th timestep from 1 on, however many there are: 16 for 15 steps."""
     table = table_of("ddim_uniform", steps, levels)
     return tuple(reversed(table.sigmas[1 :: table.n // steps]))
 

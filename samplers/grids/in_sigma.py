@@ -54,7 +54,7 @@ def laplace(steps: int, levels: Levels, mu: float = 0.0, beta: float = 0.5) -> t
     """Quantiles of a Laplace law of ln σ, most of them near ln σ = mu.
 
     p(ln σ) ∝ exp(−|ln σ − mu|/beta), cut to the model's levels so that both ends are met; beta > 0.
-    (Hang et al. 2024, arXiv:2407.03297, where it weighs the levels of training)
+    (Hang et al. 2024, arXiv:2407.03297, as a weighting of the levels in training)
     """
     within("laplace.mu", mu, -20, 20)
     positive("laplace.beta", beta)
@@ -65,8 +65,8 @@ def laplace(steps: int, levels: Levels, mu: float = 0.0, beta: float = 0.5) -> t
 def beta_sigma(steps: int, levels: Levels, alpha: float = 0.6, beta: float = 0.6) -> tuple[float, ...]:
     """Quantiles of a Beta(alpha, beta) law in σ itself, dense at both ends below 1; few levels in the middle.
 
-    σ = σ_min + (σ_max − σ_min) F⁻¹(s), alpha and beta above 0. What diffusers and A1111 make of the law that
-    Lee et al. 2024 (arXiv:2407.12173) put on time, which here is the grid `beta`.
+    σ = σ_min + (σ_max − σ_min) F⁻¹(s), alpha and beta above 0. The law is on time in the paper, which is
+    the grid `beta`; diffusers and A1111 put it on σ. (Lee et al. 2024, arXiv:2407.12173)
     """
     positive("beta_sigma.alpha", alpha)
     positive("beta_sigma.beta", beta)
@@ -78,7 +78,7 @@ def flow(steps: int, levels: Levels, shift: float = 1.0) -> tuple[float, ...]:
     """Even in the time of a rectified flow, moved towards noise by `shift` > 0 as for larger pictures.
 
     With σ = t/(1−t) and t = shift u/(1 + (shift−1) u), u falls evenly from its value at σ_max towards that at σ_min,
-    in N steps of which the last is the ending's.  (Esser et al. 2024, arXiv:2403.03206, eq. 23)
+    in N steps of which the last belongs to the ending.  (Esser et al. 2024, arXiv:2403.03206, eq. 23)
     """
     positive("flow.shift", shift)
     high, low = (sigma / (shift + sigma) for sigma in (levels.sigma_max, levels.sigma_min))  # u of the two ends
@@ -92,8 +92,11 @@ def linear_quadratic(
     """The first steps small and even in the time of a rectified flow, the others growing quadratically.
 
     With σ = t/(1−t), t = t_max − r (t_max − t_min): r rises by threshold/L in each of L `linear_steps` (half of N by
-    default), and then as threshold + (threshold/L) j + c j², j = i − L, to 1 at i = N, which is the ending's.
-    (Polyak et al. 2024, arXiv:2410.13720.) ValueError unless 0 < threshold < 1 and 0 < L < N.
+    default), and then as threshold + (threshold/L) j + c j², j = i − L, to 1 at i = N, which belongs to the ending.
+    (Polyak et al. 2024, arXiv:2410.13720)
+
+    Raises:
+        ValueError: threshold is not between 0 and 1, or linear_steps not between 1 and N − 1.
     """
     high, low = (sigma / (1 + sigma) for sigma in (levels.sigma_max, levels.sigma_min))
     times = (high - r * (high - low) for r in linear_quadratic_shares(steps, threshold, linear_steps)[1:])
@@ -101,7 +104,7 @@ def linear_quadratic(
 
 
 def linear_quadratic_shares(steps: int, threshold: float, linear_steps: int | None) -> list[float]:
-    """r of `linear_quadratic`: the share of the way done before each step; raises as that does."""
+    """r of `linear_quadratic`: the share of the way done before each step. Raises as that does."""
     if not 0 < threshold < 1:
         raise ValueError(f"linear_quadratic.threshold must be between 0 and 1, got {threshold!r}")
     if steps == 1:

@@ -1,8 +1,7 @@
 """Grids spaced in the model's time t. Tuples of Python floats, from the highest level down, all above 0.
 
-With n timesteps t = 0 … n−1 (or a continuous time from t_min to t_max), N levels and i = 0 … N−1. Where a grid falls
-between two timesteps of a table, σ is read log-linearly, as `DiscreteLevels.t` does: the network is then called at
-exactly these t.
+With n timesteps t = 0 … n−1 (or a continuous time from t_min to t_max), N levels and i = 0 … N−1. Between two
+timesteps of a table σ is read log-linearly, as `DiscreteLevels.t` does, so the network is called at exactly these t.
 """
 
 from __future__ import annotations
@@ -17,7 +16,10 @@ def leading(steps: int, levels: Levels, offset: int = 0) -> tuple[float, ...]:
     """Even integer timesteps from the low end: t = i ⌊n/steps⌋ + offset; starts below σ_max.
 
     The spacing of the DDIM code (Song, Meng, Ermon 2021, arXiv:2010.02502), named in Lin et al. 2023 (arXiv:2305.08891,
-    Table 2). Stable Diffusion v1 was published with offset 1. ValueError where that leads beyond the table.
+    Table 2). Stable Diffusion v1 was published with offset 1.
+
+    Raises:
+        ValueError: the first timestep would be beyond the table.
     """
     whole("leading.offset", offset, 0)
     return _from_below("leading", steps, levels, offset)
@@ -27,7 +29,7 @@ def ddim_uniform(steps: int, levels: Levels) -> tuple[float, ...]:
     """Stable Diffusion's own spacing: `leading` with offset 1.
 
     t = i ⌊n/N⌋ + 1  (the sampler of Rombach et al. 2022, arXiv:2112.10752). That code takes every t below n, which
-    gives more levels than asked for where N does not divide n; dialect "comfyui" keeps that.
+    gives more levels than asked for if N does not divide n; dialect "comfyui" keeps that.
     """
     return _from_below("ddim_uniform", steps, levels, 1)
 
@@ -90,7 +92,7 @@ def turbo(steps: int, levels: Levels) -> tuple[float, ...]:
 
 
 def beta(steps: int, levels: Levels, alpha: float = 0.6, beta: float = 0.6) -> tuple[float, ...]:
-    """Quantiles of a Beta(alpha, beta) law in time, dense at both ends where these are below 1.
+    """Quantiles of a Beta(alpha, beta) law in time, dense at both ends if these are below 1.
 
     t = t_min + (t_max − t_min) F⁻¹(1 − i/N), unrounded; alpha and beta above 0.  (Lee et al. 2024, arXiv:2407.12173)
     Half of the projects that have a grid of this name put the law on σ: see `beta_sigma` and the dialects.
@@ -108,7 +110,11 @@ def beta_quantile(share: float, alpha: float, beta: float) -> float:
 
 
 def timed(name: str, steps: int, levels: Levels) -> TimedLevels:
-    """`levels` as those of a model that counts time; ValueError for others, or for more levels than timesteps."""
+    """`levels` as a noise schedule with a time.
+
+    Raises:
+        ValueError: they have none, or `steps` is more than the model has timesteps.
+    """
     if not isinstance(levels, TimedLevels):
         raise ValueError(f"grid {name!r} is spaced in time and needs levels that have one, such as discrete levels")
     if isinstance(levels, DiscreteLevels):
@@ -133,7 +139,11 @@ def _from_below(name: str, steps: int, levels: Levels, offset: int) -> tuple[flo
 
 
 def table_of(name: str, steps: int, levels: Levels) -> DiscreteLevels:
-    """`levels` as a table of timesteps; ValueError for others, or for more levels than timesteps."""
+    """`levels` as a table of timesteps.
+
+    Raises:
+        ValueError: they are not one, or `steps` is more than it has timesteps.
+    """
     if not isinstance(levels, DiscreteLevels):
         raise ValueError(f"grid {name!r} is spaced in timesteps and needs discrete levels")
     _check_count(name, steps, levels)

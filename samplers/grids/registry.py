@@ -1,8 +1,8 @@
-"""Grids: at which noise levels a sampler stops on its way down. Tuples of Python floats, computed in float64.
+"""The registry of grids, and the ending that each gets. Tuples of Python floats, computed in float64.
 
-A grid function takes `steps` (how many levels, all above 0) and `levels` (what the model knows) and gives the positive
-levels from the highest down; `grid` looks it up by name and adds the ending. A new grid is its function and its line in
-`GRIDS`.
+A grid is the σ at which a sampler stops on its way down. A grid function takes `steps` (how many levels, all above 0)
+and `levels` (the noise schedule of the model), and returns the positive levels from the highest down. `grid` looks it
+up by name and adds the ending. A new grid is one function and one line in `GRIDS`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any, Literal, get_args
 
 from samplers.checks import check_options, look_up, whole, within
-from samplers.grids.dialects import DIALECTS
+from samplers.grids.dialects import DIALECTS, Theirs
 from samplers.grids.in_sigma import (
     beta_sigma,
     exponential,
@@ -43,38 +43,54 @@ OURS = "ours"
 
 
 def grid(
-    name: str, *, steps: int, levels: Levels, ending: str = "to_zero", dialect: str = OURS, **options: Any
+    name: str, *, steps: int, levels: Levels, ending: str | None = None, dialect: str = OURS, **options: Any
 ) -> tuple[float, ...]:
     """The grid `name` for `steps` steps: steps + 1 floats, strictly decreasing.
 
     How it ends:
         to_zero             `steps` levels, then 0.0
         stop_at_sigma_min   `steps` + 1 levels, the last one positive: some noise stays, σ = 0 is never reached
-        drop_penultimate    `steps` + 1 levels, the lowest of which gives way to 0.0
+        drop_penultimate    `steps` + 1 levels, the lowest of which is replaced by 0.0
 
-    The last two need one level more of the grid than there are steps.
+    The last two need one level more of the grid than there are steps. Without an `ending` the grid ends as its dialect
+    does, which is "to_zero" for nearly all (`default_ending`). An ending that is given always holds.
 
-    Where projects disagree on what a name means, `dialect` gives the numbers of one of them ("diffusers", "comfyui",
-    "a1111", "k-diffusion"; see samplers/dialects.py). A few of those have another count of levels than was asked for.
+    Where projects disagree on what a name means, `dialect` gives the values of one of them ("diffusers", "comfyui",
+    "a1111", "k-diffusion"; see samplers/grids/dialects.py). A few of those have another number of levels than was asked
+    for.
 
-    Raises ValueError for an unknown name, ending, dialect or option (with the nearest known one), for `steps` below 1
-    or more than the model has timesteps, and for options with which neighbouring levels would coincide.
+    Raises:
+        ValueError: a name, ending, dialect or option is unknown (the message has the nearest known one), `steps` is
+            below 1 or more than the model has timesteps, or neighbouring levels would coincide.
     """
     spacing = look_up("grid", name, GRIDS)
+    if ending is None:
+        ending = default_ending(name, dialect)
     look_up("ending", ending, dict.fromkeys(ENDINGS))
     if dialect != OURS:
-        grids = look_up("dialect", dialect, {OURS: {}, **DIALECTS})
-        spacing, own_ending = look_up(f"grid of {dialect}", name, grids)
-        ending = own_ending if ending == "to_zero" else ending
+        spacing = _theirs(name, dialect).spacing
     check_options(f"grid {name!r}", spacing, options)
     whole("steps", steps, 1)
-    # Whatever holds numbers will do: integers, or a tensor.
+    # Any iterable of numbers will do: integers, or a tensor.
     sigmas = tuple(map(float, spacing(steps if ending == "to_zero" else steps + 1, levels, **options)))
     if ending != "stop_at_sigma_min":
         sigmas = (*(sigmas if ending == "to_zero" else sigmas[:-1]), 0.0)
     if not all(a > b for a, b in pairwise(sigmas)):
         raise ValueError(f"grid {name!r} has coinciding levels at {steps} steps with options {options}")
     return sigmas
+
+
+def default_ending(name: str, dialect: str = OURS) -> str:
+    """How the grid `name` ends in a dialect unless told otherwise.
+
+    Raises:
+        ValueError: the dialect is unknown, or has no such grid.
+    """
+    return "to_zero" if dialect == OURS else _theirs(name, dialect).ending
+
+
+def _theirs(name: str, dialect: str) -> Theirs:
+    return look_up(f"grid of {dialect}", name, look_up("dialect", dialect, {OURS: {}, **DIALECTS}))
 
 
 def blend(
@@ -86,7 +102,10 @@ def blend(
 ) -> tuple[float, ...]:
     """Between two other grids, level by level: ln σ = (1 − share) ln σ_first + share ln σ_second.
 
-    Each is a name, or a table of a name and its options, like {"name": "karras", "rho": 5.0}; 0 ≤ share ≤ 1.
+    Each is a name, or a table of a name and its options, like {"name": "karras", "rho": 5.0}.
+
+    Raises:
+        ValueError: share is not in [0, 1], or a grid or an option is unknown.
     """
     within("blend.share", share, 0, 1)
     one, other = (_levels_of(choice, steps, levels) for choice in (first, second))

@@ -1,7 +1,7 @@
-"""Grids that somebody searched for and printed, grids written out by hand, and blends of two others.
+"""Grids from printed tables, and grids written out by hand.
 
-A printed table of K steps has K + 1 levels, the lowest of which the ending replaces. Other numbers of steps are read
-from it log-linearly: ln σ at even places between the first level and the last.
+A printed table of K steps has K + 1 levels, the lowest of which the ending replaces. For other numbers of steps it is
+read log-linearly: ln σ at even places between the first level and the last.
 """
 
 from __future__ import annotations
@@ -78,7 +78,10 @@ def ays(steps: int, levels: Levels, table: str = "sd15") -> tuple[float, ...]:
     """Align Your Steps: the table that minimises a bound on the divergence from the data's law, for 10 steps.
 
     `table` is "sd15", "sdxl" (both in timesteps of a model of 1000) or "svd" (in σ, 700 to 0.002).
-    (Sabour et al. 2024, arXiv:2404.14507.) ValueError for a model of other levels, which the table says nothing about.
+    (Sabour et al. 2024, arXiv:2404.14507)
+
+    Raises:
+        ValueError: the table is unknown, or the model has other levels than it is for.
     """
     if table == "svd":
         printed: Sequence[float] = AYS_VIDEO
@@ -88,7 +91,7 @@ def ays(steps: int, levels: Levels, table: str = "sd15") -> tuple[float, ...]:
     elif isinstance(levels, DiscreteLevels) and levels.n == 1000:
         printed = [levels.sigmas[t] for t in AYS_TIMESTEPS[table]]
     else:
-        raise ValueError(f"grid 'ays' with table {table!r} is one of timesteps and needs a model of 1000 of them")
+        raise ValueError(f"grid 'ays' with table {table!r} lists timesteps and needs a model with 1000 of them")
     return stretched(printed, steps + 1)[:-1]
 
 
@@ -96,7 +99,10 @@ def gits(steps: int, levels: Levels) -> tuple[float, ...]:
     """Geometry-inspired time schedules for Stable Diffusion v1: the tables of 2 to 20 steps, at coefficient 1.20.
 
     Found by dynamic programming on the shape of a teacher's path. Beyond 20 steps the last table is read log-linearly.
-    (Chen et al. 2024, arXiv:2405.11326.) ValueError for a model of other levels, which the tables say nothing about.
+    (Chen et al. 2024, arXiv:2405.11326)
+
+    Raises:
+        ValueError: the model has other levels than the tables are for.
     """
     _check_range("gits", levels, 0.02916753, 14.61464119)
     if steps == 1:
@@ -110,8 +116,10 @@ def explicit(
 ) -> tuple[float, ...]:
     """Levels written out by hand, from the highest down: `sigmas`, or `timesteps` of a model's table.
 
-    All above 0, and as many as the ending asks for: `steps`, or one more where it does not go to zero. ValueError
-    otherwise, and unless exactly one of the two is given.
+    All are above 0, and as many as the ending asks for: `steps`, or one more unless it is "to_zero".
+
+    Raises:
+        ValueError: there are too many or too few, the last is not above 0, or not exactly one of the two is given.
     """
     if bool(len(sigmas)) == bool(len(timesteps)):
         raise ValueError("grid 'explicit' needs its levels: give either sigmas or timesteps")
@@ -119,7 +127,7 @@ def explicit(
         raise ValueError("explicit.timesteps needs discrete levels")
     given = [levels.sigma(t) for t in timesteps] if isinstance(levels, DiscreteLevels) and timesteps else sigmas
     if len(given) != steps:
-        raise ValueError(f"grid 'explicit' lists {len(given)} levels, and {steps} are needed")
+        raise ValueError(f"grid 'explicit' lists {len(given)} levels, but {steps} are needed")
     if not given[-1] > 0:
         raise ValueError(f"grid 'explicit' must end above 0, got {given[-1]!r}; the ending adds the 0")
     return tuple(float(sigma) for sigma in given)

@@ -1,4 +1,4 @@
-"""Certificates: what a sampler claims of itself, measured on problems whose answer is known exactly.
+"""Certificates: the claims of a sampler, measured on problems with known solutions.
 
 certificates = [certify(subject) for subject in subjects("unipc")]
 """

@@ -1,4 +1,4 @@
-"""The certificate of one sampler: what it claims, what was measured, and whether they agree."""
+"""The certificate of one sampler: its claims, what was measured, and whether they agree."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from sdlab.certify.subjects import Subject, label_of
 
 @dataclass(frozen=True)
 class Certificate:
-    """Everything measured of a subject; of one that gives no sound states that is only why."""
+    """Everything measured of a subject; for one with invalid states, only the reason."""
 
     name: str
-    options: dict[str, Any]  # that differ from the defaults
+    options: dict[str, Any]  # those that differ from the defaults
     family: str
     claimed: int
     stochastic: bool
     checks: tuple[Check, ...]
     orders: Orders = field(default_factory=Orders)
     accuracy: tuple[Accuracy, ...] = ()
-    memory: int | None = None  # states it remembers
+    memory: int | None = None  # how many states it remembers
 
     @property
     def label(self) -> str:
@@ -44,26 +44,26 @@ class Certificate:
         return [check for check in self.checks if check.ok is False]
 
     def as_dict(self) -> dict[str, Any]:
-        """For a machine to read: nan as None."""
+        """A dictionary for JSON, with nan as None."""
         lowest = self.orders.lowest
         return {"label": self.label, "ok": self.ok, "measured": _plain(lowest), **_plain(dataclasses.asdict(self))}
 
 
 def certify(subject: Subject) -> Certificate:
-    """Measure a subject. Nothing that its rule does or raises stops this: it is written down as a claim that fails.
+    """Measure a subject. Whatever its sampler raises is recorded as a claim that fails.
 
-    What a number of passes buys, and the order on Brownian paths, are measured with default options alone.
+    Accuracy and the order on Brownian paths are measured with default options only.
     """
-    rule, plain = subject.rule, not subject.options
-    found = checks(rule)
-    given = Certificate(subject.name, subject.options, subject.family, rule.order, rule.stochastic, tuple(found))
+    sampler, plain = subject.sampler, not subject.options
+    found = checks(sampler)
+    given = Certificate(subject.name, subject.options, subject.family, sampler.order, sampler.stochastic, tuple(found))
     if found[0].ok is False:  # no states to measure
         return given
     try:
-        orders = measure(rule, strong=plain)
-        budgets = accuracy(rule) if plain else ()
-        found.append(judge(rule.order, orders))
-        return replace(given, checks=tuple(found), orders=orders, accuracy=tuple(budgets), memory=memory_of(rule))
+        orders = measure(sampler, strong=plain)
+        budgets = accuracy(sampler) if plain else ()
+        found.append(judge(sampler.order, orders))
+        return replace(given, checks=tuple(found), orders=orders, accuracy=tuple(budgets), memory=memory_of(sampler))
     except Exception as error:
         return replace(given, checks=(*found, Check("measurement", False, failure(error))))
 

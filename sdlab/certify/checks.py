@@ -1,4 +1,4 @@
-"""What every sampler must keep to, whatever its order: the shape of x, its own count, its hands off its arguments."""
+"""Checks that apply to every sampler, whatever its order: the shape of x, the count of calls, pure steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIZES = (1, 2, 3, 10)
 
 @dataclass(frozen=True)
 class Check:
-    """One claim and whether it holds, None if that cannot be measured; `detail` says what was seen, in one line."""
+    """One claim and whether it holds, None if that cannot be measured. `detail` is one line on what was seen."""
 
     name: str
     ok: bool | None
@@ -29,35 +29,35 @@ class Broken(Exception):
     """A claim does not hold; the message says where."""
 
 
-def checks(rule: samplers.Sampler) -> list[Check]:
-    """Run every check; an exception of the rule's own is what was seen."""
-    return [_run(name, check, rule) for name, check in _CHECKS.items()]
+def checks(sampler: samplers.Sampler) -> list[Check]:
+    """Run every check. An exception in the sampler is a check that fails."""
+    return [_run(name, check, sampler) for name, check in _CHECKS.items()]
 
 
 def failure(error: Exception) -> str:
-    """`"ZeroDivisionError: division by zero"`, in one line; the words alone of a `Broken`."""
+    """`"ZeroDivisionError: division by zero"`, in one line; only the message for a `Broken`."""
     text = " ".join(str(error).split())
     return text if isinstance(error, Broken) else f"{type(error).__name__}: {text}"
 
 
-def calls_of(rule: samplers.Sampler, sigmas: tuple[float, ...]) -> int:
+def calls_of(sampler: samplers.Sampler, sigmas: tuple[float, ...]) -> int:
     """Denoiser calls of a run, by counting."""
     denoise = Counted(MIXTURE.denoise)
-    samplers.run(rule, denoise, _start(sigmas), sigmas, noise=samplers.seeded([0, 1]))
+    samplers.run(sampler, denoise, _start(sigmas), sigmas, noise=samplers.seeded([0, 1]))
     return denoise.calls
 
 
-def memory_of(rule: samplers.Sampler, steps: int = 12) -> int:
-    """How many states, in the size of x, the rule remembers when its memory is full."""
+def memory_of(sampler: samplers.Sampler, steps: int = 12) -> int:
+    """How many states, in the size of x, the sampler remembers when its memory is full."""
     sigmas = order_grid(steps)
     x = _start(sigmas)
-    kept = [sum(t.numel() for t in _tensors(memory)) // x.numel() for _, memory in _walk(rule, x, sigmas)]
+    kept = [sum(t.numel() for t in _tensors(memory)) // x.numel() for _, memory in _walk(sampler, x, sigmas)]
     return max(kept)
 
 
-def _run(name: str, check: Callable[[samplers.Sampler], str], rule: samplers.Sampler) -> Check:
+def _run(name: str, check: Callable[[samplers.Sampler], str], sampler: samplers.Sampler) -> Check:
     try:
-        return Check(name, True, check(rule))
+        return Check(name, True, check(sampler))
     except Exception as error:
         return Check(name, False, failure(error))
 
@@ -66,15 +66,15 @@ def _start(sigmas: tuple[float, ...], dtype: torch.dtype = torch.float64) -> Ten
     return sigmas[0] * torch.randn((2, 2), generator=torch.Generator().manual_seed(3), dtype=dtype)
 
 
-def _walk(rule: samplers.Sampler, x: Tensor, sigmas: tuple[float, ...]) -> Iterator[tuple[Tensor, Any]]:
-    """x and the memory after every step; `Broken` where a step gives something that is no state, or writes to x."""
+def _walk(sampler: samplers.Sampler, x: Tensor, sigmas: tuple[float, ...]) -> Iterator[tuple[Tensor, Any]]:
+    """x and the memory after every step; `Broken` if a step returns an invalid state or writes to its arguments."""
     noise, denoise = samplers.seeded(list(range(len(x)))), Counted(MIXTURE.denoise)
-    memory = rule.prepare(sigmas)
+    memory = sampler.prepare(sigmas)
     for i in range(len(sigmas) - 1):
         where = f"step {i + 1} of {len(sigmas) - 1} (sigma {sigmas[i]:.4g} to {sigmas[i + 1]:.4g})"
         before, kept = x.clone(), [(t, t.clone()) for t in _tensors(memory)]
         try:
-            out = rule.step(denoise, x, sigmas[i], sigmas[i + 1], memory, noise)
+            out = sampler.step(denoise, x, sigmas[i], sigmas[i + 1], memory, noise)
         except Exception as error:
             raise Broken(f"{where}: {failure(error)}") from error
         if not isinstance(out, tuple) or len(out) != 2:
@@ -103,44 +103,44 @@ def _tensors(memory: Any) -> Iterator[Tensor]:
             yield from _tensors(part)
 
 
-def _states(rule: samplers.Sampler) -> str:
+def _states(sampler: samplers.Sampler) -> str:
     """Finite states in the shape and dtype of x, for a few steps and many, down to 0 and not."""
     for dtype in (torch.float64, torch.float32):
         for steps in _SIZES:
             for sigmas in (use_grid(steps), order_grid(steps)):
-                for _ in _walk(rule, _start(sigmas, dtype), sigmas):
+                for _ in _walk(sampler, _start(sigmas, dtype), sigmas):
                     pass
     return f"finite and in shape at {', '.join(map(str, _SIZES))} steps"
 
 
-def _counts(rule: samplers.Sampler) -> str:
-    """As many denoiser calls as `nfe` says."""
+def _counts(sampler: samplers.Sampler) -> str:
+    """The number of denoiser calls is what `nfe` says."""
     for steps in _SIZES:
         for sigmas in (use_grid(steps), order_grid(steps)):
-            claimed, counted = rule.nfe(sigmas), calls_of(rule, sigmas)
+            claimed, counted = sampler.nfe(sigmas), calls_of(sampler, sigmas)
             if claimed is not None and claimed != counted:
-                raise Broken(f"nfe says {claimed} calls for {steps} steps to {sigmas[-1]:.4g}, and {counted} were made")
-    return "counted as it says" if claimed is not None else "it says no number beforehand"
+                raise Broken(f"nfe says {claimed} calls for {steps} steps to {sigmas[-1]:.4g}, but {counted} were made")
+    return "as many as nfe says" if claimed is not None else "nfe is None: the sampler chooses its steps"
 
 
-def _alone(rule: samplers.Sampler) -> str:
-    """An image is the same alone and with others."""
+def _alone(sampler: samplers.Sampler) -> str:
+    """An image comes out the same alone and in a batch."""
     sigmas = use_grid(6)
     x = _start(sigmas)
     denoise = Counted(MIXTURE.denoise)
-    together = samplers.run(rule, denoise, x, sigmas, noise=samplers.seeded([0, 1]))
+    together = samplers.run(sampler, denoise, x, sigmas, noise=samplers.seeded([0, 1]))
     for i in range(len(x)):
-        alone = samplers.run(rule, denoise, x[i : i + 1], sigmas, noise=samplers.seeded([i]))
+        alone = samplers.run(sampler, denoise, x[i : i + 1], sigmas, noise=samplers.seeded([i]))
         if not torch.allclose(alone, together[i : i + 1], rtol=1e-9, atol=1e-9):
             raise Broken(f"an image differs by {(alone - together[i]).abs().max():.2g} when it is sampled alone")
-    return "each image as if alone"
+    return "each image comes out as if alone"
 
 
-def _bounded(rule: samplers.Sampler) -> str:
+def _bounded(sampler: samplers.Sampler) -> str:
     """What is remembered does not grow with the number of steps."""
-    few, many = memory_of(rule), memory_of(rule, 24)
+    few, many = memory_of(sampler), memory_of(sampler, 24)
     if many > few:
-        raise Broken(f"remembers {few} states after 12 steps, {many} after 24")
+        raise Broken(f"remembers {few} states after 12 steps and {many} after 24")
     return f"remembers {few} state{'s' * (few != 1)}"
 
 

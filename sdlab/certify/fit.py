@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FLOOR = 1e-11  # errors below are those of the reference and of float64
+FLOOR = 1e-11  # smaller errors are those of the reference and of float64
 
 
 @dataclass(frozen=True)
 class Fit:
-    """log error = − order · log steps + constant, by least squares over the finest grids.
+    """log error = −order · log steps + constant, by least squares over the finest grids.
 
-    `order` and its standard error `spread` are nan where fewer than two errors lie above the rounding.
+    `order` and its standard error `spread` are nan if fewer than two errors are above the rounding.
     """
 
     steps: tuple[int, ...]
@@ -25,7 +25,7 @@ class Fit:
 
     @property
     def exact(self) -> bool:
-        """Whether every error is that of the arithmetic."""
+        """Whether every error is one of rounding."""
         return max(self.errors) < FLOOR
 
     @property

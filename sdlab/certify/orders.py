@@ -1,4 +1,4 @@
-"""Orders, measured: of the path, of the law, and of the path of a stochastic rule."""
+"""Measured orders: of the path, of the law, and of the path of a stochastic sampler."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 import samplers
 from samplers.denoiser import Counted
-from samplers.exact.law import NoLawError, laws, marginal, strong_errors
+from samplers.exact import NoLawError, laws, marginal, strong_errors
 from sdlab.certify.checks import Check
 from sdlab.certify.fit import Fit, fit
 from sdlab.certify.problems import FLOWS, GAUSSIAN, STOPS, exact_path, order_grid
@@ -19,18 +19,18 @@ from sdlab.certify.problems import FLOWS, GAUSSIAN, STOPS, exact_path, order_gri
 STEPS = (64, 128, 256, 512)
 STRONG_STEPS, STRONG_LIMIT = (16, 32, 64), 256
 TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6)
-SHORT = 0.25  # by how much a measured order may fall short of the one claimed
-_SMOOTH = samplers.vp_levels()  # a table of levels has a corner at each, which a high order in its time would see
+SHORT = 0.25  # by how much a measured order may fall short of the claimed one
+_SMOOTH = samplers.vp_levels()  # a table of levels has corners, which would limit a high order in its time
 
 
 @dataclass(frozen=True)
 class Orders:
-    """Fits by what they are of; empty where that does not apply.
+    """Fits by what they measure; empty if it does not apply.
 
-    `path` has one a problem, of a deterministic rule as it runs; `full` the same with its memory full from the start,
-    measured where the first falls short of the claim. `weak` has the mean and the variance of a stochastic rule's law
-    on the Gaussian, the worst relative error over all levels and dimensions; `strong` its pictures on Brownian paths.
-    `levels` has these errors at each level of 20 steps: (σ, mean, variance).
+    `path` has one per problem, for a deterministic sampler as it runs. `full` is the same with the memory full from the
+    start, measured if the first falls short of the claim. `weak` has the mean and the variance of the law of a
+    stochastic sampler on the Gaussian: the worst relative error over all levels and dimensions. `strong` is the order
+    of its pictures on Brownian paths. `levels` has the errors of `weak` at each level of 20 steps: (σ, mean, variance).
     """
 
     path: dict[str, Fit] = field(default_factory=dict)
@@ -41,37 +41,39 @@ class Orders:
 
     @property
     def judged(self) -> dict[str, Fit]:
-        """The fits that the claim is held against: the better of `path` and `full`, or those of the law."""
+        """The fits that the claim is compared with: the better of `path` and `full`, or those of the law."""
         return {**self.path, **{k: f for k, f in self.full.items() if not self.path[k].order > f.order}, **self.weak}
 
     @property
     def lowest(self) -> float:
-        """The lowest order that was measured; nan where none could be."""
+        """The lowest measured order; nan if there is none."""
         return min((fit.order for fit in self.judged.values() if not math.isnan(fit.order)), default=math.nan)
 
 
-def measure(rule: samplers.Sampler, strong: bool = True) -> Orders:
-    """Every order of a rule; with `strong` that on Brownian paths too."""
-    rule = rule.with_levels(_SMOOTH)
-    if rule.stochastic:
+def measure(sampler: samplers.Sampler, strong: bool = True) -> Orders:
+    """All orders of a sampler; with `strong` also that on Brownian paths."""
+    sampler = sampler.with_levels(_SMOOTH)
+    if sampler.stochastic:
         try:
-            return Orders(weak=_weak(rule), strong=_strong(rule) if strong else None, levels=_at_levels(rule, 20))
+            return Orders(
+                weak=_weak(sampler), strong=_strong(sampler) if strong else None, levels=_at_levels(sampler, 20)
+            )
         except NoLawError:
             return Orders()
-    if isinstance(rule, samplers.AdaptiveSampler):
-        return Orders({problem: _by_tolerance(rule, problem) for problem in FLOWS})
-    if rule.nfe(order_grid(2)) is None:  # it chooses its steps, and no tolerance says how
+    if isinstance(sampler, samplers.AdaptiveSampler):
+        return Orders({problem: _by_tolerance(sampler, problem) for problem in FLOWS})
+    if sampler.nfe(order_grid(2)) is None:  # it chooses its steps, and no tolerance says how
         return Orders()
-    path = {problem: _path(rule, problem) for problem in FLOWS}
-    if not any(_falls_short(one, rule.order) for one in path.values()):
+    path = {problem: _path(sampler, problem) for problem in FLOWS}
+    if not any(_falls_short(one, sampler.order) for one in path.values()):
         return Orders(path)
-    return Orders(path, {problem: _path(rule, problem, eased=True) for problem in FLOWS})
+    return Orders(path, {problem: _path(sampler, problem, eased=True) for problem in FLOWS})
 
 
 def judge(claimed: int, orders: Orders) -> Check:
-    """Whether the orders are those claimed: no lower by more than `SHORT`."""
+    """Whether the measured orders are at least the claimed one less `SHORT`."""
     if not orders.judged:
-        return Check("order", None, "it chooses its steps, or is not linear: there is no order to measure")
+        return Check("order", None, "not measured: the sampler chooses its steps, or is not linear")
     seen = ", ".join(f"{name} {one.text}" for name, one in orders.judged.items())
     if claimed <= 0:
         return Check("order", True, f"claims none, measured {seen}")
@@ -84,28 +86,28 @@ def _falls_short(one: Fit, claimed: int) -> bool:
     return not one.exact and not one.order >= claimed - SHORT
 
 
-def _path(rule: samplers.Sampler, problem: str, eased: bool = False) -> Fit:
-    """RMS distance to the exact flow; `eased` cuts up the first step, so that there is something to look back on."""
+def _path(sampler: samplers.Sampler, problem: str, eased: bool = False) -> Fit:
+    """RMS distance to the exact flow. `eased` cuts up the first step, which fills the memory."""
     errors = []
     for steps in STEPS:
         sigmas: Sequence[float] = order_grid(steps)
-        errors.append(_distance(rule, problem, samplers.eased(sigmas) if eased else sigmas, steps)[0])
+        errors.append(_distance(sampler, problem, samplers.eased(sigmas) if eased else sigmas, steps)[0])
     return fit(STEPS, errors)
 
 
-def _by_tolerance(rule: samplers.AdaptiveSampler, problem: str) -> Fit:
-    """The same for a rule that chooses its steps, against the calls that finer tolerances cost."""
+def _by_tolerance(sampler: samplers.AdaptiveSampler, problem: str) -> Fit:
+    """The same for an adaptive sampler, against the calls at finer tolerances."""
     errors, calls = zip(
-        *(_distance(rule.with_tolerance(rtol), problem, order_grid(1), 1) for rtol in TOLERANCES), strict=True
+        *(_distance(sampler.with_tolerance(rtol), problem, order_grid(1), 1) for rtol in TOLERANCES), strict=True
     )
     return fit(calls, errors)
 
 
-def _distance(rule: samplers.Sampler, problem: str, sigmas: Sequence[float], steps: int) -> tuple[float, int]:
-    """RMS distance to the exact flow in deviations, over the stops that the last `steps` steps make; and the calls."""
+def _distance(sampler: samplers.Sampler, problem: str, sigmas: Sequence[float], steps: int) -> tuple[float, int]:
+    """RMS distance to the exact flow in standard deviations, over the stops of the last `steps` steps; the calls."""
     law, path, stops = FLOWS[problem], exact_path(problem), order_grid(STOPS)
     denoise, states = Counted(law.denoise), list[Tensor]()
-    samplers.run(rule, denoise, path[0], sigmas, on_step=lambda _, x: states.append(x))
+    samplers.run(sampler, denoise, path[0], sigmas, on_step=lambda _, x: states.append(x))
     count = min(STOPS, steps)
     made = states[-steps:][steps // count - 1 :: steps // count]
     gaps = [
@@ -115,24 +117,24 @@ def _distance(rule: samplers.Sampler, problem: str, sigmas: Sequence[float], ste
     return sqrt(float(sum(gaps)) / count), denoise.calls
 
 
-def _weak(rule: samplers.Sampler) -> dict[str, Fit]:
-    worst = [[max(errors) for errors in list(zip(*_at_levels(rule, steps), strict=True))[1:]] for steps in STEPS]
+def _weak(sampler: samplers.Sampler) -> dict[str, Fit]:
+    worst = [[max(errors) for errors in list(zip(*_at_levels(sampler, steps), strict=True))[1:]] for steps in STEPS]
     means, variances = zip(*worst, strict=True)
     return {"mean": fit(STEPS, means), "variance": fit(STEPS, variances)}
 
 
-def _at_levels(rule: samplers.Sampler, steps: int) -> tuple[tuple[float, float, float], ...]:
-    """At every level the worst error of the mean, in deviations, and of the variance, relative."""
+def _at_levels(sampler: samplers.Sampler, steps: int) -> tuple[tuple[float, float, float], ...]:
+    """At every level the worst errors: of the mean in standard deviations, of the variance relative to it."""
     sigmas = order_grid(steps)
     found = []
-    for sigma, law in zip(sigmas[1:], laws(rule, GAUSSIAN, sigmas), strict=True):
+    for sigma, law in zip(sigmas[1:], laws(sampler, GAUSSIAN, sigmas), strict=True):
         right = marginal(GAUSSIAN, sigma)
         mean = ((law.mean - right.mean).abs() / right.variance.sqrt()).max().item()
         found.append((sigma, mean, (law.variance / right.variance - 1).abs().max().item()))
     return tuple(found)
 
 
-def _strong(rule: samplers.Sampler) -> Fit:
+def _strong(sampler: samplers.Sampler) -> Fit:
     """RMS distance between runs of few and of many steps on one Brownian path, on the Gaussian, exactly."""
     grids = [order_grid(steps) for steps in STRONG_STEPS]
-    return fit(STRONG_STEPS, strong_errors(rule, GAUSSIAN, grids, order_grid(STRONG_LIMIT)))
+    return fit(STRONG_STEPS, strong_errors(sampler, GAUSSIAN, grids, order_grid(STRONG_LIMIT)))

@@ -81,7 +81,7 @@ def _family(title: str, ours: Sequence[Certificate], all_: Sequence[Certificate]
 
 
 def _docstring(kind: type) -> Iterator[str]:
-    """What the class says of itself: prose as paragraphs with links to the papers, equations as blocks of code."""
+    """The docstring of the class: prose as paragraphs with links to the papers, equations as blocks of code."""
     for paragraph in (inspect.getdoc(kind) or "").split("\n\n"):
         if paragraph.startswith("Raises:"):
             yield f"Raises {_linked(paragraph.removeprefix('Raises:'))}\n"
@@ -103,7 +103,7 @@ def _certificate(one: Certificate, others: Sequence[Certificate]) -> Iterator[st
     yield f"| {kind}, claims {claim} | order measured | holds |"
     yield "|---|---|---|"
     for row in (one, *others):
-        label = row.label if row.options else "as it comes"
+        label = row.label if row.options else "default options"
         yield f"| {label} | {_orders(row)} | {'yes' if row.ok else '**no**'} |"
     yield ""
     for row in (one, *others):

@@ -1,4 +1,4 @@
-"""Pictures of certificates: error against passes, and the paths that samplers take."""
+"""Plots of certificates: error against network passes, and the paths that samplers take."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 import samplers
 from samplers.denoiser import Counted
-from samplers.exact.problems import GaussianMixture
+from samplers.exact import GaussianMixture
 from sdlab.certify.accuracy import PASSES
 from sdlab.certify.certificate import Certificate
 from sdlab.certify.problems import MIXTURE, use_grid
@@ -33,9 +33,10 @@ _PATH_STEPS, _PATHS = 8, 4
 
 
 def plot_errors(certificates: Sequence[Certificate], path: Path) -> None:
-    """A panel a family: W₂ to the Gaussian against network passes; the W₁ of a mixture where there is no exact law.
+    """One panel per family: W₂ to the Gaussian against network passes, or the W₁ of a mixture if there is no exact law.
 
-    Raises RunError where the file cannot be written.
+    Raises:
+        RunError: the file cannot be written.
     """
     lines = [one for one in certificates if one.accuracy]
     families = [title for title in (*FAMILIES, OTHER) if any(one.family == title for one in lines)]
@@ -78,9 +79,10 @@ def _line(one: Certificate) -> tuple[list[int], list[float]]:
 
 
 def plot_paths(names: Sequence[str], path: Path) -> None:
-    """A small panel a sampler: its paths on the mixture in eight steps, over the exact flow in grey.
+    """One small panel per sampler: its paths on the mixture in eight steps, over the exact flow in grey.
 
-    Raises RunError where the file cannot be written.
+    Raises:
+        RunError: the file cannot be written.
     """
     columns = min(4, len(names))
     rows = math.ceil(len(names) / columns)
@@ -94,7 +96,7 @@ def plot_paths(names: Sequence[str], path: Path) -> None:
 
 
 def _draw_paths(axes: Axes, name: str) -> None:
-    """In x/√(1 + σ²), where noise and data are of one size."""
+    """In x/√(1 + σ²), where noise and data have the same scale."""
     sigmas, exact, levels = use_grid(_PATH_STEPS), *_exact_paths()
     states, noise = [exact[0]], samplers.brownian_path(range(_PATHS))
     samplers.run(samplers.make(name), Counted(MIXTURE.denoise), exact[0], sigmas, noise, lambda _, x: states.append(x))

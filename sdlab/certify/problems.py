@@ -1,7 +1,7 @@
-"""The problems that samplers are certified on, and what is known of them.
+"""The problems that samplers are certified on, and their exact solutions.
 
-Order is measured from σ = 10 down to 0.02 on a grid even in log σ, where no step to 0 disturbs it. What a number of
-network passes buys is measured as users run: on the Karras grid of Stable Diffusion's range, down to 0.
+Order is measured from σ = 10 down to 0.02 on a grid even in log σ, where no step to 0 disturbs it. Accuracy
+at a number of network passes is measured as users run: on the Karras grid of Stable Diffusion's range, down to 0.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scipy.special import ndtr
 from torch import Tensor
 
 import samplers
-from samplers.exact.problems import Gaussian, GaussianMixture
+from samplers.exact import Gaussian, GaussianMixture
 
 TOP, LOW = 10.0, 0.02
 STOPS = 16  # levels at which paths are compared: part of every order grid whose steps are a multiple of 16

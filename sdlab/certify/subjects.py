@@ -1,17 +1,16 @@
-"""What is certified: every sampler as it comes, and with each of its options changed in turn."""
+"""What is certified: every sampler with its default options, and with each option changed in turn."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
-import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin
 
 import samplers
+from samplers.checks import option_types
 
-# Values to try by the name of an option, where its type does not list them: how much noise, how far extrapolated.
+# Values to try by the name of an option, if its type does not list them.
 _NOISE = (0.0, 0.3, 1.0)
 _VALUES: dict[str, tuple[Any, ...]] = {
     "eta": _NOISE,
@@ -21,7 +20,7 @@ _VALUES: dict[str, tuple[Any, ...]] = {
     "repeats": (0, 1, 3),
     "scale": ("ode", "sde", "er_sde_1", "er_sde_2", "er_sde_3", "er_sde_4", "er_sde_5"),
 }
-_COUNTS = range(5)  # of levels, stages and orders: those that the rule accepts
+_COUNTS = range(5)  # of levels, stages and orders; those that the sampler refuses are skipped
 
 FAMILIES: dict[str, tuple[str, ...]] = {  # title -> modules of samplers/
     "Euler, DDIM, DDPM": ("euler", "ddim", "ddpm", "lcm"),
@@ -40,10 +39,10 @@ OTHER = "Others"
 
 @dataclass(frozen=True)
 class Subject:
-    """A rule under a name, with the options that differ from its defaults."""
+    """A sampler with its name and the options that differ from the defaults."""
 
     name: str
-    rule: samplers.Sampler
+    sampler: samplers.Sampler
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -53,13 +52,13 @@ class Subject:
 
     @property
     def module(self) -> str:
-        """The last part of the name of the module it is written in."""
-        return type(self.rule).__module__.rpartition(".")[2]
+        """The last part of the name of its module."""
+        return type(self.sampler).__module__.rpartition(".")[2]
 
     @property
     def family(self) -> str:
-        """The panel and the page section it belongs to."""
-        ours = type(self.rule).__module__.startswith("samplers.")
+        """Its panel in the plot and section of the page."""
+        ours = type(self.sampler).__module__.startswith("samplers.")
         return next((title for title, modules in FAMILIES.items() if ours and self.module in modules), OTHER)
 
 
@@ -68,16 +67,16 @@ def label_of(name: str, options: Mapping[str, Any]) -> str:
     return " ".join([name, *(f"{key}={value}" for key, value in options.items())])
 
 
-def subjects(name: str, rule: samplers.Sampler | None = None) -> list[Subject]:
-    """`name` with its default options first, then each option at each other value; `rule` for one of no registry."""
-    plain = samplers.make(name) if rule is None else rule
+def subjects(name: str, sampler: samplers.Sampler | None = None) -> list[Subject]:
+    """`name` with its default options first, then each option at each other value; `sampler` if unregistered."""
+    plain = samplers.make(name) if sampler is None else sampler
     return [Subject(name, plain), *_variations(name, plain)]
 
 
 def _variations(name: str, plain: samplers.Sampler) -> Iterator[Subject]:
     if not dataclasses.is_dataclass(plain):
         return
-    hints = _hints(type(plain))
+    hints = option_types(type(plain))
     for option in dataclasses.fields(plain):
         if not option.init:
             continue
@@ -86,10 +85,10 @@ def _variations(name: str, plain: samplers.Sampler) -> Iterator[Subject]:
             if value == default and type(value) is type(default):
                 continue
             try:
-                rule = dataclasses.replace(plain, **{option.name: value})
+                sampler = dataclasses.replace(plain, **{option.name: value})
             except ValueError:
                 continue
-            yield Subject(name, rule, {option.name: value})
+            yield Subject(name, sampler, {option.name: value})
 
 
 def _values(name: str, hint: Any, default: Any) -> tuple[Any, ...]:
@@ -100,10 +99,3 @@ def _values(name: str, hint: Any, default: Any) -> tuple[Any, ...]:
     if name in _VALUES:
         return _VALUES[name]
     return tuple(_COUNTS) if isinstance(default, int) else ()
-
-
-def _hints(kind: type) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(kind, vars(sys.modules[kind.__module__]))
-    except (NameError, KeyError):  # names imported for type checking alone
-        return {}

@@ -1,4 +1,4 @@
-"""Certificates as a table for people and a file for machines."""
+"""Certificates as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sdlab.system.files import replacing
 
 
 def table(certificates: Sequence[Certificate]) -> Table:
-    """A row for each sampler as it comes; its other option sets are counted, and named where a claim fails."""
+    """One row per sampler with its default options. Its other option sets are counted, and so are those that fail."""
     found = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     found.add_column("sampler", no_wrap=True)
     for header in ("claims", "order", "paths", "states", *map(str, PASSES)):
@@ -45,13 +45,13 @@ def table(certificates: Sequence[Certificate]) -> Table:
 
 
 def legend() -> str:
-    """What the columns mean, for below the table."""
+    """The legend below the table."""
     passes = ", ".join(map(str, PASSES))
     return (
-        "order: on a Gaussian / a mixture, * with the memory full; of a stochastic sampler that of its variance, in "
-        "law; paths: on Brownian paths.\n"
-        f"{passes} passes: distance of the samples' law to the data in % of its spread, exact on a Gaussian / "
-        f"from samples on a mixture, where {100 * floor():.2g} % is the error of sampling."
+        "order: on a Gaussian / a mixture, * with full memory. For a stochastic sampler, that of the variance of its "
+        "law. paths: order on Brownian paths.\n"
+        f"{passes}: distance to the law of the data at so many network passes, in % of its spread. Exact on a Gaussian "
+        f"/ from samples on a mixture, where {100 * floor():.2g} % is the sampling error."
     )
 
 
@@ -63,7 +63,7 @@ def order_text(orders: Orders) -> str:
 
 
 def short(one: Fit) -> str:
-    """`"2.01"`, without its error."""
+    """`"2.01"`, without its standard error."""
     return one.text.partition(" ")[0]
 
 
@@ -79,12 +79,16 @@ def _percent(share: float) -> str:
 
 
 def faults(certificates: Sequence[Certificate]) -> list[str]:
-    """One line for each claim that fails."""
+    """One line per claim that fails."""
     return [f"{one.label}: {check.name}: {check.detail}" for one in certificates for check in one.faults]
 
 
 def write_json(certificates: Sequence[Certificate], path: Path) -> None:
-    """All that was measured, as JSON. Raises RunError where the file cannot be written."""
+    """All that was measured, as JSON.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
     content = {
         "sdlab": sdlab.__version__,
         "mixture_floor": floor(),

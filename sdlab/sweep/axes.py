@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +12,8 @@ from typing import Any
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 import samplers
-from samplers.checks import did_you_mean, unknown
+from samplers.checks import did_you_mean, option_types, unknown
+from samplers.grids import OURS, default_ending
 from sdlab import guidance, plugins
 from sdlab.backends import custom as own_pipeline
 from sdlab.system.errors import UsageError
@@ -31,6 +31,7 @@ class Axis:
     build: Callable[..., Any]
     shared: Callable[..., Any] | None = None  # its parameters are options of every name
     supplied: frozenset[str] = frozenset()  # parameters that are no options: the cell gives them
+    settle: Callable[[str, dict[str, Any]], dict[str, Any]] | None = None  # defaults that depend on other options
 
     def parameters(self, name: str) -> dict[str, inspect.Parameter]:
         """The options `name` takes, in the order of its signature."""
@@ -47,6 +48,7 @@ class Axis:
     def complete(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Every option of `name`, the defaults for those not given; and the digest of its code, if that is not ours."""
         filled = {key: options.get(key, parameter.default) for key, parameter in self.parameters(name).items()}
+        filled = self.settle(name, filled) if self.settle else filled
         code = plugins.digest(self.kind, name)
         return filled if code is None else {**filled, "code": code}
 
@@ -63,7 +65,7 @@ class Axis:
         if name not in self.known:
             return [("name", unknown(self.kind, name, self.known))]
         parameters = self.parameters(name)
-        hints = {key: hint for built in self._sources(name) for key, hint in _hints(built).items()}
+        hints = {key: hint for built in self._sources(name) for key, hint in option_types(built).items()}
         found = []
         for key, value in options.items():
             if key not in parameters:
@@ -85,13 +87,6 @@ def named(value: object) -> object:
     if isinstance(value, dict) and "path" in value and "name" not in value:
         return {"name": value["path"], **{key: item for key, item in value.items() if key != "path"}}
     return value
-
-
-def _hints(built: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(built if inspect.isclass(built) or inspect.isfunction(built) else type(built))
-    except NameError:  # names imported for type checking alone
-        return {}
 
 
 def _complaint(hint: Any, value: Any) -> str:
@@ -124,14 +119,24 @@ def _grid(name: str, steps: int | None = None, levels: samplers.Levels = LEVELS,
     """A grid to try a choice with: of ten steps, or of as many as its own list has."""
     if steps is None:
         listed = options.get("sigmas") or options.get("timesteps") if name == "explicit" else None
-        steps = len(listed) - (options.get("ending", "to_zero") != "to_zero") if listed else 10
+        steps = len(listed) - (_ending(name, options) != "to_zero") if listed else 10
     return samplers.grid(name, steps=steps, levels=levels, **options)
+
+
+def _settled(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """`options` of a grid with its ending: the one given, or that of the dialect."""
+    return {**options, "ending": _ending(name, options)}
+
+
+def _ending(name: str, options: Mapping[str, Any]) -> str:
+    ending = options.get("ending")
+    return default_ending(name, options.get("dialect", OURS)) if ending is None else ending
 
 
 plugins.discover()
 SAMPLER = Axis("sampler", samplers.SAMPLERS, samplers.make)
 GUIDANCE = Axis("guidance", guidance.GUIDANCE, guidance.make)
-GRID = Axis("grid", samplers.GRIDS, _grid, samplers.grid, frozenset({"name", "steps", "levels"}))
+GRID = Axis("grid", samplers.GRIDS, _grid, samplers.grid, frozenset({"name", "steps", "levels"}), _settled)
 MODEL = Axis("model", plugins.MODELS, own_pipeline.build)
 
 

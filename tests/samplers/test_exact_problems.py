@@ -156,8 +156,8 @@ def test_float32_is_close_to_float64():
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"stds": torch.ones(3)}, r"stds must have shape \(2,\), one a mean, got \(3,\)"),
-        ({"weights": torch.ones(3)}, r"weights must have shape \(2,\), one a mean, got \(3,\)"),
+        ({"stds": torch.ones(3)}, r"stds must have shape \(2,\), one per mean, got \(3,\)"),
+        ({"weights": torch.ones(3)}, r"weights must have shape \(2,\), one per mean, got \(3,\)"),
     ],
 )
 def test_shapes_that_disagree_are_told(options, line):

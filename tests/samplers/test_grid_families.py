@@ -187,6 +187,18 @@ def test_an_ending_asked_for_by_name_holds_in_every_dialect():
     assert grid == samplers.grid("kl_optimal", steps=10, levels=SD, ending="drop_penultimate")
 
 
+@pytest.mark.parametrize(("name", "dialect"), [("kl_optimal", "a1111"), ("laplace", "comfyui")])
+def test_a_dialect_ends_its_grid_unless_an_ending_is_given(name, dialect):
+    """ "to_zero" is an ending like the others: asked for, it holds."""
+    theirs = samplers.grid(name, steps=10, levels=SD, dialect=dialect)
+    assert theirs == samplers.grid(name, steps=10, levels=SD, dialect=dialect, ending="stop_at_sigma_min")
+    assert theirs == samplers.grid(name, steps=10, levels=SD, dialect=dialect, ending=None)
+    assert theirs[-1] > 0
+    asked = samplers.grid(name, steps=10, levels=SD, dialect=dialect, ending="to_zero")
+    assert asked[-1] == 0
+    assert asked[:-1] == samplers.grid(name, steps=9, levels=SD, dialect=dialect)
+
+
 def test_dialects_hold_no_grid_unknown_here():
     for grids in samplers.DIALECTS.values():
         assert set(grids) <= set(samplers.GRIDS)

@@ -51,7 +51,7 @@ def test_grids_of_one_step_and_batches_of_none():
     for solve in (samplers.reference, samplers.converged):
         assert torch.equal(solve(SPECTRUM.denoise, x, (5.0, 0.0)), SPECTRUM.denoise(x, 5.0))
         assert solve(SPECTRUM.denoise, x[:0], (5.0, 1.0, 0.0)).shape == (0, 3)
-        with pytest.raises(ValueError, match="sigmas must hold a step at least"):
+        with pytest.raises(ValueError, match="sigmas must hold at least one step"):
             solve(SPECTRUM.denoise, x, (5.0,))
 
 

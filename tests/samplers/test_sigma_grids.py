@@ -197,11 +197,11 @@ ERRORS = [
         lambda: samplers.grid("gits", steps=5, levels=CONTINUOUS),
         "grid 'gits' is a table for levels from 0.02917 to 14.6146; this model has 0.002 to 80",
     ),
-    (lambda: samplers.grid("ays", steps=9, levels=SD, dialect="diffusers"), "'ays' for 10 steps alone, got 9"),
+    (lambda: samplers.grid("ays", steps=9, levels=SD, dialect="diffusers"), "'ays' for 10 steps only, got 9"),
     (lambda: samplers.grid("explicit", steps=2, levels=SD), "needs its levels: give either sigmas or timesteps"),
     (
         lambda: samplers.grid("explicit", steps=2, levels=SD, sigmas=[3.0, 2.0, 1.0]),
-        "grid 'explicit' lists 3 levels, and 2 are needed",
+        "grid 'explicit' lists 3 levels, but 2 are needed",
     ),
     (
         lambda: samplers.grid("explicit", steps=2, levels=SD, sigmas=[3.0, 0.0]),

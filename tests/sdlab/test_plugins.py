@@ -141,6 +141,17 @@ def test_grids_of_ones_own_numbers_are_a_choice_too():
     assert GRID.mistakes("beta", {"dialect": "comfyui"}) == []
 
 
+def test_the_ending_of_a_grid_is_settled_in_the_key_of_a_result():
+    """A default and the same ending written out are one cell; a dialect's own ending is not "to_zero"."""
+
+    def key(**options):
+        return Choice(name="kl_optimal", options=options).complete(GRID)
+
+    assert key() == key(ending="to_zero")
+    assert key(dialect="a1111") == key(dialect="a1111", ending="stop_at_sigma_min")
+    assert key(dialect="a1111") != key(dialect="a1111", ending="to_zero")
+
+
 def test_a_grid_and_a_guidance_rule_join_too():
     write("mine.py", textwrap.dedent(GRID_FILE) + textwrap.dedent(GUIDANCE_FILE))
     assert GRID.mistakes("mine.py:halves", {"factor": 0.25, "ending": "to_zero"}) == []

@@ -1,8 +1,11 @@
 """Certificates: what they measure is true, and a claim that is not is found out."""
 
+import dataclasses
+import inspect
 import io
 import json
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -160,10 +163,10 @@ class Drifts(Euler):
     ("rule", "check", "detail"),
     [
         (Boasts(), "order", "claims 2, measured gaussian 1.00"),
-        (Miscounts(), "calls", "nfe says 2 calls for 1 steps to 0, and 1 were made"),
+        (Miscounts(), "calls", "nfe says 2 calls for 1 steps to 0, but 1 were made"),
         (Writes(), "states", "step 1 of 1 (sigma 14.61 to 0): step wrote to the x or the memory it was given"),
         (Mixes(), "images", "when it is sampled alone"),
-        (Hoards(), "memory", "remembers 12 states after 12 steps, 24 after 24"),
+        (Hoards(), "memory", "remembers 12 states after 12 steps and 24 after 24"),
         (TakesTheLogOfZero(), "states", "(sigma 14.61 to 0): ZeroDivisionError: float division by zero"),
         (Drifts(), "order", "claims 1, measured mean exact, variance"),
     ],
@@ -253,6 +256,16 @@ def test_the_page_has_a_section_and_a_picture_for_each(tmp_path):
     for picture in ("errors.png", "runge-kutta.png", "euler-ddim-ddpm.png"):
         assert f"](samplers/{picture})" in text
         assert (tmp_path / "samplers" / picture).stat().st_size < 300_000
+
+
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_a_sampler_has_its_equation_and_source_in_its_docstring(name):
+    doc = inspect.getdoc(samplers.SAMPLERS[name])
+    assert re.search(r"^    \S.*(=|->) ", doc, re.MULTILINE)
+    source = r"\([A-Z][^()]* \d{4}, (arXiv:\d{4}\.\d{5}|k-diffusion|sd-webui-samplers-scheduler)\b[^()]*\)"
+    assert re.search(source, " ".join(doc.split()))
+    if dataclasses.fields(samplers.SAMPLERS[name]):
+        assert "Raises:\n    ValueError: " in doc or name == "pndm"  # which takes any levels
 
 
 def test_the_page_in_the_docs_is_of_these_samplers():
