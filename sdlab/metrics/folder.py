@@ -13,6 +13,7 @@ from sdlab.metrics.base import Batch, Need, Result, Run, Subject, Tools
 from sdlab.metrics.files import MetricFiles
 from sdlab.metrics.meters import Meters
 from sdlab.metrics.pictures import pictures_in, read_pictures, size_of
+from sdlab.model.config import Size
 from sdlab.system.errors import UsageError
 
 _BATCH = 64
@@ -77,7 +78,7 @@ def measure_folder(
     return measurement.results()
 
 
-def _pictures(folder: Path) -> tuple[list[Path], tuple[int, int]]:
+def _pictures(folder: Path) -> tuple[list[Path], Size]:
     """The pictures of a folder, and the one size they all have."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: is not a folder; it should hold the pictures")
@@ -94,5 +95,5 @@ def _pictures(folder: Path) -> tuple[list[Path], tuple[int, int]]:
     return paths, size
 
 
-def _description(paths: Sequence[Path], size: tuple[int, int]) -> str:
+def _description(paths: Sequence[Path], size: Size) -> str:
     return f"{len(paths)} of {size[0]} × {size[1]}"

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sdlab.model.config import Size
 from sdlab.picture import opened, read_picture
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -19,7 +20,7 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
-def read_pictures(paths: Sequence[Path], size: tuple[int, int], batch: int = 32) -> Iterator[Tensor]:
+def read_pictures(paths: Sequence[Path], size: Size, batch: int = 32) -> Iterator[Tensor]:
     """The pictures in batches (B, 3, H, W) in [−1, 1], cropped to `size`, (height, width).
 
     Raises:
@@ -29,7 +30,7 @@ def read_pictures(paths: Sequence[Path], size: tuple[int, int], batch: int = 32)
         yield torch.stack([read_picture(path, size) for path in paths[start : start + batch]])
 
 
-def size_of(path: Path) -> tuple[int, int]:
+def size_of(path: Path) -> Size:
     """The (height, width) of a picture, upright.
 
     Raises:
