@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
@@ -110,13 +110,33 @@ def sweep_files() -> str:
     tables |= {"`[[exclude]]`": Exclude, "`[[extra]]`": Extra, "`[metric_files]`": MetricFiles}
     lines: list[str] = []
     for heading, table in tables.items():
-        lines += ["", f"### {heading}", "", _docstring(table), "", "| key | values | default | meaning |"]
-        lines.append("| :-- | :-- | :-- | :-- |")
-        for name, field in table.model_fields.items():
-            values = _values(field.annotation, tuple(field.metadata))
-            default = "required" if field.is_required() else _default(field.default)
-            lines.append(f"| `{field.alias or name}` | {values} | {default} | {field.description} |")
+        lines += ["", f"### {heading}", "", _docstring(table), "", *_keys(table, list(table.model_fields))]
     return "\n".join(lines[1:])
+
+
+def training() -> str:
+    """The configuration keys that all training stages share, and those of each stage."""
+    from sdlab.train.config import Training
+    from sdlab.train.stages import STAGES
+
+    shared = list(Training.model_fields)
+    lines = ["### All stages", "", *_keys(Training, shared)]
+    for name, kind in STAGES.items():
+        own = [key for key in kind.model_fields if key not in shared]
+        lines += ["", f"### `{name}`", "", _docstring(kind), ""]
+        lines += _keys(kind, own) if own else ["It has no keys of its own."]
+    return "\n".join(lines)
+
+
+def _keys(table: type[BaseModel], names: list[str]) -> list[str]:
+    """A table of keys that a pydantic model checks."""
+    lines = ["| key | values | default | meaning |", "| :-- | :-- | :-- | :-- |"]
+    for name in names:
+        field = table.model_fields[name]
+        values = _values(field.annotation, tuple(field.metadata))
+        default = "required" if field.is_required() else _default(field.default)
+        lines.append(f"| `{field.alias or name}` | {values} | {default} | {field.description} |")
+    return lines
 
 
 def _values(annotation: Any, metadata: tuple[object, ...] = ()) -> str:
@@ -142,8 +162,12 @@ def _bound(item: object) -> str:
     match item:
         case Ge(ge=low):
             return f" ≥ {low}"
+        case Gt(gt=low):
+            return f" > {low}"
         case Le(le=high):
             return f" and ≤ {high}"
+        case Lt(lt=high):
+            return f" and < {high}"
     return ""
 
 
@@ -163,6 +187,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "metrics.md": metrics,
     "models.md": models,
     "sweep-files.md": sweep_files,
+    "training.md": training,
 }
 
 

@@ -29,7 +29,7 @@ class Training(BaseModel, ABC):
     )
     out: Path = Field(description="folder for the checkpoint and the loss log")
     start: Path | None = Field(
-        None, description="weights (safetensors) to start from; every tensor whose name and shape match is used"
+        None, description="weights (safetensors) to start from; tensors whose name and shape match are used"
     )
     steps: int = Field(gt=0, description="number of training steps")
     batch: int = Field(gt=0, description="examples per step")

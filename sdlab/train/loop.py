@@ -86,7 +86,8 @@ def _prepare(trained: Mapping[str, Trained], config: Training, console: Console,
         one.module.to(config.device).train()
         one.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.start is not None and fresh:
-        console.print(f"{_take(config.start, next(iter(trained.values())).module)} from {config.start}")
+        first = next(iter(trained.values()))
+        console.print(f"{_take(config.start, first.stored or first.module)} from {config.start}")
     if config.compile:
         for one in trained.values():
             one.module.compile()
@@ -127,6 +128,8 @@ def _mixed_precision(config: Training) -> Iterator[None]:
 def _take(path: Path, module: nn.Module) -> str:
     """Copy the tensors of a file whose name and shape match into the module; returns how many, in words.
 
+    Frozen parameters are left as they are.
+
     Raises:
         UsageError: the file is missing, or no tensor matches.
         RunError: the file is damaged.
@@ -134,7 +137,8 @@ def _take(path: Path, module: nn.Module) -> str:
     if not path.is_file():
         raise UsageError(f"`start`: {path}: no such file")
     stored, _ = safetensors_file.read(path)
-    own = module.state_dict()
+    frozen = {key for key, p in module.named_parameters() if not p.requires_grad}
+    own = {key: value for key, value in module.state_dict().items() if key not in frozen}
     taken = {key: stored[key] for key, value in own.items() if key in stored and stored[key].shape == value.shape}
     if not taken:
         raise UsageError(f"`start`: {path} has no tensor whose name and shape match; give weights of this network")

@@ -25,9 +25,10 @@ def adamw(lr: float, betas: tuple[float, float], weight_decay: float) -> Callabl
     return build
 
 
-def standard(module: nn.Module, config: Training) -> Trained:
+def standard(module: nn.Module, config: Training, stored: nn.Module | None = None) -> Trained:
     """A module with AdamW and one moving average, as the configuration sets them."""
-    return Trained(module, adamw(config.lr, (0.9, config.beta2), config.weight_decay), {"ema": exponential(config.ema)})
+    optimizer = adamw(config.lr, (0.9, config.beta2), config.weight_decay)
+    return Trained(module, optimizer, {"ema": exponential(config.ema)}, stored)
 
 
 def learning_rate(step: int, peak: float, warmup: int, steps: int) -> float:

@@ -18,12 +18,14 @@ class Trained:
 
     `optimizer` makes the optimizer, whose learning rates are the peaks of the schedule. `averages` maps the name of
     each average to its decay. The first average is the one that `Stage.finish` finds in the module; without averages
-    the module keeps its last weights.
+    the module keeps its last weights. `stored` is the part whose weights go into the model folder, and so the part that
+    the key `start` fills; by default it is the whole module.
     """
 
     module: nn.Module
     optimizer: Callable[[nn.Module], torch.optim.Optimizer]
     averages: Mapping[str, Decay] = field(default_factory=dict)
+    stored: nn.Module | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Stage(Protocol):
 
     @property
     def trained(self) -> Mapping[str, Trained]:
-        """What is trained, by name. The weights in `start` go into the first module."""
+        """What is trained, by name. The key `start` fills the first."""
         ...
 
     def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:

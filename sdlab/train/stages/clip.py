@@ -56,7 +56,7 @@ class ClipStage:
         ready = load_part(folder / "clip.safetensors", partial(Clip, model.text, model.vision), config.device)
         clip.text = ready.text
         self.agreeing = Agreeing(clip)
-        self.trained = {"clip": standard(self.agreeing, config)}
+        self.trained = {"clip": standard(self.agreeing, config, stored=clip)}
         self.tokenizer = tokenizer_in(folder, model.text.context_length)
 
     def _inputs(self, batch: SceneBatch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

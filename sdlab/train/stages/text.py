@@ -74,7 +74,7 @@ class TextStage:
         self.nouns = self.tokenizer(NOUNS)[:, 1]  # each is a single token
         torch.manual_seed(config.seed)
         self.grounded = Grounded(Clip(self.text, model.vision), self.text)
-        self.trained = {"text": standard(self.grounded, config)}
+        self.trained = {"text": standard(self.grounded, config, stored=self.grounded.clip)}
 
     def _many_captions(self) -> list[str]:
         generator = torch.Generator().manual_seed(self.config.seed)

@@ -51,10 +51,10 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path: Path):
 class Still(Line):
     """A stage of two layers whose loss has no gradient."""
 
-    def __init__(self, config: Toy, layers: nn.Module) -> None:
+    def __init__(self, config: Toy, layers: nn.Module, stored: nn.Module | None = None) -> None:
         super().__init__(config)
         self.line = layers
-        self.trained = {"layers": standard(layers, config)}
+        self.trained = {"layers": standard(layers, config, stored)}
 
     def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
         yield Loss("layers", 0 * self.line(torch.zeros(1, 2)).sum())
@@ -71,6 +71,17 @@ def test_a_run_starts_from_what_fits_in_older_weights(tmp_path: Path):
     train(Still(config, new), config, QUIET)
     torch.testing.assert_close(new[0].state_dict(), old[0].state_dict())
     torch.testing.assert_close(new[1].weight.detach(), fresh)
+
+
+def test_older_weights_fill_the_stored_part_but_not_what_is_frozen(tmp_path: Path):
+    old, new = (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)) for _ in range(2))
+    save_part(tmp_path / "old.safetensors", old, torch.float32)
+    new[0].requires_grad_(False)
+    locked = {key: value.clone() for key, value in new[0].state_dict().items()}
+    config = toy(tmp_path, start=tmp_path / "old.safetensors", weight_decay=0.0)
+    train(Still(config, nn.Sequential(new, nn.Linear(2, 1)), stored=new), config, QUIET)
+    torch.testing.assert_close(new[0].state_dict(), locked)
+    torch.testing.assert_close(new[1].state_dict(), old[1].state_dict())
 
 
 def test_weights_to_start_from_that_are_missing_or_of_another_network_are_named(tmp_path: Path):
