@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sdlab.commands.train import Stage
 from sdlab.system.errors import UsageError
 from sdlab.train.config import Training
 from sdlab.train.config_file import load_config
@@ -104,3 +105,7 @@ def test_the_shipped_configurations_are_valid():
     shipped = {path.stem: load_config(path.stem.split("_")[0], path) for path in folder.glob("*.toml")}
     assert shipped.keys() == {*STAGES, "vae_f4"}
     assert read_config(folder / "f4").vae.factor == 4  # the VAE that vae.toml starts from
+
+
+def test_the_command_line_offers_every_stage():
+    assert [stage.value for stage in Stage] == list(STAGES)
