@@ -28,6 +28,14 @@ class Model(Protocol):
         ...
 
 
+Watch = Callable[[Model], Model]  # wraps a network for one run, to count its passes for instance
+
+
+def unwatched(model: Model) -> Model:
+    """The model itself."""
+    return model
+
+
 @dataclass(frozen=True)
 class NetworkDenoiser:
     """D(x; σ, c) of a variance-preserving network that was trained on discrete timesteps.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import samplers
-from sdlab.denoiser import Counted, NetworkDenoiser
+from sdlab.denoiser import NetworkDenoiser, Watch, unwatched
 from sdlab.guidance import Guided, Strategy
 from sdlab.model.config import ModelConfig, Size
 from sdlab.model.stable_diffusion import StableDiffusion
@@ -44,7 +44,7 @@ class Pipeline:
         self.offloaded = offload is not None
         self.device = model.device if offload is None else torch.device(offload)
         self.levels = model.config.noise_schedule()
-        self.denoiser = Counted(NetworkDenoiser.of(model.unet, model.config))
+        self.denoiser = NetworkDenoiser.of(model.unet, model.config)
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> Tensor:
@@ -78,12 +78,13 @@ class Pipeline:
         uncond: Tensor,
         sampler: samplers.Sampler,
         sigmas: Sequence[float],
-        guidance: Strategy,
+        strategy: Strategy,
         seeds: Sequence[int] | samplers.Noise,
         on_step: Callable[[int, Tensor], object] | None = None,
         size: Size | None = None,
         init: Tensor | None = None,
         strength: float = 1.0,
+        watch: Watch = unwatched,
     ) -> Tensor:
         """Latents (B, C, H, W) in float32. Picture i depends on row i of the contexts and on `seeds[i]` alone.
 
@@ -96,6 +97,7 @@ class Pipeline:
             seeds: one per picture, or a stream of noise whose first draw is ε.
             size: height and width in pixels; by default those of the model or of `init`.
             init: latents of pictures, (B, C, H, W).
+            watch: wraps the network for this run, to count its passes for instance.
 
         Raises:
             ValueError: `strength` is outside [0, 1] or has no `init`, or a side is not a multiple of the VAE's factor.
@@ -109,7 +111,7 @@ class Pipeline:
         if init is not None and strength != 1:
             x = init.to(x) + x
         with self._using(self.model.unet):
-            denoise = Guided(guidance, self.denoiser, {"cond": cond, "uncond": uncond})
+            denoise = Guided(strategy, watch(self.denoiser), {"cond": cond, "uncond": uncond})
             sampler = sampler.with_levels(self.levels)
             return samplers.run(sampler, denoise, x, sigmas, noise=noise, on_step=on_step)
 

@@ -10,7 +10,7 @@ that results carry a digest of their code.
                as a list or a tensor
     guidance   a class with `queries(sigma)` and `combine(predictions, x, sigma, state)` (`guidance.Strategy`), or a
                subclass of `guidance.Affine` with `weight(sigma)`
-    model      a function (**options) -> (denoise, levels, shape), or an `OwnModel` (sdlab/own_model.py) that says more
+    model      a function (**options) -> (denoise, levels, shape), or a `CustomModel` (sdlab/backends/custom_model.py)
 
 What is wrong with one is told in a line, and its traceback kept in out/plugins.log.
 """
@@ -37,7 +37,7 @@ import samplers
 from samplers.checks import did_you_mean
 from samplers.denoiser import Unguided
 from sdlab import guidance
-from sdlab.backends.exact import MODELS as MODELS
+from sdlab.backends.exact_models import MODELS as MODELS
 from sdlab.system.errors import SdlabError, UsageError
 
 Kind = Literal["sampler", "grid", "guidance", "model"]

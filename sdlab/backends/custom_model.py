@@ -13,7 +13,7 @@ from samplers.exact.problems import Gaussian
 
 
 @dataclass(frozen=True, eq=False)
-class OwnModel:
+class CustomModel:
     """What a function to a model returns; in place of one with nothing but the first three, their tuple will do.
 
     In the σ clock x = x₀ + σ ε. x comes in float32, on the device of the sweep, to which a network must see itself.

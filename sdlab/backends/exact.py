@@ -1,76 +1,39 @@
-"""Models that are known exactly, as closed forms: the quickest tier of a sweep, checked against mathematics.
-
-They have the levels of Stable Diffusion, so the same grids serve all three tiers.
-"""
+"""The backend of exact models: closed forms, named in `exact_models.MODELS`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import pi
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
 import samplers
-from samplers.checks import positive, whole, within
-from samplers.exact.families import NO_CLASS, ClassMixture
-from samplers.exact.families import data_set as points
-from samplers.exact.problems import Gaussian, GaussianMixture
-from sdlab.backends.custom_model import OwnModel
-from sdlab.worlds.scenes import PIXELS, render, sample
+from sdlab import plugins
+from sdlab.backends.bare import OpenedDenoiser
+from sdlab.backends.base import Kind, Mistakes
+from sdlab.backends.exact_models import MODELS
+from sdlab.registry import Registry, frozen, label
 
-_SEED = 40_000  # of the pictures of `data_set`, far from all other seeds
-
-
-def gaussian(std: Sequence[float] = (0.2, 0.7, 1.9), mean: Sequence[float] = (0.5, -1.0, 0.0)) -> OwnModel:
-    """Gaussian data, each dimension by itself: denoiser, flow and the law of the samples are known."""
-    if len(std) != len(mean) or not len(std):
-        raise ValueError(f"std and mean should be lists of equal length, got {len(std)} and {len(mean)} numbers")
-    for value in std:
-        positive("each std", value)
-    law = Gaussian(*(torch.tensor(list(values), dtype=torch.float64) for values in (std, mean)))
-    return OwnModel(law.denoise, samplers.discrete_levels(), (len(std),), flow=law.flow, law=law)
+_REGISTRY = Registry("model", MODELS, lambda name, **options: MODELS[name](**options))
 
 
-def mixture(components: int = 8, std: float = 0.15) -> OwnModel:
-    """A ring of round Gaussians in the plane, at distance 1 from its middle: denoiser and flow are known."""
-    law = _ring(components, std)
-    return OwnModel(law.denoise, samplers.discrete_levels(), (2,), flow=law.flow)
+def names() -> dict[str, str]:
+    """The models of `exact_models`, without those that plug-ins have added to the registry."""
+    ours = (name for name in sorted(MODELS) if not plugins.is_own(name, "model"))
+    return {name: samplers.describe(MODELS[name]) for name in ours}
 
 
-def class_mixture(components: int = 8, classes: int = 4, std: float = 0.15) -> OwnModel:
-    """The same ring, its components dealt out to classes in turn: conditional, so guidance can be swept."""
-    whole("classes", classes, 1)
-    if components % classes:
-        raise ValueError(f"classes should divide the {components} components, got {classes}")
-    model = ClassMixture(_ring(components, std), [k % classes for k in range(components)])
-    contexts = torch.arange(classes).reshape(-1, 1), torch.tensor([[NO_CLASS]])
-    return OwnModel(model, samplers.discrete_levels(), (2,), contexts)
+def open_exact(name: str, options: Mapping[str, Any], folder: Path) -> OpenedDenoiser:
+    """The model `name` with these options.
+
+    Raises:
+        Mistakes: an option is unknown or out of bounds.
+    """
+    options = {key: frozen(value) for key, value in options.items()}
+    if wrong := _REGISTRY.mistakes(name, options):
+        raise Mistakes(*wrong)
+    identity = {"name": name, **_REGISTRY.complete(name, options)}
+    return OpenedDenoiser(name, options, label(name, options), identity, MODELS[name](**options), nullcontext)
 
 
-def data_set(count: int = 64, side: int = 16) -> OwnModel:
-    """A finite set of pictures of the scenes world, as a network would know them that fits each: it draws those."""
-    whole("count", count, 1)
-    within("side", side, 1, PIXELS)
-    if PIXELS % side:
-        raise ValueError(f"side should divide {PIXELS}, got {side}")
-    pictures = render(sample(count, torch.Generator().manual_seed(_SEED), "train"))
-    law = points(F.avg_pool2d(pictures, PIXELS // side))
-    return OwnModel(law.denoise, samplers.discrete_levels(), (3, side, side), decode=_clamped)
-
-
-MODELS: dict[str, Callable[..., OwnModel]] = {
-    "class_mixture": class_mixture, "data_set": data_set, "gaussian": gaussian, "mixture": mixture,
-}  # fmt: skip
-
-
-def _ring(components: int, std: float) -> GaussianMixture:
-    whole("components", components, 1)
-    positive("std", std)
-    angle = 2 * pi * torch.arange(components, dtype=torch.float64) / components
-    return GaussianMixture(torch.stack([angle.cos(), angle.sin()], dim=1), std)
-
-
-def _clamped(pictures: Tensor) -> Tensor:
-    return pictures.clamp(-1, 1)
+EXACT = Kind(names, lambda path: False, open_exact)

@@ -38,16 +38,15 @@ def _described(what: Listed) -> list[tuple[str, str]]:
     """Names and descriptions."""
     import samplers
     from sdlab import plugins
+    from sdlab.backends.registry import names
     from sdlab.guidance import GUIDANCE
     from sdlab.metrics import METRICS
-    from sdlab.weights.locate import MODELS
 
     plugins.discover()
     if what is Listed.metrics:
         return [(m.name, f"{m.label}, {m.better} is better: {m.about}") for m in METRICS.values()]
     if what is Listed.models:
-        custom = [(name, samplers.describe(entry)) for name, entry in sorted(plugins.MODELS.items())]
-        return [*MODELS.items(), *custom]
+        return list(names().items())
     registries: dict[Listed, Mapping[str, Callable[..., object]]]
     registries = {Listed.samplers: samplers.SAMPLERS, Listed.grids: samplers.GRIDS, Listed.guidance: GUIDANCE}
     return [(name, samplers.describe(entry)) for name, entry in sorted(registries[what].items())]

@@ -42,13 +42,13 @@ def command(
 
     Cells that have a result already are not run again.
     """
-    from sdlab.sweep.bench import LabBench
+    from sdlab.sweep.bench import ModelBench
     from sdlab.sweep.identity import identify
 
     given = {"images": images, "seed": seed, "batch": batch, "device": device, "dtype": dtype, "model": model}
     given["compile"] = compile or None  # without the option the file decides
     overrides = {key: value for key, value in given.items() if value is not None}
-    raise typer.Exit(sweep(file, identify, LabBench, out=out, dry_run=dry_run, overrides=overrides))
+    raise typer.Exit(sweep(file, identify, ModelBench, out=out, dry_run=dry_run, overrides=overrides))
 
 
 def sweep(
@@ -61,11 +61,11 @@ def sweep(
     overrides: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> int:
-    """Run the sweep of a file, or with `dry_run` say what it would run; returns the exit status.
+    """Run the sweep of a file, or with `dry_run` list what it would run; returns the exit status.
 
-    `identify` names the model of a plan down to its weights without loading it; `open_bench` loads it, and is called
-    only when there is a cell to run. `overrides` replace top-level values of the file. Mistakes go to stderr, a line
-    each.
+    `identify` checks a plan and identifies its model down to the weights without loading them. `open_bench` loads it,
+    and is called only when there is a cell to run. `overrides` replace top-level values of the file. Mistakes go to
+    stderr, one line each.
     """
     from rich.console import Console
 
@@ -83,32 +83,32 @@ def sweep(
         outcome = run_sweep(plan, identify(plan), lambda: open_bench(plan), directory, console)
         if not outcome.interrupted:
             report(directory, console, redraw=outcome.ran > 0)
-        _tell(outcome, directory, console)
+        _print_outcome(outcome, directory, console)
         return outcome.status
     except SdlabError as error:
         return print_error(error)
     except KeyboardInterrupt:
-        print("interrupted; the finished cells are kept, the same command goes on from there", file=sys.stderr)
+        print("interrupted; finished cells are kept, and the same command runs the rest", file=sys.stderr)
         return 130
 
 
-def _tell(outcome: SweepOutcome, directory: Path, console: Console) -> None:
+def _print_outcome(outcome: SweepOutcome, directory: Path, console: Console) -> None:
     done = outcome.kept + outcome.ran
     if outcome.interrupted:
         text = f"interrupted: {done} of {outcome.total} cells are kept in {directory}; the same command runs the rest"
     elif outcome.failed:
-        text = f"{len(outcome.failed)} of {outcome.total} cells failed, {done} are in {directory}"
-        text += "; the same command tries the failed ones again"
+        text = f"{len(outcome.failed)} of {outcome.total} cells failed, {done} are done; see {directory}"
+        text += ". The same command tries the failed ones again"
     elif not outcome.ran:
-        text = f"all {outcome.total} cells were already there: nothing was run; see {directory}"
+        text = f"all {outcome.total} cells were done already; see {directory}"
     else:
-        before = f", {outcome.kept} were already there" if outcome.kept else ""
+        before = f", {outcome.kept} were done already" if outcome.kept else ""
         text = f"{outcome.ran} cell{'s' * (outcome.ran != 1)} run{before}; see {directory}"
     console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _describe(plan: Plan, model: str, directory: Path, console: Console) -> None:
-    """What a sweep would do; nothing is written."""
+    """Print what a sweep would do; nothing is written."""
     from rich.table import Table
 
     from sdlab.sweep.cost import estimate
@@ -126,7 +126,7 @@ def _describe(plan: Plan, model: str, directory: Path, console: Console) -> None
     for header, side in (("", "right"), ("cell", "left"), ("passes/image", "right"), ("time", "right"), ("", "left")):
         table.add_column(header, justify=side)  # type: ignore[arg-type]
     for i, cell in enumerate(plan.cells):
-        state = "to run" if i in todo else "already there"
+        state = "to run" if i in todo else "done"
         table.add_row(str(i + 1), cell.label, f"{cost.passes[i]:g}", duration(cost.seconds([i])), state)
     console.print(table)
     for line in (*(f"note: {note}" for note in plan.notes), *_totals(plan, cost, todo)):
@@ -134,14 +134,14 @@ def _describe(plan: Plan, model: str, directory: Path, console: Console) -> None
 
 
 def _totals(plan: Plan, cost: Estimate, todo: list[int]) -> list[str]:
-    from sdlab.sweep.cost import reference_passes
+    from sdlab.sweep.passes import reference_passes
     from sdlab.sweep.progress import duration
 
     passes = sum(cost.passes[i] for i in todo) * plan.images
     references = reference_passes(plan, [plan.cells[i] for i in todo]) * plan.images
     beside = f", and {references:,.0f} for the reference errors" if references else ""
     seconds = cost.seconds(todo) + references * cost.seconds_per_pass
-    speed = f"{1000 * cost.seconds_per_pass:.3g} ms a pass and image ({cost.source})"
+    speed = f"{1000 * cost.seconds_per_pass:.3g} ms per pass and image ({cost.source})"
     cells = f"{len(todo)} of {len(plan.cells)} cells to run"
     return [
         f"{cells}, {plan.images} images each: {passes:,.0f} network passes{beside}",

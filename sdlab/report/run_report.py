@@ -88,7 +88,7 @@ def _files(run: Run, tables: list[Table], directory: Path) -> Iterator[tuple[lis
     yield [path], partial(_write_text, path, csv_text(plan, rows))
     for name, table in zip(("table.md", "differences.md"), tables, strict=False):
         yield [directory / name], partial(_write_text, directory / name, table.markdown())
-    if plan.own is None or any(run.pictures(row) for row in rows):
+    if any(run.pictures(row) for row in rows):
         path = directory / "contact_sheet.png"
         yield [path], partial(_draw_sheet, path, run)
     draw = plot_ranking if is_crowded(rows) else plot_metric

@@ -1,9 +1,10 @@
-"""The bench: a loaded model and all that measures it. What cells share is computed once, when it is opened."""
+"""The bench: a loaded model and everything that measures it. What cells share is computed once, when it is opened."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from math import ceil, nan
 from pathlib import Path
 from statistics import median
@@ -17,77 +18,63 @@ from torch import Tensor
 
 import samplers
 from sdlab import guidance
-from sdlab.backends.custom import OwnPipeline
-from sdlab.cpu.optimise import optimise_for_inference
-from sdlab.metrics import Batch, Meters, Run, Tools
+from sdlab.metrics import Batch, Measurement, Meters, Result, Run, Tools
 from sdlab.picture import read_picture, to_bytes
-from sdlab.pipeline import Pipeline
-from sdlab.sweep.cell import Cell, Choice
+from sdlab.sweep.cell import Cell
 from sdlab.sweep.flow_ends import FlowEnds
+from sdlab.sweep.pass_clock import PassClock
 from sdlab.sweep.plan import Pictures, Plan
 from sdlab.sweep.prompts import picture_set
 from sdlab.sweep.results import CellFailed, CellResult
 from sdlab.system.device import enough_memory
 from sdlab.system.errors import SdlabError
-from sdlab.weights.model_loader import load
 
-_THUMBNAILS = 8  # pictures of a cell that the contact sheet shows
+_THUMBNAILS = 8  # pictures of a cell on the contact sheet
 _SIDE = 256  # pixels, at most, of a thumbnail
+_MEASURED = 64  # images that metrics see together, whatever the batch they were sampled in: no value depends on that
 
 
-class LabBench:
+class ModelBench:
     """Measures the cells of one plan."""
 
     def __init__(self, plan: Plan) -> None:
-        """Raises UsageError or RunError when the model cannot be loaded or a metric cannot be measured on it."""
-        self.plan = plan
+        """Load the model and the metrics, encode prompts and input pictures, and warm up.
+
+        Raises:
+            UsageError: the model or a metric cannot be loaded.
+            RunError: a file is damaged.
+        """
+        self.plan, self.opened = plan, plan.opened
+        self.backend = plan.opened.load(plan.device, getattr(torch, plan.dtype), plan.compile)
+        for prompt in dict.fromkeys((*plan.prompts, plan.negative)):
+            if cut := self.backend.cut(prompt):
+                print(f"note: the prompt {prompt!r} is too long; dropped from its end: {cut!r}", file=sys.stderr)
+        self.context, self.uncond = self.backend.contexts(plan.prompts, plan.negative)
         self.pictures: Tensor | None = None  # (P, 3, H, W), white where a prompt has none
-        self.tools = Tools(device=plan.device)
-        self.pipeline = self._load() if plan.own is None else self._own(plan.own)
-        self.meters = Meters(plan.measures, self.tools)
+        side = self.opened.image_size
+        if plan.pictures is not None:
+            assert side is not None
+            self.pictures = _read(plan.pictures, len(plan.prompts), side)
+            self.init = self.backend.encode_image(self.pictures)
+        size = None if side is None else (side, side)
+        tools = Tools(size, self.backend.clip, plan.metric_files, plan.device)
+        self.meters = Meters(plan.measures, tools)
         whole = list(range(plan.images))
         batches = [whole[k : k + plan.batch] for k in range(0, plan.images, plan.batch)]
-        self.flow_ends = FlowEnds(self.pipeline, self._contexts, batches, plan.seed)
+        self.flow_ends = FlowEnds(self.backend, self._contexts, batches, plan.seed)
         self._warm_up()
-
-    def _load(self) -> Pipeline:
-        """A text-to-image model, with the contexts (P, …) of the prompts."""
-        plan = self.plan
-        model = load(plan.source, plan.device, getattr(torch, plan.dtype))
-        optimise_for_inference(model, plan.compile)
-        pipeline = Pipeline(model)
-        for prompt in dict.fromkeys((*plan.prompts, plan.negative)):
-            if cut := model.tokenizer.cut(prompt):
-                print(f"note: the prompt {prompt!r} is too long, dropped from its end: {cut!r}", file=sys.stderr)
-        self.context, self.uncond = pipeline.encode(plan.prompts), pipeline.encode([plan.negative])
-        if plan.pictures is not None:
-            self.pictures = _read(plan.pictures, len(plan.prompts), model.config.image_size)
-            self.init = pipeline.encode_image(self.pictures)
-        self.tools = Tools(
-            size=(model.config.image_size, model.config.image_size),
-            clip=None if model.clip is None else (model.clip, model.tokenizer),
-            files=plan.metric_files,
-            device=plan.device,
-        )
-        return pipeline
-
-    def _own(self, model: Choice) -> OwnPipeline:
-        """A model of one's own, with the conditions (C, …) it brings."""
-        pipeline = OwnPipeline(model.name, model.options, self.plan.device)
-        self.context, self.uncond = pipeline.cond, pipeline.uncond
-        return pipeline
 
     @property
     def prompts(self) -> Sequence[str]:
-        """The prompts of the thumbnails; of a model without prompts the seeds."""
-        if self.plan.own is not None:
+        """The prompts of the thumbnails, or their seeds where the model ignores prompts."""
+        if not self.plan.prompts:
             return [f"seed {self.plan.seed + i}" for i in range(self._shown)]
         return [self._prompt(i) for i in range(self._shown)]
 
     @property
     def inputs(self) -> NDArray[np.uint8] | None:
         """The input pictures of the thumbnails (K, H, W, 3), white where there is none."""
-        return None if self.pictures is None else self._thumbnails(self.pictures[self._rows(list(range(self._shown)))])
+        return None if self.pictures is None else self._small(self._of_prompts(list(range(self._shown)))).numpy()
 
     def real(self) -> dict[str, tuple[float, float]]:
         """The metrics of as many real renders with captions of their own, for a model of the scenes world."""
@@ -95,74 +82,72 @@ class LabBench:
         return {name: (result.value, result.stderr or 0.0) for name, result in found.items()}
 
     def run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:
-        """Make the pictures of a cell, batch by batch, and measure them."""
+        """Make the images of a cell, batch by batch, and measure them."""
         try:
-            with enough_memory("a smaller batch needs less"):
+            with enough_memory("use a smaller batch"):
                 return self._run(cell, on_progress)
-        except SdlabError as error:  # or a model of the user's own that fails at some level only
+        except SdlabError as error:  # a custom model that fails at some level only, or a metric without a value
             raise CellFailed(str(error)) from None
 
     def _run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:
-        plan, pipeline = self.plan, self.pipeline
-        rule = samplers.make(cell.sampler.name, **cell.sampler.options)
+        plan, backend = self.plan, self.backend
+        sampler = samplers.make(cell.sampler.name, **cell.sampler.options)
         strategy = guidance.make(cell.guidance.name, **cell.guidance.options)
-        sigmas = samplers.grid(cell.grid.name, steps=cell.steps, levels=pipeline.levels, **cell.grid.options)
-        batches = self._batches(cell)
-        measurement = self.meters.start(
-            Run(
-                images=plan.images,
-                sampler=rule.with_levels(pipeline.levels),
-                sigmas=sigmas,
-                law=None if plan.own_model is None else plan.own_model.law,
-                flow_ends=lambda: self.flow_ends.of(cell.guidance, sigmas, on_step=lambda: on_progress(0.0)),
-            )
+        sigmas = samplers.grid(cell.grid.name, steps=cell.steps, levels=backend.levels, **cell.grid.options)
+        run = Run(
+            images=plan.images,
+            sampler=sampler.with_levels(backend.levels),
+            sigmas=sigmas,
+            law=self.opened.law,
+            flow_ends=lambda: self.flow_ends.of(cell.guidance, sigmas, on_step=lambda: on_progress(0.0)),
         )
-        seconds, per_pass = [], []
-        shown: dict[int, NDArray[np.uint8]] = {}
-        counter = pipeline.denoiser
-        images = passes = network = 0.0
+        feed = _Feed(self.meters.start(run), self._batch)
+        thumbnails: dict[int, Tensor] = {}
+        batches = self._batches(cell)
+        seconds, per_pass = list[float](), list[float]()
+        passes = network = 0.0
         began = perf_counter()
         for k, (strength, indices) in enumerate(batches):
-            counter.reset()
-            start = perf_counter()
-            latents = pipeline.sample(
+            clock, start = PassClock(), perf_counter()
+            samples = backend.sample(
                 *self._contexts(indices),
-                rule,
+                sampler,
                 sigmas,
                 strategy,
                 [plan.seed + i for i in indices],
                 on_step=lambda i, _, k=k: on_progress((k + (i + 1) / len(sigmas)) / len(batches)),  # type: ignore[misc]
                 init=None if strength == 1 else self.init[self._rows(indices)],
                 strength=strength,
+                watch=clock.watch,
             )
-            self._check(latents, indices)
-            pictures = pipeline.decode(latents)
+            self._check(samples, indices)
+            pictures = backend.decode(samples)
             seconds.append((perf_counter() - start) / len(indices))
-            if counter.images:
-                per_pass.append(counter.seconds / counter.images)
-            images, passes, network = images + len(indices), passes + counter.images, network + counter.seconds
-            measurement.update(self._batch(indices, latents, pictures))
-            kept = [k for k, i in enumerate(indices) if i < self._shown]
-            if pictures is not None and kept:
-                shown.update(zip([indices[k] for k in kept], self._thumbnails(pictures[kept]), strict=True))
-        found = measurement.results()
+            if clock.passes:
+                per_pass.append(clock.seconds / clock.passes)
+            passes, network = passes + clock.passes, network + clock.seconds
+            feed.add(indices, samples, pictures)
+            if pictures is not None:
+                shown = [row for row, i in enumerate(indices) if i < self._shown]
+                thumbnails |= zip((indices[row] for row in shown), self._small(pictures[shown]), strict=True)
+        results = feed.results()
         on_progress(1.0)
         return CellResult(
-            metrics={name: result.value for name, result in found.items()},
-            stderr={name: result.stderr for name, result in found.items() if result.stderr is not None},
+            metrics={name: result.value for name, result in results.items()},
+            stderr={name: result.stderr for name, result in results.items() if result.stderr is not None},
             per_image={
-                name: result.per_image.numpy() for name, result in found.items() if result.per_image is not None
+                name: result.per_image.numpy() for name, result in results.items() if result.per_image is not None
             },
-            network_passes=passes / images,
+            network_passes=passes / plan.images,
             seconds_per_image=median(seconds),
             ms_per_pass=1000 * median(per_pass) if per_pass else nan,
             network_share=network / (perf_counter() - began),
-            thumbnails=np.stack([shown[i] for i in sorted(shown)]) if shown else np.empty((0, 1, 1, 3), np.uint8),
+            thumbnails=_stacked([thumbnails[i] for i in sorted(thumbnails)]),
         )
 
     def _batch(self, indices: list[int], samples: Tensor, pictures: Tensor | None) -> Batch:
-        """What metrics see of some images of a cell."""
-        inputs = None if self.pictures is None else self.pictures[self._rows(indices)].to(samples.device)
+        """Images as the metrics take them."""
+        inputs = None if self.pictures is None or pictures is None else self._of_prompts(indices).to(pictures)
         prompts = [self._prompt(i) for i in indices] if self.plan.prompts else None
         return Batch(indices, pictures, prompts, inputs, samples)
 
@@ -182,38 +167,79 @@ class LabBench:
         size = self.plan.batch
         return [(s, group[k : k + size]) for s, group in alike.items() for k in range(0, len(group), size)]
 
+    def _of_prompts(self, indices: list[int]) -> Tensor:
+        """The input pictures of these images."""
+        assert self.pictures is not None
+        return self.pictures[[i % len(self.pictures) for i in indices]]
+
     def _prompt(self, i: int) -> str:
         return self.plan.prompts[i % len(self.plan.prompts)]
 
     @property
     def _shown(self) -> int:
-        """How many pictures of a cell are kept: without metrics they are what the sweep is for."""
-        if isinstance(self.pipeline, OwnPipeline) and self.pipeline.model.decode is None:
+        """How many pictures of a cell are kept: all in a sweep without metrics, which is run for its pictures."""
+        if not self.opened.draws_pictures:
             return 0
         return min(_THUMBNAILS, self.plan.images) if self.plan.metrics else self.plan.images
 
-    def _thumbnails(self, images: Tensor) -> NDArray[np.uint8]:
-        """(K, H, W, 3), made smaller where they are large and the numbers are what counts."""
-        factor = ceil(max(images.shape[-2:]) / _SIDE) if self.plan.metrics else 1
-        return to_bytes(F.avg_pool2d(images, factor)).numpy()
+    def _small(self, pictures: Tensor) -> Tensor:
+        """Bytes (B, H, W, 3), made smaller where pictures are large and the sweep is not run for them."""
+        factor = ceil(max(pictures.shape[-2:]) / _SIDE) if self.plan.metrics else 1
+        return to_bytes(F.avg_pool2d(pictures, factor))
 
-    def _check(self, latents: Tensor, indices: list[int]) -> None:
-        broken = ~latents.flatten(1).isfinite().all(1)
+    def _check(self, samples: Tensor, indices: list[int]) -> None:
+        broken = ~samples.flatten(1).isfinite().all(1)
         if broken.any():
             first = indices[int(broken.nonzero()[0])]
             raise CellFailed(
-                f"the model gave NaN or infinity in {int(broken.sum())} of {len(indices)} pictures, "
+                f"the model gave NaN or infinity in {int(broken.sum())} of {len(indices)} images, "
                 f"the first with seed {self.plan.seed + first}"
             )
 
     def _warm_up(self) -> None:
-        """Run every network once at the size it will see: the first call of a kernel is no measure of the others."""
+        """Run every network once at the size it will see: the first call of a kernel is slower than the others."""
         n = min(self.plan.batch, self.plan.images)
-        for rule in (guidance.make("none"), guidance.make("cfg", scale=2.0)):
-            sigmas = (self.pipeline.levels.sigma_max, self.pipeline.levels.sigma_min, 0.0)
+        for strategy in (guidance.make("none"), guidance.make("cfg", scale=2.0)):
+            sigmas = (self.backend.levels.sigma_max, self.backend.levels.sigma_min, 0.0)
             contexts, seeds = self._contexts(list(range(n))), list(range(n))
-            latents = self.pipeline.sample(*contexts, samplers.make("euler"), sigmas, rule, seeds)
-        self.pipeline.decode(latents)
+            samples = self.backend.sample(*contexts, samplers.make("euler"), sigmas, strategy, seeds)
+        self.backend.decode(samples)
+
+
+@dataclass
+class _Feed:
+    """Hands the images of a cell to its metrics, `_MEASURED` at a time."""
+
+    measurement: Measurement
+    batch: Callable[[list[int], Tensor, Tensor | None], Batch]
+    indices: list[int] = field(default_factory=list)
+    samples: list[Tensor] = field(default_factory=list)
+    pictures: list[Tensor] = field(default_factory=list)
+
+    def add(self, indices: list[int], samples: Tensor, pictures: Tensor | None) -> None:
+        """Some more images."""
+        self.indices, self.samples = self.indices + indices, [*self.samples, samples]
+        self.pictures += [] if pictures is None else [pictures]
+        while len(self.indices) >= _MEASURED:
+            self._measure(_MEASURED)
+
+    def results(self) -> dict[str, Result]:
+        """The metrics of all images."""
+        if self.indices:
+            self._measure(len(self.indices))
+        return self.measurement.results()
+
+    def _measure(self, count: int) -> None:
+        samples, pictures = torch.cat(self.samples), torch.cat(self.pictures) if self.pictures else None
+        shown = None if pictures is None else pictures[:count]
+        self.measurement.update(self.batch(self.indices[:count], samples[:count], shown))
+        self.indices, self.samples = self.indices[count:], [samples[count:]]
+        self.pictures = [] if pictures is None else [pictures[count:]]
+
+
+def _stacked(thumbnails: list[Tensor]) -> NDArray[np.uint8]:
+    """(K, H, W, 3)."""
+    return torch.stack(thumbnails).numpy() if thumbnails else np.empty((0, 1, 1, 3), np.uint8)
 
 
 def _read(pictures: Pictures, prompts: int, side: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a sweep is made of: a choice (a name and its options), and a cell (one choice of each kind, and the steps)."""
+"""The parts of a sweep: a choice (a name and its options), and a cell (one choice of each kind, and the steps)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER, Axis
+from sdlab.registry import Registry, frozen, label
+from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER
 
 
 class Choice(BaseModel):
-    """A sampler, guidance or grid as the plan writes it: options left out take their defaults."""
+    """A sampler, guidance strategy, grid or model as the plan writes it: options left out take their defaults."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -22,14 +23,14 @@ class Choice(BaseModel):
     @field_validator("options")
     @classmethod
     def _frozen(cls, options: dict[str, Any]) -> dict[str, Any]:
-        return {key: _tuples(value) for key, value in options.items()}
+        return {key: frozen(value) for key, value in options.items()}
 
     @property
     def label(self) -> str:
         """`"cfg scale=3"`."""
-        return " ".join([self.name, *(f"{key}={_short(value)}" for key, value in self.options.items())])
+        return label(self.name, self.options)
 
-    def complete(self, axis: Axis) -> dict[str, Any]:
+    def complete(self, axis: Registry) -> dict[str, Any]:
         """Name and every option, defaults too: equal for two spellings of one thing."""
         return {"name": self.name, **axis.complete(self.name, self.options)}
 
@@ -43,7 +44,7 @@ class Cell(BaseModel):
     guidance: Choice
     steps: int
     strength: float | None = None  # of image-to-image
-    budget: int | None = None  # network passes an image, where the sweep names them and the steps follow
+    budget: int | None = None  # network passes per image, where the sweep gives those and the steps follow from them
 
     @property
     def label(self) -> str:
@@ -70,17 +71,13 @@ class Cell(BaseModel):
 
 
 def canonical(value: object) -> str:
-    """The one JSON text of a value: keys sorted, 3 and 3.0 alike, no spaces."""
+    """The canonical JSON text of a value: sorted keys, 3 and 3.0 alike, no spaces."""
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def digest(value: object) -> str:
     """The first 16 hexadecimal digits of the SHA-256 of `canonical(value)`."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def _plain(value: object) -> object:
@@ -91,9 +88,3 @@ def _plain(value: object) -> object:
     if isinstance(value, int) and not isinstance(value, bool):
         return float(value) if abs(value) < 2**53 else value
     return value if isinstance(value, str | float | bool | None) else repr(value)
-
-
-def _short(value: object) -> str:
-    if isinstance(value, list | tuple):
-        return ",".join(_short(item) for item in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)

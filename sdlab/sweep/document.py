@@ -1,7 +1,7 @@
-"""The sweep file as it is written, and every mistake in it at once, each with its key path, its value and the way out.
+"""The sweep file as it is written. All mistakes in it are reported at once, each with its key, its value and the fix.
 
-Types and names are checked value by value, so that one mistake hides no other. What no single value shows (too many
-steps for a grid) is checked where both values are at hand.
+Types and names are checked value by value, so that one mistake hides no other. What takes two values to see (too many
+steps for a grid) is checked where both are known.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+import samplers
 from samplers.checks import did_you_mean, unknown
-from sdlab import plugins
+from sdlab.backends.base import Mistakes, Opened
+from sdlab.backends.registry import open_model
 from sdlab.metrics import METRICS, MetricFiles
 from sdlab.picture import Fit
-from sdlab.sweep.axes import GRID, GUIDANCE, LEVELS, MODEL, PLAIN, SAMPLER, Axis, Mistake, grids_of, named
+from sdlab.registry import PLAIN, Mistake, Registry
+from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER, grids
 from sdlab.sweep.cell import Choice
 from sdlab.sweep.prompts import PROMPT_SETS, SETS, SIZE, prompt_set
-from sdlab.system import resources
 from sdlab.system.device import resolve
-from sdlab.weights.locate import MODELS, ModelSource
 
 T = TypeVar("T")
 
 
 def _wrong(*mistakes: Mistake) -> PydanticCustomError:
-    """The error that carries mistakes deeper than the value they are found in."""
+    """An error that carries mistakes of keys inside the value it is raised for."""
     return PydanticCustomError("sweep", "{mistakes}", {"mistakes": list(mistakes)})
 
 
@@ -48,8 +49,15 @@ def _as_list(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
 
-def _choice(value: object, axis: Axis, build: bool = True) -> Choice:
-    value = named(value)
+def _named(value: object) -> object:
+    """A choice with its `path` as its name: {path = "my_sampler.py:MySampler", order = 2}."""
+    if isinstance(value, dict) and "path" in value and "name" not in value:
+        return {"name": value["path"], **{key: item for key, item in value.items() if key != "path"}}
+    return value
+
+
+def _choice(value: object, axis: Registry, build: bool = True) -> Choice:
+    value = _named(value)
     if isinstance(value, str):
         choice = Choice(name=value)
         mistakes = [("", text) for _, text in axis.mistakes(value, {}, build)]
@@ -69,14 +77,14 @@ def _grid(value: object, info: ValidationInfo, build: bool = True) -> Choice:
     return _choice(value, _grids(info), build)
 
 
-def _grids(info: ValidationInfo) -> Axis:
-    """The grids of the model's levels; the model stands before the cells, so it is known, unless it is wrong."""
-    return grids_of(info.context["levels"] if info.context else LEVELS)
+def _grids(info: ValidationInfo) -> Registry:
+    """The grids of the model's noise schedule, which is known by then, since the model is read first."""
+    return grids(info.context["levels"])
 
 
 def _fits(steps: int, info: ValidationInfo) -> int:
-    grids = info.data.get("grid", [])
-    for grid in grids if isinstance(grids, list) else [grids]:
+    chosen = info.data.get("grid", [])
+    for grid in chosen if isinstance(chosen, list) else [chosen]:
         try:
             _grids(info).build(grid.name, steps=steps, **grid.options)
         except ValueError as error:
@@ -85,12 +93,12 @@ def _fits(steps: int, info: ValidationInfo) -> int:
 
 
 def _steps_or_passes(steps: T, info: ValidationInfo) -> T:
-    """One of the two is given, and not both; `passes`, which is read first, counts as given where it is wrong."""
+    """Exactly one of the two is given. `passes`, which is read first, counts as given even where it is invalid."""
     passes = info.data.get("passes", True) is not None
     if steps is None and not passes:
         raise _wrong(("", f"missing; it should be {_RIGHT['steps']}"))
     if steps is not None and passes:
-        raise _wrong(("", "follow from passes where those are given; leave one of the two out"))
+        raise _wrong(("", "steps follow from `passes`; give only one of the two"))
     return steps
 
 
@@ -100,34 +108,20 @@ def _metric(name: str) -> str:
     return name
 
 
-def _model(value: object, info: ValidationInfo) -> ModelSource | Choice:
-    value = named(value)
-    name = value.get("name") if isinstance(value, dict) else value
-    if isinstance(name, str) and (plugins.is_path(name) or name in plugins.MODELS) and name not in MODELS:
-        own = _choice(value, MODEL)
-        if info.context:
-            info.context["levels"] = MODEL.build(own.name, **own.options).levels
-        return own
-    if isinstance(value, str):
-        source = ModelSource(value)
-    elif isinstance(value, dict) and isinstance(value.get("name"), str):
-        if strange := sorted(value.keys() - _MODEL_KEYS):
-            raise _wrong((strange[0], unknown("key", strange[0], _MODEL_KEYS)))
-        if other := [(key, f"should be a path in quotes, got {v!r}") for key, v in value.items() if type(v) is not str]:
-            raise _wrong(*other)
-        source = ModelSource(**value)
-    else:
+def _model(value: object, info: ValidationInfo) -> Opened:
+    value = _named(value)
+    short = isinstance(value, str)
+    value = {"name": value} if short else value
+    if not (isinstance(value, dict) and isinstance(value.get("name"), str)):
         like = '"scenes" or {name = "sd15", weights = "…"}'
         raise _wrong(("", f"should be a name, a file or a folder, like {like}, got {value!r}"))
-    if source.name in MODELS or resources.find(source.name).exists():
-        return source
-    if "/" in source.name:
-        raise _wrong(("", f"there is no model file or folder {source.name!r}"))
-    known = [*MODELS, *plugins.MODELS]
-    raise _wrong(("", unknown("model", source.name, known) + ", or the path of a model file or folder"))
-
-
-_MODEL_KEYS = frozenset({"name", "weights", "vocab", "merges"})
+    options = {key: item for key, item in value.items() if key != "name"}
+    try:
+        opened = open_model(value["name"], options, info.context["folder"])
+    except Mistakes as error:
+        raise _wrong(*(("" if short and key == "name" else key, text) for key, text in error.mistakes)) from None
+    info.context["levels"] = opened.levels
+    return opened
 
 
 def _device(name: str) -> str:
@@ -138,15 +132,15 @@ def _device(name: str) -> str:
 
 
 def _readable(path: str, info: ValidationInfo) -> str:
-    """The path as it is read: a relative one starts at the folder of the sweep file."""
-    file = Path(info.context["folder"], Path(path).expanduser()) if info.context else Path(path)
+    """The path to read; a relative one starts at the folder of the sweep file."""
+    file = Path(info.context["folder"], Path(path).expanduser())
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise _wrong(("", f"cannot read {str(file)!r}: {reason}")) from None
     if not any(line.strip() for line in lines):
-        raise _wrong(("", f"{str(file)!r} holds no prompt; it should hold one a line"))
+        raise _wrong(("", f"{str(file)!r} contains no prompts; write one per line"))
     return str(file)
 
 
@@ -164,7 +158,7 @@ def _compared(what: str) -> str:
 
 
 class Prompt(NamedTuple):
-    """A prompt, and the picture it is to change, if there is one."""
+    """A prompt, and the input picture of image-to-image where it has one."""
 
     text: str
     image: str | None = None
@@ -187,14 +181,14 @@ Steps = Annotated[int, Field(ge=1), AfterValidator(_fits)]
 Sampler = Annotated[Choice, PlainValidator(partial(_choice, axis=SAMPLER))]
 Guidance = Annotated[Choice, PlainValidator(partial(_choice, axis=GUIDANCE))]
 Grid = Annotated[Choice, PlainValidator(_grid)]
-# An exclusion may name a part of the options, with which alone a rule could not be built.
+# An exclusion may give only some of the options that building the choice would need.
 AnySampler = Annotated[Choice, PlainValidator(partial(_choice, axis=SAMPLER, build=False))]
 AnyGuidance = Annotated[Choice, PlainValidator(partial(_choice, axis=GUIDANCE, build=False))]
 AnyGrid = Annotated[Choice, PlainValidator(partial(_choice, axis=GRID, build=False))]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
 class Prompts(_Table):
@@ -212,18 +206,18 @@ class Prompts(_Table):
     def _one_source(self) -> Prompts:
         given = [key for key in ("set", "file", "list") if getattr(self, _ATTRIBUTE.get(key, key)) is not None]
         if len(given) != 1:
-            raise _wrong(("", f"should have one of set, file and list, got {', '.join(given) or 'none of them'}"))
+            raise _wrong(("", f"needs exactly one of `set`, `file` and `list`, got {', '.join(given) or 'none'}"))
         if self.count is not None and self.set is None:
-            raise _wrong(("count", f"goes with set alone; with {given[0]} every prompt is used"))
+            raise _wrong(("count", f"`count` goes with `set`; with `{given[0]}` every prompt is used"))
         return self
 
     @property
     def have_pictures(self) -> bool:
-        """Whether any of them has a picture of its own."""
+        """Whether any of them has an input picture."""
         return any(prompt.image is not None for prompt in self.listed or [])
 
     def read(self, images: int) -> tuple[Prompt, ...]:
-        """The prompts themselves; a set without `count` gives one an image."""
+        """The prompts themselves; a set without `count` gives one per image."""
         if self.set is not None:
             return tuple(map(Prompt, prompt_set(self.set, self.count or min(images, SIZE))))
         if self.listed is not None:
@@ -237,23 +231,24 @@ _ATTRIBUTE = {"list": "listed"}
 
 
 class Image(_Table):
-    """`[image]`: the pictures that image-to-image starts from, one for all prompts (`init`) or one each (`set`)."""
+    """`[image]`: the input pictures of image-to-image, one for all prompts (`init`) or one each (`set`)."""
 
     init: str | None = None
     set: Annotated[str, AfterValidator(partial(_known, kind="picture set", known=SETS))] | None = None
     fit: Fit = "crop"
 
 
-def _prompts_of_networks(prompts: Prompts | None, info: ValidationInfo) -> Prompts | None:
-    if prompts is None and isinstance(info.data.get("model"), ModelSource):
+def _prompts_are_used(prompts: Prompts | None, info: ValidationInfo) -> Prompts | None:
+    opened: Opened | None = info.data.get("model")
+    if prompts is None and opened is not None and "prompts" not in opened.ignores:
         raise _wrong(("", f"missing; it should be {_RIGHT['prompts']}"))
     return prompts
 
 
 class Cells(_Table):
-    """`[cells]`: every combination is a cell. The grid stands before the steps, which are checked against it.
+    """`[cells]`: every combination is a cell. The grid is read before the steps, which are checked against it.
 
-    In place of the steps there may be `passes`, budgets of network passes an image: a cell takes the steps they buy.
+    `passes` may replace `steps`: budgets of network passes per image, from which each cell takes as many steps as fit.
     """
 
     sampler: Listed[Sampler]
@@ -265,7 +260,7 @@ class Cells(_Table):
 
 
 class Extra(_Table):
-    """`[[extra]]`: one cell more, with steps or a budget of passes."""
+    """`[[extra]]`: one more cell, with steps or a budget of passes."""
 
     sampler: Sampler
     grid: Grid
@@ -276,7 +271,7 @@ class Extra(_Table):
 
 
 class Exclude(_Table):
-    """`[[exclude]]`: drops the cells that match every key given, in any of its values."""
+    """`[[exclude]]`: drops the cells that match every given key in one of its values."""
 
     sampler: Listed[AnySampler] | None = None
     grid: Listed[AnyGrid] | None = None
@@ -289,7 +284,7 @@ class Exclude(_Table):
     def _not_empty(self) -> Exclude:
         if not self.model_fields_set:
             keys = "sampler, grid, guidance, passes, steps or strength"
-            raise _wrong(("", f"an empty exclusion would drop every cell; give {keys}"))
+            raise _wrong(("", f"an empty `[[exclude]]` would drop every cell; give {keys}"))
         return self
 
 
@@ -297,7 +292,7 @@ class Document(_Table):
     """The whole file."""
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None = None
-    model: Annotated[ModelSource | Choice, PlainValidator(_model)]  # a choice: of one's own, or exact
+    model: Annotated[Opened, PlainValidator(_model)]
     images: Natural = 128
     seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
     batch: Natural = 32
@@ -306,7 +301,7 @@ class Document(_Table):
     device: Annotated[str, AfterValidator(_device)] = Field("auto", validate_default=True)
     metrics: Annotated[list[Annotated[str, AfterValidator(_metric)]], BeforeValidator(_as_list)] = []
     metric_files: MetricFiles = MetricFiles()
-    prompts: Annotated[Prompts | None, AfterValidator(_prompts_of_networks)] = Field(None, validate_default=True)
+    prompts: Annotated[Prompts | None, AfterValidator(_prompts_are_used)] = Field(None, validate_default=True)
     image: Image | None = None
     compare: Annotated[str, AfterValidator(_compared)] | None = None
     cells: Cells | None = None
@@ -322,7 +317,7 @@ class Document(_Table):
         there = [("cells.passes", self.cells), *((f"extra[{i}].passes", one) for i, one in enumerate(self.extra))]
         wrong = [place for place, one in there if one is not None and one.passes is not None]
         if wrong and (self.image is not None or self._pictures_beside_prompts):
-            text = "goes with prompts alone; where pictures are started from give steps"
+            text = "`passes` does not work with input pictures; give `steps`"
             raise _wrong(*((place, text) for place in wrong))
         return self
 
@@ -331,17 +326,17 @@ class Document(_Table):
         given = [] if self.image is None else [f"image.{key}" for key in ("init", "set") if getattr(self.image, key)]
         given += ["images beside the prompts"] * self._pictures_beside_prompts
         if len(given) > 1:
-            raise _wrong(("image", f"pictures should come from one place, got {', '.join(given)}"))
-        if given and isinstance(self.model, Choice):
-            raise _wrong(("image", f"model {self.model.name} starts from noise alone; leave the pictures out"))
+            raise _wrong(("image", f"input pictures come from several places ({', '.join(given)}); keep one"))
+        if given and not self.model.starts_from_pictures:
+            raise _wrong(("image", f"model {self.model.name} cannot start from pictures; remove them"))
         if self.image is not None and not given:
-            raise _wrong(("image", "should have init (a picture) or set"))
+            raise _wrong(("image", "needs `init` (a picture) or `set`"))
         there = {f"extra[{i}].strength": one.strength is not None for i, one in enumerate(self.extra)}
         if self.cells is not None:
             there["cells.strength"] = self.cells.strength is not None
         if wrong := [place for place, is_there in there.items() if is_there is not bool(given)]:
-            text = "goes with pictures to start from; give [image] with init or set"
-            text = "missing; it should say how far to leave the pictures, like [0.4, 0.8]" if given else text
+            text = "`strength` goes with input pictures; add [image] with `init` or `set`"
+            text = "missing; say how far to move away from the input pictures, like [0.4, 0.8]" if given else text
             raise _wrong(*((place, text) for place in wrong))
         return self
 
@@ -354,22 +349,29 @@ _RIGHT = {
     "model": 'a model, like "scenes"',
     "prompts": 'a table, like [prompts] with set = "scenes" and count = 128',
     "sampler": 'a sampler, like "ddim" or {name = "ddim", eta = 0.5}',
-    "steps": "whole numbers from 1, like [5, 10, 20], or in their place passes, the network passes of an image",
-    "grid": 'a grid, like "trailing"; [cells] has not one alone that could be taken',
-    "guidance": 'a guidance, like {name = "cfg", scale = 3.0}; [cells] has not one alone that could be taken',
+    "steps": "whole numbers from 1, like [5, 10, 20]; or give `passes`, the network passes per image",
+}
+
+# An extra cell takes a missing choice from [cells], which always has a grid and a guidance.
+_SEVERAL = {
+    "grid": '`cells.grid` lists several grids; name one in this `[[extra]]`, like "trailing"',
+    "guidance": "`cells.guidance` lists several strategies; name one in this `[[extra]]`, "
+    'like {name = "cfg", scale = 3.0}',
 }
 
 
 def read(raw: dict[str, Any], folder: Path) -> tuple[Document | None, list[Mistake]]:
-    """The document that `raw` (parsed TOML) is, or the (key path, sentence) of each of its mistakes."""
+    """The document in `raw` (parsed TOML), or the (key path, sentence) of each mistake in it."""
     try:
-        return Document.model_validate(_inherit(raw), context={"folder": folder, "levels": LEVELS}), []
+        return Document.model_validate(
+            _inherit(raw), context={"folder": folder, "levels": samplers.discrete_levels()}
+        ), []
     except ValidationError as error:
         return None, [mistake for fault in error.errors() for mistake in _explain(fault)]
 
 
 def _inherit(raw: dict[str, Any]) -> dict[str, Any]:
-    """`raw` with what an extra cell leaves out taken from [cells], where that has one value and no more."""
+    """`raw` with what an extra cell leaves out taken from [cells], where that has exactly one value."""
     cells, extra = raw.get("cells", {}), raw.get("extra", [])
     if not isinstance(cells, dict) or not isinstance(extra, list):
         return raw
@@ -380,7 +382,7 @@ def _inherit(raw: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with(shared: dict[str, Any], one: dict[str, Any]) -> dict[str, Any]:
-    """An extra cell with what it leaves out; one that has steps takes no passes, and the other way round."""
+    """An extra cell with what it leaves out; one that has steps takes no passes, and vice versa."""
     lengths = {"steps", "passes"}
     return {**{key: value for key, value in shared.items() if not (key in lengths and lengths & one.keys())}, **one}
 
@@ -395,7 +397,9 @@ def _explain(fault: ErrorDetails) -> Iterator[Mistake]:
         known = sorted(field.alias or key for key, field in table.model_fields.items())
         yield path, unknown("key", str(fault["loc"][-1]), known)
     elif kind == "missing":
-        yield path, f"missing; it should be {_RIGHT[str(fault['loc'][-1])]}"
+        key = str(fault["loc"][-1])
+        several = _SEVERAL.get(key) if fault["loc"][0] == "extra" else None
+        yield path, several or f"missing; it should be {_RIGHT[key]}"
     elif kind == "literal_error":
         known_values = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
         yield path, f"should be one of {', '.join(known_values)}, got {value!r}{did_you_mean(str(value), known_values)}"

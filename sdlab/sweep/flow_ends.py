@@ -10,8 +10,7 @@ from torch import Tensor
 import samplers
 from samplers.exact.reference import CONVERGING, fine_grid
 from sdlab import guidance
-from sdlab.backends.custom import OwnPipeline
-from sdlab.pipeline import Pipeline
+from sdlab.backends.base import Backend
 from sdlab.sweep.axes import GUIDANCE
 from sdlab.sweep.cell import Choice, canonical
 
@@ -24,43 +23,49 @@ def span(sigmas: Sequence[float], levels: samplers.Levels) -> tuple[float, ...]:
     return (first, last) if last > 0 or first <= levels.sigma_min else (first, levels.sigma_min, 0.0)
 
 
-def shared(rule: Choice, ends: Sequence[float]) -> str:
+def shared(strategy: Choice, ends: Sequence[float]) -> str:
     """Equal for the cells that are measured against the same ends of the flow."""
-    return canonical([rule.complete(GUIDANCE), ends])
+    return canonical([strategy.complete(GUIDANCE), ends])
 
 
 class FlowEnds:
-    """Where the flow ends for every image of a plan, computed once for all cells of one guidance.
+    """Where the flow ends for every image of a plan, computed once for all cells of one guidance strategy.
 
-    It is exact where the model knows its flow. Else it is a fine run (`samplers.converged`) down to the lowest level
-    of the model, and from there to 0 in one step, as samplers do.
+    It is exact where the model knows its flow. Otherwise it is a fine run (`samplers.converged`) down to the lowest
+    level of the model, and from there to 0 in one step, as samplers do.
     """
 
     def __init__(
         self,
-        pipeline: Pipeline | OwnPipeline,
+        backend: Backend,
         contexts: Callable[[list[int]], tuple[Tensor, Tensor]],
         batches: Sequence[list[int]],
         seed: int,
     ) -> None:
         """`contexts` are those of some of the images, which are `batches` together; image i has seed `seed` + i."""
-        self._pipeline, self._contexts, self._batches, self._seed = pipeline, contexts, batches, seed
+        self._backend, self._contexts, self._batches, self._seed = backend, contexts, batches, seed
         self._known: dict[str, Tensor] = {}
 
-    def of(self, rule: Choice, sigmas: Sequence[float], on_step: Callable[[], object] = lambda: None) -> Tensor:
-        """(N, …) in the order of the batches, for the guidance `rule` and a grid; `on_step` is called now and then."""
-        ends = span(sigmas, self._pipeline.levels)
-        key = shared(rule, ends)
+    def of(self, strategy: Choice, sigmas: Sequence[float], on_step: Callable[[], object] = lambda: None) -> Tensor:
+        """(N, …) in the order of the batches, for a guidance strategy and a grid; `on_step` is called now and then."""
+        ends = span(sigmas, self._backend.levels)
+        key = shared(strategy, ends)
         if key not in self._known:
-            self._known[key] = torch.cat([self._run(rule, ends, indices, on_step) for indices in self._batches])
+            self._known[key] = torch.cat([self._run(strategy, ends, indices, on_step) for indices in self._batches])
         return self._known[key]
 
-    def _run(self, rule: Choice, ends: Sequence[float], indices: list[int], on_step: Callable[[], object]) -> Tensor:
-        pipeline, seeds = self._pipeline, [self._seed + i for i in indices]
+    def _run(
+        self, strategy: Choice, ends: Sequence[float], indices: list[int], on_step: Callable[[], object]
+    ) -> Tensor:
+        seeds = [self._seed + i for i in indices]
         on_step()
-        if isinstance(pipeline, OwnPipeline) and (exact := pipeline.flow(seeds, ends[0], ends[-1])) is not None:
+        if (exact := self._backend.flow(seeds, ends[0], ends[-1])) is not None:
             return exact
-        strategy = guidance.make(rule.name, **rule.options)
-        return pipeline.sample(
-            *self._contexts(indices), CONVERGING, fine_grid(ends, STEPS), strategy, seeds, on_step=lambda *_: on_step()
+        return self._backend.sample(
+            *self._contexts(indices),
+            CONVERGING,
+            fine_grid(ends, STEPS),
+            guidance.make(strategy.name, **strategy.options),
+            seeds,
+            on_step=lambda *_: on_step(),
         )

@@ -1,4 +1,4 @@
-"""How far a sweep is: one bar for the sweep, one for the cell, each with the time left."""
+"""The progress bars of a sweep: one for the sweep and one for the cell, each with the time left."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 
 class SweepProgress:
-    """Two bars while the block runs, and a line for every finished cell, which a log file gets too.
+    """Two bars while the block runs, and a line for every finished cell, which also goes to a log file.
 
-    The time left is that of the network passes left, at the speed of those done.
+    The time left is the network passes left at the speed of those done.
     """
 
     def __init__(self, console: Console, passes: Sequence[float]) -> None:
@@ -25,7 +25,7 @@ class SweepProgress:
             console=console,
             transient=True,
         )
-        self._passes = [max(1.0, cell) for cell in passes]  # without a single step there is still a picture to decode
+        self._passes = [max(1.0, cell) for cell in passes]  # with no step at all there are still pictures to decode
         self._total = sum(self._passes)
         self._done = 0.0
         self._index = -1
@@ -43,23 +43,23 @@ class SweepProgress:
         self._bars.stop()
 
     def begin(self, label: str) -> None:
-        """The next cell starts."""
+        """Start the next cell."""
         self._index += 1
         if self._index == 0:
-            self._start = time.monotonic()  # what came before was loading, which no cell repeats
+            self._start = time.monotonic()  # leaves out loading, which happens once
         self._cell_start = time.monotonic()
         self._bars.update(self._cell, description=label, completed=0.0, left="", visible=True)
         self._bars.update(self._sweep, description=f"cell {self._index + 1} of {len(self._passes)}")
 
     def update(self, share: float) -> None:
-        """A share in [0, 1] of the cell is done."""
+        """Show that a share in [0, 1] of the cell is done."""
         now = time.monotonic()
         done = self._done + share * self._passes[self._index]
         self._bars.update(self._cell, completed=share, left=_left(now - self._cell_start, share))
         self._bars.update(self._sweep, completed=done, left=_left(now - self._start, done / self._total))
 
     def end(self, text: str) -> None:
-        """The cell is done; `text` says how it went."""
+        """Finish the cell with a line of `text` on its outcome."""
         self.update(1.0)
         self._done += self._passes[self._index]
         self._bars.console.print(f"[dim]{self._index + 1:>3}/{len(self._passes)}[/] {text}", highlight=False)

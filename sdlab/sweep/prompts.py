@@ -1,7 +1,7 @@
 """The named sets of prompts and of pictures of the scenes world, the same on every machine.
 
-Picture i of a set shows what prompt i of the same name says. The prompts of `scenes_altered` each say one thing else
-than picture i of `scenes` shows: what image-to-image is asked to change.
+Picture i of a set shows what prompt i of the set of that name says. Prompt i of `scenes_altered` differs from picture
+i of `scenes` in one fact, which image-to-image is asked to change.
 """
 
 from __future__ import annotations

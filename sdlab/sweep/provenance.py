@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, machine, precision, code."""
+"""The provenance of a row: versions, machine, precision, code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sdlab.system.resources import ROOT
 
 
 def provenance(plan: Plan, model: str) -> dict[str, str | int | None]:
-    """What a row of the store says of its origin; `model` identifies the model down to its weights."""
+    """The provenance of a row of the store; `model` identifies the model down to its weights."""
     return {
         "sdlab": sdlab.__version__,
         "torch": str(torch.__version__),
@@ -34,7 +34,7 @@ def provenance(plan: Plan, model: str) -> dict[str, str | int | None]:
 
 
 def device_name(device: str) -> str:
-    """The name on the box: of the graphics card, or of the processor."""
+    """The product name of the graphics card or the processor."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     try:
@@ -46,7 +46,7 @@ def device_name(device: str) -> str:
 
 
 def git_commit() -> str | None:
-    """The commit the code is at, with `+` when files differ from it; None outside a clone."""
+    """The commit of the code, with `+` when files differ from it; None outside a clone."""
     if not (ROOT / ".git").exists():
         return None
     try:

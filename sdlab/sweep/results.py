@@ -1,4 +1,4 @@
-"""What runs a cell, and what comes of it. A sweep knows models through this face alone."""
+"""The interface between the runner of a sweep and the bench: a cell in, its result out."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sdlab.sweep.cell import Cell
 
 @dataclass(frozen=True)
 class CellResult:
-    """All that is measured of a cell of N images."""
+    """Everything that is measured of a cell of N images."""
 
     metrics: dict[str, float]
     stderr: dict[str, float]  # standard errors, of the metrics that have one
     per_image: dict[
         str, NDArray[np.floating]
     ]  # (N,) in the order of the seeds, of the metrics that are means over images
-    network_passes: float  # an image
+    network_passes: float  # per image
     seconds_per_image: float
     ms_per_pass: float
     network_share: float  # of the whole time of the cell, in [0, 1]
@@ -29,11 +29,11 @@ class CellResult:
 
 
 class CellFailed(Exception):
-    """A cell that cannot give numbers (a NaN, for one); the message is its reason. The sweep goes on."""
+    """A cell without values, because of a NaN for instance; the message is the reason. The sweep goes on."""
 
 
 class Bench(Protocol):
-    """A loaded model with all that measures it."""
+    """A loaded model with everything that measures it."""
 
     @property
     def prompts(self) -> Sequence[str]:
@@ -42,17 +42,17 @@ class Bench(Protocol):
 
     @property
     def inputs(self) -> NDArray[np.uint8] | None:
-        """The pictures (K, H, W, 3) that those of the thumbnails are made from, where image-to-image makes them."""
+        """The input pictures (K, H, W, 3) of the thumbnails, for image-to-image."""
         ...
 
     def real(self) -> dict[str, tuple[float, float]]:
-        """The value and standard error of each metric on as many real pictures, where there are any: what to aim at."""
+        """The value and standard error of each metric on as many real pictures, where there are any."""
         ...
 
     def run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:
         """Measure a cell, calling `on_progress` with the finished share in [0, 1].
 
         Raises:
-            CellFailed: this cell gives no numbers; others may.
+            CellFailed: this cell has no values; others may.
         """
         ...

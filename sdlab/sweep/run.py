@@ -1,4 +1,4 @@
-"""Run the cells of a plan that the store does not have, one after the other, keeping each as soon as it is done."""
+"""The runner of a sweep: the cells that the store does not have, one after the other, each stored when it is done."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from sdlab.sweep.cell import Cell
-from sdlab.sweep.cost import passes_an_image
+from sdlab.sweep.passes import passes_per_image
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.progress import SweepProgress, duration
 from sdlab.sweep.provenance import provenance
@@ -27,8 +27,8 @@ from sdlab.system.lock import locked
 
 STORE = "results.sqlite"
 PLAN = "plan.json"
-REAL = "real"  # the note in the store that holds the metrics of real pictures
-_ROOM = 16 * 2**20  # bytes free on the disk without which no cell is begun
+REAL = "real"  # the note in the store with the metrics of real pictures
+_ROOM = 16 * 2**20  # bytes that must be free on the disk before a cell starts
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def run_sweep(
     `model` identifies the model down to its weights. `open_bench` is called only when there is a cell to run.
 
     Raises:
-        RunError: the directory is in use, the store is damaged, the disk is full; what was finished is kept.
+        RunError: the directory is in use, the store is damaged, or the disk is full; finished cells are kept.
         SdlabError: from `open_bench`.
     """
     keys = [plan.key(cell, model) for cell in plan.cells]
@@ -66,7 +66,7 @@ def run_sweep(
         try:
             _write_plan(plan, model, keys, directory, store)
             if todo:
-                progress = SweepProgress(console, [passes_an_image(plan, cell) for _, cell in todo])
+                progress = SweepProgress(console, [passes_per_image(plan, cell) for _, cell in todo])
                 bench = open_bench()
                 store.set_note(REAL, json.dumps(bench.real()))
                 if (inputs := bench.inputs) is not None:
@@ -94,7 +94,7 @@ class _Tally:
 
 @dataclass(frozen=True)
 class _Runner:
-    """Runs one cell after the other and writes down how each went."""
+    """Runs cells and stores the outcome of each."""
 
     plan: Plan
     bench: Bench
@@ -105,7 +105,7 @@ class _Runner:
     tally: _Tally
 
     def run(self, key: str, cell: Cell) -> None:
-        """Run a cell; a failed one is written down with its reason."""
+        """Run a cell and store it; a failed one is stored with its reason."""
         self.progress.begin(cell.label)
         start = time.monotonic()
         try:
@@ -137,17 +137,17 @@ def _check_finite(plan: Plan, result: CellResult) -> None:
 
 
 def _check_room(directory: Path) -> None:
-    """Better to stop before a cell is computed than after."""
+    """Stop before a cell is computed, not after, when it could not be stored."""
     free = shutil.disk_usage(directory).free
     if free < _ROOM:
         raise RunError(
-            f"no space left on the disk of {directory}: {free / 2**20:.0f} MiB free, {_ROOM // 2**20} needed to go on; "
-            "the finished cells are kept, the same command runs the rest"
+            f"no space left on the disk of {directory}: {free / 2**20:.0f} MiB free, {_ROOM // 2**20} MiB needed; "
+            "finished cells are kept, and the same command runs the rest"
         )
 
 
 def _write_plan(plan: Plan, model: str, keys: list[str], directory: Path, store: Store) -> None:
-    """The resolved plan, for people as a file, and in the store, from which the report is drawn."""
+    """Write the resolved plan into a file for people, and into the store for the report."""
     text = json.dumps({**plan.model_dump(), "model_identity": model, "keys": keys}, indent=1, ensure_ascii=False)
     if store.note(PLAN) != text:
         store.set_note(PLAN, text)
@@ -163,6 +163,7 @@ def read_plan(store: Store) -> tuple[Plan, list[str]]:
     """
     text = store.note(PLAN)
     if text is None:
-        raise RunError(f"{store.path} holds no plan: no sweep has been run there")
+        raise RunError(f"{store.path} contains no plan; no sweep has been run there")
     fields = json.loads(text)
+    fields.setdefault("source", {"name": fields["model"]})  # which earlier versions did not write
     return Plan.model_validate({name: fields[name] for name in Plan.model_fields if name in fields}), fields["keys"]

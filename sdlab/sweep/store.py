@@ -1,4 +1,4 @@
-"""The results, in one SQLite file: a row a cell, written whole or not at all.
+"""The store of results: one SQLite file with one row per cell, written whole or not at all.
 
 The rollback journal (SQLite's default) makes every transaction safe against a kill or a power cut at any moment, and
 leaves a single file behind.
@@ -26,18 +26,18 @@ from sdlab.sweep.cell import Cell
 from sdlab.sweep.results import CellResult
 from sdlab.system.errors import RunError
 
-_OURS = 0x5D1AB  # PRAGMA application_id: tells our files from others
+_OURS = 0x5D1AB  # PRAGMA application_id, which marks our files
 _VERSION = 1
 _TABLES = """
 CREATE TABLE cells (
-    key               TEXT PRIMARY KEY,  -- hash of all that determines the numbers
+    key               TEXT PRIMARY KEY,  -- hash of everything that determines the values
     cell              TEXT NOT NULL,     -- JSON
     status            TEXT NOT NULL CHECK (status IN ('ok', 'failed')),
     reason            TEXT NOT NULL,     -- why it failed
     metrics           TEXT NOT NULL,     -- JSON, name -> value
     stderr            TEXT NOT NULL,     -- JSON, name -> standard error
-    per_image         BLOB NOT NULL,     -- NumPy .npz, name -> one number an image
-    network_passes    REAL,              -- an image
+    per_image         BLOB NOT NULL,     -- NumPy .npz, name -> one value per image
+    network_passes    REAL,              -- per image
     seconds_per_image REAL,
     ms_per_pass       REAL,
     network_share     REAL,              -- of the time, 0 to 1
@@ -54,7 +54,7 @@ _COSTS = ("network_passes", "seconds_per_image", "ms_per_pass", "network_share")
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of a cell; a failed one has a reason, and no numbers."""
+    """A row of the store; a failed cell has a reason and no values."""
 
     key: str
     cell: Cell
@@ -71,24 +71,24 @@ class Row:
 
     @property
     def ok(self) -> bool:
-        """Whether the cell has numbers."""
+        """Whether the cell has values."""
         return not self.reason
 
 
 class Store:
-    """An open file of results. Only one process may write; any number may read."""
+    """An open store. Only one process may write; any number may read."""
 
     def __init__(self, path: Path) -> None:
         """Open the file, or make it.
 
         Raises:
-            RunError: it is not a store, is damaged, or is of a newer sdlab; it is left as it was.
+            RunError: it is not a store, is damaged, or was written by a newer sdlab; it is left as it was.
         """
         self.path = path
-        with self._told():
+        with self._reporting():
             self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
         try:
-            with self._told():
+            with self._reporting():
                 self._check()
         except RunError:
             self._db.close()
@@ -101,9 +101,11 @@ class Store:
                 f"BEGIN; PRAGMA application_id = {_OURS}; PRAGMA user_version = {_VERSION}; {_TABLES} COMMIT;"
             )
         elif ours != _OURS:
-            raise RunError(f"{self.path} is a database, but not one of sdlab's; move it away or use another --out")
+            raise RunError(f"{self.path} is a database of another program; move it away or use another --out")
         elif version > _VERSION:
-            raise RunError(f"{self.path} was written by a newer sdlab (format {version}, this one knows {_VERSION})")
+            raise RunError(
+                f"{self.path} was written by a newer sdlab (format {version}; this version reads up to {_VERSION})"
+            )
         elif self._one("PRAGMA quick_check(1)") != "ok":
             raise sqlite3.DatabaseError("quick_check failed")
 
@@ -118,21 +120,21 @@ class Store:
         self.close()
 
     def finished(self) -> set[str]:
-        """The keys of the cells that have numbers."""
-        with self._told():
+        """The keys of the cells that have values."""
+        with self._reporting():
             return {key for (key,) in self._db.execute("SELECT key FROM cells WHERE status = 'ok'")}
 
     def rows(self, keys: Iterable[str] | None = None) -> list[Row]:
-        """The rows of `keys`, in their order, those that are there; or every row, the oldest first."""
+        """The rows of `keys` that exist, in their order; or every row, oldest first."""
         columns = f"key, cell, reason, metrics, stderr, per_image, {', '.join(_COSTS)}, provenance, created"
-        with self._told():
+        with self._reporting():
             found = self._db.execute(f"SELECT {columns} FROM cells ORDER BY created, rowid").fetchall()
         rows = {row.key: row for row in map(_row, found)}
         return list(rows.values()) if keys is None else [rows[key] for key in keys if key in rows]
 
     def thumbnails(self, key: str) -> tuple[list[str], NDArray[np.uint8]] | None:
         """The prompts (K) and pictures (K, H, W, 3) of a cell, if it has any."""
-        with self._told():
+        with self._reporting():
             found = self._db.execute("SELECT prompts, thumbnails FROM cells WHERE key = ?", (key,)).fetchone()
         if found is None or found[1] is None:
             return None
@@ -143,7 +145,7 @@ class Store:
         """Write a finished cell. `prompts` are those of its thumbnails.
 
         Raises:
-            ValueError: there are not as many prompts as thumbnails.
+            ValueError: the number of prompts differs from that of the thumbnails.
             RunError: no space is left, or the disk fails; all other rows are as they were.
         """
         if len(prompts) != len(result.thumbnails):
@@ -163,7 +165,11 @@ class Store:
         )
 
     def add_failed(self, key: str, cell: Cell, reason: str, provenance: dict[str, Any]) -> None:
-        """Write that a cell failed, and why; the next run tries it again. Raises as `add` does."""
+        """Write that a cell failed, and why. The next run tries it again.
+
+        Raises:
+            RunError: as for `add`.
+        """
         empty = {"metrics": "{}", "stderr": "{}", "per_image": _npz({}), "prompts": "[]", "thumbnails": None}
         costs = dict.fromkeys(_COSTS)
         self._write(key=key, cell=cell, status="failed", reason=reason, provenance=provenance, **empty, **costs)
@@ -173,22 +179,26 @@ class Store:
         columns["provenance"] = json.dumps(provenance)
         columns["created"] = datetime.now(UTC).isoformat(timespec="milliseconds")
         names, marks = ", ".join(columns), ", ".join("?" * len(columns))
-        with self._told():
+        with self._reporting():
             self._db.execute(f"INSERT OR REPLACE INTO cells ({names}) VALUES ({marks})", tuple(columns.values()))
 
     def note(self, name: str) -> str | None:
         """A text kept beside the cells."""
-        with self._told():
+        with self._reporting():
             found = self._db.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
         return None if found is None else found[0]
 
     def set_note(self, name: str, value: str) -> None:
-        """Keep a text beside the cells. Raises as `add` does."""
-        with self._told():
+        """Keep a text beside the cells.
+
+        Raises:
+            RunError: as for `add`.
+        """
+        with self._reporting():
             self._db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
 
     def inputs(self) -> NDArray[np.uint8] | None:
-        """The pictures (K, H, W, 3) that image-to-image has started from."""
+        """The input pictures (K, H, W, 3) of image-to-image."""
         text = self.note(_INPUTS)
         if text is None:
             return None
@@ -196,7 +206,11 @@ class Store:
         return _unstrip(base64.b64decode(strip), count)
 
     def set_inputs(self, pictures: NDArray[np.uint8]) -> None:
-        """Keep them beside the cells. Raises as `add` does."""
+        """Keep the input pictures beside the cells.
+
+        Raises:
+            RunError: as for `add`.
+        """
         strip = _strip(pictures)
         assert strip is not None
         self.set_note(_INPUTS, json.dumps([len(pictures), base64.b64encode(strip).decode()]))
@@ -205,16 +219,16 @@ class Store:
         return self._db.execute(query).fetchone()[0]
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """SQLite's errors as ours, in one line."""
+    def _reporting(self) -> Iterator[None]:
+        """Report SQLite's errors as ours, in one line."""
         try:
             yield
         except sqlite3.DatabaseError as error:
             code = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT")
             if code.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
-                text = f"cannot write {self.path}: the disk is full or fails ({error}); the finished cells are kept"
+                text = f"cannot write {self.path}: the disk is full or fails ({error}); finished cells are kept"
             elif code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-                text = f"{self.path} is damaged or is no SQLite file ({error}); move it away to start anew"
+                text = f"{self.path} is damaged or is not an SQLite file ({error}); move it away to start again"
             else:
                 text = f"cannot use {self.path}: {error}"
             raise RunError(text) from error

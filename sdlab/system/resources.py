@@ -16,3 +16,9 @@ def find(path: str | Path) -> Path:
     given = Path(path).expanduser()
     shipped = ROOT / given
     return shipped if not given.exists() and shipped.exists() else given
+
+
+def near(path: str | Path, folder: Path) -> str:
+    """`path` as a file in `folder` names it: relative to that folder if it exists there, else as `find` has it."""
+    beside = folder / Path(path).expanduser()
+    return str(beside if beside.exists() else find(path))

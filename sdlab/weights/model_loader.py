@@ -21,12 +21,22 @@ from sdlab.weights.vocabulary import read_tokenizer
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model whose weights are still in its files; everything else has been read and checked."""
+    """A model whose weights are still in its files; its configuration, vocabulary and file headers have been read."""
 
     located: Located
     config: ModelConfig
     tokenizer: Tokenizer
     tensors: layouts.Parts
+
+    def check(self) -> None:
+        """Check that the tensors fit the configuration.
+
+        Raises:
+            RunError: a name or a shape differs; the message says which.
+        """
+        names = layouts.names(self.located.layout, self.config)
+        for (part, module), path in zip(networks(self.config).items(), self.located.weights, strict=True):
+            check(self.tensors[part], module, str(path), names[part])
 
 
 def open_model(model: Model) -> StoredModel:
@@ -40,14 +50,23 @@ def open_model(model: Model) -> StoredModel:
             files hold another kind of model, which the message names.
         RunError: a weight file is damaged or does not fit the configuration.
     """
+    stored = read_model(model)
+    stored.check()
+    return stored
+
+
+def read_model(model: Model) -> StoredModel:
+    """As `open_model`, but without the check of the tensors (`StoredModel.check`), which takes most of the time.
+
+    Raises:
+        UsageError: as for `open_model`.
+        RunError: a weight file is damaged.
+    """
     located = locate(model)
     config, tensors = layouts.read(located)
     tokenizer = read_tokenizer(located.vocab, located.merges, config.text.context_length)
     if (found := tokenizer.vocab_size) != (wanted := config.text.vocab_size):
         raise UsageError(f"{located.vocab}: holds {found} tokens, but text.vocab_size of {located.place} is {wanted}")
-    names = layouts.names(located.layout, config)
-    for (part, module), path in zip(networks(config).items(), located.weights, strict=True):
-        check(tensors[part], module, str(path), names[part])
     return StoredModel(located, config, tokenizer, tensors)
 
 

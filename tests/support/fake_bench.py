@@ -5,11 +5,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+import samplers
 from sdlab.sweep.cell import Cell
-from sdlab.sweep.cost import network_passes
+from sdlab.sweep.passes import network_passes
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.results import CellFailed, CellResult
 
+LEVELS = samplers.discrete_levels()
 TOML = """
 model = "scenes"
 images = 16
@@ -29,7 +31,7 @@ def random(text: str) -> np.random.Generator:
 
 
 def result(cell: Cell, images: int = 16) -> CellResult:
-    passes = network_passes(cell)
+    passes = network_passes(cell, LEVELS)
     score = 25 - 10 / max(passes, 1) + random("all").normal(size=images) + 0.1 * random(cell.label).normal(size=images)
     noise = -10.0 * (cell.strength or 0.0) + random("psnr").normal(size=images)
     return CellResult(

@@ -26,7 +26,7 @@ from sdlab.commands.sweep import sweep
 from sdlab.metrics import openai_clip
 from sdlab.metrics.psnr import psnr
 from sdlab.picture import read_picture, to_bytes
-from sdlab.sweep.bench import LabBench
+from sdlab.sweep.bench import ModelBench
 from sdlab.sweep.identity import identify
 from sdlab.sweep.prompts import picture_set
 from sdlab.sweep.store import Store
@@ -73,7 +73,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
 
     def run_it(text: str, name: str = "mine", **overrides: Any) -> int:
         Path(f"{name}.toml").write_text(text, encoding="utf-8")
-        return sweep(f"{name}.toml", identify, LabBench, console=Console(file=io.StringIO()), overrides=overrides)
+        return sweep(f"{name}.toml", identify, ModelBench, console=Console(file=io.StringIO()), overrides=overrides)
 
     return run_it
 
@@ -134,7 +134,7 @@ def test_one_picture_for_all_is_brought_to_size_and_kept_at_strength_0(run: Swee
         np.testing.assert_array_equal(picture, to_bytes(expected)[0].numpy())
 
 
-def test_the_words_that_a_long_prompt_loses_are_told(run: Sweep, capsys: pytest.CaptureFixture[str]):
+def test_the_words_that_a_long_prompt_loses_are_reported(run: Sweep, capsys: pytest.CaptureFixture[str]):
     prompts = f'[prompts]\nlist = ["a red circle{" on a grey background" * 30} at last", "a blue star"]'
     assert run(toml(metrics="metrics = []", prompts=prompts, image="", strength="")) == 0
     (line,) = capsys.readouterr().err.splitlines()
@@ -171,7 +171,7 @@ def refused(run: Sweep, capsys: pytest.CaptureFixture[str]) -> Callable[..., lis
 Refused = Callable[..., list[str]]
 
 
-def test_what_a_sweep_cannot_do_is_told_before_it_begins(refused: Refused, tmp_path: Path):
+def test_what_a_sweep_cannot_do_is_reported_before_it_begins(refused: Refused, tmp_path: Path):
     assert refused(toml(image=PHOTO)) == ["image: photo.png: no such file or directory"]
     Path("photo.png").write_text("dear diary")
     [line] = refused(toml(image=PHOTO))

@@ -4,18 +4,17 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from fake_bench import TOML
+from fake_bench import LEVELS, TOML
 
 import samplers
 from sdlab import plugins
+from sdlab.report.statistics import pairs
 from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER
 from sdlab.sweep.cell import Cell, Choice, digest
-from sdlab.sweep.cost import network_passes, passes_an_image, steps_within
-from sdlab.sweep.pairs import pairs
+from sdlab.sweep.passes import network_passes, passes_per_image, steps_within
 from sdlab.sweep.plan import Pictures, load_plan
 from sdlab.system.errors import UsageError
 from sdlab.system.resources import ROOT
-from sdlab.weights.locate import ModelSource
 from sdlab.worlds.scenes import parse
 from sdlab.worlds.scenes.captions import facts
 
@@ -86,7 +85,7 @@ def test_a_cell_written_twice_runs_once_and_is_noted(file):
     file.write_text(TOML.replace('"ddim", "heun"', '"ddim", { name = "ddim", eta = 0 }'), encoding="utf-8")
     plan = load_plan(file)
     assert [cell.sampler.label for cell in plan.cells] == ["ddim"] * 4
-    assert plan.notes == ("4 cells written twice, run once",)
+    assert plan.notes == ("4 cells are listed twice and run once",)
 
 
 def test_prompts_come_from_a_set_a_file_or_a_list(file):
@@ -133,7 +132,7 @@ def test_strength_is_an_axis_like_the_others(file):
 
 def test_an_extra_cell_of_a_sweep_over_strengths_must_say_its_own(file):
     extra = '[[extra]]\nsampler = "euler"\nguidance = "none"\nsteps = 3\n'
-    text = "extra[0].strength: missing; it should say how far to leave the pictures, like [0.4, 0.8]"
+    text = "extra[0].strength: missing; say how far to move away from the input pictures, like [0.4, 0.8]"
     assert mistakes(file, EDIT + extra) == [text]
 
 
@@ -148,10 +147,10 @@ def test_a_budget_of_passes_buys_each_cell_the_most_steps_it_can(file):
         ("heun", "none"): (3, 5), ("heun", "cfg scale=3"): (1, 3),
     }  # fmt: skip
     assert [cell.steps for cell in plan.cells] == [n for pair in steps.values() for n in pair]
-    assert [passes_an_image(plan, cell) for cell in plan.cells] == [5, 10, 4, 10, 5, 9, 2, 10]
+    assert [passes_per_image(plan, cell) for cell in plan.cells] == [5, 10, 4, 10, 5, 9, 2, 10]
     assert plan.cells[-1].label == "heun · trailing · cfg scale=3 · 10 passes (3 steps)"
     for cell in plan.cells:  # one step more would cost too much
-        assert network_passes(cell.model_copy(update={"steps": cell.steps + 1})) > cell.budget
+        assert network_passes(cell.model_copy(update={"steps": cell.steps + 1}), LEVELS) > cell.budget
 
 
 @pytest.mark.parametrize("budget", [5, 10, 20])
@@ -160,11 +159,13 @@ def test_every_sampler_that_knows_its_calls_keeps_every_budget(name, budget):
     choices = Choice(name=name), Choice(name="trailing"), Choice(name="none")
     cell = Cell(sampler=choices[0], grid=choices[1], guidance=choices[2], steps=1)
     if name == "dpm_adaptive":
-        with pytest.raises(ValueError, match="dpm_adaptive chooses its calls by what it sees"):
-            steps_within(budget, cell)
+        with pytest.raises(
+            ValueError, match="dpm_adaptive chooses its own step sizes, so it has no budget; give steps instead"
+        ):
+            steps_within(budget, cell, LEVELS)
         return
-    costs = [network_passes(cell.model_copy(update={"steps": steps})) for steps in range(1, budget + 1)]
-    assert steps_within(budget, cell) == max(n for n, cost in enumerate(costs, 1) if cost <= budget)
+    costs = [network_passes(cell.model_copy(update={"steps": steps}), LEVELS) for steps in range(1, budget + 1)]
+    assert steps_within(budget, cell, LEVELS) == max(n for n, cost in enumerate(costs, 1) if cost <= budget)
 
 
 def test_a_budget_of_an_extra_cell_stands_for_the_steps_of_the_others_and_the_other_way_round(file):
@@ -177,7 +178,7 @@ def test_a_budget_of_an_extra_cell_stands_for_the_steps_of_the_others_and_the_ot
 def test_what_no_budget_holds_can_be_excluded(file):
     toml = BUDGET.replace('"ddim"', '"dpm_adaptive"').replace("[5, 10]", "[1, 10]")
     assert mistakes(file, toml) == [
-        "cells.passes: dpm_adaptive chooses its calls by what it sees, no budget holds it; give steps",
+        "cells.passes: dpm_adaptive chooses its own step sizes, so it has no budget; give steps instead",
         "cells.passes: heun · trailing · cfg scale=3 takes more than 1 network pass for any number of steps",
     ]
     toml += '[[exclude]]\nsampler = "dpm_adaptive"\n[[exclude]]\nguidance = { name = "cfg" }\npasses = 1\n'
@@ -191,7 +192,7 @@ def test_a_grid_that_cannot_have_as_many_levels_is_given_as_many_as_it_can(file)
 
 def test_what_is_compared_is_an_axis_or_an_option_that_cells_differ_in(file):
     toml = TOML.replace("images = 16", 'images = 16\ncompare = "guidance.scale"')
-    assert mistakes(file, toml) == ["compare: no two cells differ in guidance.scale alone"]
+    assert mistakes(file, toml) == ["compare: no two cells differ only in guidance.scale"]
     file.write_text(toml.replace('"none"', '{ name = "cfg", scale = 7.5 }'), encoding="utf-8")
     assert load_plan(file).compare == "guidance.scale"
 
@@ -216,7 +217,7 @@ def test_one_picture_serves_every_prompt_or_each_prompt_brings_its_own(file, tmp
 def test_passes_are_fewer_with_less_strength_and_the_mean_of_the_prompts(file):
     file.write_text(EDIT, encoding="utf-8")
     plan = load_plan(file)
-    passes = {cell.label: passes_an_image(plan, cell) for cell in plan.cells}
+    passes = {cell.label: passes_per_image(plan, cell) for cell in plan.cells}
     assert passes["ddim · trailing · none · 10 steps · strength 0.4"] == 4
     assert passes["ddim · trailing · cfg scale=3 · 10 steps · strength 0.4"] == 8
     assert passes["heun · trailing · none · 10 steps · strength 0.4"] == 7
@@ -224,7 +225,7 @@ def test_passes_are_fewer_with_less_strength_and_the_mean_of_the_prompts(file):
     own = EDIT.replace('[image]\nset = "scenes"\n', "").replace("images = 16", "images = 9")
     file.write_text(own.replace('"a blue star"', '{ text = "a blue star", image = "b.png" }'), encoding="utf-8")
     plan = load_plan(file)
-    assert passes_an_image(plan, plan.cells[2]) == pytest.approx((10 + 4 + 10) / 3)
+    assert passes_per_image(plan, plan.cells[2]) == pytest.approx((10 + 4 + 10) / 3)
 
 
 def test_the_key_of_a_cell_without_pictures_is_what_it_was_before_there_were_any(file):
@@ -275,11 +276,11 @@ def test_a_model_can_be_a_table_that_names_its_files(file):
     file.write_text(TOML.replace('model = "scenes"', model), encoding="utf-8")
     plan = load_plan(file)
     assert plan.model == "sd15"
-    assert plan.source == ModelSource("sd15", weights="w.ckpt", vocab=str(file.parent / "v.json"))
-    assert load_plan(file, {"model": "scenes"}).source == ModelSource("scenes")
+    assert plan.source == Choice(name="sd15", options={"weights": "w.ckpt", "vocab": str(file.parent / "v.json")})
+    assert load_plan(file, {"model": "scenes"}).source == Choice(name="scenes")
 
 
-def test_a_sampler_of_ones_own_is_found_beside_the_sweep(file, monkeypatch):
+def test_a_sampler_custom_is_found_beside_the_sweep(file, monkeypatch):
     monkeypatch.setattr(plugins, "_PLUGINS", {})
     monkeypatch.setitem(samplers.SAMPLERS, "mine.py:Mine", samplers.SAMPLERS["euler"])  # taken out again afterwards
     (file.parent / "mine.py").write_text(
@@ -291,7 +292,7 @@ def test_a_sampler_of_ones_own_is_found_beside_the_sweep(file, monkeypatch):
     file.write_text(toml, encoding="utf-8")
     plan = load_plan(file)
     assert [cell.sampler.name for cell in plan.cells] == ["mine.py:Mine"] * 4
-    assert passes_an_image(plan, plan.cells[0]) == 5
+    assert passes_per_image(plan, plan.cells[0]) == 5
     [line] = mistakes(file, toml.replace("mine.py:Mine", "mine.py:Yours", 1).replace(', "mine.py:Mine"', ""))
     assert line.startswith("cells.sampler[0].name: mine.py: does not define 'Yours'")
 
@@ -322,7 +323,7 @@ def test_the_sweep_over_budgets_has_every_sampler_at_every_budget_it_can_keep():
     cells = load_plan(ROOT / "experiments" / "samplers_at_budget.toml").cells
     names = set(samplers.SAMPLERS) - {"dpm_adaptive"}
     assert {(cell.sampler.name, cell.budget) for cell in cells} >= {(name, n) for name in names for n in (5, 10, 20)}
-    assert all(network_passes(cell) <= cell.budget for cell in cells if cell.budget is not None)
+    assert all(network_passes(cell, LEVELS) <= cell.budget for cell in cells if cell.budget is not None)
     assert {cell.sampler.name for cell in cells if cell.budget is None} == {"dpm_adaptive"}
 
 
@@ -349,7 +350,7 @@ BAD = [
         "model: unknown model 'scnes' (did you mean 'scenes'?); known: class_mixture, data_set, gaussian, mixture, "
         "scenes, sd15, or the path of a model file or folder",
     ]),
-    ('model = "scenes"', 'model = "no/folder"', ["model: there is no model file or folder 'no/folder'"]),
+    ('model = "scenes"', 'model = "no/folder"', ["model: model file or folder 'no/folder' not found"]),
     ('model = "scenes"', "model = 3", [
         'model: should be a name, a file or a folder, like "scenes" or {name = "sd15", weights = "…"}, got 3',
     ]),
@@ -367,16 +368,16 @@ BAD = [
     ]),
     ("images = 16", 'name = "a/b"', ["name: should be letters, digits, '_', '-' and '.', got 'a/b'"]),
     ('device = "cpu"', 'device = "gpu"', [
-        'device: should be "auto", "cpu", "cuda", "cuda:1" or "mps" (on a Mac), got \'gpu\'',
+        'device: should be "auto", "cpu", "cuda", "cuda:1" or "mps" (where there is one), got \'gpu\'',
     ]),
     ('device = "cpu"', 'device = "cuda:99"', None),
     ('["fid", "clip_score"]', '["fidd", 3]', [
         "metrics[0]: unknown metric 'fidd' (did you mean 'fid'?); known: changes_made, clip_score, feature_distance, "
         "fid, kid, prompt_accuracy, psnr, reference_error, ssim, w2",
-        "metrics[1]: should be a text in quotes, got 3",
+        "metrics[1]: should be text in quotes, got 3",
     ]),
-    ("list = [", 'set = "scenes"\nlist = [', ["prompts: should have one of set, file and list, got set, list"]),
-    ("list = [", "count = 3\nlist = [", ["prompts.count: goes with set alone; with list every prompt is used"]),
+    ("list = [", 'set = "scenes"\nlist = [', ["prompts: needs exactly one of `set`, `file` and `list`, got set, list"]),
+    ("list = [", "count = 3\nlist = [", ["prompts.count: `count` goes with `set`; with `list` every prompt is used"]),
     ('"ddim", "heun"', '"ddim", { name = "dpmpp2m" }, "eular", 3', [
         "cells.sampler[1].name: unknown sampler 'dpmpp2m' (did you mean 'dpmpp_2m'?); known: SAMPLERS",
         "cells.sampler[2]: unknown sampler 'eular' (did you mean 'euler'?); known: SAMPLERS",
@@ -400,34 +401,34 @@ BAD = [
     ("steps = [5, 10]", "steps = []", ["cells.steps: should have at least one value, got []"]),
     ("steps = [5, 10]", 'steps = 5\ngrid = "karas"', None),
     ("steps = [5, 10]", 'stps = 5', [
-        "cells.steps: missing; it should be whole numbers from 1, like [5, 10, 20], or in their place passes, the "
-        "network passes of an image",
+        "cells.steps: missing; it should be whole numbers from 1, like [5, 10, 20]; or give `passes`, the "
+        "network passes per image",
         "cells.stps: unknown key 'stps' (did you mean 'steps'?); known: grid, guidance, passes, sampler, "
         "steps, strength",
     ]),
     ("steps = [5, 10]", "steps = 5\n[[exclude]]\nsteps = 5", [
-        "cells: no cell is left: give [cells] or [[extra]], or exclude less",
+        "cells: no cells are left; add [cells] or [[extra]], or exclude fewer",
     ]),
     ("steps = [5, 10]", "steps = 5\n[[exclude]]", [
-        "exclude[0]: an empty exclusion would drop every cell; give sampler, grid, guidance, passes, steps or "
+        "exclude[0]: an empty `[[exclude]]` would drop every cell; give sampler, grid, guidance, passes, steps or "
         "strength",
     ]),
     ("steps = [5, 10]", 'steps = 5\n[[exclude]]\nsampler = { name = "ddim", foo = 1 }', [
         "exclude[0].sampler[0].foo: unknown option of ddim; it takes: eta",
     ]),
     ("steps = [5, 10]", 'steps = 5\n[[extra]]\nsampler = "ddim"\nsteps = 2000', [
-        'extra[0].guidance: missing; it should be a guidance, like {name = "cfg", scale = 3.0}; [cells] has not one '
-        "alone that could be taken",
+        'extra[0].guidance: `cells.guidance` lists several strategies; name one in this `[[extra]]`, like '
+        '{name = "cfg", scale = 3.0}',
         "extra[0].steps: grid 'trailing' cannot have 2000 levels: the model has 1000 timesteps",
     ]),
     ("steps = [5, 10]", 'steps = 5\npasses = 5', [
-        "cells.steps: follow from passes where those are given; leave one of the two out",
+        "cells.steps: steps follow from `passes`; give only one of the two",
     ]),
     ("steps = [5, 10]", 'passes = [0, "x"]', [
         "cells.passes[0]: should be at least 1, got 0", "cells.passes[1]: should be a whole number, got 'x'",
     ]),
     ("steps = [5, 10]", 'passes = 5\nstrength = 0.5\n[image]\nset = "scenes"', [
-        "cells.passes: goes with prompts alone; where pictures are started from give steps",
+        "cells.passes: `passes` does not work with input pictures; give `steps`",
     ]),
     ("images = 16", 'compare = "smpler.eta"', [
         "compare: unknown axis 'smpler' (did you mean 'sampler'?); known: grid, guidance, passes, sampler, steps, "
@@ -435,10 +436,10 @@ BAD = [
     ]),
     ("[cells]", "[cell]", None),
     ("steps = [5, 10]", "steps = 5\nstrength = 0.5", [
-        "cells.strength: goes with pictures to start from; give [image] with init or set",
+        "cells.strength: `strength` goes with input pictures; add [image] with `init` or `set`",
     ]),
     ("[cells]", '[image]\nset = "scenes"\n[cells]', [
-        "cells.strength: missing; it should say how far to leave the pictures, like [0.4, 0.8]",
+        "cells.strength: missing; say how far to move away from the input pictures, like [0.4, 0.8]",
     ]),
     ("steps = [5, 10]", 'steps = 5\nstrength = [-0.1, 2, "x"]\n[image]\nset = "scenes"', [
         "cells.strength[0]: should be at least 0.0, got -0.1",
@@ -446,10 +447,10 @@ BAD = [
         "cells.strength[2]: should be a number, got 'x'",
     ]),
     ("steps = [5, 10]", "steps = 5\nstrength = 0.5\n[image]\nfit = 'pad'", [
-        "image: should have init (a picture) or set",
+        "image: needs `init` (a picture) or `set`",
     ]),
     ("steps = [5, 10]", 'steps = 5\nstrength = 0.5\n[image]\nset = "scenes"\ninit = "a.png"', [
-        "image: pictures should come from one place, got image.init, image.set",
+        "image: input pictures come from several places (image.init, image.set); keep one",
     ]),
     ("steps = [5, 10]", 'steps = 5\nstrength = 0.5\n[image]\nset = "scnes"\nfit = "stretch"', [
         "image.set: unknown picture set 'scnes' (did you mean 'scenes'?); known: scenes, scenes_heldout",
@@ -461,7 +462,7 @@ BAD = [
         'prompts.list[2]: should be a text in quotes or a table like {text = "…", image = "…"}, got 3',
     ]),
     ("[prompts]", "[metric_files]\nincpetion = 'a'\nclip = 3\n[prompts]", [
-        "metric_files.clip: should be a text in quotes, got 3",
+        "metric_files.clip: should be text in quotes, got 3",
         "metric_files.incpetion: unknown key 'incpetion' (did you mean 'inception'?); known: clip, inception, "
         "reference",
     ]),
@@ -478,7 +479,7 @@ def test_a_mistake_is_one_line_with_its_place_and_the_way_out(file, old, new, li
         assert found == [line.replace("SAMPLERS", ", ".join(sorted(SAMPLERS))) for line in lines]
 
 
-def test_all_mistakes_are_told_at_once(file):
+def test_all_mistakes_are_reported_at_once(file):
     toml = TOML
     for old, new in (("scenes", "scnes"), ("= 16", "= -3"), ('"fid"', '"fidd"'), ("heun", "huen"), ("[5,", "[0,")):
         toml = toml.replace(old, new)
@@ -486,22 +487,22 @@ def test_all_mistakes_are_told_at_once(file):
     assert places == ["model", "images", "metrics[0]", "cells.sampler[1]", "cells.steps[0]"]
 
 
-def test_a_file_that_is_no_toml_is_told_with_the_line(file):
+def test_a_file_that_is_no_toml_is_reported_with_the_line(file):
     assert mistakes(file, "model = \n") == ["is not TOML: Invalid value (at line 1, column 9)"]
 
 
-def test_a_file_that_is_not_there_is_told_with_the_nearest(file):
-    with pytest.raises(UsageError, match=r"quik.toml: there is no such file \(did you mean 'quick.toml'\?\)"):
+def test_a_file_that_is_not_there_is_reported_with_the_nearest(file):
+    with pytest.raises(UsageError, match=r"quik.toml: no such file \(did you mean 'quick.toml'\?\)"):
         load_plan(file.with_name("quik.toml"))
 
 
-def test_a_prompt_file_that_is_not_there_is_told(file):
+def test_a_prompt_file_that_is_not_there_is_reported(file):
     toml = TOML.replace('list = ["a red circle", "a blue star", "a green moon"]', 'file = "none.txt"')
     path = file.with_name("none.txt")
     assert mistakes(file, toml) == [f"prompts.file: cannot read {str(path)!r}: No such file or directory"]
 
 
-def test_a_mistake_on_the_command_line_is_told_as_such(file):
+def test_a_mistake_on_the_command_line_is_reported_as_such(file):
     with pytest.raises(UsageError, match=r"^--images: should be at least 1, got 0$"):
         load_plan(file, {"images": 0})
 
@@ -538,4 +539,4 @@ def test_the_digest_is_the_same_on_every_machine():
 )
 def test_network_passes_are_counted_exactly(sampler, guidance, passes):
     cell = Cell(sampler=Choice(name=sampler), grid=Choice(name="trailing"), guidance=guidance, steps=10)
-    assert network_passes(cell) == passes
+    assert network_passes(cell, LEVELS) == passes

@@ -76,7 +76,7 @@ def test_pictures_and_prompts_that_do_not_match_are_refused(tmp_path):
         store.add("key", CELL, result(CELL), PROMPTS[:2], {})
 
 
-def test_a_sweep_writes_a_row_a_cell_with_its_origin(run, store_path):
+def test_a_sweep_writes_one_row_per_cell_with_its_origin(run, store_path):
     status, out, ran = run()
     assert (status, len(ran)) == (0, 8)
     assert "8 cells run" in out
@@ -94,7 +94,7 @@ def test_a_complete_sweep_repeated_comes_from_the_store(run):
     _, first, _ = run()
     status, out, _ = run(open_bench=no_bench)
     assert status == 0
-    assert "all 8 cells were already there" in out
+    assert "all 8 cells were done already" in out
     table = first[first.index("sampler") : first.index("8 cells run")]
     assert table in out
 
@@ -105,7 +105,7 @@ def test_a_changed_plan_runs_only_the_new_cells(run):
     assert status == 0
     assert len(ran) == 4
     assert all(label.endswith(" 7 steps") for label in ran)
-    assert "4 cells run, 8 were already there" in out
+    assert "4 cells run, 8 were done already" in out
 
 
 def test_other_seeds_run_everything_anew(run):
@@ -210,10 +210,10 @@ def test_after_kill_9_in_a_cell_the_same_command_runs_the_rest(child, run):
     assert child.process.exitcode == -signal.SIGKILL
     status, out, ran = run()
     assert (status, len(ran)) == (0, 6)
-    assert "6 cells run, 2 were already there" in out
+    assert "6 cells run, 2 were done already" in out
 
 
-def test_a_second_process_is_told_who_is_there_and_ctrl_c_ends_the_first_with_130(child, run, capsys):
+def test_a_second_process_names_the_first_and_ctrl_c_ends_the_first_with_130(child, run, capsys):
     assert run()[0] == 1
     place = child.out / "quick"
     assert capsys.readouterr().err == f"error: run directory {place} is in use by process {child.process.pid}\n"
@@ -286,14 +286,14 @@ def foreign(path: Path) -> bytes:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (lambda whole, path: b"dear diary\n" * 500, "is damaged or is no SQLite file"),
-        (lambda whole, path: whole[: len(whole) // 2], "is damaged or is no SQLite file"),
-        (lambda whole, path: foreign(path), "is a database, but not one of sdlab's"),
+        (lambda whole, path: b"dear diary\n" * 500, "is damaged or is not an SQLite file"),
+        (lambda whole, path: whole[: len(whole) // 2], "is damaged or is not an SQLite file"),
+        (lambda whole, path: foreign(path), "is a database of another program"),
         (lambda whole, path: whole[:60] + (99).to_bytes(4, "big") + whole[64:], "was written by a newer sdlab"),
     ],
     ids=["text", "truncated", "foreign", "newer"],
 )
-def test_a_store_that_cannot_be_used_is_told_in_a_line_and_left_as_it_is(
+def test_a_store_that_cannot_be_used_is_reported_in_a_line_and_left_as_it_is(
     run, store_path, whole_store, content, words, capsys
 ):
     store_path.parent.mkdir(parents=True)
@@ -305,7 +305,7 @@ def test_a_store_that_cannot_be_used_is_told_in_a_line_and_left_as_it_is(
     assert store_path.read_bytes() == data
 
 
-def test_a_run_directory_that_cannot_be_made_is_told(run, tmp_path, capsys):
+def test_a_run_directory_that_cannot_be_made_is_reported(run, tmp_path, capsys):
     (tmp_path / "taken").write_text("a file")
     assert run(out=tmp_path / "taken")[0] == 1
     assert capsys.readouterr().err.startswith(f"error: cannot make the folder {tmp_path}/taken/quick: ")
@@ -335,7 +335,7 @@ def test_a_dry_run_uses_the_speed_that_was_measured(run):
     run()
     out = run(toml=TOML.replace("[5, 10]", "[5, 10, 100]"), dry_run=True, open_bench=no_bench)[1]
     assert "4 of 12 cells to run" in out
-    assert "at 20 ms a pass and image (the median of 8 cells measured here before)" in out
+    assert "at 20 ms per pass and image (the median of 8 cells measured here before)" in out
 
 
 def test_options_of_the_command_line_replace_those_of_the_file(file):

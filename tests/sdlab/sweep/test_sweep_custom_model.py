@@ -21,11 +21,11 @@ from typer.testing import CliRunner
 import samplers
 from samplers.exact.families import NO_CLASS
 from sdlab import guidance, plugins
-from sdlab.backends.exact import class_mixture, gaussian
+from sdlab.backends.exact_models import class_mixture, gaussian
 from sdlab.cli import app
 from sdlab.commands.sweep import sweep
 from sdlab.sweep import flow_ends as reference_module
-from sdlab.sweep.bench import LabBench
+from sdlab.sweep.bench import ModelBench
 from sdlab.sweep.cell import Choice
 from sdlab.sweep.identity import identify
 from sdlab.sweep.plan import load_plan
@@ -76,7 +76,7 @@ def run(toml: str = TOML, **options: Any) -> tuple[int, str]:
     """The exit status of the sweep `toml`, and what it prints."""
     Path("sweep.toml").write_text(toml, encoding="utf-8")
     console = Console(file=io.StringIO(), width=200)
-    status = sweep("sweep.toml", identify, LabBench, console=console, **options)
+    status = sweep("sweep.toml", identify, ModelBench, console=console, **options)
     return status, console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -116,7 +116,7 @@ def test_a_model_from_a_file_sweeps_and_heuns_error_falls_fourfold_when_steps_do
     assert [row.network_passes for row in rows()] == [16, 32, 64]
     directory = {path.name for path in Path("runs/sweep").iterdir() if not path.name.startswith(".")}
     assert directory == {"plan.json", "results.sqlite", "table.csv", "table.md", "reference_error.png"}
-    assert "all 3 cells were already there" in run()[1]
+    assert "all 3 cells were done already" in run()[1]
 
 
 def test_reference_error_is_the_distance_from_the_exact_flow_image_by_image():
@@ -136,7 +136,7 @@ def test_options_and_code_are_part_of_what_a_row_is_of():
     run(TOML.replace("[8, 16, 32]", "8"))
     [first] = rows()
     table = TOML.replace("[8, 16, 32]", "8").replace('"mine.py:mine"', '{ path = "mine.py:mine", std = 0.5 }')
-    assert "already there" in run(table)[1]  # the default, written out
+    assert "done already" in run(table)[1]  # the default, written out
     run(table.replace("std = 0.5", "std = 0.9"))
     [second] = rows()
     write("mine.py", MINE.replace("x * std**2", "0.9 * x * std**2"))
@@ -149,9 +149,9 @@ def test_options_and_code_are_part_of_what_a_row_is_of():
 def test_a_file_of_weights_that_the_model_names_counts_too():
     saying = MINE.replace(
         "import samplers",
-        "from pathlib import Path\n    import samplers\n    from sdlab.backends.custom_model import OwnModel",
+        "from pathlib import Path\n    import samplers\n    from sdlab.backends.custom_model import CustomModel",
     )
-    saying = saying.replace("return denoise, samplers", "return OwnModel(denoise, samplers").replace(
+    saying = saying.replace("return denoise, samplers", "return CustomModel(denoise, samplers").replace(
         "(3,)", '(3,), files=(Path("weights"),))'
     )
     write("mine.py", saying)
@@ -195,7 +195,7 @@ def test_the_flow_that_a_model_knows_and_the_fine_run_agree():
     write(
         "mine.py",
         """
-        from sdlab.backends.exact import gaussian
+        from sdlab.backends.exact_models import gaussian
 
         def mine():
             known = gaussian()
@@ -242,7 +242,7 @@ def test_guidance_on_the_class_mixture_ends_where_its_guided_flow_does():
     contexts = {"cond": classes, "uncond": torch.full((6, 1), NO_CLASS)}
     guided = guidance.Guided(guidance.make("cfg", scale=3.0), model.denoise, contexts)
     wanted = samplers.reference(guided, start(6, 2, sigmas[0]), (sigmas[0], model.levels.sigma_min, 0.0))
-    ends = LabBench(load_plan("sweep.toml")).flow_ends.of(Choice(name="cfg", options={"scale": 3.0}), sigmas)
+    ends = ModelBench(load_plan("sweep.toml")).flow_ends.of(Choice(name="cfg", options={"scale": 3.0}), sigmas)
     torch.testing.assert_close(ends.double(), wanted, atol=1e-4, rtol=1e-4)
 
 
@@ -269,15 +269,15 @@ def test_they_are_listed():
 
 # What is wrong with them.
 
-NO = "model: mine.py:mine: is no model: "
+NO = "model: mine.py:mine: is not a model: "
 DENOISE = "return x * std**2 / (std**2 + sigma**2)"
 WRONG = [
     ("import samplers", "import nothing_like_it", "model: mine.py: cannot be imported: ModuleNotFoundError: No mod"),
     ("def mine", "def yours", "model: mine.py: does not define 'mine'; it defines yours"),
     ("def denoise", "1 / 0\n    def denoise", NO + "ZeroDivisionError: division by zero (line 5 of mine.py)"),
-    ("return denoise, samplers", "return samplers", NO + "it should return (denoise, levels, shape) or an OwnModel, "
+    ("return denoise, samplers", "return samplers", NO + "it should return (denoise, levels, shape) or a CustomModel, "
      "got a tuple of 2"),
-    ("samplers.continuous_levels(0.05, 10.0)", "[1, 2]", NO + "levels should be those of samplers.continuous_levels"),
+    ("samplers.continuous_levels(0.05, 10.0)", "[1, 2]", NO + "levels should be a noise schedule like samplers.cont"),
     ("(3,)\n", "3\n", NO + "shape should be that of one sample, like (3, 32, 32), got 3"),
     (DENOISE, "return x[:, :1]", NO + "its denoiser turns x of shape (2, 3) into one of shape (2, 1)"),
     (DENOISE, "return x * float('nan')", NO + "its denoiser gives NaN or infinity at sigma 10"),
@@ -286,7 +286,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("old", "new", "line"), WRONG, ids=[line[-40:] for *_, line in WRONG])
-def test_a_file_that_gives_no_model_is_told_in_a_line_with_its_traceback_in_the_log(
+def test_a_file_that_gives_no_model_is_reported_in_a_line_with_its_traceback_in_the_log(
     old: str, new: str, line: str, capsys: pytest.CaptureFixture[str]
 ):
     write("mine.py", textwrap.dedent(MINE).replace(textwrap.dedent(old), new))
@@ -300,26 +300,25 @@ def test_a_file_that_gives_no_model_is_told_in_a_line_with_its_traceback_in_the_
 
 
 ASKED = [
-    ('"reference_error"', '"fid", "clip_score"', "metrics: fid, clip_score: measured on pictures, and mine.py:mine "
-     "makes none"),
-    ('"reference_error"', '"w2"', 'metrics: w2: needs a model whose data are Gaussian, like "gaussian"; those '
-     "of mine.py:mine are not"),
-    ('"reference_error"', "", 'metrics: model mine.py:mine draws no pictures; ask for numbers, like ["reference_err'),
+    ('"reference_error"', '"fid", "clip_score"',
+     "metrics: fid, clip_score: measured on pictures, and mine.py:mine makes none"),
+    ('"reference_error"', '"w2"', "metrics: w2: needs a model whose data are Gaussian, like "),
+    ('"reference_error"', "", 'metrics: model mine.py:mine draws no pictures; ask for values, like ["reference_err'),
     ("steps =", 'guidance = { name = "cfg", scale = 3.0 }\nsteps =', 'guidance: cfg scale=3: model mine.py:mine has no '
-     'conditions; it runs with "none"'),
+     'conditions; use "none"'),
     ('"mine.py:mine"', '{ path = "mine.py:mine", sdt = 1.0 }', "sweep.toml: model.sdt: unknown option of mine.py:mine "
      "(did you mean 'std'?); it takes: std"),
     ('"mine.py:mine"', '{ path = "mine.py:mine", std = "x" }', "sweep.toml: model.std: should be a number, got 'x'"),
     ('"mine.py:mine"', '{ name = "mixture", std = -1.0 }', "sweep.toml: model: std must be a number above 0, got -1.0"),
     ('"karras", ', '"trailing", ', "sweep.toml: cells.grid[0]: grid 'trailing' is spaced in timesteps and "
      "needs discrete levels"),
-    ("steps =", 'strength = 0.5\nsteps =', "sweep.toml: cells.strength: goes with pictures to start from"),
-    ("[cells]", '[image]\nset = "scenes"\n[cells]', "image: model mine.py:mine starts from noise alone"),
+    ("steps =", 'strength = 0.5\nsteps =', "sweep.toml: cells.strength: `strength` goes with input pictures"),
+    ("[cells]", '[image]\nset = "scenes"\n[cells]', "image: model mine.py:mine cannot start from pictures"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("old", "new", "line"), ASKED, ids=[line[:40] for *_, line in ASKED])
-def test_what_such_a_model_cannot_do_is_told_before_it_runs(
+def test_what_such_a_model_cannot_do_is_reported_before_it_runs(
     old: str, new: str, line: str, capsys: pytest.CaptureFixture[str]
 ):
     assert run(TOML.replace(old, new))[0] == 2
@@ -336,4 +335,4 @@ def test_a_denoiser_that_fails_in_the_middle_fails_its_cells():
     status, out = run()
     assert status == 1
     assert "3 of 3 cells failed" in out
-    assert "is no model: ValueError: not here (line 6 of mine.py); traceback in out/plugins.log" in out
+    assert "is not a model: ValueError: not here (line 6 of mine.py); traceback in out/plugins.log" in out

@@ -1,0 +1,170 @@
+"""The backend of bare denoisers: a function D(x, σ) without prompts or files of ours, custom or exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import samplers
+from samplers.exact.problems import Gaussian
+from sdlab import plugins
+from sdlab.backends.base import Backend, Opened, Setting
+from sdlab.backends.custom_model import CustomModel
+from sdlab.denoiser import Sigma, Watch, unwatched
+from sdlab.guidance import Guided, Strategy
+from sdlab.plugins import Unfit
+from sdlab.system.errors import UsageError
+
+Guard = Callable[[], AbstractContextManager[None]]  # a block that calls the model's functions
+
+
+@dataclass(frozen=True)
+class OpenedDenoiser(Opened):
+    """A `CustomModel` under a name and options. Its functions are called inside `guard`, which explains what fails."""
+
+    name: str
+    options: Mapping[str, Any]
+    label: str
+    identity: Mapping[str, Any]
+    model: CustomModel
+    guard: Guard
+    seconds_per_pass: Mapping[str, float] = field(default_factory=lambda: {"cpu": 1e-5, "cuda": 1e-5, "mps": 1e-5})
+    image_size: int | None = None
+    ignores: frozenset[Setting] = frozenset({"prompts", "dtype", "compile"})
+    starts_from_pictures: bool = False
+
+    @property
+    def levels(self) -> samplers.Levels:  # type: ignore[override]
+        """Those the model brings."""
+        return self.model.levels
+
+    @property
+    def files(self) -> tuple[Path, ...]:  # type: ignore[override]
+        """Those the model says its values depend on."""
+        return tuple(Path(file) for file in self.model.files)
+
+    @property
+    def conditional(self) -> bool:  # type: ignore[override]
+        """Whether it brings conditions."""
+        return self.model.contexts is not None
+
+    @property
+    def draws_pictures(self) -> bool:  # type: ignore[override]
+        """Whether it can decode."""
+        return self.model.decode is not None
+
+    @property
+    def knows_flow(self) -> bool:  # type: ignore[override]
+        """Whether it brings its flow, which is that without conditions."""
+        return self.model.flow is not None and not self.conditional
+
+    @property
+    def law(self) -> Gaussian | None:  # type: ignore[override]
+        """Of the data, where no condition changes it."""
+        return None if self.conditional else self.model.law
+
+    def check(self, device: str, compile: bool) -> list[str]:
+        """Denoise a little noise at both ends of the noise schedule; what fails, in a line."""
+        try:
+            BareDenoiser(self, device).try_out()
+        except UsageError as error:
+            return [f"model: {error}"]
+        return []
+
+    def load(self, device: str, dtype: torch.dtype, compile: bool) -> BareDenoiser:
+        """The model on `device`, sampled in float32 whatever `dtype` is."""
+        return BareDenoiser(self, device)
+
+
+class BareDenoiser(Backend):
+    """A bare denoiser, ready to sample on a device."""
+
+    def __init__(self, opened: OpenedDenoiser, device: str) -> None:
+        self.model, self.device, self._guard = opened.model, torch.device(device), opened.guard
+        self.levels = self.model.levels
+        contexts = self.model.contexts or (torch.zeros(1, 1), torch.zeros(1, 1))
+        self._cond, self._uncond = (context.to(self.device) for context in contexts)
+
+    def try_out(self) -> None:
+        """Denoise a little noise at both ends of the noise schedule.
+
+        Raises:
+            UsageError: the denoiser fails, changes the shape of x, or gives NaN or infinity; in one line.
+        """
+        with self._guard(), torch.no_grad():
+            for sigma in (self.levels.sigma_max, self.levels.sigma_min):
+                x = self._white(samplers.seeded([0, 1], self.device), 2) * sigma
+                for context in (self._cond[:1], self._uncond):
+                    if not self._denoise(x, sigma, context.expand(2, *context.shape[1:])).isfinite().all():
+                        raise Unfit(f"its denoiser gives NaN or infinity at sigma {sigma:.4g}")
+
+    def contexts(self, prompts: Sequence[str], negative: str) -> tuple[Tensor, Tensor]:
+        """The conditions the model brings, (C, …) and (1, …)."""
+        return self._cond, self._uncond
+
+    def sample(
+        self,
+        cond: Tensor,
+        uncond: Tensor,
+        sampler: samplers.Sampler,
+        sigmas: Sequence[float],
+        strategy: Strategy,
+        seeds: Sequence[int],
+        *,
+        on_step: Callable[[int, Tensor], object] | None = None,
+        init: Tensor | None = None,
+        strength: float = 1.0,
+        watch: Watch = unwatched,
+    ) -> Tensor:
+        """Samples (B, …) in float32, each from its row of the contexts and its seed; always from noise alone.
+
+        Raises:
+            UsageError: the denoiser of a custom model fails, or changes the shape of x.
+        """
+        noise = samplers.seeded(seeds, self.device)
+        x, sampler = self._white(noise, len(seeds)) * sigmas[0], sampler.with_levels(self.levels)
+        denoise = Guided(strategy, watch(self._denoise), {"cond": cond, "uncond": uncond})
+        return samplers.run(sampler, denoise, x, sigmas, noise=noise, on_step=on_step)
+
+    @torch.no_grad()
+    def decode(self, samples: Tensor) -> Tensor | None:
+        """Pictures (B, 3, H, W) in [−1, 1], where the model has any."""
+        if self.model.decode is None:
+            return None
+        with self._guard():
+            pictures = self.model.decode(samples)
+            if not isinstance(pictures, Tensor) or pictures.ndim != 4 or pictures.shape[:2] != (len(samples), 3):
+                made = plugins.shape_or_type(pictures)
+                raise Unfit(
+                    f"decode should make pictures ({len(samples)}, 3, H, W) of {len(samples)} samples, not {made}"
+                )
+            return pictures
+
+    @torch.no_grad()
+    def flow(self, seeds: Sequence[int], sigma: float, sigma_next: float) -> Tensor | None:
+        """Where the exact flow carries the start σ ε of each seed, in float64, if the model knows its flow."""
+        if self.model.flow is None or self.model.contexts is not None:
+            return None
+        x = self._white(samplers.seeded(seeds, self.device), len(seeds)) * sigma
+        with self._guard():
+            return _in_shape("flow", x, self.model.flow(x.double(), sigma, sigma_next))
+
+    def _denoise(self, x: Tensor, sigma: Sigma, context: Tensor) -> Tensor:
+        with self._guard():
+            conditions = () if self.model.contexts is None else (context,)
+            return _in_shape("denoiser", x, self.model.denoise(x, sigma, *conditions)).to(x)
+
+    def _white(self, noise: samplers.Noise, images: int) -> Tensor:
+        return noise(torch.empty(images, *self.model.shape, device=self.device))
+
+
+def _in_shape(what: str, x: Tensor, out: object) -> Tensor:
+    if not isinstance(out, Tensor) or out.shape != x.shape:
+        raise Unfit(f"its {what} turns x of shape {tuple(x.shape)} into {plugins.shape_or_type(out)}")
+    return out

@@ -1,0 +1,160 @@
+"""The backend of latent diffusion models: `scenes`, `sd15`, and any model file or folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import samplers
+from samplers.checks import unknown
+from sdlab.backends.base import Backend, Kind, Mistakes, Opened
+from sdlab.cpu.compiled import check_compiler
+from sdlab.cpu.optimise import optimise_for_inference
+from sdlab.denoiser import Watch, unwatched
+from sdlab.guidance import Strategy
+from sdlab.model.config import SD15
+from sdlab.pipeline import Pipeline
+from sdlab.system import resources
+from sdlab.system.errors import SdlabError, UsageError
+from sdlab.weights.locate import MODELS, ModelSource
+from sdlab.weights.model_loader import StoredModel, load, read_model
+
+# Seconds per pass and image until a run has measured it: measured on two CPU cores, guessed elsewhere.
+_SECONDS = {
+    "scenes": {"cpu": 0.002, "cuda": 0.0005, "mps": 0.002},
+    "sd15": {"cpu": 3.0, "cuda": 0.03, "mps": 0.5},
+}
+_FILES = frozenset({"weights", "vocab", "merges"})
+
+
+class OpenedLatent(Opened):
+    """A text-to-image model: its files, its configuration and the headers of its weights.
+
+    Where the files cannot be read, `check` says why. The noise schedule is then taken to be that of Stable Diffusion
+    v1, so that the rest of a sweep file can be checked too.
+    """
+
+    conditional = starts_from_pictures = draws_pictures = True
+
+    def __init__(self, name: str, options: Mapping[str, Any], stored: StoredModel | SdlabError) -> None:
+        """`stored` is the model, or why it cannot be read."""
+        self.name = self.label = name
+        self.options, self.identity = options, dict[str, Any]()
+        self._stored = stored
+        known = isinstance(stored, StoredModel)
+        config = stored.config if known else SD15
+        self.config = config if known else None
+        self.levels = config.noise_schedule()
+        self.image_size = config.image_size if known else None
+        self.has_clip = known and config.vision is not None
+        self.files = stored.located.files if known else ()
+        self.seconds_per_pass = _SECONDS.get(name, _SECONDS["scenes"])
+
+    def check(self, device: str, compile: bool) -> list[str]:
+        """Why the model cannot run there, one line per reason: files that are missing, no compiler.
+
+        Raises:
+            RunError: a file is damaged, or holds other tensors than its configuration says.
+        """
+        found = []
+        try:
+            self._open().check()
+        except UsageError as error:
+            found += error.lines
+        if compile:
+            try:
+                check_compiler(torch.device(device))
+            except UsageError as error:
+                found.append(str(error))
+        return found
+
+    def load(self, device: str, dtype: torch.dtype, compile: bool) -> LatentDiffusion:
+        """The model on `device`.
+
+        Raises:
+            UsageError: files are missing, or there is no compiler.
+            RunError: a file is damaged.
+        """
+        model = load(self._open(), device, dtype)
+        optimise_for_inference(model, compile)
+        return LatentDiffusion(Pipeline(model))
+
+    def _open(self) -> StoredModel:
+        if isinstance(self._stored, SdlabError):
+            raise self._stored
+        return self._stored
+
+
+class LatentDiffusion(Backend):
+    """A loaded text-to-image model: a `Pipeline` as a sweep uses it."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline, self.levels = pipeline, pipeline.levels
+        model = pipeline.model
+        self.clip = None if model.clip is None else (model.clip, model.tokenizer)
+
+    def contexts(self, prompts: Sequence[str], negative: str) -> tuple[Tensor, Tensor]:
+        """The context of each prompt (P, L, width), and of the negative one (1, L, width)."""
+        return self._pipeline.encode(prompts), self._pipeline.encode([negative])
+
+    def cut(self, prompt: str) -> str:
+        """The end of a prompt that has more tokens than the text encoder reads."""
+        return self._pipeline.model.tokenizer.cut(prompt)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Latents (B, C, H/f, W/f) of pictures (B, 3, H, W) in [−1, 1]."""
+        return self._pipeline.encode_image(images)
+
+    def sample(
+        self,
+        cond: Tensor,
+        uncond: Tensor,
+        sampler: samplers.Sampler,
+        sigmas: Sequence[float],
+        strategy: Strategy,
+        seeds: Sequence[int],
+        *,
+        on_step: Callable[[int, Tensor], object] | None = None,
+        init: Tensor | None = None,
+        strength: float = 1.0,
+        watch: Watch = unwatched,
+    ) -> Tensor:
+        """Latents (B, C, H, W) in float32, as `Pipeline.sample` makes them."""
+        return self._pipeline.sample(
+            cond, uncond, sampler, sigmas, strategy, seeds,
+            on_step=on_step, init=init, strength=strength, watch=watch,
+        )  # fmt: skip
+
+    def decode(self, samples: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [−1, 1], rounded to the 256 levels that a PNG keeps."""
+        return self._pipeline.decode(samples)
+
+
+def reads(path: str) -> bool:
+    """Whether there is such a file or folder. A Python file is a custom model's."""
+    return not path.endswith(".py") and resources.find(path).exists()
+
+
+def open_latent(name: str, options: Mapping[str, Any], folder: Path) -> OpenedLatent:
+    """The model of that name, file or folder; `options` are the paths of its files, looked for in `folder` first.
+
+    Raises:
+        Mistakes: an option is unknown, or is not a path.
+    """
+    if strange := sorted(options.keys() - _FILES):
+        raise Mistakes((strange[0], unknown("key", strange[0], {"name", *_FILES})))
+    if other := [(key, f"should be a path in quotes, got {v!r}") for key, v in options.items() if type(v) is not str]:
+        raise Mistakes(*other)
+    files = {key: resources.near(path, folder) for key, path in options.items()}
+    try:
+        stored: StoredModel | SdlabError = read_model(ModelSource(name, **files))
+    except SdlabError as error:
+        stored = error
+    return OpenedLatent(name, files, stored)
+
+
+LATENT = Kind(lambda: MODELS, reads, open_latent)

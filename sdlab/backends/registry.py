@@ -1,0 +1,38 @@
+"""The registry of backends, and the opening of a model by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from samplers.checks import unknown
+from sdlab.backends.base import Kind, Mistakes, Opened
+from sdlab.backends.custom import CUSTOM
+from sdlab.backends.exact import EXACT
+from sdlab.backends.latent import LATENT
+
+BACKENDS: dict[str, Kind] = {
+    "latent": LATENT,
+    "exact": EXACT,
+    "custom": CUSTOM,
+}
+
+
+def names() -> dict[str, str]:
+    """The names of all models, with a line on each."""
+    return {name: about for kind in BACKENDS.values() for name, about in kind.names().items()}
+
+
+def open_model(name: str, options: Mapping[str, Any], folder: Path) -> Opened:
+    """The model of a sweep file in `folder`: its headers and configuration are read, its weights are not.
+
+    Raises:
+        Mistakes: there is no such model, or its options are wrong.
+    """
+    named = [kind for kind in BACKENDS.values() if name in kind.names()]
+    for kind in named or [kind for kind in BACKENDS.values() if kind.reads(name)]:
+        return kind.open(name, options, folder)
+    if "/" in name:
+        raise Mistakes(("", f"model file or folder {name!r} not found"))
+    raise Mistakes(("", unknown("model", name, names()) + ", or the path of a model file or folder"))

@@ -1,0 +1,40 @@
+"""The pass clock: how many images went through the network in a run, and how long it took."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdlab.denoiser import Model, Sigma
+
+
+class PassClock:
+    """Counts network passes (one per image and call) and their seconds, in the models that `watch` returns.
+
+    On a GPU each call is waited for, so that the seconds are its own. Only a benchmark pays for that.
+    """
+
+    def __init__(self) -> None:
+        self.passes, self.seconds = 0, 0.0
+
+    def watch(self, model: Model) -> Model:
+        """The same model, counted and timed."""
+
+        def timed(x: Tensor, sigma: Sigma, context: Tensor, **options: Any) -> Tensor:
+            _wait(x)
+            start = perf_counter()
+            x0 = model(x, sigma, context, **options)
+            _wait(x)
+            self.seconds += perf_counter() - start
+            self.passes += len(x)
+            return x0
+
+        return timed
+
+
+def _wait(x: Tensor) -> None:
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)

@@ -1,0 +1,90 @@
+"""Network passes per image of a cell, counted exactly by a run of the cell on a single number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+import samplers
+from samplers.exact.reference import CONVERGING, fine_grid
+from sdlab.denoiser import Sigma
+from sdlab.guidance import Guided
+from sdlab.pipeline import tail
+from sdlab.sweep.axes import GUIDANCE, SAMPLER, grids
+from sdlab.sweep.cell import Cell, Choice
+from sdlab.sweep.flow_ends import STEPS, shared, span
+
+if TYPE_CHECKING:
+    from sdlab.sweep.plan import Plan  # which asks this module how many steps a budget buys
+
+
+def passes_per_image(plan: Plan, cell: Cell) -> float:
+    """Network passes per image of this plan, the mean of images that start from a picture and those that do not."""
+    levels = plan.opened.levels
+    if cell.strength is None:
+        return network_passes(cell, levels)
+    starts = [plan.starts_from_a_picture(i) for i in range(plan.images)]
+    share = sum(starts) / len(starts)
+    whole = network_passes(cell.model_copy(update={"strength": None}), levels) if share < 1 else 0.0
+    return share * network_passes(cell, levels) + (1 - share) * whole
+
+
+def network_passes(cell: Cell, levels: samplers.Levels) -> float:
+    """Network passes per image in this cell, on a model with this noise schedule."""
+    sampler = SAMPLER.build(cell.sampler.name, **cell.sampler.options)
+    strength = 1.0 if cell.strength is None else cell.strength
+    return _passes(sampler, cell.guidance, tail(_sigmas(cell, levels), strength))
+
+
+def reference_passes(plan: Plan, cells: Iterable[Cell]) -> float:
+    """Network passes per image for the runs that the reference errors of these cells are measured against."""
+    if "reference_error" not in plan.metrics or plan.opened.knows_flow:
+        return 0.0
+    levels = plan.opened.levels
+    spans = [(cell.guidance, span(_sigmas(cell, levels), levels)) for cell in cells]
+    once = {shared(guidance, ends): (guidance, ends) for guidance, ends in spans}
+    return sum(_passes(CONVERGING, guidance, fine_grid(ends, STEPS)) for guidance, ends in once.values())
+
+
+def steps_within(budget: int, cell: Cell, levels: samplers.Levels) -> int:
+    """The largest number of steps with which the cell takes no more than `budget` network passes per image.
+
+    Raises:
+        ValueError: there is none, because one step costs more or the sampler chooses its steps by what it sees.
+    """
+    sampler = SAMPLER.build(cell.sampler.name, **cell.sampler.options)
+    for steps in range(budget, 0, -1):
+        candidate = cell.model_copy(update={"steps": steps})
+        try:
+            sigmas = _sigmas(candidate, levels)
+        except ValueError:  # the grid cannot have as many
+            continue
+        calls = sampler.nfe(sigmas)
+        if calls is None:
+            raise ValueError(
+                f"{cell.sampler.label} chooses its own step sizes, so it has no budget; give steps instead"
+            )
+        if calls <= budget and network_passes(candidate, levels) <= budget:
+            return steps
+    parts = " · ".join((cell.sampler.label, cell.grid.label, cell.guidance.label))
+    raise ValueError(f"{parts} takes more than {budget} network pass{'es' * (budget != 1)} for any number of steps")
+
+
+def _sigmas(cell: Cell, levels: samplers.Levels) -> tuple[float, ...]:
+    sigmas: tuple[float, ...] = grids(levels).build(cell.grid.name, steps=cell.steps, **cell.grid.options)
+    return sigmas
+
+
+def _passes(sampler: samplers.Sampler, choice: Choice, sigmas: Sequence[float]) -> float:
+    strategy = GUIDANCE.build(choice.name, **choice.options)
+    denoise = Guided(strategy, _unit_gaussian, {"cond": torch.ones(1, 1), "uncond": torch.zeros(1, 1)})
+    samplers.run(sampler, denoise, torch.full((1, 1), sigmas[0]), sigmas, noise=samplers.seeded([0]))
+    return denoise.passes
+
+
+def _unit_gaussian(x: Tensor, sigma: Sigma, context: Tensor) -> Tensor:
+    """Exact for data of unit variance, so that an adaptive sampler meets a true flow."""
+    return x / (1 + torch.as_tensor(sigma).view(-1, 1) ** 2)

@@ -1,0 +1,77 @@
+"""The preflight check: whether a plan can run, found out before any weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sdlab.metrics import Subject, complaints, missing_files
+from sdlab.metrics.base import Need
+from sdlab.picture import opened
+from sdlab.sweep.plan import Plan
+from sdlab.system.errors import UsageError
+from sdlab.worlds.scenes import PIXELS
+
+
+def check(plan: Plan) -> None:
+    """Check that the files of a plan are there, and that its model can do what is asked of it.
+
+    Raises:
+        UsageError: something is missing or impossible; the message has a line for each.
+        RunError: a file of the model is damaged.
+    """
+    missing = [
+        *plan.opened.check(plan.device, plan.compile),
+        *missing_files(plan.metrics, plan.metric_files),
+        *_unreadable_pictures(plan),
+    ]
+    if wrong := missing or [*complaints(plan.metrics, subject(plan)), *_impossible(plan)]:
+        raise UsageError("\n".join(wrong))
+
+
+def subject(plan: Plan) -> Subject:
+    """The model of a plan as its metrics see it."""
+    model = plan.opened
+    offers: dict[Need, bool] = {
+        "samples": True,
+        "pictures": model.draws_pictures and model.image_size is not None,
+        "prompts": "prompts" not in model.ignores,
+        "inputs": plan.pictures is not None and all(plan.starts_from_a_picture(i) for i in range(len(plan.prompts))),
+    }
+    return Subject(
+        name=model.label,
+        images=plan.images,
+        has=frozenset(need for need, there in offers.items() if there),
+        size=None if model.image_size is None else (model.image_size, model.image_size),
+        prompts=plan.prompts,
+        clip=model.has_clip,
+        from_noise=plan.pictures is None,
+        gaussian=model.law is not None,
+        files=plan.metric_files,
+    )
+
+
+def _unreadable_pictures(plan: Plan) -> Iterator[str]:
+    for file in dict.fromkeys(plan.pictures.files if plan.pictures else ()):
+        try:
+            if file is not None:
+                with opened(Path(file)) as picture:
+                    picture.load()
+        except UsageError as error:
+            yield f"image: {error}"
+
+
+def _impossible(plan: Plan) -> Iterator[str]:
+    """What the model of a plan cannot do, one line each."""
+    model = plan.opened
+    if plan.pictures is not None and plan.pictures.set is not None and model.image_size != PIXELS:
+        side = model.image_size
+        yield (
+            f"image.set: its pictures are {PIXELS} × {PIXELS} and those of {model.name} are {side} × {side}; "
+            "use `init`, which takes a picture of any size"
+        )
+    if not plan.metrics and not model.draws_pictures:
+        yield f'metrics: model {model.name} draws no pictures; ask for values, like ["reference_error"]'
+    guided = dict.fromkeys(cell.guidance.label for cell in plan.cells if cell.guidance.name != "none")
+    if guided and not model.conditional:
+        yield f'guidance: {", ".join(guided)}: model {model.name} has no conditions; use "none"'
