@@ -1,10 +1,9 @@
-"""Networks as denoisers in the σ clock, and the counting of what they cost."""
+"""Networks as denoisers in the σ clock."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from time import perf_counter
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
@@ -71,40 +70,3 @@ class NetworkDenoiser:
         if self.prediction == "eps":
             return x - sigma * prediction
         return alpha * (unit - sigma * prediction)
-
-
-@dataclass
-class Counted:
-    """A model that counts its calls, the images that went through it, and the seconds it took.
-
-    A guided step sends each picture through twice in one call, so `passes` is what the step costs.
-    """
-
-    model: Model
-    calls: int = field(default=0, init=False)
-    images: int = field(default=0, init=False)
-    seconds: float = field(default=0.0, init=False)
-
-    def __call__(self, x: Tensor, sigma: Sigma, context: Tensor) -> Tensor:
-        """The model's answer; on a GPU after waiting for it, so that the seconds are its own."""
-        _wait(x)
-        start = perf_counter()
-        x0 = self.model(x, sigma, context)
-        _wait(x)
-        self.seconds += perf_counter() - start
-        self.calls += 1
-        self.images += len(x)
-        return x0
-
-    def passes(self, batch: int) -> float:
-        """Network passes per picture, when `batch` pictures were sampled."""
-        return self.images / batch
-
-    def reset(self) -> None:
-        """Count from zero again, for instance after warming up."""
-        self.calls, self.images, self.seconds = 0, 0, 0.0
-
-
-def _wait(x: Tensor) -> None:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)

@@ -7,7 +7,7 @@ import torch
 
 import samplers
 from samplers.exact.problems import Gaussian
-from sdlab.denoiser import Counted, NetworkDenoiser
+from sdlab.denoiser import NetworkDenoiser
 from sdlab.model.config import SCENES, SD15
 from sdlab.model.diffusion import Unet
 
@@ -78,14 +78,3 @@ def test_sampling_a_perfect_network_follows_the_exact_flow():
     x = LEVELS.sigma_max * torch.randn(2, 4, 1, 1, dtype=torch.float64)
     got = samplers.run(samplers.make("heun"), lambda x, sigma: denoise(x, sigma, torch.zeros(2)), x, sigmas)
     torch.testing.assert_close(got, LAW.flow(x, sigmas[0], 0.0), atol=3e-3, rtol=0)
-
-
-def test_counting_calls_images_and_seconds():
-    model = Counted(lambda x, sigma, context: 2 * x)
-    x = torch.ones(3, 1)
-    assert torch.equal(model(x, 1.0, x), 2 * x)
-    model(torch.cat([x, x]), 1.0, x)
-    assert (model.calls, model.images, model.passes(batch=3)) == (2, 9, 3.0)
-    assert model.seconds > 0
-    model.reset()
-    assert (model.calls, model.images, model.seconds) == (0, 0, 0.0)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import samplers
 from sdlab import guidance
+from sdlab.denoiser import Model, Sigma
 from sdlab.model.config import SCENES, SD15
 from sdlab.model.stable_diffusion import StableDiffusion
 from sdlab.model.tiling import tiled
@@ -97,14 +98,15 @@ def test_below_one_step_the_picture_is_the_reconstruction_of_the_vae(
 
 def test_sampling_starts_from_the_picture_noised_to_the_level_of_the_tail(model: StableDiffusion, latents: Tensor):
     pipeline, seen = Pipeline(model), []
-    network = pipeline.denoiser.model
 
-    def watched(x: Tensor, sigma: float, context: Tensor) -> Tensor:
-        seen.append((x[: len(x) // 2], sigma))  # guidance doubles the batch
-        return network(x, sigma, context)
+    def watch(network: Model) -> Model:
+        def watched(x: Tensor, sigma: Sigma, context: Tensor) -> Tensor:
+            seen.append((x[: len(x) // 2], sigma))  # guidance doubles the batch
+            return network(x, sigma, context)
 
-    pipeline.denoiser.model = watched  # type: ignore[assignment]
-    draw(pipeline, "euler", [9, 8, 7, 6], steps=10, init=latents, strength=0.5)
+        return watched
+
+    draw(pipeline, "euler", [9, 8, 7, 6], steps=10, init=latents, strength=0.5, watch=watch)
     sigmas = samplers.grid("trailing", steps=10, levels=pipeline.levels)
     assert [sigma for _, sigma in seen] == list(sigmas[5:10])
     noise = samplers.seeded([9, 8, 7, 6])(latents)

@@ -9,7 +9,6 @@ import torch
 import samplers
 from samplers.exact.problems import Gaussian
 from sdlab import guidance
-from sdlab.denoiser import Counted
 from sdlab.guidance.base import COND, UNCOND, Query
 from sdlab.guidance.guided import Guided
 
@@ -21,6 +20,17 @@ def model(x, sigma, context):
     mean, std = context[:, :1], context[:, 1:]
     sigma = torch.as_tensor(sigma, dtype=x.dtype).reshape(-1, 1)
     return (sigma**2 * mean + std**2 * x) / (std**2 + sigma**2)
+
+
+class Counted:
+    """The same model; it counts its calls, and the images in them."""
+
+    def __init__(self):
+        self.calls = self.images = 0
+
+    def __call__(self, x, sigma, context):
+        self.calls, self.images = self.calls + 1, self.images + len(x)
+        return model(x, sigma, context)
 
 
 def contexts(batch, mean=0.0):
@@ -105,11 +115,11 @@ CASES = [
 def test_passes_are_those_of_the_queries_in_one_call(name, options, passes):
     x = torch.randn(3, 1).double()
     for sigma, expected in passes.items():
-        counted = Counted(model)
+        counted = Counted()
         denoise = guided(name, *contexts(3), counted, **options)
         denoise(x, sigma)
         assert len(guidance.make(name, **options).queries(sigma)) == expected
-        assert denoise.passes == counted.passes(batch=3) == expected
+        assert denoise.passes == counted.images / 3 == expected
         assert counted.calls == 1
 
 
@@ -118,12 +128,12 @@ def test_guided_and_unconditional_predictions_come_together(name, options, passe
     x = torch.randn(3, 1).double()
     cond, uncond = contexts(3, mean=2.0)
     for sigma in passes:
-        counted = Counted(model)
+        counted = Counted()
         denoise = guided(name, cond, uncond, counted, **options)
         x0, plain = denoise.with_uncond(x, sigma)
         asked = {*guidance.make(name, **options).queries(sigma), UNCOND}
         assert counted.calls == 1
-        assert denoise.passes == counted.passes(batch=3) == len(asked)
+        assert denoise.passes == counted.images / 3 == len(asked)
         assert torch.equal(plain, model(x, sigma, uncond))
         assert torch.equal(x0, denoise(x, sigma))
 
@@ -165,7 +175,7 @@ CALLS = torch.tensor(
 def test_an_image_at_its_own_levels_gives_and_costs_the_same_alone(strategy, method):
     cond, uncond = contexts(4)
     cond[:, 0] = torch.tensor([0.0, 1.0, 2.0, 3.0])
-    counted = Counted(model)
+    counted = Counted()
     batch = Guided(strategy, counted, {"cond": cond, "uncond": uncond})
     alone = [Guided(strategy, model, {"cond": cond[[i]], "uncond": uncond[[i]]}) for i in range(4)]
     for x, sigma in zip(torch.randn(4, 4, 1).double(), CALLS, strict=True):

@@ -109,7 +109,7 @@ def test_a_budget_buys_steps_on_the_models_own_levels():
 def test_a_model_from_a_file_sweeps_and_heuns_error_falls_fourfold_when_steps_double():
     status, out = run()
     assert status == 0
-    assert "model mine.py:mine, grid karras ending=stop_at_sigma_min, guidance none, 6 images a cell" in out
+    assert "model mine.py:mine, grid karras ending=stop_at_sigma_min, guidance none, 6 images per cell" in out
     coarse, middle, fine = errors()
     assert coarse / middle == pytest.approx(4, rel=0.3)
     assert middle / fine == pytest.approx(4, rel=0.2)

@@ -8,9 +8,9 @@ from fake_bench import LEVELS, TOML
 
 import samplers
 from sdlab import plugins
-from sdlab.report.statistics import pairs
 from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER
 from sdlab.sweep.cell import Cell, Choice, digest
+from sdlab.sweep.pairs import pairs
 from sdlab.sweep.passes import network_passes, passes_per_image, steps_within
 from sdlab.sweep.plan import Pictures, load_plan
 from sdlab.system.errors import UsageError
@@ -368,7 +368,7 @@ BAD = [
     ]),
     ("images = 16", 'name = "a/b"', ["name: should be letters, digits, '_', '-' and '.', got 'a/b'"]),
     ('device = "cpu"', 'device = "gpu"', [
-        'device: should be "auto", "cpu", "cuda", "cuda:1" or "mps" (where there is one), got \'gpu\'',
+        'device: should be "auto", "cpu", "cuda", "cuda:1" or "mps" (on a Mac), got \'gpu\'',
     ]),
     ('device = "cpu"', 'device = "cuda:99"', None),
     ('["fid", "clip_score"]', '["fidd", 3]', [
