@@ -88,6 +88,13 @@ class Registry:
         return []
 
 
+def named(value: object) -> object:
+    """A choice as a file writes it, with its `path` as its name: {path = "my_sampler.py:MySampler", order = 2}."""
+    if isinstance(value, dict) and "path" in value and "name" not in value:
+        return {"name": value["path"], **{key: item for key, item in value.items() if key != "path"}}
+    return value
+
+
 def frozen(value: Any) -> Any:
     """The value with its lists as tuples, as registered classes and functions take them."""
     return tuple(frozen(item) for item in value) if isinstance(value, list | tuple) else value

@@ -31,7 +31,7 @@ from sdlab.backends.base import Mistakes, Opened
 from sdlab.backends.registry import open_model
 from sdlab.metrics import METRICS, MetricFiles
 from sdlab.picture import Fit
-from sdlab.registry import PLAIN, Mistake, Registry
+from sdlab.registry import PLAIN, Mistake, Registry, named
 from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER, grids
 from sdlab.sweep.cell import Choice
 from sdlab.sweep.prompts import PROMPT_SETS, SETS, SIZE, prompt_set
@@ -49,15 +49,8 @@ def _as_list(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
 
-def _named(value: object) -> object:
-    """A choice with its `path` as its name: {path = "my_sampler.py:MySampler", order = 2}."""
-    if isinstance(value, dict) and "path" in value and "name" not in value:
-        return {"name": value["path"], **{key: item for key, item in value.items() if key != "path"}}
-    return value
-
-
 def _choice(value: object, axis: Registry, build: bool = True) -> Choice:
-    value = _named(value)
+    value = named(value)
     if isinstance(value, str):
         choice = Choice(name=value)
         mistakes = [("", text) for _, text in axis.mistakes(value, {}, build)]
@@ -109,7 +102,7 @@ def _metric(name: str) -> str:
 
 
 def _model(value: object, info: ValidationInfo) -> Opened:
-    value = _named(value)
+    value = named(value)
     short = isinstance(value, str)
     value = {"name": value} if short else value
     if not (isinstance(value, dict) and isinstance(value.get("name"), str)):

@@ -17,7 +17,8 @@ from sdlab.certify.page import _HEAD
 from sdlab.certify.run import run
 from sdlab.cli import app
 from sdlab.commands.new import new_sampler
-from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER, named
+from sdlab.registry import named
+from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER
 from sdlab.sweep.cell import Cell, Choice, digest
 from sdlab.system.errors import UsageError
 

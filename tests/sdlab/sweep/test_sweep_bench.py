@@ -138,7 +138,7 @@ def test_the_words_that_a_long_prompt_loses_are_reported(run: Sweep, capsys: pyt
     prompts = f'[prompts]\nlist = ["a red circle{" on a grey background" * 30} at last", "a blue star"]'
     assert run(toml(metrics="metrics = []", prompts=prompts, image="", strength="")) == 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"note: the prompt 'a red circle .*' is too long, dropped from its end: '.* at last'", line)
+    assert re.fullmatch(r"note: the prompt 'a red circle .*' is too long; dropped from its end: '.* at last'", line)
 
 
 def test_another_picture_in_the_file_is_another_sweep(run: Sweep):
