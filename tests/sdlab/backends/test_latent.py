@@ -120,11 +120,11 @@ def test_files_that_are_missing_are_reported_by_the_check_and_hide_no_other_mist
     folder: Path, capsys: pytest.CaptureFixture[str]
 ):
     (folder / "unet.safetensors").unlink()
-    assert open_model("mine", {}, Path()).check("cpu", False)[0] == "model 'mine': no unet.safetensors in mine/"
+    assert open_model("mine", {}, Path()).check("cpu", False)[0] == "model 'mine': unet.safetensors not found in mine/"
     assert run(TOML.replace('"ddim"', '"dimm"'))[0] == 2
     assert "cells.sampler" in capsys.readouterr().err
     assert run(TOML)[0] == 2
-    assert "no unet.safetensors in mine/" in capsys.readouterr().err
+    assert "unet.safetensors not found in mine/" in capsys.readouterr().err
 
 
 def test_a_weight_file_that_does_not_fit_fails_before_it_is_loaded(folder: Path, capsys: pytest.CaptureFixture[str]):
