@@ -24,20 +24,20 @@ def measure(benchmark, run):
         benchmark.extra_info["microseconds_per_step"] = benchmark.stats.stats.median / STEPS * 1e6
 
 
-@pytest.mark.benchmark(group=f"the rule alone, {STEPS} steps")
+@pytest.mark.benchmark(group=f"the sampler alone, {STEPS} steps")
 @pytest.mark.parametrize("name", [name for name in samplers.SAMPLERS if not name.endswith("_cfg_pp")])
 def test_a_run_with_ready_noise(benchmark, name):
-    rule, sigmas = samplers.make(name), samplers.grid("karras", steps=STEPS, levels=LEVELS)
+    sampler, sigmas = samplers.make(name), samplers.grid("karras", steps=STEPS, levels=LEVELS)
     x, x0, z = torch.randn(SHAPE) * sigmas[0], torch.randn(SHAPE), torch.randn(SHAPE)
-    measure(benchmark, lambda: samplers.run(rule, lambda x, sigma: x0, x, sigmas, noise=lambda x: z))
+    measure(benchmark, lambda: samplers.run(sampler, lambda x, sigma: x0, x, sigmas, noise=lambda x: z))
 
 
-@pytest.mark.benchmark(group=f"the rule and its noise, {STEPS} steps")
+@pytest.mark.benchmark(group=f"the sampler and its noise, {STEPS} steps")
 @pytest.mark.parametrize("name", [name for name in samplers.SAMPLERS if samplers.make(name).stochastic])
 def test_a_run_with_seeded_noise(benchmark, name):
-    rule, sigmas = samplers.make(name), samplers.grid("karras", steps=STEPS, levels=LEVELS)
+    sampler, sigmas = samplers.make(name), samplers.grid("karras", steps=STEPS, levels=LEVELS)
     x, x0, noise = torch.randn(SHAPE) * sigmas[0], torch.randn(SHAPE), samplers.seeded([0])
-    measure(benchmark, lambda: samplers.run(rule, lambda x, sigma: x0, x, sigmas, noise=noise))
+    measure(benchmark, lambda: samplers.run(sampler, lambda x, sigma: x0, x, sigmas, noise=noise))
 
 
 @pytest.mark.benchmark(group="making a grid of 50 steps")
@@ -46,7 +46,7 @@ def test_making_a_grid(benchmark, name):
     assert len(benchmark(lambda: samplers.grid(name, steps=STEPS, levels=LEVELS))) == STEPS + 1
 
 
-# The same rules elsewhere: diffusers' schedulers, and loops that hold σ in tensors, as k-diffusion's do.
+# The same samplers elsewhere: diffusers' schedulers, and loops that hold σ in tensors, as k-diffusion's do.
 
 CONTEST = {
     "euler": ("EulerDiscreteScheduler", {}),
@@ -112,15 +112,15 @@ def seconds(runs, rounds):
     return best
 
 
-@pytest.mark.benchmark(group="the same rule elsewhere")
+@pytest.mark.benchmark(group="the same sampler elsewhere")
 @pytest.mark.parametrize("name", CONTEST)
 def test_a_step_costs_at_most_half_of_the_best_elsewhere(benchmark, name):
     """With benchmarks enabled the claim is tested; without, that the contestants run."""
-    rule, sigmas = samplers.make(name), samplers.grid("karras", steps=STEPS, levels=LEVELS)
+    sampler, sigmas = samplers.make(name), samplers.grid("karras", steps=STEPS, levels=LEVELS)
     x, x0, eps = torch.randn(SHAPE) * sigmas[0], torch.randn(SHAPE), torch.randn(SHAPE)
     in_tensor = torch.tensor(sigmas)
     runs = [
-        (lambda: samplers.run(rule, lambda x, sigma: x0, x, sigmas, noise=torch.randn_like), lambda: None),
+        (lambda: samplers.run(sampler, lambda x, sigma: x0, x, sigmas, noise=torch.randn_like), lambda: None),
         elsewhere(name, eps, x),
     ]
     if name in TENSOR_LOOPS:
@@ -134,5 +134,5 @@ def test_a_step_costs_at_most_half_of_the_best_elsewhere(benchmark, name):
             return
         ours, *others = seconds(runs, rounds=40)
     benchmark.extra_info.update(ours=ours / STEPS * 1e6, others=[other / STEPS * 1e6 for other in others])
-    print(f"\n{name}: {ours / STEPS * 1e6:.1f} µs a step, elsewhere {[f'{o / STEPS * 1e6:.1f}' for o in others]}")
+    print(f"\n{name}: {ours / STEPS * 1e6:.1f} µs per step, elsewhere {[f'{o / STEPS * 1e6:.1f}' for o in others]}")
     assert ours <= min(others) / 2
