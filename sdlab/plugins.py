@@ -1,18 +1,18 @@
-"""Samplers, grids, guidance rules and models of one's own: one Python file, or an installed package.
+"""Custom samplers, grids, guidance strategies and models, from a Python file or an installed package.
 
-A file is named with what it defines, `my_sampler.py:MySampler`, and found beside the sweep that names it or in the
-folder where sdlab runs. A package offers its own under entry points of the groups sdlab.samplers, sdlab.grids,
-sdlab.guidance and sdlab.models. Both join the registries of sdlab, and from there on differ from nothing in them, but
-that results carry a digest of their code.
+A file is named with what it defines, like `my_sampler.py:MySampler`. It is looked for beside the sweep that names it,
+then in the current folder. A package offers its entries as entry points of the groups sdlab.samplers, sdlab.grids,
+sdlab.guidance and sdlab.models, which the commands add when they start (`discover`). From then on a custom entry is
+used like any other, except that results carry a digest of its code.
 
-    sampler    a frozen dataclass with a `step` that subclasses `samplers.Sampler`; built without options, or with
-    grid       a function (steps, levels, **options) -> that many levels above 0, from the highest down,
-               as a list or a tensor
+    sampler    a frozen dataclass with a `step`, a subclass of `samplers.Sampler`; its options have defaults
+    grid       a function (steps, levels, **options) -> that many levels above 0 in descending order, as a list or
+               a tensor
     guidance   a class with `queries(sigma)` and `combine(predictions, x, sigma, state)` (`guidance.Strategy`), or a
                subclass of `guidance.Affine` with `weight(sigma)`
     model      a function (**options) -> (denoise, levels, shape), or a `CustomModel` (sdlab/backends/custom_model.py)
 
-What is wrong with one is told in a line, and its traceback kept in out/plugins.log.
+An error in custom code is reported in one line, and its traceback is kept in out/plugins.log.
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ REGISTRIES: Mapping[Kind, dict[str, Any]] = {
     "guidance": cast(dict[str, Any], guidance.GUIDANCE),
     "model": cast(dict[str, Any], MODELS),
 }
+_NOUN: Mapping[Kind, str] = {
+    "sampler": "sampler", "grid": "grid", "guidance": "guidance strategy", "model": "model",
+}  # fmt: skip
 GROUPS: Mapping[Kind, str] = {
     "sampler": "sdlab.samplers", "grid": "sdlab.grids", "guidance": "sdlab.guidance", "model": "sdlab.models",
 }  # fmt: skip
@@ -55,7 +58,7 @@ GROUPS: Mapping[Kind, str] = {
 
 @dataclass(frozen=True)
 class Plugin:
-    """Where an entry of a registry is from, and the digest of its code."""
+    """Where a custom entry comes from, and the digest of its code."""
 
     source: str
     digest: str
@@ -69,24 +72,24 @@ _discovered = False
 
 
 def is_path(name: str) -> bool:
-    """Whether a name is that of a file and what it defines, rather than of a registry."""
+    """Whether the name is that of a file and what it defines, rather than a name in a registry."""
     return name.partition(":")[0].endswith(".py")
 
 
-def is_own(name: str, kind: Kind = "sampler") -> bool:
-    """Whether the entry was added by a file or a package."""
+def is_custom(kind: Kind, name: str) -> bool:
+    """Whether the entry comes from a file or a package."""
     return (kind, name) in _PLUGINS
 
 
 def digest(kind: Kind, name: str) -> str | None:
-    """The digest of the code of a plug-in's entry; None for one of ours."""
+    """The digest of the code of a custom entry; None for one of sdlab."""
     found = _PLUGINS.get((kind, name))
     return None if found is None else found.digest
 
 
 @contextmanager
 def beside(folder: Path) -> Iterator[None]:
-    """Look for files in `folder` first: that of the sweep that names them."""
+    """Within the block, look for files in `folder` first."""
     _folders.insert(0, folder)
     try:
         yield
@@ -95,13 +98,12 @@ def beside(folder: Path) -> Iterator[None]:
 
 
 def add(kind: Kind, name: str) -> None:
-    """Add what `name`, "my_sampler.py:MySampler", says to its registry, under that name.
+    """Add the entry that `name` gives, like "my_sampler.py:MySampler", to its registry, under that name.
 
     A file that has changed since it was added is read again.
 
     Raises:
-        UsageError: there is no such file, it cannot be imported, does not define the name, or what it defines is not
-            of its kind.
+        UsageError: the file is missing or cannot be imported, it does not define the name, or the entry is invalid.
     """
     file, _, attribute = name.partition(":")
     path = next((f / file for f in _folders if (f / file).is_file()), Path(file).expanduser())
@@ -119,7 +121,7 @@ def add(kind: Kind, name: str) -> None:
 
 
 def discover() -> None:
-    """Add what installed packages offer, once; one that cannot be used is told on stderr and left out."""
+    """Add the entries of installed packages, once. One that cannot be used is reported on stderr and left out."""
     global _discovered
     if _discovered:
         return
@@ -128,8 +130,8 @@ def discover() -> None:
         for point in importlib.metadata.entry_points(group=group):
             try:
                 if point.name in REGISTRIES[kind]:
-                    raise UsageError(f"{point.value}: there is a {kind} {point.name!r} already")
-                with told(point.value, "cannot be imported"):
+                    raise UsageError(f"{point.value}: the name {point.name!r} is already taken by another {kind}")
+                with reported_as(point.value, "cannot be imported"):
                     entry = point.load()
                 version = point.dist.version if point.dist else ""
                 _register(kind, point.name, entry, Plugin(f"{point.value} {version}", _code_digest(entry, version)))
@@ -139,20 +141,20 @@ def discover() -> None:
 
 def _register(kind: Kind, name: str, entry: Any, plugin: Plugin) -> None:
     if not callable(entry):
-        raise UsageError(f"{name}: is no {kind}: it is a {type(entry).__name__}")
-    with told(name, f"is no {kind}"):
+        raise UsageError(f"{name}: is not a {_NOUN[kind]}: it is a value of type {type(entry).__name__}")
+    with reported_as(name, f"is not a {_NOUN[kind]}"):
         _TRIALS[kind](entry)
     REGISTRIES[kind][name] = entry
     _PLUGINS[kind, name] = plugin
 
 
 def _module(file: str, path: Path, code: bytes, content: str) -> ModuleType:
-    """The file, imported under a name that no other has; nothing is written beside it."""
+    """The file as a module under a unique name. No bytecode is written beside it."""
     module = ModuleType(f"sdlab_plugin_{content}")
     module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # where dataclasses look for it
+    sys.modules[module.__name__] = module  # dataclasses look it up there
     try:
-        with told(file, "cannot be imported"):
+        with reported_as(file, "cannot be imported"):
             exec(compile(code, str(path), "exec"), vars(module))
     except UsageError:
         del sys.modules[module.__name__]
@@ -163,33 +165,33 @@ def _module(file: str, path: Path, code: bytes, content: str) -> ModuleType:
 def _defined(file: str, module: ModuleType, attribute: str) -> Any:
     own = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
     if not attribute:
-        raise UsageError(f"{file}: say what it defines, like {file}:{own[0] if own else 'Name'}")
+        raise UsageError(f"{file}: name what it defines, like {file}:{own[0] if own else 'Name'}")
     if not hasattr(module, attribute):
-        there = f"it defines {', '.join(own)}" if own else "it defines nothing"
-        raise UsageError(f"{file}: does not define {attribute!r}{did_you_mean(attribute, own)}; {there}")
+        defined = f"it defines {', '.join(own)}" if own else "it defines nothing"
+        raise UsageError(f"{file}: does not define {attribute!r}{did_you_mean(attribute, own)}; {defined}")
     return getattr(module, attribute)
 
 
 @contextmanager
-def told(name: str, what: str) -> Iterator[None]:
-    """Whatever goes wrong inside as one line, its traceback in the log.
+def reported_as(name: str, what: str) -> Iterator[None]:
+    """Report every error of the block as one line, and keep its traceback in the log.
 
     Raises:
-        UsageError: `name: what: …`, in place of every other error.
+        UsageError: `name: what: …`, in place of any other error.
     """
     try:
         yield
     except (SdlabError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        said = " ".join(str(error).split())
-        fault = said if isinstance(error, Unfit) else f"{type(error).__name__}: {said}"
-        place = "" if isinstance(error, Unfit) else _place(error)
-        raise UsageError(f"{name}: {what}: {fault}{place}{_logged(name)}") from None
+        message, place = " ".join(str(error).split()), ""
+        if not isinstance(error, InvalidEntry):
+            message, place = f"{type(error).__name__}: {message}", _place(error)
+        raise UsageError(f"{name}: {what}: {message}{place}{_logged(name)}") from None
 
 
 def _place(error: BaseException) -> str:
-    """`" (line 12 of my_sampler.py)"`, the last line that is not of a library."""
+    """`" (line 12 of my_sampler.py)"`, the last line outside the libraries."""
     if isinstance(error, SyntaxError):
         return f" (line {error.lineno})"
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
@@ -202,7 +204,7 @@ def _is_users(filename: str) -> bool:
 
 
 def _logged(name: str) -> str:
-    """Write the traceback down, and say where; say nothing where that cannot be done."""
+    """Append the traceback to the log; returns where it is, or nothing if the log cannot be written."""
     try:
         LOG.parent.mkdir(parents=True, exist_ok=True)
         with LOG.open("a", encoding="utf-8") as log:
@@ -220,15 +222,15 @@ def _code_digest(entry: Any, version: str) -> str:
     return hashlib.sha256(source + version.encode()).hexdigest()[:16]
 
 
-class Unfit(Exception):
-    """What an entry lacks, in words."""
+class InvalidEntry(Exception):
+    """An entry does not do what its kind must do; the message says what is wrong."""
 
 
 def _try_sampler(entry: Callable[..., Any]) -> None:
-    rule, sigmas = entry(), (2.0, 1.0, 0.5, 0.0)
+    sampler, sigmas = entry(), (2.0, 1.0, 0.5, 0.0)
     for member in ("step", "order", "stochastic", "prepare", "nfe", "with_levels"):
-        if not hasattr(rule, member):
-            raise Unfit(f"it has no {member!r}; make it a subclass of samplers.Sampler, which has defaults")
+        if not hasattr(sampler, member):
+            raise InvalidEntry(f"it has no {member!r}; make it a subclass of samplers.Sampler, which has defaults")
     x, asked = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64), list[torch.Size]()
 
     def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -237,12 +239,12 @@ def _try_sampler(entry: Callable[..., Any]) -> None:
 
     def check(i: int, new: object) -> None:
         if not isinstance(new, Tensor) or new.shape != x.shape:
-            raise Unfit(f"step {i + 1} turns x of shape {tuple(x.shape)} into {shape_or_type(new)}")
+            raise InvalidEntry(f"step {i + 1} turns x of shape {tuple(x.shape)} into {shape_or_type(new)}")
 
-    samplers.run(rule, Unguided(denoise), x, sigmas, noise=samplers.seeded([0, 1]), on_step=check)
+    samplers.run(sampler, Unguided(denoise), x, sigmas, noise=samplers.seeded([0, 1]), on_step=check)
     if any(shape != x.shape for shape in asked):
-        raise Unfit("it calls the denoiser with x in another shape")
-    rule.nfe(sigmas)
+        raise InvalidEntry("it calls the denoiser with x of another shape")
+    sampler.nfe(sigmas)
 
 
 def _try_grid(entry: Callable[..., Any]) -> None:
@@ -250,34 +252,35 @@ def _try_grid(entry: Callable[..., Any]) -> None:
     try:
         sigmas = [float(sigma) for sigma in given]
     except (TypeError, ValueError):
-        raise Unfit(f"it should give 4 levels for 4 steps, got {shape_or_type(given)}") from None
+        raise InvalidEntry(f"it must return 4 levels for 4 steps, got {shape_or_type(given)}") from None
     if len(sigmas) != 4:
-        raise Unfit(f"it should give 4 levels for 4 steps, got {len(sigmas)}")
+        raise InvalidEntry(f"it must return 4 levels for 4 steps, got {len(sigmas)}")
     if not sigmas[-1] > 0 or sorted(set(sigmas))[::-1] != sigmas:
-        raise Unfit(f"its levels should lie above 0 and fall, got {sigmas}")
+        raise InvalidEntry(f"its levels must be above 0 and in descending order, got {sigmas}")
 
 
 def _try_guidance(entry: Callable[..., Any]) -> None:
     strategy = entry()
     for member in ("queries", "combine"):
         if not hasattr(strategy, member):
-            raise Unfit(f"it has no {member!r}")
+            raise InvalidEntry(f"it has no {member!r}")
     x, context = torch.ones(2, 3, 8, 8), torch.zeros(2, 1)
     denoise = guidance.Guided(strategy, lambda x, *_, **__: x / 2, {"cond": context, "uncond": context})
     for sigma in (2.0, 0.5, torch.tensor([2.0, 0.5])):
-        if not (queries := strategy.queries(0.5)) or not all(isinstance(query, guidance.Query) for query in queries):
-            raise Unfit(f"queries(sigma) should return a tuple of sdlab.guidance.Query, got {queries!r}")
+        queries = strategy.queries(float(torch.as_tensor(sigma).min()))
+        if not queries or not all(isinstance(query, guidance.Query) for query in queries):
+            raise InvalidEntry(f"queries(sigma) must return a tuple of sdlab.guidance.Query, got {queries!r}")
         out = denoise(x, sigma)
         if not isinstance(out, Tensor) or out.shape != x.shape:
-            raise Unfit(f"combine turns predictions of shape {tuple(x.shape)} into {shape_or_type(out)}")
+            raise InvalidEntry(f"combine turns predictions of shape {tuple(x.shape)} into {shape_or_type(out)}")
 
 
 def _try_model(entry: Callable[..., Any]) -> None:
-    inspect.signature(entry)  # it may load large files: it is called when it is needed
+    inspect.signature(entry)  # it is not called yet, as it may load large files
 
 
 def shape_or_type(value: object) -> str:
-    """`"one of shape (2, 3)"` of a tensor, else `"a list"`, its type."""
+    """`"one of shape (2, 3)"` for a tensor, otherwise the type, like `"a list"`."""
     return f"one of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 

@@ -18,7 +18,7 @@ from sdlab.backends.base import Backend, Opened, Setting
 from sdlab.backends.custom_model import CustomModel
 from sdlab.denoiser import Sigma, Watch, unwatched
 from sdlab.guidance import Guided, Strategy
-from sdlab.plugins import Unfit
+from sdlab.plugins import InvalidEntry
 from sdlab.system.errors import UsageError
 
 Guard = Callable[[], AbstractContextManager[None]]  # a block that calls the model's functions
@@ -102,7 +102,7 @@ class BareDenoiser(Backend):
                 x = self._white(samplers.seeded([0, 1], self.device), 2) * sigma
                 for context in (self._cond[:1], self._uncond):
                     if not self._denoise(x, sigma, context.expand(2, *context.shape[1:])).isfinite().all():
-                        raise Unfit(f"its denoiser gives NaN or infinity at sigma {sigma:.4g}")
+                        raise InvalidEntry(f"its denoiser gives NaN or infinity at sigma {sigma:.4g}")
 
     def contexts(self, prompts: Sequence[str], negative: str) -> tuple[Tensor, Tensor]:
         """The conditions the model brings, (C, …) and (1, …)."""
@@ -141,7 +141,7 @@ class BareDenoiser(Backend):
             pictures = self.model.decode(samples)
             if not isinstance(pictures, Tensor) or pictures.ndim != 4 or pictures.shape[:2] != (len(samples), 3):
                 made = plugins.shape_or_type(pictures)
-                raise Unfit(
+                raise InvalidEntry(
                     f"decode should make pictures ({len(samples)}, 3, H, W) of {len(samples)} samples, not {made}"
                 )
             return pictures
@@ -166,5 +166,5 @@ class BareDenoiser(Backend):
 
 def _in_shape(what: str, x: Tensor, out: object) -> Tensor:
     if not isinstance(out, Tensor) or out.shape != x.shape:
-        raise Unfit(f"its {what} turns x of shape {tuple(x.shape)} into {plugins.shape_or_type(out)}")
+        raise InvalidEntry(f"its {what} turns x of shape {tuple(x.shape)} into {plugins.shape_or_type(out)}")
     return out

@@ -13,7 +13,7 @@ from sdlab.backends.bare import OpenedDenoiser
 from sdlab.backends.base import Kind, Mistakes
 from sdlab.backends.custom_model import CustomModel
 from sdlab.backends.exact_models import MODELS
-from sdlab.plugins import Unfit
+from sdlab.plugins import InvalidEntry
 from sdlab.registry import Registry, frozen, label
 from sdlab.system.errors import UsageError
 
@@ -22,7 +22,7 @@ _REGISTRY = Registry("model", MODELS, lambda name, **options: MODELS[name](**opt
 
 def names() -> dict[str, str]:
     """The models of installed packages, and of the files read so far."""
-    own = (name for name in sorted(MODELS) if plugins.is_own(name, "model"))
+    own = (name for name in sorted(MODELS) if plugins.is_custom("model", name))
     return {name: samplers.describe(MODELS[name]) for name in own}
 
 
@@ -37,7 +37,7 @@ def open_custom(name: str, options: Mapping[str, Any], folder: Path) -> OpenedDe
     with plugins.beside(folder):
         if wrong := _REGISTRY.mistakes(name, options, build=False):
             raise Mistakes(*wrong)
-    guard = partial(plugins.told, name, "is not a model")
+    guard = partial(plugins.reported_as, name, "is not a model")
     try:
         with guard():
             model = _whole(MODELS[name](**options))
@@ -51,23 +51,25 @@ CUSTOM = Kind(names, plugins.is_path, open_custom)
 
 
 def _whole(made: object) -> CustomModel:
-    """What a user's function has returned, as a model; `Unfit` where it is not one."""
+    """What a user's function has returned, as a model; `InvalidEntry` if it is not one."""
     if isinstance(made, tuple) and len(made) == 3:
         made = CustomModel(*made)
     if not isinstance(made, CustomModel):
-        raise Unfit(f"it should return (denoise, levels, shape) or a CustomModel, got {_kind(made)}")
+        raise InvalidEntry(f"it should return (denoise, levels, shape) or a CustomModel, got {_kind(made)}")
     if not callable(made.denoise):
-        raise Unfit(f"denoise should be a function (x, sigma) -> x̂₀, got {_kind(made.denoise)}")
+        raise InvalidEntry(f"denoise should be a function (x, sigma) -> x̂₀, got {_kind(made.denoise)}")
     low, high = (getattr(made.levels, end, None) for end in ("sigma_min", "sigma_max"))
     if not (isinstance(low, int | float) and isinstance(high, int | float) and 0 < low < high):
-        raise Unfit(f"levels should be a noise schedule like samplers.continuous_levels(…), got {_kind(made.levels)}")
+        raise InvalidEntry(
+            f"levels should be a noise schedule like samplers.continuous_levels(…), got {_kind(made.levels)}"
+        )
     if not isinstance(made.shape, tuple) or not made.shape or not all(type(n) is int and n > 0 for n in made.shape):
-        raise Unfit(f"shape should be that of one sample, like (3, 32, 32), got {made.shape!r}")
+        raise InvalidEntry(f"shape should be that of one sample, like (3, 32, 32), got {made.shape!r}")
     if made.contexts is not None:
         cond, uncond = made.contexts
         if len(uncond) != 1 or cond.shape[1:] != uncond.shape[1:]:
             shapes = f"{tuple(cond.shape)} and {tuple(uncond.shape)}"
-            raise Unfit(f"contexts should have shapes (C, …) and (1, …), got {shapes}")
+            raise InvalidEntry(f"contexts should have shapes (C, …) and (1, …), got {shapes}")
     return made
 
 

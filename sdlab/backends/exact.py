@@ -19,7 +19,7 @@ _REGISTRY = Registry("model", MODELS, lambda name, **options: MODELS[name](**opt
 
 def names() -> dict[str, str]:
     """The models of `exact_models`, without those that plug-ins have added to the registry."""
-    ours = (name for name in sorted(MODELS) if not plugins.is_own(name, "model"))
+    ours = (name for name in sorted(MODELS) if not plugins.is_custom("model", name))
     return {name: samplers.describe(MODELS[name]) for name in ours}
 
 

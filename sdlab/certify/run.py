@@ -72,14 +72,14 @@ def _name(name: str) -> str:
 
 def _measured(names: Sequence[str]) -> Iterator[list[Certificate]]:
     """The certificates of each name, in their order; ours two at a time where they are many."""
-    ours = [name for name in names if not plugins.is_own(name)]
+    ours = [name for name in names if not plugins.is_custom("sampler", name)]
     if len(ours) <= _FEW:
         yield from map(certify_name, names)
         return
     with ProcessPoolExecutor(min(2, os.cpu_count() or 1), get_context("spawn"), torch.set_num_threads, (1,)) as pool:
         found = pool.map(certify_name, ours)
         for name in names:
-            yield certify_name(name) if plugins.is_own(name) else next(found)
+            yield certify_name(name) if plugins.is_custom("sampler", name) else next(found)
 
 
 def certify_name(name: str) -> list[Certificate]:

@@ -1,4 +1,4 @@
-"""Samplers, grids and guidance of one's own: they join ours, and what is wrong with them is told in a line."""
+"""Custom samplers, grids and guidance strategies: they join the registries, and errors in them are one line."""
 
 import importlib.metadata
 import io
@@ -75,7 +75,7 @@ GUIDANCE_FILE = """
 
 @pytest.fixture(autouse=True)
 def registries(tmp_path, monkeypatch):
-    """Work in a folder of one's own, and leave the registries as they were."""
+    """Work in an empty folder, and leave the registries as they were."""
     monkeypatch.chdir(tmp_path)
     before = {kind: dict(known) for kind, known in plugins.REGISTRIES.items()}
     own = dict(plugins._PLUGINS)
@@ -91,13 +91,13 @@ def write(name, text):
     Path(name).write_text(textwrap.dedent(text), encoding="utf-8")
 
 
-def cell(sampler="euler", grid="karras", rule="none", **options):
+def cell(sampler="euler", grid="karras", strategy="none", **options):
     return Cell(
-        sampler=Choice(name=sampler, options=options), grid=Choice(name=grid), guidance=Choice(name=rule), steps=5
+        sampler=Choice(name=sampler, options=options), grid=Choice(name=grid), guidance=Choice(name=strategy), steps=5
     )
 
 
-# They join ours.
+# They join the registries.
 
 
 def test_a_sampler_from_a_file_runs_like_ours():
@@ -133,7 +133,7 @@ def test_a_sweep_takes_it_with_its_options():
     assert named("euler") == "euler"
 
 
-def test_grids_of_ones_own_numbers_are_a_choice_too():
+def test_grids_of_custom_values_are_a_choice_too():
     """A list written out by hand, and a blend of a table and its options."""
     assert GRID.mistakes("explicit", {"sigmas": [14.6, 5.0, 1.0]}) == []
     assert GRID.mistakes("explicit", {"timesteps": [999, 500], "ending": "stop_at_sigma_min"}) == []
@@ -153,7 +153,7 @@ def test_the_ending_of_a_grid_is_settled_in_the_key_of_a_result():
     assert key(dialect="a1111") != key(dialect="a1111", ending="to_zero")
 
 
-def test_a_grid_and_a_guidance_rule_join_too():
+def test_a_grid_and_a_guidance_strategy_join_too():
     write("mine.py", textwrap.dedent(GRID_FILE) + textwrap.dedent(GUIDANCE_FILE))
     assert GRID.mistakes("mine.py:halves", {"factor": 0.25, "ending": "to_zero"}) == []
     levels = samplers.continuous_levels(0.01, 8.0)
@@ -220,15 +220,15 @@ def test_installed_packages_offer_theirs(monkeypatch, capsys):
     assert samplers.make("theirs") == samplers.make("euler")
     assert samplers.grid("halves", steps=2, levels=samplers.continuous_levels(0.1, 4.0)) == (4.0, 2.0, 0.0)
     assert plugins.digest("sampler", "theirs")
-    told = capsys.readouterr().err.splitlines()
-    assert told[0] == "warning: pack:Euler: there is a sampler 'euler' already"
-    assert told[1].startswith("warning: pack:Broken: cannot be imported: ImportError: no module named 'gone'")
+    reported = capsys.readouterr().err.splitlines()
+    assert reported[0] == "warning: pack:Euler: the name 'euler' is already taken by another sampler"
+    assert reported[1].startswith("warning: pack:Broken: cannot be imported: ImportError: no module named 'gone'")
     assert "broken" not in samplers.SAMPLERS
 
 
 # What is wrong with them.
 
-IMPORT, NO = "cannot be imported: ", "is no sampler: "
+IMPORT, NO = "cannot be imported: ", "is not a sampler: "
 SUBCLASS = "; make it a subclass of samplers.Sampler, which has defaults"
 WRONG = [
     (
@@ -246,8 +246,8 @@ WRONG = [
         "MySample",
         "does not define 'MySample' (did you mean 'MySampler'?); it defines MySampler",
     ),
-    ("sampler", SAMPLER_FILE, "", "say what it defines, like mine.py:MySampler"),
-    ("sampler", "X = 3", "X", NO + "it is a int"),
+    ("sampler", SAMPLER_FILE, "", "name what it defines, like mine.py:MySampler"),
+    ("sampler", "X = 3", "X", NO + "it is a value of type int"),
     (
         "sampler",
         SAMPLER_FILE.replace("def step", "def stop"),
@@ -278,45 +278,55 @@ WRONG = [
         "grid",
         GRID_FILE.replace("range(steps)", "range(3)"),
         "halves",
-        "is no grid: it should give 4 levels for 4 steps, got 3",
+        "is not a grid: it must return 4 levels for 4 steps, got 3",
     ),
-    ("grid", GRID_FILE.replace("0.5", "2.0"), "halves", "is no grid: its levels should lie above 0 and fall"),
+    (
+        "grid",
+        GRID_FILE.replace("0.5", "2.0"),
+        "halves",
+        "is not a grid: its levels must be above 0 and in descending order",
+    ),
     (
         "grid",
         GRID_FILE.replace("tuple(", "sum("),
         "halves",
-        "is no grid: it should give 4 levels for 4 steps, got a float",
+        "is not a grid: it must return 4 levels for 4 steps, got a float",
     ),
-    ("guidance", GUIDANCE_FILE.replace("def combine", "def blend"), "Half", "is no guidance: it has no 'combine'"),
+    (
+        "guidance",
+        GUIDANCE_FILE.replace("def combine", "def blend"),
+        "Half",
+        "is not a guidance strategy: it has no 'combine'",
+    ),
     (
         "guidance",
         GUIDANCE_FILE.replace('Query("cond")', '"cond"'),
         "Half",
-        "is no guidance: queries(sigma) should return a tuple of sdlab.guidance.Query, got ('cond',)",
+        "is not a guidance strategy: queries(sigma) must return a tuple of sdlab.guidance.Query, got ('cond',)",
     ),
     (
         "guidance",
         GUIDANCE_FILE.replace("predictions[0], None", "predictions[0].sum(), None"),
         "Half",
-        "is no guidance: combine turns predictions of shape (2, 3, 8, 8) into one of shape ()",
+        "is not a guidance strategy: combine turns predictions of shape (2, 3, 8, 8) into one of shape ()",
     ),
     (
         "guidance",
         GUIDANCE_FILE.replace("predictions[0], None", "predictions[0], (x.new_zeros(1),)"),
         "Half",
-        "is no guidance: ValueError: the state of a guidance strategy has one row per image, 2 here; got (1,)",
+        "is not a guidance strategy: ValueError: the state of a guidance strategy has one row per image, 2 here; got (1,)",
     ),
     (
         "guidance",
         GUIDANCE_FILE.replace('Query("cond")', 'Query("con")'),
         "Half",
-        "is no guidance: ValueError: unknown context 'con' (did you mean 'cond'?); known: cond, uncond",
+        "is not a guidance strategy: ValueError: unknown context 'con' (did you mean 'cond'?); known: cond, uncond",
     ),
 ]
 
 
 @pytest.mark.parametrize(("kind", "text", "attribute", "line"), WRONG, ids=[line[:50] for *_, line in WRONG])
-def test_a_fault_is_one_line_and_its_traceback_in_the_log(kind, text, attribute, line):
+def test_an_error_is_one_line_and_its_traceback_in_the_log(kind, text, attribute, line):
     write("mine.py", text)
     name = f"mine.py:{attribute}"
     before = dict(plugins.REGISTRIES[kind])
@@ -334,7 +344,7 @@ def test_a_fault_is_one_line_and_its_traceback_in_the_log(kind, text, attribute,
         assert "mine.py" in log
 
 
-def test_a_file_that_is_not_there_is_told():
+def test_a_missing_file_is_an_error():
     with pytest.raises(UsageError, match=r"^gone\.py: cannot be read: no such file or directory$"):
         plugins.add("sampler", "gone.py:X")
     assert SAMPLER.mistakes("gone.py:X", {}) == [("name", "gone.py: cannot be read: no such file or directory")]
@@ -404,7 +414,7 @@ def examples():
     return re.findall(r"```python\n(.*?)```", _HEAD.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_five_lines_are_enough_for_a_network_of_ones_own():
+def test_five_lines_are_enough_for_a_custom_network():
     network = torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.SiLU(), torch.nn.Conv2d(8, 3, 3, padding=1)
     )

@@ -126,9 +126,9 @@ def test_in_between_the_picture_shows_through(sdlab: Sdlab, photo: Path):
     assert far("0.1") < far("0.5") < far("1")
 
 
-def test_a_sampler_of_ones_own_draws(sdlab: Sdlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_custom_sampler_draws(sdlab: Sdlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(plugins, "_PLUGINS", {})
-    monkeypatch.setitem(samplers.SAMPLERS, "mine.py:Mine", samplers.SAMPLERS["ddpm"])  # taken out again afterwards
+    monkeypatch.setitem(samplers.SAMPLERS, "mine.py:Mine", samplers.SAMPLERS["ddpm"])  # removed again afterwards
     (tmp_path / "mine.py").write_text("from samplers import SAMPLERS\nclass Mine(SAMPLERS['euler']): pass\n")
     own, euler = (sdlab("generate", PROMPT, "--steps", "2", "--sampler", s) for s in ("mine.py:Mine", "euler"))
     np.testing.assert_array_equal(pixels(own.out[0]), pixels(euler.out[0]))
@@ -203,7 +203,7 @@ def test_names_that_are_taken_are_passed_over_also_by_writers_at_the_same_time(t
     assert len(list(tmp_path.iterdir())) == 9
 
 
-def test_memory_that_runs_out_is_told(sdlab: Sdlab, monkeypatch: pytest.MonkeyPatch):
+def test_running_out_of_memory_is_one_line(sdlab: Sdlab, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Pipeline, "decode", lambda self, latents: torch.empty(2**52))
     done = sdlab("generate", PROMPT, "--steps", "1", "--device", "cpu")
     assert done == (1, [], ["error: out of memory; a smaller --size, or --dtype bfloat16, needs less"])
@@ -215,7 +215,7 @@ def test_without_a_compiler_nothing_is_compiled(sdlab: Sdlab, monkeypatch: pytes
     assert done == (2, [], ["error: compile: needs a C++ compiler, but no-such-compiler was not found"])
 
 
-def test_what_of_a_prompt_does_not_fit_is_told(sdlab: Sdlab):
+def test_the_end_of_a_prompt_that_does_not_fit_is_reported(sdlab: Sdlab):
     done = sdlab(
         "generate", "a red circle " * 20 + "zebra", "--negative", "a blue star " * 20 + "okapi", "--steps", "1"
     )
@@ -271,7 +271,7 @@ def test_what_of_a_prompt_does_not_fit_is_told(sdlab: Sdlab):
         ),
     ],
 )
-def test_a_slip_is_one_line_and_nothing_is_written(
+def test_a_mistake_is_one_line_and_nothing_is_written(
     sdlab: Sdlab, photo: Path, tmp_path: Path, options: list[str], message: str
 ):
     (tmp_path / "notes.txt").write_text("dear diary")
@@ -279,14 +279,14 @@ def test_a_slip_is_one_line_and_nothing_is_written(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "photo.jpg"]
 
 
-def test_files_of_sd15_that_are_not_there_are_all_named(sdlab: Sdlab):
+def test_missing_files_of_sd15_are_all_named(sdlab: Sdlab):
     options = "--weights", "w.ckpt", "--vocab", "v.json", "--merges", "m.txt"
     done = sdlab("generate", PROMPT, "--model", "sd15", *options)
     assert done.status == 2
     assert all(any(name in line for line in done.err) for name in ("w.ckpt", "v.json", "m.txt"))
 
 
-def test_a_folder_that_cannot_be_written_to_is_told(sdlab: Sdlab, tmp_path: Path):
+def test_a_folder_that_cannot_be_made_is_an_error(sdlab: Sdlab, tmp_path: Path):
     (tmp_path / "taken").write_text("a file")
     done = sdlab("generate", PROMPT, "--steps", "1", "--out", "taken")
     assert (done.status, len(done.err)) == (1, 1)

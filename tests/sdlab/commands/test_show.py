@@ -155,7 +155,7 @@ def test_parameters_of_another_form_are_refused_in_one_line(tmp_path: Path, cont
     assert str(caught.value) == f"{path} carries parameters that this version of sdlab cannot read: {message}"
 
 
-def test_a_picture_without_parameters_is_told(tmp_path: Path):
+def test_a_picture_without_parameters_is_an_error(tmp_path: Path):
     for name in ("a.png", "a.jpg", "a.gif"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
         with pytest.raises(
@@ -164,7 +164,7 @@ def test_a_picture_without_parameters_is_told(tmp_path: Path):
             show(tmp_path / name)
 
 
-def test_what_is_no_picture_is_told(tmp_path: Path):
+def test_a_file_that_is_not_a_picture_is_an_error(tmp_path: Path):
     (tmp_path / "a.png").write_text("dear diary")
     with pytest.raises(UsageError, match=r"a\.png: is not a picture"):
         show(tmp_path / "a.png")

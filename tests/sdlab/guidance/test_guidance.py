@@ -286,7 +286,7 @@ def test_an_unknown_context_is_an_error():
 
 
 @pytest.mark.parametrize("name", guidance.GUIDANCE)
-def test_every_rule_has_defaults_and_a_description(name):
+def test_every_strategy_has_defaults_and_a_description(name):
     first = (guidance.GUIDANCE[name].__doc__ or "").splitlines()[0]
     assert guidance.make(name) == guidance.GUIDANCE[name]()
     assert 10 < len(first) < 121
@@ -304,6 +304,6 @@ def test_every_rule_has_defaults_and_a_description(name):
         ("cfg_interval", {"sigma_low": -0.1}, r"sigma_low must be a number of at least 0, got -0.1"),
     ],
 )
-def test_slips_are_named(name, options, message):
+def test_mistakes_are_named(name, options, message):
     with pytest.raises(ValueError, match=message):
         guidance.make(name, **options)
