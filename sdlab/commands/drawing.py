@@ -23,6 +23,7 @@ from sdlab.model.config import ModelConfig
 from sdlab.picture import FITS, Fit, read_picture, to_bytes
 from sdlab.pipeline import TILES, Pipeline, Tiles, latent_shape, tail
 from sdlab.report.contact_sheet import grid_of
+from sdlab.sweep.axes import GUIDANCE, SAMPLER, grids
 from sdlab.system.device import enough_memory, resolve
 from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import add, make_folder
@@ -151,10 +152,12 @@ def _method(request: Request, config: ModelConfig) -> Method:
     """
     assert request.guidance is not None
     plugins.discover()
-    sampler = build_choice("sampler", request.sampler, samplers.make)
     levels = config.noise_schedule()
-    sigmas = build_choice("grid", request.grid, samplers.grid, steps=request.steps, levels=levels)
-    return Method(sampler, sigmas, build_choice("guidance", request.guidance, guidance.make))
+    return Method(
+        build_choice(SAMPLER, request.sampler),
+        build_choice(grids(levels), request.grid, steps=request.steps, levels=levels),
+        build_choice(GUIDANCE, request.guidance),
+    )
 
 
 def _steps(method: Method, strength: float) -> int:

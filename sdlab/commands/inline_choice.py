@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-from sdlab import plugins
+from sdlab.registry import Registry
 from sdlab.system.errors import UsageError
 
-T = TypeVar("T")
 _WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\[[^]]*]|{[^}]*}|\S)+""")  # quotes and brackets may hold spaces
 
 
@@ -36,22 +34,21 @@ def parse_choice(text: str) -> tuple[str, dict[str, Any]]:
     return str(_value(words[0])), options
 
 
-def build_choice(kind: plugins.Kind, text: str, make: Callable[..., T], **supplied: Any) -> T:
-    """What `make(name, **supplied, **options)` builds from the text of an option `--kind`; custom files are loaded.
+def build_choice(registry: Registry, text: str, **supplied: Any) -> Any:
+    """Build the choice that an option of the command line gives, on top of `supplied`; custom files are loaded.
 
     Raises:
-        UsageError: the text, its name, an option or a value is wrong.
+        UsageError: the text, its name, an option or a value is wrong. The message has one line per mistake.
     """
+    option = f"--{registry.kind}"
     try:
         name, options = parse_choice(text)
-        for key in options:
-            if key in ("name", *supplied):
-                raise ValueError(f"{kind} {name!r} has no option {key!r}")
-        if plugins.is_path(name):
-            plugins.add(kind, name)
-        return make(name, **supplied, **options)
+        if wrong := registry.mistakes(name, options, build=False):
+            lines = [f"{option}: {f'{key}: {message}' if key in options else message}" for key, message in wrong]
+            raise UsageError("\n".join(lines))
+        return registry.build(name, **supplied, **options)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"--{kind}: {error}") from None
+        raise UsageError(f"{option}: {error}") from None
 
 
 def _value(text: str) -> Any:

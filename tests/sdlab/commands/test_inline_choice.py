@@ -8,6 +8,7 @@ import pytest
 
 import samplers
 from sdlab.commands.inline_choice import build_choice, parse_choice
+from sdlab.sweep.axes import GUIDANCE, SAMPLER, grids
 from sdlab.system.errors import UsageError
 
 
@@ -49,20 +50,29 @@ def test_other_forms_are_errors(text: str, message: str):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("ddim etaa=1", "--sampler: sampler 'ddim' has no option 'etaa' (did you mean 'eta'?); it takes: eta"),
-        ("ddim eta=high", "--sampler: DDIM.eta must be in [0, 1], got 'high'"),
-        ("ddim name=euler", "--sampler: sampler 'ddim' has no option 'name'"),
+        ("ddim etaa=1", "--sampler: etaa: unknown option of ddim (did you mean 'eta'?); it takes: eta"),
+        ("ddim eta=high", "--sampler: eta: should be a number, got 'high'"),
+        ("ddim eta=2", "--sampler: DDIM.eta must be in [0, 1], got 2"),
+        ("ddim name=euler", "--sampler: name: unknown option of ddim; it takes: eta"),
         ("dimm", "--sampler: unknown sampler 'dimm' (did you mean 'ddim'?)"),
-        ("gone.py:X", "gone.py: cannot be read: no such file or directory"),
+        ("gone.py:X", "--sampler: gone.py: cannot be read: no such file or directory"),
     ],
 )
 def test_mistakes_name_the_option_of_the_command(text: str, message: str):
     with pytest.raises(UsageError) as caught:
-        build_choice("sampler", text, samplers.make)
+        build_choice(SAMPLER, text)
     assert str(caught.value).startswith(message)
 
 
 def test_supplied_arguments_reach_the_builder():
     levels = samplers.discrete_levels()
-    built = build_choice("grid", "karras rho=5", samplers.grid, steps=4, levels=levels)
+    built = build_choice(grids(levels), "karras rho=5", steps=4, levels=levels)
     assert built == samplers.grid("karras", steps=4, levels=levels, rho=5)
+    with pytest.raises(UsageError, match=r"^--grid: steps: unknown option of karras; it takes: "):
+        build_choice(grids(levels), "karras steps=3", steps=4, levels=levels)
+
+
+def test_every_mistake_is_one_line():
+    with pytest.raises(UsageError) as caught:
+        build_choice(GUIDANCE, "cfg_interval scael=3 sigma_low=low")
+    assert [line.partition(": ")[2].partition(": ")[0] for line in caught.value.lines] == ["scael", "sigma_low"]
