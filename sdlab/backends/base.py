@@ -95,7 +95,7 @@ class Backend(Protocol):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """The state (B, …) that image-to-image starts from, of pictures (B, 3, H, W) in [−1, 1]."""
-        raise NotImplementedError("this model starts from noise alone")
+        raise ValueError("this model starts from noise only")  # `Opened.starts_from_pictures` says so beforehand
 
     def sample(
         self,

@@ -45,13 +45,11 @@ class OpenedLatent(Opened):
         self.name = self.label = name
         self.options, self.identity = options, dict[str, Any]()
         self._stored = stored
-        known = isinstance(stored, StoredModel)
-        config = stored.config if known else SD15
-        self.config = config if known else None
-        self.levels = config.noise_schedule()
-        self.image_size = config.image_size if known else None
-        self.has_clip = known and config.vision is not None
-        self.files = stored.located.files if known else ()
+        self.config = stored.config if isinstance(stored, StoredModel) else None
+        self.files = stored.located.files if isinstance(stored, StoredModel) else ()
+        self.levels = (self.config or SD15).noise_schedule()
+        self.image_size = self.config.image_size if self.config else None
+        self.has_clip = self.config is not None and self.config.vision is not None
         self.seconds_per_pass = _SECONDS.get(name, _SECONDS["scenes"])
 
     def check(self, device: str, compile: bool) -> list[str]:

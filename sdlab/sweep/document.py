@@ -70,9 +70,15 @@ def _grid(value: object, info: ValidationInfo, build: bool = True) -> Choice:
     return _choice(value, _grids(info), build)
 
 
+def _context(info: ValidationInfo) -> dict[str, Any]:
+    """The folder of the sweep file, and the noise schedule of its model once that is read."""
+    assert isinstance(info.context, dict)
+    return info.context
+
+
 def _grids(info: ValidationInfo) -> Registry:
     """The grids of the model's noise schedule, which is known by then, since the model is read first."""
-    return grids(info.context["levels"])
+    return grids(_context(info)["levels"])
 
 
 def _fits(steps: int, info: ValidationInfo) -> int:
@@ -110,10 +116,10 @@ def _model(value: object, info: ValidationInfo) -> Opened:
         raise _wrong(("", f"should be a name, a file or a folder, like {like}, got {value!r}"))
     options = {key: item for key, item in value.items() if key != "name"}
     try:
-        opened = open_model(value["name"], options, info.context["folder"])
+        opened = open_model(value["name"], options, _context(info)["folder"])
     except Mistakes as error:
         raise _wrong(*(("" if short and key == "name" else key, text) for key, text in error.mistakes)) from None
-    info.context["levels"] = opened.levels
+    _context(info)["levels"] = opened.levels
     return opened
 
 
@@ -126,7 +132,7 @@ def _device(name: str) -> str:
 
 def _readable(path: str, info: ValidationInfo) -> str:
     """The path to read; a relative one starts at the folder of the sweep file."""
-    file = Path(info.context["folder"], Path(path).expanduser())
+    file = Path(_context(info)["folder"], Path(path).expanduser())
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sdlab.metrics import content_files
-from sdlab.metrics.inception import pictures_in
 from sdlab.metrics.lab import EVALUATOR
+from sdlab.metrics.pictures import pictures_in
 from sdlab.sweep.cell import canonical
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.preflight import check

@@ -152,7 +152,7 @@ def _place(file: Path, key: str, overrides: Mapping[str, Any]) -> str:
 
 def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -> Plan:
     folder, opened, prompts = file.resolve().parent, document.model, tuple[Prompt, ...]()
-    given = {"prompts": document.prompts, "dtype": document.dtype, "compile": document.compile}
+    given: dict[str, Any] = {"prompts": document.prompts, "dtype": document.dtype, "compile": document.compile}
     used = {key: value for key, value in given.items() if key not in opened.ignores}
     ignored = {key: value for key, value in given.items() if key in opened.ignores}
     for key, value in ignored.items():

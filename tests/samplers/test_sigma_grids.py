@@ -192,7 +192,10 @@ ERRORS = [
         "unknown grid of diffusers 'gits'; known: ays, beta, explicit, exponential, flow, ",
     ),
     (lambda: samplers.grid("ays", steps=5, levels=SD, table="sd2"), "ays.table must be one of sd15, sdxl and svd"),
-    (lambda: samplers.grid("ays", steps=5, levels=CONTINUOUS), "grid 'ays' with table 'sd15' is one of timesteps"),
+    (
+        lambda: samplers.grid("ays", steps=5, levels=CONTINUOUS),
+        "grid 'ays' with table 'sd15' lists timesteps and needs a model with 1000 of them",
+    ),
     (
         lambda: samplers.grid("gits", steps=5, levels=CONTINUOUS),
         "grid 'gits' is a table for levels from 0.02917 to 14.6146; this model has 0.002 to 80",
