@@ -1,4 +1,4 @@
-"""The mathematics of diffusion sampling: samplers, grids, noise, closed-form problems. Needs torch, NumPy, SciPy.
+"""Diffusion sampling: samplers, grids, noise and closed-form problems. Requires torch, NumPy and SciPy.
 
     sampler = samplers.make("dpmpp_2m")
     levels  = samplers.discrete_levels()
@@ -6,8 +6,8 @@
     noise   = samplers.seeded([0, 1, 2])
     x0      = samplers.run(sampler, denoise, noise(like) * sigmas[0], sigmas, noise=noise)
 
-`denoise(x, sigma) -> x̂₀` is anything that estimates the data x₀ from x = x₀ + σ ε. A new sampler is one file and one
-line in `SAMPLERS`.
+`denoise(x, sigma) -> x̂₀` is any function that estimates the data x₀ from x = x₀ + σ ε. A new sampler is one file and
+one line in `SAMPLERS`.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def make(name: str, **options: Any) -> Sampler:
     """The sampler `name` with `options`.
 
     Raises:
-        ValueError: the name or an option is unknown (the message has the nearest one), or a value is invalid.
+        ValueError: the name or an option is unknown (the message suggests the nearest name), or a value is invalid.
     """
     build = cast(Callable[..., Sampler], look_up("sampler", name, SAMPLERS))
     check_options(f"sampler {name!r}", build, options)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 
 class Node(NamedTuple):
-    """What a multistep sampler remembers of one level: x̂₀, or the noise σ ε = x − x̂₀."""
+    """One noise level in the memory of a multistep sampler: x̂₀, or the noise σ ε = x − x̂₀."""
 
     sigma: float
     value: Tensor
@@ -61,25 +61,25 @@ def difference_weights(nodes: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def log_ratio(high: float, low: float) -> float:
-    """log(high/low) > 0 for high > low > 0, however near or far they are."""
+    """log(high/low) > 0 for high > low > 0, accurate for any ratio."""
     return log1p((high - low) / low) if high < 2 * low else log(high) - log(low)
 
 
 def sigma_weights(history: Sequence[Node], sigma_next: float) -> list[float]:
-    """∫ ℓ_j(s) ds from the newest level to `sigma_next`, the polynomials being in σ."""
+    """∫ ℓ_j(s) ds from the newest level to `sigma_next`, with polynomials in σ."""
     sigma = history[0].sigma
     step = sigma_next - sigma
     return [step * weight for weight in adams_weights(tuple((node.sigma - sigma) / step for node in history))]
 
 
 def log_nodes(history: Sequence[Node], h: float) -> tuple[float, ...]:
-    """θ = (λ_j − λ)/h of the remembered levels. The step begins at the newest."""
+    """θ = (λ_j − λ)/h of the levels in memory. The step begins at the newest."""
     here = history[0].sigma
     return (0.0, *(-log_ratio(node.sigma, here) / h for node in history[1:]))
 
 
 def along_noise(x: Tensor, x0: Tensor, history: Sequence[Node], weights: Sequence[float]) -> Tensor:
-    """x + Σ w_j ε_j, newest first, of nodes that hold σ ε; x̂₀ exactly where the step is Euler's to σ = 0."""
+    """x + Σ w_j ε_j, newest first, for nodes that hold σ ε. Exactly x̂₀ for an Euler step to σ = 0."""
     out = torch.lerp(x0, x, 1 + weights[0] / history[0].sigma)
     for node, weight in zip(history[1:], weights[1:], strict=True):
         out.add_(node.value, alpha=weight / node.sigma)

@@ -32,9 +32,9 @@ def split(q: float, eta: float) -> tuple[float, float]:
 class _Ancestral(Sampler):
     """A step of the sampler `inner` from σ to σ_down, and noise σ_up z on top.
 
-    Adding noise keeps the marginals exactly, so the samples have the law of the data at the order of `inner`. How fast
-    they forget their start, and which path they take to a given noise, is as in the reverse SDE with η² times its
-    noise, at first order.
+    Adding noise keeps the marginals exactly, so the samples have the law of the data at the order of `inner`. The rate
+    at which the start is forgotten, and the path for a given noise, match the reverse SDE with η² times its noise to
+    first order.
     """
 
     inner: ClassVar[Sampler]
@@ -56,10 +56,10 @@ class _Ancestral(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
     ) -> tuple[Tensor, None]:
-        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        """x at `sigma` -> x at `sigma_next`. No memory."""
         down, up = split(sigma_next / sigma, self.eta)
         x_down, _ = self.inner.step(denoise, x, sigma, sigma_next * down, None, noise)
-        if sigma_next * up > 0:  # each inner step returns a tensor of its own, so this may write to it
+        if sigma_next * up > 0:  # each inner step returns a new tensor, so in-place is safe
             x_down.add_(between(noise, sigma, sigma_next, x), alpha=sigma_next * up)
         return x_down, None
 
@@ -73,11 +73,11 @@ class EulerAncestral(_Ancestral):
         σ_down² = σ⁺² − σ_up²
         x⁺      = D + (σ_down/σ)(x − D) + σ_up z
 
-    `eta` ≥ 0 scales the noise: 0 is Euler, 1 is the DDPM posterior. If it asks for more noise than the next level
-    holds, all of that level's noise is drawn afresh. (Crowson 2022, k-diffusion)
+    `eta` ≥ 0 scales the noise: 0 is Euler, 1 is the DDPM posterior. If that is more noise than the next level holds,
+    all of that level's noise is drawn afresh. (Crowson 2022, k-diffusion)
 
     Raises:
-        ValueError: eta is not a number of at least 0.
+        ValueError: eta is negative or not finite.
     """
 
     inner: ClassVar[Sampler] = Euler()
@@ -95,11 +95,11 @@ class DPM2Ancestral(_Ancestral):
         d_m     = (x_m − D(x_m, m))/m
         x⁺      = x + (σ_down − σ) d_m + σ_up z
 
-    A step with σ_down = 0 (the step to 0, or all noise drawn afresh) is Euler's, x⁺ = D(x, σ) + σ_up z, and makes one
-    call. `eta` ≥ 0 scales the noise: 0 is DPM2. (Crowson 2022, k-diffusion)
+    A step with σ_down = 0 (the step to 0, or all noise drawn afresh) is an Euler step, x⁺ = D(x, σ) + σ_up z, and makes
+    one call. `eta` ≥ 0 scales the noise: 0 is DPM2. (Crowson 2022, k-diffusion)
 
     Raises:
-        ValueError: eta is not a number of at least 0.
+        ValueError: eta is negative or not finite.
     """
 
     inner: ClassVar[Sampler] = DPM2()
@@ -115,12 +115,12 @@ class DPMpp2SAncestral(_Ancestral):
         x_m     = D(x, σ)   + (m/σ)(x − D(x, σ))
         x⁺      = D(x_m, m) + (σ_down/σ)(x − D(x_m, m)) + σ_up z
 
-    A step with σ_down = 0 (the step to 0, or all noise drawn afresh) is Euler's, x⁺ = D(x, σ) + σ_up z, and makes one
-    call. `eta` ≥ 0 scales the noise: 0 is DPM-Solver++(2S). (Crowson 2022, k-diffusion; Lu et al. 2022,
+    A step with σ_down = 0 (the step to 0, or all noise drawn afresh) is an Euler step, x⁺ = D(x, σ) + σ_up z, and makes
+    one call. `eta` ≥ 0 scales the noise: 0 is DPM-Solver++(2S). (Crowson 2022, k-diffusion; Lu et al. 2022,
     arXiv:2211.01095, Algorithm 1 with r = ½)
 
     Raises:
-        ValueError: eta is not a number of at least 0.
+        ValueError: eta is negative or not finite.
     """
 
     inner: ClassVar[Sampler] = DPMpp2S()

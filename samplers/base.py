@@ -1,6 +1,6 @@
-"""What a sampler is, and the only sampling loop.
+"""The sampler base class and the sampling loop.
 
-The σ clock: x = x₀ + σ ε, and a denoiser D(x, σ) estimates x₀. Its probability-flow ODE is dx/dσ = (x − D)/σ.
+In the σ clock, x = x₀ + σ ε and a denoiser D(x, σ) estimates x₀. Its probability-flow ODE is dx/dσ = (x − D)/σ.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = ["AdaptiveSampler", "Denoiser", "Noise", "PathNoise", "Sampler", "betw
 
 
 class Noise(Protocol):
-    """The randomness of a stochastic sampler. Anything callable with a tensor will do.
+    """The noise source of a stochastic sampler: any function of a tensor.
 
-    A noise that is a path over the levels (`PathNoise`) gives every sampler and every number of steps the same path.
-    Samplers draw with `between(noise, …)`, which serves both kinds.
+    With a `PathNoise`, all samplers and step counts share one path over the noise levels. Samplers draw with
+    `between(noise, …)`, which handles both kinds.
     """
 
     def __call__(self, like: Tensor, /) -> Tensor:
@@ -35,32 +35,32 @@ class Noise(Protocol):
 
 @runtime_checkable
 class PathNoise(Noise, Protocol):
-    """A noise that also knows what is random between two levels."""
+    """A noise source that also returns the increment between two noise levels."""
 
     def between(self, sigma: float, sigma_next: float, like: Tensor, /) -> Tensor:
-        """Standard normal noise of the step from `sigma` to 0 < `sigma_next` < `sigma`, always the same.
+        """Standard normal noise for the step from `sigma` to 0 < `sigma_next` < `sigma`, the same at every call.
 
-        It is the increment z = (W(1/σ⁺²) − W(1/σ²))/√(1/σ⁺² − 1/σ²) of one Brownian motion W. Steps that do not
-        overlap are therefore independent, and steps a → b → c compose: σ_c √(1 − σ_c²/σ_a²) z_ac =
-        (σ_c²/σ_b²) σ_b √(1 − σ_b²/σ_a²) z_ab + σ_c √(1 − σ_c²/σ_b²) z_bc.
+        It is the increment z = (W(1/σ⁺²) − W(1/σ²))/√(1/σ⁺² − 1/σ²) of one Brownian motion W. Non-overlapping steps are
+        therefore independent, and steps a → b → c compose: σ_c √(1 − σ_c²/σ_a²) z_ac = (σ_c²/σ_b²) σ_b √(1 − σ_b²/σ_a²)
+        z_ab + σ_c √(1 − σ_c²/σ_b²) z_bc.
         """
         ...
 
 
 class Sampler(ABC):
-    """A sampler: `step` carries x from one noise level to the next.
+    """A sampler: `step` takes x from one noise level to the next.
 
-    Subclass it as a frozen dataclass and write `step`; everything else has a default. A sampler can be built without
-    options, and it is immutable and hashable. (A class that has all of these members serves as well.)
+    Subclass it as a frozen dataclass and implement `step`; everything else has a default. A sampler can be built
+    without options and is immutable and hashable. A class with all of these members also works without subclassing.
     """
 
     @property
     def order(self) -> int:
         """The order of convergence towards the probability-flow ODE; 1 by default.
 
-        For a stochastic sampler it is that of the law of its samples (weak order), and 0 if it claims none. For a
-        multistep sampler it is the order once its memory is full. The first steps have less to look back on and are of
-        lower order; their share of the error shrinks at order 2 at most.
+        For a stochastic sampler this is the weak order, the order in the law of its samples. 0 claims no order. For a
+        multistep sampler it is the order once the memory is full. The first steps have fewer predictions and a lower
+        order, so their share of the error shrinks at order 2 at most.
         """
         return 1
 
@@ -70,35 +70,34 @@ class Sampler(ABC):
         return False
 
     def prepare(self, sigmas: tuple[float, ...]) -> Any:
-        """The memory of the first step, for a sampler that must know the whole grid; None by default."""
+        """The memory passed to the first step, for samplers that need the whole grid; None by default."""
         return None
 
     @abstractmethod
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Any, noise: Noise
     ) -> tuple[Tensor, Any]:
-        """x at `sigma` -> x at `sigma_next` < `sigma`, and the memory of the next step.
+        """x at `sigma` -> x at `sigma_next` < `sigma`, and the memory for the next step.
 
-        `sigma_next` may be 0 at the last step. `memory` is what `prepare` returned at the first step, and then what the
-        previous step returned. A step is pure: it writes neither to x nor to `memory`.
+        `sigma_next` may be 0 at the last step. `memory` comes from `prepare` at the first step and from the previous
+        step after that. A step is pure: it does not modify x or `memory`.
         """
         ...
 
     def nfe(self, sigmas: Sequence[float]) -> int | None:
-        """How many times the sampler calls its denoiser on the grid `sigmas`, counted in a dry run.
+        """The number of denoiser calls on the grid `sigmas`, counted in a dry run.
 
-        None for a sampler that chooses its steps by what it sees. A guided denoiser may make two network passes per
-        call.
+        None for an adaptive sampler. A guided denoiser may make two network passes per call.
         """
         return _calls(self, tuple(map(float, sigmas)))
 
     def with_levels(self, levels: Levels) -> Sampler:
-        """The same sampler for a model with these noise levels; itself if it does not depend on them."""
+        """The same sampler for a model with this noise schedule; `self` if it does not depend on it."""
         return self
 
 
 class AdaptiveSampler(Sampler):
-    """A sampler that chooses its own steps, within a tolerance for the error of each."""
+    """A sampler that chooses its step sizes to keep the error of each step within a tolerance."""
 
     def nfe(self, sigmas: Sequence[float]) -> None:
         """None: the number of calls depends on the images."""
@@ -106,7 +105,7 @@ class AdaptiveSampler(Sampler):
 
     @abstractmethod
     def with_tolerance(self, rtol: float) -> Sampler:
-        """The same sampler with the relative tolerance `rtol`, and an absolute one in proportion to it."""
+        """The same sampler with the relative tolerance `rtol`, and a proportional absolute tolerance."""
         ...
 
 
@@ -119,20 +118,20 @@ def run(
     noise: Noise | None = None,
     on_step: Callable[[int, Tensor], object] | None = None,
 ) -> Tensor:
-    """Carry x of shape (B, …) from `sigmas[0]` to `sigmas[-1]`: the only sampling loop in the project.
+    """Sample: take x of shape (B, …) from `sigmas[0]` to `sigmas[-1]`. This is the only sampling loop.
 
-    x and the result are float64 if x is, else float32 (half types are lifted). After step i, `on_step(i, x)` is called
-    with the new state, which it must not write to.
+    The steps and the result are float64 if x is float64, otherwise float32 (half precision is upcast). After step i,
+    `on_step(i, x)` is called with the new state, which it must not modify.
 
     Raises:
-        ValueError: x is not floating, `sigmas` are not finite and strictly decreasing to 0 or above, or a stochastic
-            sampler is given no `noise`. All of these are found before the first step.
+        ValueError: x is not floating-point, `sigmas` are not finite and strictly decreasing to 0 or above, or a
+            stochastic sampler gets no `noise`. All are checked before the first step.
     """
     levels = [float(sigma) for sigma in sigmas]
     if not levels or not isfinite(levels[0]) or not levels[-1] >= 0 or not all(a > b for a, b in pairwise(levels)):
         raise ValueError(f"sigmas must be finite and strictly decreasing to 0 or above, got {_short(levels)}")
     if not x.is_floating_point():
-        raise ValueError(f"x must be a floating tensor, got {x.dtype}")
+        raise ValueError(f"x must be a floating-point tensor, got {x.dtype}")
     if noise is None and sampler.stochastic:
         raise ValueError(f"{sampler} is stochastic and needs noise, for example noise=samplers.seeded([0, 1, 2])")
     x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
@@ -146,27 +145,27 @@ def run(
 
 
 def between(noise: Noise, sigma: float, sigma_next: float, like: Tensor) -> Tensor:
-    """Standard normal noise for the step from `sigma` to `sigma_next`: of the path if `noise` is one, else fresh.
+    """Standard normal noise for the step from `sigma` to `sigma_next`: from the path if `noise` is one, else fresh.
 
-    A path has no end at 0, so noise for a step to 0 is fresh.
+    A path does not reach 0, so noise for a step to 0 is fresh.
     """
     return noise.between(sigma, sigma_next, like) if sigma_next > 0 and _is_path(noise) else noise(like)
 
 
 def _is_path(noise: Noise) -> TypeGuard[PathNoise]:
-    return issubclass(type(noise), PathNoise)  # isinstance of a protocol is 50 times slower, and this is every step
+    return issubclass(type(noise), PathNoise)  # isinstance of a protocol is 50 times slower, at every step
 
 
-@lru_cache(maxsize=4096)  # a sweep asks again for every guidance and scale
+@lru_cache(maxsize=4096)  # a sweep repeats the call for every guidance strategy and scale
 def _calls(sampler: Sampler, sigmas: tuple[float, ...]) -> int:
-    """The denoiser calls of a run on a single number, which is enough: they do not depend on x."""
+    """The number of denoiser calls, from a run on a scalar. It does not depend on x."""
     denoise = Counted(lambda x, sigma: x / (1 + sigma * sigma))
     run(sampler, denoise, torch.ones((1, 1), dtype=torch.float64), sigmas, torch.zeros_like)
     return denoise.calls
 
 
 def _no_noise(like: Tensor) -> Tensor:
-    raise ValueError("a sampler that says it is not stochastic asked for noise")
+    raise ValueError("a sampler declared as not stochastic draws noise; its `stochastic` must be True")
 
 
 def _short(values: list[float]) -> str:

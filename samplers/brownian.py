@@ -1,16 +1,15 @@
-"""Brownian paths: one per image, whose increments every sampler and every number of steps shares.
+"""Brownian paths, one per image, shared by all samplers and step counts.
 
-The reverse of the noising process in λ = −log σ, and what is random in a step of it, with ⁺ for the next level and W a
-Brownian motion that runs in 1/σ²:
+The reverse SDE in λ = −log σ, and the noise of one step, with ⁺ for the next level and W a Brownian motion in 1/σ²:
     dx = 2 (D(x, σ) − x) dλ + √2 σ dB
     x⁺ = (σ⁺/σ)² x + 2 ∫ (σ⁺/s)² D d(−log s) + σ⁺² (W(1/σ⁺²) − W(1/σ²))
 
 (Song et al. 2021, arXiv:2011.13456, eq. 6)
 
 W is built by Lévy's construction (Lévy 1948; Gaines and Lyons 1997). Its increment over an octave 2^{e−1} ≤ σ < 2^e is
-a normal number, and inside a piece [a, b] whose ends are known it is a Brownian bridge:
+a normal draw, and inside a piece [a, b] with known ends it is a Brownian bridge:
     W(1/u²) = (1−s) W(1/b²) + s W(1/a²) + √(s (1−s) (1/a² − 1/b²)) ξ,    s = (1/u² − 1/b²)/(1/a² − 1/b²)
-Each number ξ has its own address, so W is a function of the seed and σ alone, whatever was asked before.
+Each draw ξ has an address, so W is a function of the seed and σ alone, whatever the order of calls.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from samplers.base import PathNoise
 from samplers.noise import FRESH, Address, Addressed
 
 DEPTH = 12  # halvings of an octave, and about as many draws per step; a leaf is one part in 4096 to 8192 of σ
-NODE, LEAF, PAIR = 1, 2, 3  # the kinds of address; those of fresh draws are FRESH
+NODE, LEAF, PAIR = 1, 2, 3  # kinds of address; fresh draws use FRESH
 
 Weights = dict[Address, float]  # a sum of independent standard normals
 
@@ -38,13 +37,12 @@ Weights = dict[Address, float]  # a sum of independent standard normals
 def brownian_path(seeds: Sequence[int], device: torch.device | str | None = None) -> PathNoise:
     """Noise whose `between(sigma, sigma_next, like)` belongs to a Brownian path, one per image.
 
-    The path of image i depends on `seeds[i]` alone: not on its batch, device or dtype, nor on the grid, the sampler or
-    the order in which levels are asked for. With more and more steps a stochastic sampler therefore converges to one
-    picture. Called like any other noise it returns fresh draws, for the start. Shapes, seeds and errors are those of
-    `philox`.
+    The path of image i depends on `seeds[i]` alone. It does not depend on the batch, device or dtype, or on the grid,
+    the sampler or the order of calls. With more and more steps a stochastic sampler therefore converges to one image.
+    Called with a tensor, as for the initial noise, it returns fresh draws. Shapes, seeds and errors are as in `philox`.
 
-    Two levels in one leaf of the tree, closer than one part in 4096, get noise that is not of the path. A step that
-    short has the right law, but does not compose with its neighbours. The steps of a grid of a thousand are longer.
+    Two levels in one leaf of the tree, closer than one part in 4096, get noise off the path. Such a short step has the
+    right law but does not compose with its neighbours. Even grids of 1000 steps have longer steps.
     """
     return _BrownianPath(seeds, device)
 
@@ -52,7 +50,7 @@ def brownian_path(seeds: Sequence[int], device: torch.device | str | None = None
 class _BrownianPath:
     def __init__(self, seeds: Sequence[int], device: torch.device | str | None) -> None:
         self._white, self._device, self._draws = Addressed(seeds), device, count()
-        # The next step begins where the last one ended, and shares half of its numbers.
+        # The next step begins where the last one ended and shares half of its draws.
         self._last: dict[Address, NDArray[np.float32]] = {}
 
     def __call__(self, like: Tensor) -> Tensor:
@@ -76,7 +74,7 @@ def increment(sigma: float, sigma_next: float) -> Weights:
         ValueError: not 0 < sigma_next ≤ sigma < ∞.
     """
     if not 0 < sigma_next <= sigma < inf:
-        raise ValueError(f"a path has noise from sigma down to sigma_next above 0, got {sigma!r} and {sigma_next!r}")
+        raise ValueError(f"a Brownian path needs 0 < sigma_next <= sigma, got {sigma!r} and {sigma_next!r}")
     (m, e), (m_next, e_next), q = frexp(sigma), frexp(sigma_next), sigma_next / sigma
     if e == e_next and _leaf(m) == _leaf(m_next):
         return {(PAIR, _bits(sigma), _bits(sigma_next)): 1.0}
@@ -104,7 +102,7 @@ def _from_octave(sigma: float) -> Weights:
 
 
 def _bridge(u: float, a: float, b: float, at_a: Weights, at_b: Weights, address: Address) -> Weights:
-    """W at u between a and b, where it is known."""
+    """W at u, given W at a and b."""
     width = (b - a) * (b + a)
     share_a = (b - u) * (b + u) / width * (a / u) ** 2
     share_b = (u - a) * (u + a) / width * (b / u) ** 2
@@ -120,7 +118,7 @@ def _sum(*terms: tuple[float, Weights]) -> Weights:
 
 
 def _leaf(m: float) -> int:
-    """Which of the 2^DEPTH pieces of its octave a mantissa is in."""
+    """The index of a mantissa among the 2^DEPTH pieces of its octave."""
     return int(ldexp(m - 0.5, DEPTH + 1))
 
 
@@ -129,5 +127,5 @@ def _bits(sigma: float) -> int:
 
 
 def _word(exponent: int) -> int:
-    """A whole number as one from 0 up."""
+    """An integer mapped to a non-negative one."""
     return exponent % 2**64

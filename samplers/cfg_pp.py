@@ -22,10 +22,10 @@ class DDIMCFGpp(Sampler):
     With D_w the guided and D_∅ the unconditional prediction of x₀, q = σ⁺/σ and ⁺ for the next level:
         x⁺ = D_w + q √(1 − η²(1 − q²)) (x − D_∅) + η σ⁺ √(1 − q²) z
 
-    `eta` scales the noise: 0 is Euler, 1 is Euler ancestral. The paper's scale λ is in [0, 1], with
-    D_w = D_∅ + λ (D(c) − D_∅). At η = 0 a step is one of plain guidance at the scale w = λ/(1 − q). CFG++ is therefore
-    guidance that grows with the number of steps and has no limit as they become many; the order is that without
-    guidance, D_w = D_∅. (Chung et al. 2024, arXiv:2406.08070)
+    `eta` scales the noise: 0 is Euler, 1 is Euler ancestral. The paper's scale λ is in [0, 1], with D_w = D_∅ + λ (D(c)
+    − D_∅). At η = 0 a step equals plain guidance at the scale w = λ/(1 − q). CFG++ guidance therefore grows with the
+    number of steps and has no limit. The order is stated without guidance, D_w = D_∅. (Chung et al. 2024,
+    arXiv:2406.08070)
 
     Raises:
         ValueError: eta is not in [0, 1], or the denoiser has no `with_uncond`.
@@ -44,7 +44,7 @@ class DDIMCFGpp(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
     ) -> tuple[Tensor, None]:
-        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        """x at `sigma` -> x at `sigma_next`. No memory."""
         guided, uncond = _guided("ddim_cfg_pp", denoise).with_uncond(x, sigma)
         q = sigma_next / sigma
         fresh = self.eta**2 * (1 - q * q)
@@ -62,8 +62,8 @@ class DPMpp2MCFGpp(Sampler):
     ′ for the previous step:
         x⁺ = D_w + q (x − D_∅) + (1 − q)(h/2h′)(D_w − D_∅′)
 
-    This is the form of the authors' code. The order is that without guidance, D_w = D_∅. The first step and the step
-    to σ⁺ = 0 leave out the last term. (Chung et al. 2024, arXiv:2406.08070)
+    This is the form of the authors' code. The order is stated without guidance, D_w = D_∅. The first step and the step
+    to σ⁺ = 0 omit the last term. (Chung et al. 2024, arXiv:2406.08070)
 
     Raises:
         ValueError: the denoiser has no `with_uncond`.
@@ -74,7 +74,7 @@ class DPMpp2MCFGpp(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Node | None, noise: Noise
     ) -> tuple[Tensor, Node]:
-        """x at `sigma` -> x at `sigma_next`; remembers the unconditional prediction at `sigma`."""
+        """x at `sigma` -> x at `sigma_next`. Memory: the unconditional prediction at `sigma`."""
         guided, uncond = _guided("dpmpp_2m_cfg_pp", denoise).with_uncond(x, sigma)
         q = sigma_next / sigma
         out = torch.add(guided, x - uncond, alpha=q)
@@ -87,6 +87,6 @@ class DPMpp2MCFGpp(Sampler):
 def _guided(name: str, denoise: Denoiser) -> GuidedDenoiser:
     if not is_guided(denoise):
         raise ValueError(
-            f"{name} needs a guided denoiser, one with a method with_uncond(x, sigma) -> (guided, unconditional)"
+            f"{name} needs a guided denoiser, with a method with_uncond(x, sigma) -> (guided, unconditional)"
         )
     return denoise

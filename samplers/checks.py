@@ -1,4 +1,4 @@
-"""Checks of options. A mistake gets one clear line: what was given, and what would be right."""
+"""Option checks. Each error message is one line with the invalid value and the valid ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`" (did you mean 'euler'?)"` when `word` is near one of `known`, else an empty string."""
+    """`" (did you mean 'euler'?)"` if `word` is close to one of `known`, otherwise an empty string."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
@@ -29,7 +29,7 @@ def look_up(kind: str, name: str, known: Mapping[str, T]) -> T:
     """`known[name]`.
 
     Raises:
-        ValueError: the name is not known; the message has the nearest one and all that are known.
+        ValueError: the name is unknown; the message lists the nearest name and all known names.
     """
     if name not in known:
         raise ValueError(unknown(kind, name, known))
@@ -42,7 +42,7 @@ def options_of(target: Callable[..., object]) -> tuple[str, ...]:
 
 
 def option_types(target: Callable[..., object]) -> dict[str, Any]:
-    """The types of a class's fields or a function's parameters; none if they are known to type checkers only."""
+    """The types of a class's fields or a function's parameters; empty if they exist for type checkers only."""
     try:
         return typing.get_type_hints(target if inspect.isclass(target) or inspect.isfunction(target) else type(target))
     except NameError:
@@ -50,7 +50,7 @@ def option_types(target: Callable[..., object]) -> dict[str, Any]:
 
 
 def check_options(what: str, target: Callable[..., object], options: Mapping[str, Any]) -> None:
-    """Check that `target` takes all of `options`; `what` names it in the message.
+    """Check that `target` accepts all of `options`; `what` names it in the message.
 
     Raises:
         ValueError: an option is unknown.
@@ -73,10 +73,10 @@ def whole(where: str, value: object, low: int) -> None:
 
 
 def one_of(where: str, value: object, known: Iterable[str | int]) -> None:
-    """Check a choice among `known`, which are texts or integers.
+    """Check that `value` is one of `known`, strings or integers.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: it is not.
     """
     known = list(known)
     if isinstance(value, bool) or not isinstance(value, str | int) or value not in known:

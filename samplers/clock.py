@@ -1,4 +1,4 @@
-"""The model's own time t(σ), for samplers that are polynomials in it or halve it."""
+"""The model's time t(σ), for samplers whose steps are defined in time."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Clock(NamedTuple):
 
 
 def clock(levels: Levels) -> Clock:
-    """The clock of a model with these levels; log σ for levels that have no time.
+    """The clock of a noise schedule; log σ for a schedule without a time.
 
-    Beyond the levels log σ goes on as a straight line in t, with the slope it has over the last thousandth of them.
+    Outside the schedule log σ is extrapolated linearly in t, with the slope over its last thousandth.
     """
     if not isinstance(levels, TimedLevels):
         return Clock(log, exp)

@@ -20,7 +20,7 @@ class DDIM(Sampler):
         x_{t−1} = √ᾱ_{t−1} x̂₀ + √(1 − ᾱ_{t−1} − σ_t²) ε̂ + σ_t z
         σ_t²    = η² (1 − ᾱ_{t−1})/(1 − ᾱ_t) (1 − ᾱ_t/ᾱ_{t−1})
 
-    In the σ clock (each x over its own √ᾱ, ᾱ = 1/(1 + σ²), ⁺ for t−1), with ε̂ = (x − x̂₀)/σ:
+    In the σ clock (each x divided by its √ᾱ, ᾱ = 1/(1 + σ²), ⁺ for t−1), with ε̂ = (x − x̂₀)/σ:
         x⁺ = x̂₀ + √(σ⁺² − η² v) ε̂ + η √v z,   v = σ⁺² (σ² − σ⁺²)/σ²
 
     `eta` scales the noise: 0 is Euler's method, 1 is DDPM. (Song, Meng, Ermon 2021, arXiv:2010.02502, eq. 12 and 16)
@@ -42,7 +42,7 @@ class DDIM(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
     ) -> tuple[Tensor, None]:
-        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        """x at `sigma` -> x at `sigma_next`. No memory."""
         x0 = denoise(x, sigma)
         q = sigma_next / sigma
         fresh = self.eta**2 * (1 - q * q)  # η² v as a share of σ⁺², which rounding cannot lift above 1

@@ -20,11 +20,11 @@ class DDPM(Sampler):
         x_{t−1} ~ N(μ̃, β̃ I),   β̃ = (1 − ᾱ_{t−1})/(1 − ᾱ_t) β_t
         μ̃ = √ᾱ_{t−1} β_t/(1 − ᾱ_t) x̂₀ + √α_t (1 − ᾱ_{t−1})/(1 − ᾱ_t) x_t
 
-    In the σ clock (each x over its own √ᾱ, ᾱ = 1/(1 + σ²), ⁺ for t−1):
+    In the σ clock (each x divided by its √ᾱ, ᾱ = 1/(1 + σ²), ⁺ for t−1):
         x⁺ = x̂₀ + (σ⁺²/σ²)(x − x̂₀) + √v z,   v = σ⁺² (σ² − σ⁺²)/σ²
 
-    Any two levels may therefore be neighbours, not only those of the training table. The step to σ⁺ = 0 takes the
-    mean. (Ho, Jain, Abbeel 2020, arXiv:2006.11239, eq. 6-7 and Algorithm 2)
+    The grid may therefore use any levels, not only those of the training table. The step to σ⁺ = 0 returns the mean.
+    (Ho, Jain, Abbeel 2020, arXiv:2006.11239, eq. 6-7 and Algorithm 2)
     """
 
     stochastic: ClassVar[bool] = True
@@ -32,7 +32,7 @@ class DDPM(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
     ) -> tuple[Tensor, None]:
-        """x at `sigma` -> a draw from the posterior at `sigma_next`, its mean when that is 0; remembers nothing."""
+        """x at `sigma` -> a draw from the posterior at `sigma_next`, its mean if that is 0. No memory."""
         x0 = denoise(x, sigma)
         if sigma_next == 0:
             return x0, None

@@ -27,14 +27,15 @@ class DEIS(Sampler):
     next level:
         x⁺ = x + Σ_j ε_j ∫_σ^{σ⁺} ℓ_j(t(s)) ds
 
-    `max_order` is how many predictions a step uses, this one included. `levels` are those of the model, Stable
-    Diffusion v1's by default (`with_levels` sets them), and give the time t(σ). Other programs have the weights of one
-    process built in, with β from 0.1 to 20. The integrals are over log s by Gauss's rule with 32 nodes. Levels without
-    a time count in log σ, which is the form in diffusers (log-ρ), and at order 3 is DPM-Solver-3M.
+    `max_order` is the number of predictions a step uses, including the current one. `levels` is the model's noise
+    schedule, Stable Diffusion v1's by default (`with_levels` sets it), and gives the time t(σ). Other implementations
+    hard-code the weights of one process, with β from 0.1 to 20. The integrals are over log s by Gauss quadrature with
+    32 nodes. Without a time, log σ takes its place. That is the form in diffusers (log-ρ), and at order 3 it is
+    DPM-Solver-3M.
 
-    The first steps look back as far as they can. The step to σ⁺ = 0, which has no time, is Euler's. A table of
-    timesteps is a polygon: at some hundreds of steps its corners show, and the order sinks towards 2.
-    (Zhang and Chen 2023, arXiv:2204.13902, tAB-DEIS)
+    The first steps use as many predictions as there are. The step to σ⁺ = 0, which has no time, is an Euler step. A
+    table of timesteps is only piecewise smooth. At some hundreds of steps its corners show, and the order drops towards
+    2. (Zhang and Chen 2023, arXiv:2204.13902, tAB-DEIS)
 
     Raises:
         ValueError: max_order is not 1, 2, 3 or 4.
@@ -54,7 +55,7 @@ class DEIS(Sampler):
         return self.max_order
 
     def with_levels(self, levels: Levels) -> Sampler:
-        """The same sampler in the time of these levels."""
+        """The same sampler in the time of this noise schedule."""
         return replace(self, levels=levels)
 
     def step(
@@ -66,7 +67,7 @@ class DEIS(Sampler):
         memory: tuple[Node, ...] | None,
         noise: Noise,
     ) -> tuple[Tensor, tuple[Node, ...]]:
-        """x at `sigma` -> x at `sigma_next`; remembers the noise predicted at the last levels."""
+        """x at `sigma` -> x at `sigma_next`. Memory: the noise predicted at the last levels."""
         x0 = denoise(x, sigma)
         history = (Node(sigma, x - x0), *(memory or ()))[: self.max_order]
         if sigma_next == 0 or len(history) == 1:
@@ -76,7 +77,7 @@ class DEIS(Sampler):
 
 
 def time_weights(clock: Clock, sigmas: Sequence[float], sigma_next: float) -> list[float]:
-    """∫ ℓ_j(t(s)) ds from sigmas[0] to `sigma_next` > 0, the polynomials being those of the times of `sigmas`."""
+    """∫ ℓ_j(t(s)) ds from sigmas[0] to `sigma_next` > 0, with polynomials in t through the times of `sigmas`."""
     half = log(sigma_next / sigmas[0]) / 2
     levels = [sigmas[0] * exp(half * (1 + point)) for point in _POINTS]
     shares = [share * half * level for share, level in zip(_SHARES, levels, strict=True)]  # ds = s d log s

@@ -1,4 +1,4 @@
-"""Denoisers: what samplers call, and two wrappers of them."""
+"""The denoiser protocols, and two wrappers."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ class Denoiser(Protocol):
     """D(x, σ) -> x̂₀, the posterior mean of the data given x = x₀ + σ ε."""
 
     def __call__(self, x: Tensor, sigma: float, /) -> Tensor:
-        """x of shape (B, …) -> x̂₀ of the same shape, dtype and device. The sampler may keep it but not write to it.
+        """x of shape (B, …) -> x̂₀ of the same shape, dtype and device. The sampler may keep it but must not modify it.
 
-        `sigma` is a float above 0, or a tensor of shape (B,) if the sampler gives each image its own level.
+        `sigma` is a float above 0, or a tensor of shape (B,) if each image has a different level.
         """
         ...
 
 
 @runtime_checkable
 class GuidedDenoiser(Denoiser, Protocol):
-    """A denoiser that can also return its unconditional prediction, as CFG++ needs it."""
+    """A denoiser that can also return its unconditional prediction, which CFG++ needs."""
 
     def with_uncond(self, x: Tensor, sigma: float, /) -> tuple[Tensor, Tensor]:
-        """The guided x̂₀ and the unconditional one, for the cost of one guided call."""
+        """The guided x̂₀ and the unconditional one, at the cost of one guided call."""
         ...
 
 
@@ -36,7 +36,7 @@ def is_guided(denoise: Denoiser) -> TypeGuard[GuidedDenoiser]:
 
 @dataclass(frozen=True)
 class Unguided:
-    """A denoiser whose guided and unconditional predictions are the same, for samplers that ask for both."""
+    """A denoiser whose guided and unconditional predictions are the same, for samplers that need both."""
 
     denoise: Callable[..., Tensor]
 

@@ -22,8 +22,8 @@ class DPM2(Sampler):
         d_m = (x_m − D(x_m, m))/m
         x⁺  = x + (σ⁺ − σ) d_m
 
-    In the σ clock this is DPM-Solver-2 with r = ½. The step to σ⁺ = 0 is Euler's and makes one call.
-    (Crowson 2022, k-diffusion; Lu et al. 2022, arXiv:2206.00927, Algorithm 1)
+    In the σ clock this is DPM-Solver-2 with r = ½. The step to σ⁺ = 0 is an Euler step and makes one call. (Crowson
+    2022, k-diffusion; Lu et al. 2022, arXiv:2206.00927, Algorithm 1)
     """
 
     order: ClassVar[int] = 2
@@ -31,7 +31,7 @@ class DPM2(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
     ) -> tuple[Tensor, None]:
-        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        """x at `sigma` -> x at `sigma_next`. No memory."""
         x0 = denoise(x, sigma)
         if sigma_next == 0:
             return torch.lerp(x0, x, 0.0), None

@@ -14,7 +14,7 @@ from samplers.checks import one_of, positive, within
 
 
 class Control(NamedTuple):
-    """What each image takes along: its step in log σ, its last two errors, and the state before this one."""
+    """The controller state per image: the step in log σ, the last two errors and the previous state."""
 
     h: Tensor  # (B,) float64, on the CPU like the errors
     error: Tensor
@@ -24,7 +24,7 @@ class Control(NamedTuple):
 
 @dataclass(frozen=True)
 class DPMSolverAdaptive(AdaptiveSampler):
-    """DPM-Solver-12 or -23 with adaptive steps, each image with its own: order 2 or 3 in its steps.
+    """DPM-Solver-12 or -23 with adaptive steps per image: order 2 or 3 in its steps.
 
     Two estimates of x⁺ share their calls. With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level, φ_k at h
     (φ₁ = (e^h − 1)/h, φ₂ = (φ₁ − 1)/h), and ε₁, ε₂ the noise predicted at the inner levels r₁ and r₂ as in
@@ -34,27 +34,26 @@ class DPMSolverAdaptive(AdaptiveSampler):
         23:  low  = x − σ⁺ h φ₁ [ε + (ε₁ − ε)/(2 r₁)]    r₁ = ⅓
              high = x − σ⁺ h [φ₁ ε + φ₂ (ε₂ − ε)/r₂]     r₂ = ⅔
 
-    Their distance, a mean over the pixels of one image, controls the size of that image's step, with x′ the previous
-    low estimate:
+    Their distance, averaged over the pixels of one image, controls that image's step size, with x′ the previous low
+    estimate:
         e = √ mean [(low − high)/max(atol, rtol max(|low|, |x′|))]²
         h ← h (1 + arctan(g − 1)),   g = e^{−(P+I+D)/p} e′^{(P+2D)/p} e″^{−D/p},   p = 2 or 3
 
-    e′ and e″ are the errors of the previous two steps taken, and 1 before them. This is a PID controller (Söderlind
-    2003, doi:10.1145/641876.641877, in the form of Crowson 2022, k-diffusion). The high estimate is taken unless h is
-    to shrink to less than `safety` of itself; then the step is tried again.
+    e′ and e″ are the errors of the previous two accepted steps, initially 1. This is a PID controller (Söderlind 2003,
+    doi:10.1145/641876.641877, in the form of Crowson 2022, k-diffusion). The step is accepted, with the high estimate,
+    unless h would shrink below `safety` times its value. Otherwise it is tried again.
 
     `pair` is "12" (two calls per try) or "23" (three calls). `rtol` and `atol` bound the error of a step. `h_init` is
     the first step in log σ. `pcoeff`, `icoeff` and `dcoeff` are P, I and D. The denoiser is called with one level per
-    image, of shape (B,), and always with the whole batch. The paper and its programs take one mean over the batch, so
-    that an image depends on the others in it.
+    image, of shape (B,), and always with the whole batch. The paper and its code average over the batch, so there an
+    image depends on the others in its batch.
 
-    The levels of the grid are stops, and between two of them the sampler chooses its steps. The first and the last
-    positive level, and 0, are grid enough. The step to σ⁺ = 0 is Euler's. (Lu et al. 2022, arXiv:2206.00927,
-    appendix C)
+    The sampler stops at every level of the grid and chooses its steps in between. A grid of the first level, the last
+    positive level and 0 is enough. The step to σ⁺ = 0 is an Euler step. (Lu et al. 2022, arXiv:2206.00927, appendix C)
 
     Raises:
-        ValueError: an option is out of range, or, when the first step is made, rtol is below the precision of x.
-        RuntimeError: the error of a step cannot be brought down, for example because the denoiser is not finite.
+        ValueError: an option is out of range, or at the first step rtol is below the precision of x.
+        RuntimeError: the error of a step cannot be reduced, for example because the denoiser is not finite.
     """
 
     pair: Literal["12", "23"] = "23"
@@ -76,33 +75,31 @@ class DPMSolverAdaptive(AdaptiveSampler):
 
     @property
     def order(self) -> int:
-        """That of the higher estimate: 2 or 3."""
+        """The order of the higher estimate: 2 or 3."""
         return 2 if self.pair == "12" else 3
 
     def with_tolerance(self, rtol: float) -> Sampler:
-        """With `rtol`, and a tenth of it as `atol`."""
+        """The same sampler with `rtol`, and a tenth of it as `atol`."""
         return replace(self, rtol=rtol, atol=rtol / 10)
 
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Control | None, noise: Noise
     ) -> tuple[Tensor, Control | None]:
-        """x at `sigma` -> x at `sigma_next`, in as many tries as it takes; remembers the controller of each image."""
+        """x at `sigma` -> x at `sigma_next`, in as many tries as needed. Memory: the controller state per image."""
         if sigma_next == 0:
             return torch.lerp(denoise(x, sigma), x, 0.0), memory
         eps = torch.finfo(x.dtype).eps
         if self.rtol < eps:
             raise ValueError(
-                f"DPMSolverAdaptive.rtol must be at least {eps:.2g}, the digits of {x.dtype}: {self.rtol!r}"
+                f"DPMSolverAdaptive.rtol must be at least {eps:.2g}, the precision of {x.dtype}, got {self.rtol!r}"
             )
         ones = torch.ones(len(x), dtype=torch.float64)
         h, error, error_before, x_before = memory or Control(self.h_init * ones, ones, ones, x)
         begin, end = -log(sigma), -log(sigma_next)
-        here, smallest = begin * ones, sqrt(eps)  # below it h² is lost in the digits of x
+        here, smallest = begin * ones, sqrt(eps)  # below it h² is lost to rounding
         while (going := here < end).any():
             last = here + h >= end
-            start = torch.where(
-                going, here, begin
-            )  # images that have arrived are computed too, at a level in range, and ignored
+            start = torch.where(going, here, begin)  # finished images are computed too, at a valid level, and ignored
             size = torch.where(last | ~going, end - start, h)
             low, high = self._pair(denoise, x, start, torch.where(last | ~going, end, start + size), size)
             found = self._error(low, high, x_before)
@@ -140,12 +137,12 @@ class DPMSolverAdaptive(AdaptiveSampler):
         return (x - denoise(x, levels)) / _column(sigma, x)
 
     def _error(self, low: Tensor, high: Tensor, before: Tensor) -> Tensor:
-        """e of every image, (B,) float64 on the CPU."""
+        """e per image, (B,), float64, on the CPU."""
         scale = (self.rtol * torch.maximum(low.abs(), before.abs())).clamp(min=self.atol)
         return ((low - high) / scale).reshape(len(low), -1).double().square().mean(1).sqrt().cpu()
 
     def _factor(self, error: Tensor, before: Tensor, before_that: Tensor) -> Tensor:
-        """The factor by which the step of every image is to grow."""
+        """The growth factor of the step per image, (B,)."""
         p, i, d = self.pcoeff, self.icoeff, self.dcoeff
         powers = ((error, p + i + d), (before, -p - 2 * d), (before_that, d))
         growth = torch.ones_like(error)
@@ -155,12 +152,12 @@ class DPMSolverAdaptive(AdaptiveSampler):
 
 
 def _second(sigma: Tensor, h: Tensor) -> Tensor:
-    """σ⁺ h φ₂(h), the weight of a slope in λ; by its series where the difference would lose its digits."""
+    """σ⁺ h φ₂(h), the weight of a slope in λ; by its series where the difference would cancel."""
     series = h * (1 / 2 + h * (1 / 6 + h * (1 / 24 + h * (1 / 120 + h / 720))))
     return sigma * torch.where(h < 0.01, series, torch.expm1(h) / h - 1)
 
 
 def _column(values: Tensor, x: Tensor) -> Tensor:
-    """(B,) in the shape that multiplies x."""
+    """(B,) reshaped to broadcast against x."""
     values = values.to(x.device) if values.dtype == torch.bool else values.to(x)
     return values.reshape(-1, *[1] * (x.ndim - 1))

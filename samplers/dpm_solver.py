@@ -1,6 +1,6 @@
 """The multistep DPM-Solvers: DPM-Solver on ε, DPM-Solver++ on x̂₀.
 
-The φ functions are those of samplers/adams.py: φ₁(z) = (e^z − 1)/z and φ_{k+1}(z) = (φ_k(z) − 1/k!)/z.
+The φ functions, as in samplers/adams.py: φ₁(z) = (e^z − 1)/z and φ_{k+1}(z) = (φ_k(z) − 1/k!)/z.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class DPMpp2M(Sampler):
     With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level and ′ for the previous step:
         x⁺ = (σ⁺/σ) x + (1 − σ⁺/σ) [D + (h/2h′)(D − D′)]
 
-    D is the prediction of x₀ at σ. The first step and the step to σ⁺ = 0 are Euler's. (Lu et al. 2022,
+    D is the prediction of x₀ at σ. The first step and the step to σ⁺ = 0 are Euler steps. (Lu et al. 2022,
     arXiv:2211.01095, Algorithm 2)
     """
 
@@ -45,7 +45,7 @@ class DPMpp2M(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Node | None, noise: Noise
     ) -> tuple[Tensor, Node]:
-        """x at `sigma` -> x at `sigma_next`; remembers the prediction at `sigma`."""
+        """x at `sigma` -> x at `sigma_next`. Memory: the prediction at `sigma`."""
         d = x0 = denoise(x, sigma)
         if memory is not None and sigma_next > 0:
             h, h_last = log_ratio(sigma, sigma_next), log_ratio(memory.sigma, sigma)
@@ -63,9 +63,9 @@ class DPMpp3M(Sampler):
         Δ₂ = (Δ₁ − [D₁ − D₂]/(r₂ − r₁))/r₂      the second
         x⁺ = (σ⁺/σ) x + h [φ₁ D + φ₂ (Δ₁ + r₁ Δ₂) + 2 φ₃ Δ₂]
 
-    This integrates the parabola through the three exactly. The authors' code, and what was made after it, has φ₃ Δ₂ in
-    place of 2 φ₃ Δ₂. That is `variant` "published", of second order; "corrected" is of third. The first steps look back
-    as far as they can. The step to σ⁺ = 0 is Euler's. (Lu et al. 2022, arXiv:2211.01095)
+    This integrates the parabola through the three predictions exactly. The authors' code, and code derived from it, has
+    φ₃ Δ₂ in place of 2 φ₃ Δ₂. That is `variant` "published", of second order. "corrected" is of third order. The first
+    steps use as many predictions as there are. The step to σ⁺ = 0 is an Euler step. (Lu et al. 2022, arXiv:2211.01095)
 
     Raises:
         ValueError: variant is not "corrected" or "published".
@@ -78,7 +78,7 @@ class DPMpp3M(Sampler):
 
     @property
     def order(self) -> int:
-        """3, of the published variant 2."""
+        """3; 2 for the published variant."""
         return 3 if self.variant == "corrected" else 2
 
     def step(
@@ -90,7 +90,7 @@ class DPMpp3M(Sampler):
         memory: tuple[Node, ...] | None,
         noise: Noise,
     ) -> tuple[Tensor, tuple[Node, ...]]:
-        """x at `sigma` -> x at `sigma_next`; remembers the last predictions."""
+        """x at `sigma` -> x at `sigma_next`. Memory: the last predictions."""
         x0 = denoise(x, sigma)
         history = (Node(sigma, x0), *(memory or ()))[:3]
         if sigma_next == 0 or len(history) == 1:
@@ -107,7 +107,7 @@ class DPMSolver2M(Sampler):
     With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level and ′ for the previous step:
         x⁺ = x − σ⁺ (e^h − 1) [ε + (h/2h′)(ε − ε′)]
 
-    The first step and the step to σ⁺ = 0 are Euler's. (Lu et al. 2022, arXiv:2206.00927, in multistep form)
+    The first step and the step to σ⁺ = 0 are Euler steps. (Lu et al. 2022, arXiv:2206.00927, in multistep form)
     """
 
     order: ClassVar[int] = 2
@@ -121,7 +121,7 @@ class DPMSolver2M(Sampler):
         memory: tuple[Node, ...] | None,
         noise: Noise,
     ) -> tuple[Tensor, tuple[Node, ...]]:
-        """x at `sigma` -> x at `sigma_next`; remembers the last predictions of the noise."""
+        """x at `sigma` -> x at `sigma_next`. Memory: the last predictions of the noise."""
         return _noise_step(denoise, x, sigma, sigma_next, memory, 2, "corrected")
 
 
@@ -135,9 +135,9 @@ class DPMSolver3M(Sampler):
         Δ₂ = (Δ₁ − [ε₁ − ε₂]/(r₂ − r₁))/r₂      the second
         x⁺ = x − σ⁺ h [φ₁ ε + φ₂ (Δ₁ + r₁ Δ₂) + 2 φ₃ Δ₂]
 
-    This integrates the parabola through the three exactly. The authors' code has φ₃ Δ₂ in place of 2 φ₃ Δ₂. That is
-    `variant` "published", of second order; "corrected" is of third. The first steps look back as far as they can. The
-    step to σ⁺ = 0 is Euler's. (Lu et al. 2022, arXiv:2206.00927, in multistep form)
+    This integrates the parabola through the three predictions exactly. The authors' code has φ₃ Δ₂ in place of 2 φ₃ Δ₂.
+    That is `variant` "published", of second order. "corrected" is of third order. The first steps use as many
+    predictions as there are. The step to σ⁺ = 0 is an Euler step. (Lu et al. 2022, arXiv:2206.00927, in multistep form)
 
     Raises:
         ValueError: variant is not "corrected" or "published".
@@ -150,7 +150,7 @@ class DPMSolver3M(Sampler):
 
     @property
     def order(self) -> int:
-        """3, of the published variant 2."""
+        """3; 2 for the published variant."""
         return 3 if self.variant == "corrected" else 2
 
     def step(
@@ -162,7 +162,7 @@ class DPMSolver3M(Sampler):
         memory: tuple[Node, ...] | None,
         noise: Noise,
     ) -> tuple[Tensor, tuple[Node, ...]]:
-        """x at `sigma` -> x at `sigma_next`; remembers the last predictions of the noise."""
+        """x at `sigma` -> x at `sigma_next`. Memory: the last predictions of the noise."""
         return _noise_step(denoise, x, sigma, sigma_next, memory, 3, self.variant)
 
 
@@ -186,7 +186,7 @@ def _noise_step(
 
 
 def _weights(nodes: tuple[float, ...], z: float, variant: str) -> tuple[float, ...]:
-    """What each prediction adds to the mean over a step, at two nodes or three."""
+    """The weight of each prediction in the mean over a step, for two or three nodes."""
     if len(nodes) == 2:
         half = expm1(z) / z / (2 * nodes[1])
         return expm1(z) / z - half, half

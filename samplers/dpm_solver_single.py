@@ -1,9 +1,9 @@
 """The single-step DPM-Solvers: DPM-Solver-2 and -3 on ε, DPM-Solver++(2S) and (3S) on x̂₀, DPM-Solver-fast.
 
-The first term of each is Euler's step, so each is Euler's step and a correction.
+Each is an Euler step plus a correction.
 
 r₁ is free. r₂ is not: the second derivative has φ₂ r₂/2 in place of φ₃, and they agree as h → 0 only at r₂ = ⅔. The
-authors' code takes any r₂, and with another one the samplers of order 3 are of order 2.
+authors' code accepts any r₂, but with r₂ ≠ ⅔ the third-order samplers are of order 2.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class DPMSolver2S(Sampler):
         u₁ = x − s₁ r₁h φ₁(r₁h) ε
         x⁺ = x − σ⁺ h φ₁(h) [ε + (ε(u₁, s₁) − ε)/(2 r₁)]
 
-    `r1` is where in the step, in log σ, the second call is made. The step to σ⁺ = 0 is Euler's and makes one call.
-    (Lu et al. 2022, arXiv:2206.00927, Algorithm 1)
+    `r1` is the position of the second call within the step, in log σ. The step to σ⁺ = 0 is an Euler step and makes one
+    call. (Lu et al. 2022, arXiv:2206.00927, Algorithm 1)
 
     Raises:
         ValueError: r1 is not in [0.01, 1].
@@ -43,7 +43,7 @@ class DPMSolver2S(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
     ) -> tuple[Tensor, None]:
-        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        """x at `sigma` -> x at `sigma_next`. No memory."""
         if sigma_next == 0:
             return torch.lerp(denoise(x, sigma), x, 0.0), None
         return _second_on_noise(denoise, x, sigma, sigma_next, self.r1), None
@@ -59,8 +59,8 @@ class DPMSolver3S(Sampler):
         u₂ = x − s₂ r₂h [φ₁(r₂h) ε + φ₂(r₂h) (r₂/r₁)(ε(u₁, s₁) − ε)]
         x⁺ = x − σ⁺ h [φ₁(h) ε + φ₂(h) (ε(u₂, s₂) − ε)/r₂]
 
-    `r1` is where in the step, in log σ, the second call is made. The step to σ⁺ = 0 is Euler's and makes one call.
-    (Lu et al. 2022, arXiv:2206.00927, Algorithm 2)
+    `r1` is the position of the second call within the step, in log σ. The step to σ⁺ = 0 is an Euler step and makes one
+    call. (Lu et al. 2022, arXiv:2206.00927, Algorithm 2)
 
     Raises:
         ValueError: r1 is not in [0.01, 1].
@@ -75,7 +75,7 @@ class DPMSolver3S(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
     ) -> tuple[Tensor, None]:
-        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        """x at `sigma` -> x at `sigma_next`. No memory."""
         if sigma_next == 0:
             return torch.lerp(denoise(x, sigma), x, 0.0), None
         return _third_on_noise(denoise, x, sigma, sigma_next, self.r1), None
@@ -90,8 +90,8 @@ class DPMpp2S(Sampler):
         u₁ = (s₁/σ) x + r₁h φ₁(−r₁h) D
         x⁺ = (σ⁺/σ) x + h φ₁(−h) [D + (D(u₁, s₁) − D)/(2 r₁)]
 
-    `r1` is where in the step, in log σ, the second call is made. The step to σ⁺ = 0 is Euler's and makes one call.
-    (Lu et al. 2022, arXiv:2211.01095, Algorithm 1)
+    `r1` is the position of the second call within the step, in log σ. The step to σ⁺ = 0 is an Euler step and makes one
+    call. (Lu et al. 2022, arXiv:2211.01095, Algorithm 1)
 
     Raises:
         ValueError: r1 is not in [0.01, 1].
@@ -106,7 +106,7 @@ class DPMpp2S(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
     ) -> tuple[Tensor, None]:
-        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        """x at `sigma` -> x at `sigma_next`. No memory."""
         x0 = denoise(x, sigma)
         if sigma_next > 0:
             q = (sigma_next / sigma) ** self.r1
@@ -125,8 +125,8 @@ class DPMpp3S(Sampler):
         u₂ = (s₂/σ) x + r₂h [φ₁(−r₂h) D + φ₂(−r₂h) (r₂/r₁)(D(u₁, s₁) − D)]
         x⁺ = (σ⁺/σ) x + h [φ₁(−h) D + φ₂(−h) (D(u₂, s₂) − D)/r₂]
 
-    `r1` is where in the step, in log σ, the second call is made. The step to σ⁺ = 0 is Euler's and makes one call.
-    (Lu et al. 2022, arXiv:2211.01095, appendix)
+    `r1` is the position of the second call within the step, in log σ. The step to σ⁺ = 0 is an Euler step and makes one
+    call. (Lu et al. 2022, arXiv:2211.01095, appendix)
 
     Raises:
         ValueError: r1 is not in [0.01, 1].
@@ -141,7 +141,7 @@ class DPMpp3S(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
     ) -> tuple[Tensor, None]:
-        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        """x at `sigma` -> x at `sigma_next`. No memory."""
         x0 = denoise(x, sigma)
         out = torch.lerp(x0, x, sigma_next / sigma)
         if sigma_next > 0:
@@ -156,15 +156,15 @@ class DPMpp3S(Sampler):
 
 @dataclass(frozen=True)
 class DPMSolverFast(Sampler):
-    """DPM-Solver-fast: DPM-Solver-3 steps, and an end that spends what is left of a budget of calls; second order.
+    """DPM-Solver-fast: DPM-Solver-3 steps, and last steps that use up a budget of calls; second order.
 
-    For a budget of K calls the authors take ⌊K/3⌋ + 1 steps, even in log σ:
+    For a budget of K calls the authors use ⌊K/3⌋ + 1 steps, even in log σ:
         K mod 3 = 0    order 3 in all steps but the last two, which are of order 2 and 1
         K mod 3 = r    order 3 in all steps but the last, which is of order r
 
-    Here the grid gives the steps, and `remainder` = K mod 3 says how they end. A step of order 3 is DPM-Solver-3's with
-    r₁ = ⅓, one of order 2 is DPM-Solver-2's with r₁ = ½, and one of order 1 is Euler's. A step to 0 is always Euler's.
-    (Lu et al. 2022, arXiv:2206.00927, section 3.4)
+    Here the grid sets the steps, and `remainder` = K mod 3 sets the orders of the last ones. Order 3 is a DPM-Solver-3
+    step with r₁ = ⅓, order 2 is a DPM-Solver-2 step with r₁ = ½, and order 1 is an Euler step. A step to 0 is always an
+    Euler step. (Lu et al. 2022, arXiv:2206.00927, section 3.4)
 
     Raises:
         ValueError: remainder is not 0, 1 or 2.
@@ -177,11 +177,11 @@ class DPMSolverFast(Sampler):
 
     @property
     def order(self) -> int:
-        """3 with remainder 2; else 2, for one step of Euler's has an error of h²."""
+        """3 with remainder 2; otherwise 2, because one Euler step has an error of h²."""
         return 3 if self.remainder == 2 else 2
 
     def prepare(self, sigmas: tuple[float, ...]) -> tuple[int, ...]:
-        """The first memory: the order of each step."""
+        """The order of each step."""
         ending = [2, 1] if self.remainder == 0 else [self.remainder]
         orders = [3] * (len(sigmas) - 1 - len(ending)) + ending
         if sigmas[-1] == 0:
@@ -191,7 +191,7 @@ class DPMSolverFast(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: tuple[int, ...], noise: Noise
     ) -> tuple[Tensor, tuple[int, ...]]:
-        """x at `sigma` -> x at `sigma_next`; remembers the orders of the steps still to come."""
+        """x at `sigma` -> x at `sigma_next`. Memory: the orders of the remaining steps."""
         order, *rest = memory
         if order == 1:
             return torch.lerp(denoise(x, sigma), x, sigma_next / sigma), tuple(rest)

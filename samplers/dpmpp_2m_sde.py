@@ -28,7 +28,7 @@ class DPMpp2MSDE(Sampler):
     SDE-DPM-Solver++; Crowson 2022, k-diffusion)
 
     Raises:
-        ValueError: eta is not a number of at least 0, or solver is not "midpoint" or "heun".
+        ValueError: eta is negative or not finite, or solver is not "midpoint" or "heun".
     """
 
     order: ClassVar[int] = 2
@@ -47,7 +47,7 @@ class DPMpp2MSDE(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Node | None, noise: Noise
     ) -> tuple[Tensor, Node]:
-        """x at `sigma` -> x at `sigma_next`; remembers the prediction at `sigma`."""
+        """x at `sigma` -> x at `sigma_next`. Memory: the prediction at `sigma`."""
         d = x0 = denoise(x, sigma)
         if sigma_next == 0:
             return torch.lerp(x0, x, 0.0), Node(sigma, x0)

@@ -27,16 +27,16 @@ class DPMpp3MSDE(Sampler):
         Δ₂ = (Δ₁ − [D₁ − D₂]/(r₂ − r₁))/r₂      the second
         x⁺ = e^{−H} x + H [φ₁ D + φ₂ (Δ₁ + r₁ Δ₂) + 2 φ₃ Δ₂] + σ⁺ √(1 − e^{−2ηh}) z
 
-    This integrates the parabola through the three exactly. Published programs have other factors of Δ₂:
+    This integrates the parabola through the three predictions exactly. Published code has other factors of Δ₂:
         corrected    2 H φ₃       as above
-        published    H φ₃         k-diffusion and what was made after it; second order at any eta
+        published    H φ₃         k-diffusion and code derived from it; second order at any eta
         diffusers    H φ₃ − 1     diffusers' DPMSolverMultistepScheduler, where a sign is lost; first order
 
-    `eta` ≥ 0 scales the noise: 0 is DPM-Solver++(3M), 1 is the reverse SDE. The first steps look back as far as they
-    can. The step to σ⁺ = 0 uses D alone. (Crowson 2023, k-diffusion; Lu et al. 2022, arXiv:2211.01095)
+    `eta` ≥ 0 scales the noise: 0 is DPM-Solver++(3M), 1 is the reverse SDE. The first steps use as many predictions as
+    there are. The step to σ⁺ = 0 uses D alone. (Crowson 2023, k-diffusion; Lu et al. 2022, arXiv:2211.01095)
 
     Raises:
-        ValueError: eta is not a number of at least 0, or variant is unknown.
+        ValueError: eta is negative or not finite, or variant is unknown.
     """
 
     eta: float = 1.0
@@ -48,7 +48,7 @@ class DPMpp3MSDE(Sampler):
 
     @property
     def order(self) -> int:
-        """In law 2; 3 without noise; 1 of the variant "diffusers"."""
+        """2 in law; 3 without noise; 1 for the variant "diffusers"."""
         if self.variant == "corrected" and self.eta == 0:
             return 3
         return 1 if self.variant == "diffusers" else 2
@@ -67,7 +67,7 @@ class DPMpp3MSDE(Sampler):
         memory: tuple[Node, ...] | None,
         noise: Noise,
     ) -> tuple[Tensor, tuple[Node, ...]]:
-        """x at `sigma` -> x at `sigma_next`; remembers the last predictions."""
+        """x at `sigma` -> x at `sigma_next`. Memory: the last predictions."""
         x0 = denoise(x, sigma)
         history = (Node(sigma, x0), *(memory or ()))[:3]
         if sigma_next == 0:

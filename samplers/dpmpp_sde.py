@@ -1,4 +1,4 @@
-"""DPM++ SDE: the midpoint method with ancestral noise in both of its stages."""
+"""DPM++ SDE, the midpoint method with ancestral noise in both stages."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class DPMppSDE(Sampler):
         x_m = D(x, σ)   + (m_down/σ)(x − D(x, σ))     + m_up z_m
         x⁺  = D(x_m, m) + (σ_down/σ)(x − D(x_m, m))   + σ_up z
 
-    z_m belongs to the step from σ to m. That is the first part of the step from σ to σ⁺, to which z belongs, so the two
-    must be of one path. With y the noise from m to σ⁺:
+    z_m belongs to the step from σ to m. That is the first part of the step from σ to σ⁺, to which z belongs, so both
+    must come from one path. With y the noise from m to σ⁺:
         √(1 − σ⁺²/σ²) z = (σ⁺/m) √(1 − m²/σ²) z_m + √(1 − σ⁺²/m²) y
 
     `variant` "published" draws z and z_m independently and is of first order (k-diffusion with a plain noise sampler,
     the single-step SDE solver of diffusers). On a Brownian path both variants are the same. `eta` ≥ 0 scales the noise:
-    0 is DPM-Solver++(2S). The step to σ⁺ = 0 is Euler's and makes one call. (Crowson 2022, k-diffusion)
+    0 is DPM-Solver++(2S). The step to σ⁺ = 0 is an Euler step and makes one call. (Crowson 2022, k-diffusion)
 
     Raises:
-        ValueError: eta is not a number of at least 0, or variant is not "corrected" or "published".
+        ValueError: eta is negative or not finite, or variant is not "corrected" or "published".
     """
 
     eta: float = 1.0
@@ -43,7 +43,7 @@ class DPMppSDE(Sampler):
 
     @property
     def order(self) -> int:
-        """2; of the published variant 1, unless eta is 0."""
+        """2; 1 for the published variant, unless eta is 0."""
         return 2 if self.variant == "corrected" or self.eta == 0 else 1
 
     @property
@@ -54,7 +54,7 @@ class DPMppSDE(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
     ) -> tuple[Tensor, None]:
-        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        """x at `sigma` -> x at `sigma_next`. No memory."""
         x0 = denoise(x, sigma)
         if sigma_next == 0:
             return torch.lerp(x0, x, 0.0), None

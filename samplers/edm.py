@@ -1,4 +1,4 @@
-"""Churn: noise put back before each deterministic step."""
+"""Churn: noise added before each deterministic step."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class _Churned(Sampler):
         return self.s_churn > 0
 
     def prepare(self, sigmas: tuple[float, ...]) -> float:
-        """γ on this grid, which is what the steps remember."""
+        """γ on this grid, the memory of every step."""
         return min(self.s_churn / max(len(sigmas) - 1, 1), sqrt(2) - 1)
 
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: float, noise: Noise
     ) -> tuple[Tensor, float]:
-        """x at `sigma` -> x at `sigma_next`; remembers γ."""
+        """x at `sigma` -> x at `sigma_next`. Memory: γ."""
         gamma = memory
         if gamma > 0 and self.s_tmin <= sigma <= self.s_tmax:
             up = self.s_noise * sigma * sqrt(gamma * (2 + gamma))
@@ -65,10 +65,10 @@ class EDMEuler(_Churned):
         x̂  = x + S_noise √(σ̂² − σ²) z
         x⁺ = Euler's step from x̂ at σ̂ to σ⁺
 
-    The options are those of the paper; s_churn = 0 is Euler. γ is per step, so the same s_churn puts back about the
-    same noise on every grid. The paper's values, 30 to 80, are for 256 steps and more. s_noise = 1 keeps the law of x
-    at every level. The paper inflates it a little, 1.003 to 1.007, against what its networks take away. (Karras et al.
-    2022, arXiv:2206.00364, Algorithm 2)
+    The options are the paper's. s_churn = 0 is Euler. γ is per step, so the same s_churn adds about the same noise on
+    every grid. The paper's values, 30 to 80, are for 256 or more steps. s_noise = 1 keeps the law of x at every level.
+    The paper uses 1.003 to 1.007 to make up for noise that its networks remove in excess. (Karras et al. 2022,
+    arXiv:2206.00364, Algorithm 2)
 
     Raises:
         ValueError: s_churn or s_noise is below 0, or not 0 ≤ s_tmin ≤ s_tmax.
@@ -87,10 +87,10 @@ class EDMHeun(_Churned):
         x̂  = x + S_noise √(σ̂² − σ²) z
         x⁺ = Heun's step from x̂ at σ̂ to σ⁺
 
-    The options are those of the paper; s_churn = 0 is Heun. γ is per step, so the same s_churn puts back about the same
-    noise on every grid. The paper's values, 30 to 80, are for 256 steps and more. s_noise = 1 keeps the law of x at
-    every level. The paper inflates it a little, 1.003 to 1.007, against what its networks take away. (Karras et al.
-    2022, arXiv:2206.00364, Algorithm 2)
+    The options are the paper's. s_churn = 0 is Heun. γ is per step, so the same s_churn adds about the same noise on
+    every grid. The paper's values, 30 to 80, are for 256 or more steps. s_noise = 1 keeps the law of x at every level.
+    The paper uses 1.003 to 1.007 to make up for noise that its networks remove in excess. (Karras et al. 2022,
+    arXiv:2206.00364, Algorithm 2)
 
     Raises:
         ValueError: s_churn or s_noise is below 0, or not 0 ≤ s_tmin ≤ s_tmax.

@@ -16,14 +16,14 @@ from samplers.adams import Node, log_ratio
 from samplers.base import Denoiser, Noise, Sampler, between
 from samplers.checks import look_up, one_of
 
-# ϕ(σ)/σ of the functions in the paper's appendix A.8.
+# ϕ(σ)/σ for the functions in the paper's appendix A.8.
 SCALES: dict[str, Callable[[float], float]] = {
     "ode": lambda sigma: 1.0,
     "sde": lambda sigma: sigma,
     "er_sde_1": lambda sigma: exp(-1 / sigma) + 10,
     "er_sde_2": lambda sigma: sqrt(sigma),
     "er_sde_3": lambda sigma: sigma * sqrt(sigma),
-    "er_sde_4": lambda sigma: sigma**-0.1 * log1p(100 * sigma**1.5),  # but for a factor, which is free
+    "er_sde_4": lambda sigma: sigma**-0.1 * log1p(100 * sigma**1.5),  # up to a constant factor, which cancels
     "er_sde_5": lambda sigma: exp(sigma**0.3) + 10,
 }
 _NODES, _WEIGHTS = (part.tolist() for part in np.polynomial.legendre.leggauss(20))
@@ -33,8 +33,8 @@ _NODES, _WEIGHTS = (part.tolist() for part in np.polynomial.legendre.leggauss(20
 class ERSDE(Sampler):
     """ER-SDE-Solver: second order in law with two or three stages, one call per step.
 
-    A noise scale function ϕ, with ϕ(σ)/σ not falling, says how much noise a step takes. With r = ϕ(σ⁺)/ϕ(σ), ⁺ for the
-    next level, and Dσ, Dσσ the derivatives of x̂₀ along the path in σ (VE form):
+    A noise scale function ϕ, with ϕ(σ)/σ non-decreasing, sets the noise of a step. With r = ϕ(σ⁺)/ϕ(σ), ⁺ for the next
+    level, and Dσ, Dσσ the derivatives of x̂₀ along the path in σ (VE form):
         x⁺ = r x + (1 − r) D + A Dσ + B Dσσ + √(σ⁺² − r² σ²) z
         A  = ∫_{σ⁺}^σ (ϕ(σ⁺)/ϕ(s) − 1) ds
         B  = ∫_{σ⁺}^σ (s − σ)(ϕ(σ⁺)/ϕ(s) − 1) ds
@@ -44,14 +44,14 @@ class ERSDE(Sampler):
         stages 2    Dσ = Δ[σ, σ₁],                           Dσσ = 0
         stages 3    Dσ = Δ[σ, σ₁] + (σ − σ₁) Δ[σ, σ₁, σ₂],   Dσσ = 2 Δ[σ, σ₁, σ₂]
 
-    `stages` is how many predictions a step uses. `scale` names ϕ: "ode" is σ, the probability flow; "sde" is σ², the
-    reverse SDE; "er_sde_1" to "er_sde_5" are the paper's, of which the last, σ (e^{σ^0.3} + 10), is its choice.
-    `variant` "published" keeps Dσ = Δ[σ, σ₁] in the third stage as the authors do, which leaves a first-order error in
-    Dσ and a solver of order 2.
+    `stages` is the number of predictions a step uses. `scale` names ϕ: "ode" is σ, the probability flow; "sde" is σ²,
+    the reverse SDE; "er_sde_1" to "er_sde_5" are the paper's, which recommends the last, σ (e^{σ^0.3} + 10). `variant`
+    "published" keeps Dσ = Δ[σ, σ₁] in the third stage as the authors do, which leaves a first-order error in Dσ and a
+    sampler of order 2.
 
-    The coefficients are collected so that they lose no digits in short steps, and integrated by Gauss's rule in log s;
-    the paper's code has Riemann sums of 100 or 200 terms. The first steps look back as far as they can. The step to
-    σ⁺ = 0 uses D alone. (Cui et al. 2023, arXiv:2309.06169)
+    The coefficients are arranged to avoid cancellation in short steps and integrated by Gauss quadrature in log s. The
+    paper's code uses Riemann sums of 100 or 200 terms. The first steps use as many predictions as there are. The step
+    to σ⁺ = 0 uses D alone. (Cui et al. 2023, arXiv:2309.06169)
 
     Raises:
         ValueError: stages is not 1, 2 or 3, or scale or variant is unknown.
@@ -85,7 +85,7 @@ class ERSDE(Sampler):
         memory: tuple[Node, ...] | None,
         noise: Noise,
     ) -> tuple[Tensor, tuple[Node, ...]]:
-        """x at `sigma` -> x at `sigma_next`; remembers the last predictions."""
+        """x at `sigma` -> x at `sigma_next`. Memory: the last predictions."""
         x0 = denoise(x, sigma)
         history = (Node(sigma, x0), *(memory or ()))[: self.stages]
         if sigma_next == 0:

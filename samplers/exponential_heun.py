@@ -20,8 +20,9 @@ class ExponentialHeun(Sampler):
         x_e = (σ⁺/σ) x + h φ₁ D(x, σ)
         x⁺  = (σ⁺/σ) x + h [(φ₁ − φ₂) D(x, σ) + φ₂ D(x_e, σ⁺)]
 
-    x̂₀ is taken as linear in λ between the two and integrated exactly. The step to σ⁺ = 0 is Euler's and makes one
-    call. (Hochbruck and Ostermann 2005, doi:10.1137/040611434; Zhang et al. 2023, arXiv:2308.02157, RES with c₂ = 1)
+    x̂₀ is interpolated linearly in λ between the two and integrated exactly. The step to σ⁺ = 0 is an Euler step and
+    makes one call. (Hochbruck and Ostermann 2005, doi:10.1137/040611434; Zhang et al. 2023, arXiv:2308.02157, RES with
+    c₂ = 1)
     """
 
     order: ClassVar[int] = 2
@@ -29,7 +30,7 @@ class ExponentialHeun(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
     ) -> tuple[Tensor, None]:
-        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        """x at `sigma` -> x at `sigma_next`. No memory."""
         x0 = denoise(x, sigma)
         euler = torch.lerp(x0, x, sigma_next / sigma)
         if sigma_next == 0:

@@ -19,9 +19,9 @@ class GradientEstimation(Sampler):
         ε̄  = γ ε + (1 − γ) ε′
         x⁺ = x + (σ⁺ − σ) ε̄
 
-    γ = 1 is Euler. γ = 3/2 is the Adams–Bashforth method of even steps, so of second order where neighbouring steps are
-    nearly alike. The authors' γ = 2 is of first order and aims at few steps. The first step is Euler's; σ⁺ = 0 is a
-    level like any other. (Permenter and Yuan 2024, arXiv:2306.04848)
+    γ = 1 is Euler. γ = 3/2 is the Adams–Bashforth method for even steps, of second order where neighbouring steps have
+    nearly equal lengths. The authors' γ = 2 is of first order and meant for few steps. The first step is an Euler step.
+    σ⁺ = 0 needs no special case. (Permenter and Yuan 2024, arXiv:2306.04848)
 
     Raises:
         ValueError: gamma is not in [1, 3].
@@ -34,13 +34,13 @@ class GradientEstimation(Sampler):
 
     @property
     def order(self) -> int:
-        """2 for gamma = 1.5 (on a grid whose neighbouring steps are nearly alike), else 1."""
+        """2 for gamma = 1.5 (on a grid whose neighbouring steps have nearly equal lengths), else 1."""
         return 2 if self.gamma == 1.5 else 1
 
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Node | None, noise: Noise
     ) -> tuple[Tensor, Node]:
-        """x at `sigma` -> x at `sigma_next`; remembers the noise predicted at `sigma`."""
+        """x at `sigma` -> x at `sigma_next`. Memory: the noise predicted at `sigma`."""
         x0 = denoise(x, sigma)
         node, step = Node(sigma, x - x0), sigma_next - sigma
         if memory is None:

@@ -21,7 +21,7 @@ class Heun(Sampler):
         d⁺  = (x_e − D(x_e, σ⁺))/σ⁺
         x⁺  = x + (σ⁺ − σ)(d + d⁺)/2
 
-    The step to σ⁺ = 0 is Euler's and makes one call. (Karras et al. 2022, arXiv:2206.00364, Algorithm 1)
+    The step to σ⁺ = 0 is an Euler step and makes one call. (Karras et al. 2022, arXiv:2206.00364, Algorithm 1)
     """
 
     order: ClassVar[int] = 2
@@ -29,12 +29,12 @@ class Heun(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
     ) -> tuple[Tensor, None]:
-        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        """x at `sigma` -> x at `sigma_next`. No memory."""
         x0 = denoise(x, sigma)
         euler = torch.lerp(x0, x, sigma_next / sigma)  # x + (σ⁺ − σ) d, and exactly x̂₀ at σ⁺ = 0
         if sigma_next == 0:
             return euler, None
         half = (sigma_next - sigma) / 2
-        d = x - x0  # times 1/σ, which is cheaper as a part of the factors below
+        d = x - x0  # the 1/σ is folded into the factors below
         d_next = euler - denoise(euler, sigma_next)  # times 1/σ⁺
         return torch.add(x, d, alpha=half / sigma).add_(d_next, alpha=half / sigma_next), None

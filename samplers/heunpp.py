@@ -12,7 +12,7 @@ from samplers.base import Denoiser, Noise, Sampler
 
 
 class Ahead(NamedTuple):
-    """The first level of the grid, and the levels below the step to come."""
+    """The first level of the grid, and the levels below the current one."""
 
     top: float
     below: tuple[float, ...]
@@ -22,27 +22,29 @@ class Ahead(NamedTuple):
 class HeunPP2(Sampler):
     """Heun++2, slopes one and two levels ahead: first order, three calls per step.
 
-    With d_i = (x_i − D(x_i, σ_i))/σ_i, levels numbered from where the step begins and σ_top the first of the grid:
+    With d_i = (x_i − D(x_i, σ_i))/σ_i, levels numbered from the start of the step and σ_top the first level of the
+    grid:
         x_1 = x + (σ_1 − σ) d
         x_2 = x_1 + (σ_2 − σ_1) d_1
         w_1 = σ_1/(3 σ_top),  w_2 = σ_2/(3 σ_top)
         x⁺  = x + (σ_1 − σ) [(1 − w_1 − w_2) d + w_1 d_1 + w_2 d_2]
 
-    The last step but one looks one level ahead, with w_1 = σ_1/(2 σ_top), and makes two calls. The last is Euler's.
+    The last step but one uses one level ahead, with w_1 = σ_1/(2 σ_top), and makes two calls. The last is an Euler
+    step.
 
-    Second order needs w_1 (σ_1 − σ) + w_2 (σ_2 − σ) = ½ (σ_1 − σ), that is w_1 + 2 w_2 = ½ on even steps, which holds
-    only near σ = σ_top/2. The sampler is therefore of Euler's order at up to three times its cost, and there is no
-    paper to correct it by. (Carzit 2023, sd-webui-samplers-scheduler)
+    Second order needs w_1 (σ_1 − σ) + w_2 (σ_2 − σ) = ½ (σ_1 − σ). On even steps that is w_1 + 2 w_2 = ½, which holds
+    only near σ = σ_top/2. The sampler therefore has Euler's order at up to three times the cost. There is no paper to
+    check it against. (Carzit 2023, sd-webui-samplers-scheduler)
     """
 
     def prepare(self, sigmas: tuple[float, ...]) -> Ahead:
-        """The first memory: the levels of the whole grid."""
+        """The levels of the whole grid."""
         return Ahead(sigmas[0], sigmas[1:])
 
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Ahead, noise: Noise
     ) -> tuple[Tensor, Ahead]:
-        """x at `sigma` -> x at `sigma_next`; remembers the levels still to come."""
+        """x at `sigma` -> x at `sigma_next`. Memory: the remaining levels."""
         top, below = memory
         looks = min(3, len(below))
         level, at, x0 = sigma, x, denoise(x, sigma)

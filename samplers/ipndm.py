@@ -20,12 +20,12 @@ EVEN = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24
 class IPNDM(Sampler):
     """iPNDM, Adams–Bashforth with the weights of even steps: second order, one call per step.
 
-    With ε = (x − x̂₀)/σ, ⁺ for the next level and ε₋₁, ε₋₂, ε₋₃ the noise predicted before:
+    With ε = (x − x̂₀)/σ, ⁺ for the next level and ε₋₁, ε₋₂, ε₋₃ the previous noise predictions:
         x⁺ = x + (σ⁺ − σ)(55 ε − 59 ε₋₁ + 37 ε₋₂ − 9 ε₋₃)/24
 
-    The first steps have the weights (23, −16, 5)/12, (3, −1)/2 and Euler's. The weights are the same whatever the
-    lengths of the steps. The order is therefore 2 where neighbouring steps are nearly alike, and 4 where they are all
-    the same. `max_order` is how many predictions a step uses, this one included. σ⁺ = 0 is a level like any other.
+    The first steps use the weights 1 (Euler), (3, −1)/2 and (23, −16, 5)/12. The weights do not depend on the step
+    lengths. The order is therefore 2 where neighbouring steps have nearly equal lengths, and 4 where all are equal.
+    `max_order` is the number of predictions a step uses, including the current one. σ⁺ = 0 needs no special case.
     (Zhang and Chen 2023, arXiv:2204.13902, appendix)
 
     Raises:
@@ -39,7 +39,7 @@ class IPNDM(Sampler):
 
     @property
     def order(self) -> int:
-        """2 (1 for max_order 1), on a grid whose neighbouring steps are nearly alike."""
+        """2 (1 for max_order 1), on a grid whose neighbouring steps have nearly equal lengths."""
         return min(2, self.max_order)
 
     def step(
@@ -51,7 +51,7 @@ class IPNDM(Sampler):
         memory: tuple[Node, ...] | None,
         noise: Noise,
     ) -> tuple[Tensor, tuple[Node, ...]]:
-        """x at `sigma` -> x at `sigma_next`; remembers the noise predicted at the last levels."""
+        """x at `sigma` -> x at `sigma_next`. Memory: the noise predicted at the last levels."""
         x0 = denoise(x, sigma)
         history = (Node(sigma, x - x0), *(memory or ()))[: self.max_order]
         weights = [(sigma_next - sigma) * weight for weight in EVEN[len(history) - 1]]
@@ -60,9 +60,9 @@ class IPNDM(Sampler):
 
 @dataclass(frozen=True)
 class IPNDMv(Sampler):
-    """iPNDM-v, Adams–Bashforth with the weights of the steps as they are: up to fourth order, one call per step.
+    """iPNDM-v, Adams–Bashforth with the weights of uneven steps: up to fourth order, one call per step.
 
-    With the lengths of the steps h, h₁, h₂, h₃, the newest first, Newton's form of the Adams–Bashforth weights is
+    With the step lengths h, h₁, h₂, h₃, newest first, Newton's form of the Adams–Bashforth weights is
         mean of ε over the step = ε + A₁ ∇₁ + A₂ ∇₂ + A₃ ∇₃
         ∇₁ = ε − ε₋₁,   q = h₁(h₁+h₂)/(h₂(h₂+h₃))
         ∇₂ = ∇₁ − (h₁/h₂)(ε₋₁ − ε₋₂)
@@ -71,14 +71,15 @@ class IPNDMv(Sampler):
         A₂ = ½ [1 − h/(3(h+h₁))] · h(h+h₁)/(h₁(h₁+h₂))
         A₃ = {½ [1 − h/(3(h+h₁))] − [1 − h/(2(h+h₁))] h/(6(h+h₁+h₂))} · h(h+h₁)(h+h₁+h₂)/(h₁(h₁+h₂)(h₁+h₂+h₃))
 
-    `variant` "corrected" is this, and so LMS to the last digit. The published code, and what was copied from it, has
+    `variant` "corrected" is this, and equals LMS. The published code, and copies of it, have
         A₂ = ½ [1 − h/(3(h+h₁)) · h(h+h₁)/(h₁(h₁+h₂))]      a parenthesis moved
         A₃ = {½ […] + […] …} · …                             a sign: on even steps (57, −65, 43, −11)/24
         the weight of ε₋₃ with h₁/h₂ for h₂/h₃               so the weights do not sum to 1, unless steps change evenly
 
-    On a smooth grid that leaves second order. Where step lengths jump, variant "published" does not converge at all.
-    `max_order` is how many predictions a step uses, this one included. The first steps look back as far as they can.
-    σ⁺ = 0 is a level like any other. (Zhang and Chen 2023, arXiv:2204.13902; Zhou et al. 2023, zju-pi/diff-sampler)
+    On a smooth grid that reduces it to second order. Where step lengths jump, variant "published" does not converge at
+    all. `max_order` is the number of predictions a step uses, including the current one. The first steps use as many
+    predictions as there are. σ⁺ = 0 needs no special case. (Zhang and Chen 2023, arXiv:2204.13902; Zhou et al. 2023,
+    zju-pi/diff-sampler)
 
     Raises:
         ValueError: max_order is not 1, 2, 3 or 4, or variant is not "corrected" or "published".
@@ -93,7 +94,7 @@ class IPNDMv(Sampler):
 
     @property
     def order(self) -> int:
-        """`max_order`; of the published variant at most 2, on a grid whose neighbouring steps are nearly alike."""
+        """`max_order`; at most 2 for the published variant, where neighbouring steps have nearly equal lengths."""
         return self.max_order if self.variant == "corrected" else min(2, self.max_order)
 
     def step(
@@ -105,7 +106,7 @@ class IPNDMv(Sampler):
         memory: tuple[Node, ...] | None,
         noise: Noise,
     ) -> tuple[Tensor, tuple[Node, ...]]:
-        """x at `sigma` -> x at `sigma_next`; remembers the noise predicted at the last levels."""
+        """x at `sigma` -> x at `sigma_next`. Memory: the noise predicted at the last levels."""
         x0 = denoise(x, sigma)
         history = (Node(sigma, x - x0), *(memory or ()))[: self.max_order]
         if self.variant == "corrected":
@@ -116,7 +117,7 @@ class IPNDMv(Sampler):
 
 
 def published_weights(h: float, *last: float) -> tuple[float, ...]:
-    """The weights of the published code for steps of length h, h₁, …, the newest first; they may not sum to 1."""
+    """The weights of the published code for step lengths h, h₁, …, newest first. They may not sum to 1."""
     if not last:
         return (1.0,)
     h1, *rest = last

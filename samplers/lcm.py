@@ -1,4 +1,4 @@
-"""The multistep step of consistency models."""
+"""LCM, multistep sampling of consistency models."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from samplers.base import Denoiser, Noise, Sampler
 
 @dataclass(frozen=True)
 class LCM(Sampler):
-    """The consistency step, for distilled networks alone: exact in law where they are exact, one call per step.
+    """The consistency step, for distilled networks only: exact in law if the network is exact, one call per step.
 
-    With f(x, σ) a network distilled to return where the probability flow from (x, σ) ends, and ⁺ for the next level:
+    With f(x, σ) a network distilled to return the end of the probability flow from (x, σ), and ⁺ for the next level:
         x⁺ = f(x, σ) + σ⁺ z
 
-    `order` 0 says that more steps do not help a denoiser that is a posterior mean: such samples keep too little spread.
+    `order` is 0 because more steps do not help a denoiser that is a posterior mean. Its samples have too little spread.
     (Song et al. 2023, arXiv:2303.01469, Algorithm 1; Luo et al. 2023, arXiv:2310.04378)
     """
 
@@ -28,6 +28,6 @@ class LCM(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
     ) -> tuple[Tensor, None]:
-        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        """x at `sigma` -> x at `sigma_next`. No memory."""
         x0 = denoise(x, sigma)
         return (torch.add(x0, noise(x), alpha=sigma_next) if sigma_next > 0 else torch.lerp(x0, x, 0.0)), None

@@ -1,7 +1,7 @@
-"""Noise schedules: the range of σ that a model was trained on, and for models that count time the relation σ ↔ t.
+"""Noise schedules: the range of σ a model was trained on and, for models with a time, the relation σ ↔ t.
 
-In the σ clock x = x₀ + σ ε. What the network sees depends on the model: √ᾱ x with ᾱ = 1/(1+σ²) for a
-variance-preserving one, x/(1+σ) for a flow.
+In the σ clock x = x₀ + σ ε. The network's input depends on the model: √ᾱ x with ᾱ = 1/(1+σ²) for a variance-preserving
+model, x/(1+σ) for a flow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def sigma_of(alpha_bar: float) -> float:
 
 
 class Levels(Protocol):
-    """A noise schedule: the range of σ that a model knows, which is all that a grid spaced in σ needs."""
+    """A noise schedule: the range of σ a model was trained on. Grids spaced in σ need no more."""
 
     @property
     def sigma_min(self) -> float:
@@ -42,7 +42,7 @@ class Levels(Protocol):
 
 @runtime_checkable
 class TimedLevels(Levels, Protocol):
-    """A noise schedule with a time t, with which σ rises. A grid spaced in time needs it."""
+    """A noise schedule with a time t in which σ increases. Grids spaced in time need it."""
 
     @property
     def t_min(self) -> float:
@@ -111,7 +111,7 @@ class ClockLevels:
             ValueError: t is outside [t_min, t_max].
         """
         if not self.t_min <= t <= self.t_max:
-            raise ValueError(f"time {t!r} is outside the levels, which go from {self.t_min} to {self.t_max}")
+            raise ValueError(f"time {t!r} is outside the noise schedule, which runs from {self.t_min} to {self.t_max}")
         return self.to_sigma(t)
 
     def t(self, sigma: float) -> float:
@@ -125,11 +125,11 @@ class ClockLevels:
 class DiscreteLevels:
     """A table of n levels, `sigmas[t]` for the timesteps t = 0 … n−1.
 
-    Between two timesteps log σ is linear in t, so `t` and `sigma` are each other's inverse. `zero_snr` says that the
-    last level is pure noise (see `zero_terminal_snr`).
+    Between two timesteps log σ is linear in t, so `t` and `sigma` are inverses. `zero_snr` means that the last level is
+    pure noise (see `zero_terminal_snr`).
 
     Raises:
-        ValueError: the sigmas do not rise strictly from above 0, or there are fewer than two.
+        ValueError: there are fewer than two sigmas, or they are not strictly increasing from above 0.
     """
 
     sigmas: tuple[float, ...]
@@ -139,12 +139,12 @@ class DiscreteLevels:
     def __post_init__(self) -> None:
         s = self.sigmas
         if len(s) < 2 or not s[0] > 0 or not isfinite(s[-1]) or not all(a < b for a, b in pairwise(s)):
-            raise ValueError("a table of levels needs two or more finite sigmas, strictly rising from above 0")
+            raise ValueError("a table of levels needs two or more finite sigmas, strictly increasing from above 0")
         object.__setattr__(self, "_logs", tuple(log(sigma) for sigma in s))
 
     @property
     def n(self) -> int:
-        """How many timesteps there are."""
+        """The number of timesteps."""
         return len(self.sigmas)
 
     @property
@@ -169,7 +169,7 @@ class DiscreteLevels:
 
     @property
     def alpha_bars(self) -> tuple[float, ...]:
-        """ᾱ of every timestep."""
+        """ᾱ per timestep."""
         return tuple(alpha_bar(sigma) for sigma in self.sigmas)
 
     def sigma(self, t: float) -> float:
@@ -179,7 +179,7 @@ class DiscreteLevels:
             ValueError: t is outside [0, n−1].
         """
         if not 0 <= t <= self.n - 1:
-            raise ValueError(f"timestep {t!r} is outside the table, which goes from 0 to {self.n - 1}")
+            raise ValueError(f"timestep {t!r} is outside the table, which runs from 0 to {self.n - 1}")
         low = min(int(t), self.n - 2)
         a, b = self.sigmas[low : low + 2]
         part = t - low
@@ -219,7 +219,7 @@ BETAS = {"cosine": _cosine, "linear": _linear, "scaled_linear": _scaled_linear, 
 def discrete_levels(
     betas: str = "scaled_linear", start: float = 0.00085, end: float = 0.012, n: int = 1000
 ) -> DiscreteLevels:
-    """The levels of a variance-preserving model trained on n timesteps; the default is Stable Diffusion v1's.
+    """The noise schedule of a variance-preserving model with n timesteps; Stable Diffusion v1's by default.
 
     β rises from `start` to `end`: "linear" in β (Ho, Jain, Abbeel 2020, arXiv:2006.11239), "scaled_linear" in √β
     (Rombach et al. 2022, arXiv:2112.10752), "sigmoid" in the logistic function from −6 to 6 (Xu et al. 2022,
@@ -236,7 +236,7 @@ def discrete_levels(
 
 
 def cosine_levels(n: int = 1000, offset: float = 0.008, cap: float = 0.999) -> DiscreteLevels:
-    """The levels of the cosine table: ᾱ(t) = cos²((t/n + offset)/(1 + offset) π/2), β_t = min(1 − ᾱ(t+1)/ᾱ(t), cap).
+    """The cosine schedule: ᾱ(t) = cos²((t/n + offset)/(1 + offset) π/2), β_t = min(1 − ᾱ(t+1)/ᾱ(t), cap).
 
     The highest σ is about 2·10⁴ at the defaults. (Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 17)
 
@@ -251,16 +251,16 @@ def cosine_levels(n: int = 1000, offset: float = 0.008, cap: float = 0.999) -> D
 
 
 def levels_of_betas(betas: Iterable[float]) -> DiscreteLevels:
-    """The levels of any table of β in (0, 1): ᾱ_t = ∏ (1 − β_i), i ≤ t, and σ_t² = (1 − ᾱ_t)/ᾱ_t.
+    """The noise schedule of a table of β in (0, 1): ᾱ_t = ∏ (1 − β_i), i ≤ t, and σ_t² = (1 − ᾱ_t)/ᾱ_t.
 
-    Written with logarithms, σ² = exp(−log ᾱ) − 1, the small levels keep all their digits.
+    Computed from logarithms, σ² = exp(−log ᾱ) − 1, so that small levels keep full precision.
     """
     log_alpha_bars = accumulate(log1p(-beta) for beta in betas)
     return DiscreteLevels(tuple(sqrt(expm1(-log_alpha_bar)) for log_alpha_bar in log_alpha_bars))
 
 
 def continuous_levels(lo: float, hi: float) -> ContinuousLevels:
-    """The levels of a model that knows every σ in [lo, hi].
+    """The noise schedule of a model trained on every σ in [lo, hi].
 
     Raises:
         ValueError: not 0 < lo < hi < ∞.
@@ -301,7 +301,7 @@ def ve_levels(sigma_min: float = 0.01, sigma_max: float = 50.0) -> ClockLevels:
 
 
 def edm_levels(sigma_min: float = 0.002, sigma_max: float = 80.0) -> ClockLevels:
-    """A time that is σ itself.  (Karras et al. 2022, arXiv:2206.00364, Table 1)
+    """A noise schedule whose time is σ itself.  (Karras et al. 2022, arXiv:2206.00364, Table 1)
 
     Raises:
         ValueError: not 0 < sigma_min < sigma_max.
@@ -313,7 +313,7 @@ def edm_levels(sigma_min: float = 0.002, sigma_max: float = 80.0) -> ClockLevels
 def flow_levels(t_min: float = 1e-3, t_max: float = 0.9999) -> ClockLevels:
     """A rectified flow x_t = (1−t) x₀ + t ε: in the σ clock x = x_t/(1−t) and σ = t/(1−t).
 
-    t = 1 is σ = ∞, so sampling starts a little below it, where x is ε to one part in 10⁴. (Liu et al. 2023,
+    t = 1 is σ = ∞, so sampling starts slightly below it, where x equals ε to one part in 10⁴. (Liu et al. 2023,
     arXiv:2209.03003; Lipman et al. 2023, arXiv:2210.02747)
 
     Raises:
@@ -326,13 +326,14 @@ def flow_levels(t_min: float = 1e-3, t_max: float = 0.9999) -> ClockLevels:
 
 
 def zero_terminal_snr(levels: DiscreteLevels, sigma_max: float = 4096.0) -> DiscreteLevels:
-    """`levels` moved so that the last timestep is pure noise, as a model trained that way expects.
+    """`levels` rescaled so that the last timestep is pure noise, for models trained that way.
 
     √ᾱ_t ← (√ᾱ_t − √ᾱ_T) √ᾱ_0/(√ᾱ_0 − √ᾱ_T)  (Lin et al. 2023, arXiv:2305.08891, Algorithm 1)
 
-    ᾱ_T = 0 is σ = ∞. The last σ is `sigma_max` instead, by default that of ᾱ_T = 2⁻²⁴: x over its own deviation is
-    pure noise to one part in 4096. Such a model must predict v or x₀, for ε says nothing about the data where x is
-    ε (`check_prediction`), and its grid must start at the last timestep (trailing, not leading).
+    ᾱ_T = 0 is σ = ∞. The last σ is `sigma_max` instead, by default the σ of ᾱ_T = 2⁻²⁴. There x over its standard
+    deviation is pure noise to one part in 4096. Such a model must predict v or x₀, because at x = ε the noise carries
+    no information about the data (`check_prediction`). Its grid must start at the last timestep (trailing, not
+    leading).
 
     Raises:
         ValueError: `sigma_max` is not above the σ of the last but one timestep.
@@ -347,13 +348,13 @@ def zero_terminal_snr(levels: DiscreteLevels, sigma_max: float = 4096.0) -> Disc
 
 
 def check_prediction(levels: Levels, prediction: str) -> None:
-    """Check that a network with this prediction can work on these levels.
+    """Check that a network with this prediction type works with this noise schedule.
 
     Raises:
-        ValueError: it predicts "eps", and the levels have zero terminal SNR.
+        ValueError: it predicts "eps" and the schedule has zero terminal SNR.
     """
     if prediction == "eps" and isinstance(levels, DiscreteLevels) and levels.zero_snr:
-        raise ValueError("levels of zero terminal SNR need a model that predicts 'v' or 'x0': at pure noise ε is x")
+        raise ValueError("levels with zero terminal SNR need a model that predicts 'v' or 'x0': at pure noise ε is x")
 
 
 def _rising(what: str, low: float, high: float) -> None:

@@ -18,9 +18,9 @@ class LMS(Sampler):
     With ε_j the noise predicted at the last levels σ_j, ℓ_j their Lagrange polynomials and ⁺ for the next level:
         x⁺ = x + Σ_j ε_j ∫_σ^{σ⁺} ℓ_j(s) ds
 
-    The integrals are exact (Crowson 2022, k-diffusion, takes a quadrature of tolerance 10⁻⁴). `max_order` is how many
-    predictions a step uses, this one included. The first steps look back as far as they can, so the first is Euler's.
-    σ⁺ = 0 is a level like any other. (Zhang and Chen 2023, arXiv:2204.13902, ρAB-DEIS)
+    The integrals are exact (Crowson 2022, k-diffusion, uses quadrature with tolerance 10⁻⁴). `max_order` is the number
+    of predictions a step uses, including the current one. The first steps look back as far as they can, so the first is
+    an Euler step. σ⁺ = 0 needs no special case. (Zhang and Chen 2023, arXiv:2204.13902, ρAB-DEIS)
 
     Raises:
         ValueError: max_order is not 1, 2, 3 or 4.
@@ -45,7 +45,7 @@ class LMS(Sampler):
         memory: tuple[Node, ...] | None,
         noise: Noise,
     ) -> tuple[Tensor, tuple[Node, ...]]:
-        """x at `sigma` -> x at `sigma_next`; remembers the noise predicted at the last levels."""
+        """x at `sigma` -> x at `sigma_next`. Memory: the noise predicted at the last levels."""
         x0 = denoise(x, sigma)
         history = (Node(sigma, x - x0), *(memory or ()))[: self.max_order]
         return along_noise(x, x0, history, sigma_weights(history, sigma_next)), history

@@ -14,27 +14,26 @@ from torch import Tensor
 
 from samplers.base import Noise
 
-Address = tuple[int, int, int]  # what is drawn, and which of it: each number from 0 up to 2⁶⁴
+Address = tuple[int, int, int]  # the kind of draw and its indices, each in [0, 2⁶⁴)
 FRESH = 0
 
 
 def seeded(seeds: Sequence[int], device: torch.device | str | None = None) -> Noise:
-    """Standard normal noise in which image i depends on `seeds[i]` alone: not on its batch, its device or its dtype.
+    """Standard normal noise. Image i depends on `seeds[i]` alone, not on the batch, device or dtype.
 
-    The result is called with a tensor of shape (B, …), B = len(seeds), and gives fresh noise of that shape and dtype,
-    on `device` (the tensor's own by default). Each call moves every stream on, so
+    The result is called with a tensor of shape (B, …), B = len(seeds), and returns fresh noise of that shape and dtype,
+    on `device` (the tensor's device by default). Each call advances every stream, so
 
         noise = seeded(seeds); x = noise(like) * sigmas[0]; run(sampler, denoise, x, sigmas, noise)
 
-    draws start and steps from one stream, and no step repeats the initial noise.
+    draws the initial noise and the steps' noise from one stream, without repeats.
 
-    A seed is any integer from 0 up. Values are drawn on the CPU in float32 from
-    `torch.Generator().manual_seed(seed)`, so it is the noise that other PyTorch programs draw from that seed. That
-    generator keeps 32 bits. A wider seed is hashed down to them, and not just cut off, which would make 1 and 2³² + 1
-    the same.
+    A seed is any non-negative integer. Values are drawn on the CPU in float32 from
+    `torch.Generator().manual_seed(seed)`, as other PyTorch programs do. That generator uses 32 bits of the seed. A
+    wider seed is hashed to 32 bits; truncation would make 1 and 2³² + 1 the same.
 
     Raises:
-        ValueError: a seed is negative, or the noise is called with a batch of another size.
+        ValueError: a seed is negative, or the noise is called with another batch size.
     """
     streams = [torch.Generator().manual_seed(_narrow(seed, 32)) for seed in seeds]
 
@@ -49,13 +48,13 @@ def seeded(seeds: Sequence[int], device: torch.device | str | None = None) -> No
 
 
 def philox(seeds: Sequence[int], device: torch.device | str | None = None) -> Noise:
-    """Noise like `seeded`, from a counter: draw k of an image is a function of its seed and k, with no state between.
+    """Noise like `seeded`, counter-based: draw k of an image is a function of its seed and k alone.
 
-    The generator is NumPy's Philox on the CPU, keyed by the seed. Its key has 128 bits, to which a wider seed is hashed
-    down. (Salmon et al. 2011, doi:10.1145/2063384.2063405)
+    The generator is NumPy's Philox on the CPU, keyed by the seed. A seed wider than its 128-bit key is hashed. (Salmon
+    et al. 2011, doi:10.1145/2063384.2063405)
 
     Raises:
-        ValueError: a seed is negative, or the noise is called with a batch of another size.
+        ValueError: a seed is negative, or the noise is called with another batch size.
     """
     white, draws = Addressed(seeds), count()
 
@@ -66,7 +65,7 @@ def philox(seeds: Sequence[int], device: torch.device | str | None = None) -> No
 
 
 class Addressed:
-    """Standard normals that have an address. Each can be drawn at any time and in any order, with the same result.
+    """Addressed standard normals. They can be drawn in any order, with the same result.
 
     Image i depends on `seeds[i]` alone.
 
@@ -76,14 +75,14 @@ class Addressed:
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self._streams = [np.random.Generator(np.random.Philox(key=_narrow(seed, 128))) for seed in seeds]
-        # Setting a state costs a tenth of building a generator: the one that has drawn nothing yet, at a new counter.
+        # Setting the counter of an unused generator costs a tenth of building a new one.
         self._starts = [dict(stream.bit_generator.state) for stream in self._streams]
 
     def __call__(self, address: Address, like: Tensor) -> NDArray[np.float32]:
         """The normals at `address`, (B, D) for `like` of shape (B, …).
 
         Raises:
-            ValueError: the batch is of another size than the seeds.
+            ValueError: the batch size is not the number of seeds.
         """
         one_seed_per_image(len(self._streams), like)
         white = np.empty((len(like), like[:1].numel()), dtype=np.float32)
@@ -96,12 +95,12 @@ class Addressed:
 
     @staticmethod
     def tensor(white: NDArray[Any], like: Tensor, device: torch.device | str | None) -> Tensor:
-        """`white` in the shape and dtype of `like`, on `device` (that of `like` by default)."""
+        """`white` in the shape and dtype of `like`, on `device` (the device of `like` by default)."""
         return torch.from_numpy(white).view(like.shape).to(like.device if device is None else device, like.dtype)
 
 
 def one_seed_per_image(seeds: int, like: Tensor) -> None:
-    """Check that `like` is a batch of that many images.
+    """Check that `like` is a batch of `seeds` images.
 
     Raises:
         ValueError: it is not.

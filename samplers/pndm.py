@@ -1,6 +1,6 @@
-"""PNDM, the pseudo numerical methods: PLMS, and PNDM with its Runge–Kutta start.
+"""PNDM, pseudo numerical methods: PLMS, and PNDM with a Runge–Kutta start.
 
-Both put a mean of predicted noises in the place of ε in the DDIM step, which in the σ clock is x⁺ = x + (σ⁺ − σ) ε̄.
+Both replace ε in the DDIM step with a mean of predicted noises. In the σ clock that is x⁺ = x + (σ⁺ − σ) ε̄.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from samplers.levels import Levels
 class PLMS(Sampler):
     """PLMS, PNDM with Heun's start: second order, one call per step and one more for the first.
 
-    With the noises ε, ε₋₁, ε₋₂, ε₋₃ predicted last and ⁺ for the next level:
+    With ε, ε₋₁, ε₋₂, ε₋₃ the last noise predictions and ⁺ for the next level:
         ε̄  = (55 ε − 59 ε₋₁ + 37 ε₋₂ − 9 ε₋₃)/24
         x⁺ = x + (σ⁺ − σ) ε̄
 
-    The first step is Heun's, then come (3 ε − ε₋₁)/2 and (23 ε − 16 ε₋₁ + 5 ε₋₂)/12:
+    The first step is a Heun step, the next two use (3 ε − ε₋₁)/2 and (23 ε − 16 ε₋₁ + 5 ε₋₂)/12:
         ε̄  = (ε₁ + ε₂)/2,   ε₁ at (x, σ),   ε₂ at (x + (σ⁺ − σ) ε₁, σ⁺)
 
-    A first step to σ⁺ = 0 is Euler's. The order is 2 where neighbouring steps are nearly alike in σ, whatever the order
-    in t. (Liu et al. 2022, arXiv:2202.09778, S-PNDM; Rombach et al. 2022, arXiv:2112.10752)
+    A first step to σ⁺ = 0 is an Euler step. The order is 2 where neighbouring steps have nearly equal lengths in σ, for
+    any order in t. (Liu et al. 2022, arXiv:2202.09778, S-PNDM; Rombach et al. 2022, arXiv:2112.10752)
     """
 
     order: ClassVar[int] = 2
@@ -44,7 +44,7 @@ class PLMS(Sampler):
         memory: tuple[Node, ...] | None,
         noise: Noise,
     ) -> tuple[Tensor, tuple[Node, ...]]:
-        """x at `sigma` -> x at `sigma_next`; remembers the noise predicted at the last levels."""
+        """x at `sigma` -> x at `sigma_next`. Memory: the noise predicted at the last levels."""
         x0 = denoise(x, sigma)
         history = _longer(memory, sigma, x - x0)
         if memory is None and sigma_next > 0:
@@ -58,18 +58,18 @@ class PLMS(Sampler):
 class PNDM(Sampler):
     """PNDM with a Runge–Kutta start: second order, one call per step and four for each of the first three.
 
-    With the noises ε, ε₋₁, ε₋₂, ε₋₃ predicted last and ⁺ for the next level:
+    With ε, ε₋₁, ε₋₂, ε₋₃ the last noise predictions and ⁺ for the next level:
         ε̄  = (55 ε − 59 ε₋₁ + 37 ε₋₂ − 9 ε₋₃)/24
         x⁺ = x + (σ⁺ − σ) ε̄
 
-    The first three steps have Runge and Kutta's weights, with σ_m the level at the middle of the step in time:
+    The first three steps use Runge–Kutta weights, with σ_m the level halfway through the step in time:
         ε̄  = (ε₁ + 2 ε₂ + 2 ε₃ + ε₄)/6
         ε₁ at (x, σ),                      ε₂ at (x + (σ_m − σ) ε₁, σ_m)
         ε₃ at (x + (σ_m − σ) ε₂, σ_m),     ε₄ at (x + (σ⁺ − σ) ε₃, σ⁺)
 
-    One of them that leads to σ⁺ = 0 takes the multistep weights there are. The order is 2 where neighbouring steps are
-    nearly alike in σ, whatever the order in t. `levels` are those of the model, Stable Diffusion v1's by default
-    (`with_levels` sets them), and give the time. (Liu et al. 2022, arXiv:2202.09778)
+    If one of them leads to σ⁺ = 0, it uses the multistep weights instead. The order is 2 where neighbouring steps have
+    nearly equal lengths in σ, for any order in t. `levels` is the model's noise schedule, Stable Diffusion v1's by
+    default (`with_levels` sets it), and gives the time. (Liu et al. 2022, arXiv:2202.09778)
     """
 
     order: ClassVar[int] = 2
@@ -80,7 +80,7 @@ class PNDM(Sampler):
         object.__setattr__(self, "_clock", clock(self.levels))
 
     def with_levels(self, levels: Levels) -> Sampler:
-        """The same sampler in the time of these levels."""
+        """The same sampler in the time of this noise schedule."""
         return replace(self, levels=levels)
 
     def step(
@@ -92,7 +92,7 @@ class PNDM(Sampler):
         memory: tuple[Node, ...] | None,
         noise: Noise,
     ) -> tuple[Tensor, tuple[Node, ...]]:
-        """x at `sigma` -> x at `sigma_next`; remembers the noise predicted at the last levels."""
+        """x at `sigma` -> x at `sigma_next`. Memory: the noise predicted at the last levels."""
         x0 = denoise(x, sigma)
         history = _longer(memory, sigma, x - x0)
         if len(history) == 4 or sigma_next == 0:

@@ -20,8 +20,8 @@ class RESMultistep(Sampler):
     φ₂ = (1 − φ₁)/h:
         x⁺ = (σ⁺/σ) x + h [(φ₁ + φ₂/r) x̂₀ − (φ₂/r) x̂₀′]
 
-    x̂₀ is taken as linear in λ and integrated exactly, where DPM-Solver++(2M) takes its value at the middle of the step.
-    The first step and the step to σ⁺ = 0 are Euler's. (Zhang et al. 2023, arXiv:2308.02157, the multistep form)
+    x̂₀ is extrapolated linearly in λ and integrated exactly. DPM-Solver++(2M) uses its value at the middle of the step.
+    The first step and the step to σ⁺ = 0 are Euler steps. (Zhang et al. 2023, arXiv:2308.02157, the multistep form)
     """
 
     order: ClassVar[int] = 2
@@ -29,7 +29,7 @@ class RESMultistep(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Node | None, noise: Noise
     ) -> tuple[Tensor, Node]:
-        """x at `sigma` -> x at `sigma_next`; remembers the prediction at `sigma`."""
+        """x at `sigma` -> x at `sigma_next`. Memory: the prediction at `sigma`."""
         d = x0 = denoise(x, sigma)
         if memory is not None and sigma_next > 0:
             h, h_last = log_ratio(sigma, sigma_next), log_ratio(memory.sigma, sigma)

@@ -1,4 +1,4 @@
-"""Restart: Heun's method that jumps back up by adding noise, and comes down again."""
+"""Restart: Heun's method with rounds that add noise and denoise again."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ RHO = 7  # the paper's inner grid: even in σ^{1/7}
 
 @dataclass(frozen=True)
 class Restart(Sampler):
-    """Heun with restarts between two levels: second order in law, Heun's calls and those of the rounds.
+    """Heun with restarts between two levels: second order in law, two calls per step plus the rounds.
 
     With s the first level at or below `low`, `repeats` times:
         x at s  ->  x + √(high² − s²) z at high  ->  Heun's method on a grid from high to s
 
-    Adding noise is exact in law, and each round contracts the errors made above s. A round takes the levels that the
-    grid itself has between `high` and s. With `inner_steps` it takes that many steps even in σ^{1/7} as in the paper,
-    which more steps outside do not make finer. There is no restart unless a level above 0 is at or below `low` and
-    another is above it. (Xu et al. 2023, arXiv:2306.14878)
+    Adding noise is exact in law, and each round contracts the errors made above s. A round uses the levels of the grid
+    between `high` and s. With `inner_steps` it takes that many steps even in σ^{1/7} as in the paper, whatever the
+    number of outer steps. There is no restart unless the grid has a positive level at or below `low` and another above
+    it. (Xu et al. 2023, arXiv:2306.14878)
 
     Raises:
         ValueError: not 0 < low < high, repeats is below 0, or inner_steps is below 1.
@@ -54,7 +54,7 @@ class Restart(Sampler):
         return self.repeats > 0
 
     def prepare(self, sigmas: tuple[float, ...]) -> tuple[float, ...]:
-        """The levels of a round, high to s, which is what the steps remember; empty where there is none."""
+        """The levels of a round, from high to s; empty if there is no restart. The memory of every step."""
         s = next((b for a, b in pairwise(sigmas) if a > self.low >= b), 0.0)
         if s == 0:
             return ()
@@ -72,7 +72,7 @@ class Restart(Sampler):
         memory: tuple[float, ...],
         noise: Noise,
     ) -> tuple[Tensor, tuple[float, ...]]:
-        """x at `sigma` -> x at `sigma_next`, after the rounds where that is the restart; remembers the round."""
+        """x at `sigma` -> x at `sigma_next`, after the rounds if it is s. Memory: the levels of a round."""
         x, _ = Heun().step(denoise, x, sigma, sigma_next, None, noise)
         if memory and sigma_next == memory[-1]:
             up = sqrt((self.high - sigma_next) * (self.high + sigma_next))

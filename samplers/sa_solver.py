@@ -1,4 +1,4 @@
-"""SA-Solver, stochastic Adams methods with predictor and corrector."""
+"""SA-Solver, stochastic Adams methods with a predictor and a corrector."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from samplers.checks import one_of, within
 
 
 class Predicted(NamedTuple):
-    """A prediction that waits for its corrector: where it began, its noise, and the predictions known there."""
+    """A predicted step before its correction: its start, its noise and the predictions made so far."""
 
     x: Tensor
     fresh: Tensor | None
@@ -28,22 +28,22 @@ class SASolver(Sampler):
 
     The reverse SDE with τ² times its noise is dx = (1+τ²)(D − x) dλ + √2 τ σ dB in λ = −log σ. Over a step of h from σ
     to σ⁺, with H = (1+τ²) h and ℓ_j the Lagrange polynomials in θ, which runs from 0 at σ to 1 at σ⁺, of the levels
-    that are looked at:
+    used:
         x⁺ = e^{−H} x + H Σ_j D_j ∫₀¹ e^{−(1−θ)H} ℓ_j(θ) dθ + σ⁺ √(1 − e^{−2τ²h}) z
         predictor   D_j at the level σ and those before it
         corrector   D_j at the level σ⁺, from the predicted x⁺, and those before it; x and z as in the predictor
 
-    A step here begins with the corrector of the previous one, so each level is called once. In mode PEC the next
-    predictor takes the D that the corrector was made with. In mode PECE (`pece`) the corrected x is called again. The
-    last x is not corrected.
+    A step here begins with the corrector of the previous one, so there is one call per level. In mode PEC the next
+    predictor reuses the corrector's D. In mode PECE (`pece`) the denoiser is called again at the corrected x. The last
+    x is not corrected.
 
-    `predictor` (1 to 4) and `corrector` (0 to 4) are how many levels each looks at; 0 is no corrector. `tau` ≥ 0 scales
+    `predictor` (1 to 4) and `corrector` (0 to 4) are the numbers of levels used; 0 is no corrector. `tau` ≥ 0 scales
     the noise where tau_low ≤ σ ≤ tau_high: 0 is the probability flow, 1 is the reverse SDE. `variant` "published" is
     the authors' code, and diffusers after it: ½ H in place of H φ₂(−H) = ∫₀¹ H e^{−(1−θ)H} θ dθ where two levels are
-    looked at, as UniPC has with B = h. The order is the same. (Xue et al. 2023, arXiv:2309.05019, Algorithm 1)
+    used, as in UniPC with B = h. The order is the same. (Xue et al. 2023, arXiv:2309.05019, Algorithm 1)
 
     Raises:
-        ValueError: an option has another value than these.
+        ValueError: an option is out of range.
     """
 
     tau: float = 1.0
@@ -65,7 +65,7 @@ class SASolver(Sampler):
 
     @property
     def order(self) -> int:
-        """The corrector's, at most one above the predictor, or else the predictor's; at most 2 with noise."""
+        """The corrector's order, at most `predictor` + 1. Without a corrector `predictor`. With noise at most 2."""
         order = min(self.corrector, self.predictor + 1) if self.corrector > 0 else self.predictor
         return min(order, 2) if self.stochastic else order
 
@@ -77,7 +77,7 @@ class SASolver(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Predicted | None, noise: Noise
     ) -> tuple[Tensor, Predicted]:
-        """x at `sigma` -> x at `sigma_next`; remembers the state it left, its noise and the last predictions."""
+        """x at `sigma` -> x at `sigma_next`. Memory: the state before the step, its noise and the last predictions."""
         x0 = denoise(x, sigma)
         known: tuple[Node, ...] = ()
         if memory is not None:
@@ -96,7 +96,7 @@ class SASolver(Sampler):
     def _adams(
         self, x: Tensor, sigma: float, sigma_next: float, nodes: tuple[Node, ...], fresh: Tensor | None
     ) -> Tensor:
-        """The update from `sigma` to `sigma_next` through what is known at `nodes`."""
+        """The update from `sigma` to `sigma_next` through the predictions at `nodes`."""
         h, eta = log_ratio(sigma, sigma_next), self._tau(sigma) ** 2
         h_eta = (1 + eta) * h
         thetas = tuple(_signed_log_ratio(sigma, node.sigma) / h for node in nodes)

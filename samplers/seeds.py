@@ -28,11 +28,11 @@ class SEEDS2(Sampler):
         x⁺  = a² x + (1 − a²) D_1 + n_2
 
     n_i is the noise of the first i parts, so the noise of a stage is a part of the noise of the step. `eta` ≥ 0 scales
-    it: 0 is DPM-Solver++(2S), 1 is the reverse SDE. The step to σ⁺ = 0 is Euler's and makes one call.
-    (Gonzalez et al. 2023, arXiv:2305.14267)
+    it: 0 is DPM-Solver++(2S), 1 is the reverse SDE. The step to σ⁺ = 0 is an Euler step and makes one call. (Gonzalez
+    et al. 2023, arXiv:2305.14267)
 
     Raises:
-        ValueError: eta is not a number of at least 0.
+        ValueError: eta is negative or not finite.
     """
 
     order: ClassVar[int] = 2
@@ -49,7 +49,7 @@ class SEEDS2(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
     ) -> tuple[Tensor, None]:
-        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        """x at `sigma` -> x at `sigma_next`. No memory."""
         x0 = denoise(x, sigma)
         if sigma_next == 0:
             return torch.lerp(x0, x, 0.0), None
@@ -73,11 +73,12 @@ class SEEDS3(Sampler):
         x⁺  = a³ x + (1 − a³) D_0 + (3/2) H φ₂(−H) (D_2 − D_0) + n_3
 
     n_i is the noise of the first i parts, so the noise of a stage is a part of the noise of the step. `eta` ≥ 0 scales
-    it: 0 is DPM-Solver++(3S), of third order, and 1 is the reverse SDE. A third order in law would ask for more of the
-    path than its increments. The step to σ⁺ = 0 is Euler's and makes one call. (Gonzalez et al. 2023, arXiv:2305.14267)
+    it: 0 is DPM-Solver++(3S), of third order, and 1 is the reverse SDE. Third order in law would need more of the path
+    than its increments. The step to σ⁺ = 0 is an Euler step and makes one call. (Gonzalez et al. 2023,
+    arXiv:2305.14267)
 
     Raises:
-        ValueError: eta is not a number of at least 0.
+        ValueError: eta is negative or not finite.
     """
 
     eta: float = 1.0
@@ -87,7 +88,7 @@ class SEEDS3(Sampler):
 
     @property
     def order(self) -> int:
-        """In law 2; 3 without noise."""
+        """2 in law; 3 without noise."""
         return 2 if self.stochastic else 3
 
     @property
@@ -98,7 +99,7 @@ class SEEDS3(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
     ) -> tuple[Tensor, None]:
-        """x at `sigma` -> x at `sigma_next`; remembers nothing."""
+        """x at `sigma` -> x at `sigma_next`. No memory."""
         x0 = denoise(x, sigma)
         if sigma_next == 0:
             return torch.lerp(x0, x, 0.0), None
@@ -116,7 +117,7 @@ class SEEDS3(Sampler):
 
 
 def _noise(noise: Noise, levels: tuple[float, ...], eta: float, like: Tensor) -> Iterator[Tensor | float]:
-    """n_1, n_2, … at the levels of a step, which are evenly spaced in λ; zeros, without a draw, where η is 0."""
+    """n_1, n_2, … at the levels of a step, which are evenly spaced in λ; zeros, without a draw, if η is 0."""
     part = log_ratio(levels[0], levels[-1]) / (len(levels) - 1)
     so_far: Tensor | float = 0.0
     for high, low in pairwise(levels):

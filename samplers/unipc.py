@@ -15,7 +15,7 @@ from samplers.checks import one_of
 
 
 class Before(NamedTuple):
-    """The corrected state where the previous step began, and the predictions it was made with, newest first."""
+    """The corrected state at the start of the previous step, and its predictions, newest first."""
 
     x: Tensor
     history: tuple[Node, ...]
@@ -26,20 +26,20 @@ class UniPC(Sampler):
     """UniPC-p, predictor and corrector in one call per step: order p + 1, or p without the corrector.
 
     With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level, and x_E = (σ⁺/σ) x + (1 − e^{−h}) x̂₀ for Euler's step, UniP-p
-    extrapolates from p predictions. UniC-p goes back over the step once the prediction at its end is there:
+    extrapolates from p predictions. UniC-p repeats the step once the prediction at its end has been made:
         UniP-p   x⁺ = x_E + B(h) Σ_m a_m (x̂₀₋ₘ − x̂₀)/r_m                                  1 ≤ m < p
         UniC-p   x⁺ = x_E + B(h) Σ_m a_m (x̂₀₋ₘ − x̂₀)/r_m + B(h) a_p (x̂₀⁺ − x̂₀)
 
-    r_m < 0 are the places of the earlier levels, in units of h. The a_m make the step exact for polynomials x̂₀ in λ of
-    degree p − 1 (UniP) or p (UniC). B cancels, and these are the exponential Adams–Bashforth and Adams–Moulton methods.
-    Where only one a is to be found, the authors take a = ½ for it, and there B matters:
+    r_m < 0 are the positions of the earlier levels in λ, in units of h. The a_m make the step exact for polynomials x̂₀
+    in λ of degree p − 1 (UniP) or p (UniC). B cancels, and these are the exponential Adams–Bashforth and Adams–Moulton
+    methods. Where there is only one a, the authors set a = ½, and B matters:
         UniP-2   x⁺ = x_E + ½ B (x̂₀ − x̂₀₋₁)/|r₁|         UniC-1   x⁺ = x_E + ½ B (x̂₀⁺ − x̂₀)
         bh1      B = h                                     bh2      B = 1 − e^{−h}          (UniP-2 is DPM-Solver++(2M))
 
-    A step corrects the state it is given, with the prediction made at that state, and predicts the next from the
-    corrected one with the same prediction. The first steps are of the order that there are predictions for. The step to
-    σ⁺ = 0 is Euler's, and nothing corrects it. `max_order` is p, `kind` names B(h), and `corrector` = False leaves UniC
-    out. (Zhao et al. 2023, arXiv:2302.04867)
+    A step corrects its input state with the prediction made at that state. It then predicts the next state from the
+    corrected one with the same prediction. The first steps are of lower order. The step to σ⁺ = 0 is an Euler step and
+    is not corrected. `max_order` is p, `kind` names B(h), and `corrector` = False omits UniC. (Zhao et al. 2023,
+    arXiv:2302.04867)
 
     Raises:
         ValueError: max_order is not 1, 2 or 3, or kind is not "bh1" or "bh2".
@@ -61,7 +61,7 @@ class UniPC(Sampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Before | None, noise: Noise
     ) -> tuple[Tensor, Before]:
-        """x at `sigma` -> x at `sigma_next`; remembers the corrected x and the last predictions."""
+        """x at `sigma` -> x at `sigma_next`. Memory: the corrected x and the last predictions."""
         now = Node(sigma, denoise(x, sigma))
         history: tuple[Node, ...] = (now,)
         if memory is not None:

@@ -1,6 +1,6 @@
-"""More closed-form problems: any covariance, classes, a set of pictures.
+"""More closed-form problems: any covariance, classes, and a finite set of images.
 
-Derivations are ours.
+The derivations are original.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from torch import Tensor
 
 from samplers.exact.problems import Gaussian, GaussianMixture, Sigma
 
-NO_CLASS = -1  # the label that asks for the mixture of all classes
+NO_CLASS = -1  # the label for the mixture of all classes
 
 
 @dataclass(frozen=True, eq=False)
 class RotatedGaussian:
     """x₀ ~ N(mean, C) for any covariance C = U diag(s²) Uᵀ: the Gaussian `inner` of its principal axes U, (D, D).
 
-    Along the axes the dimensions are independent, also for a sampler that is linear in x and D. The law of its samples
-    (samplers/exact/law.py) for `inner` therefore holds here. x has shape (B, D).
+    The dimensions along the axes are independent, also for a sampler that is linear in x and D. The law of its samples
+    for `inner` (samplers/exact/law.py) therefore applies here too. x has shape (B, D).
     """
 
     axes: Tensor
@@ -52,7 +52,7 @@ class RotatedGaussian:
         return self._turned(x, self.inner.score(self._along(x), sigma))
 
     def flow(self, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
-        """Where the probability-flow ODE carries x from `sigma` to `sigma_next` (0 included)."""
+        """The probability-flow ODE's solution at `sigma_next` (0 allowed), starting from x at `sigma`."""
         return self._turned(x, self.inner.flow(self._along(x), sigma, sigma_next))
 
     def marginal_mean(self, sigma: float) -> Tensor:
@@ -82,7 +82,7 @@ class RotatedGaussian:
 
 @dataclass(frozen=True, eq=False)
 class ClassMixture:
-    """x₀ ~ p(x₀ | c), c a class: a Gaussian mixture each of whose components belongs to the class `labels[k]` ≥ 0.
+    """x₀ ~ p(x₀ | c) for a class c: a Gaussian mixture whose component k belongs to the class `labels[k]` ≥ 0.
 
     p(c) is the total weight of the components of c.
 
@@ -97,10 +97,10 @@ class ClassMixture:
         if len(self.labels) != len(self.mixture.means):
             raise ValueError(f"there must be one label per component, got {len(self.labels)}")
         if min(self.labels) < 0:
-            raise ValueError(f"labels must be integers from 0 up, got {min(self.labels)}")
+            raise ValueError(f"labels must be integers of at least 0, got {min(self.labels)}")
 
     def given(self, label: int) -> GaussianMixture:
-        """The law of the data of one class, or of all for `NO_CLASS`.
+        """The data distribution of one class, or of all classes for `NO_CLASS`.
 
         Raises:
             ValueError: there is no such class.
@@ -109,7 +109,7 @@ class ClassMixture:
             return self.mixture
         mine = [k for k, own in enumerate(self.labels) if own == label]
         if not mine:
-            raise ValueError(f"there is no class {label}; there are {', '.join(map(str, sorted(set(self.labels))))}")
+            raise ValueError(f"there is no class {label}; classes: {', '.join(map(str, sorted(set(self.labels))))}")
         whole = self.mixture
         stds = whole.stds[mine] if isinstance(whole.stds, Tensor) and whole.stds.ndim else whole.stds
         return GaussianMixture(whole.means[mine], stds, None if whole.weights is None else whole.weights[mine])
@@ -125,20 +125,20 @@ class ClassMixture:
         return out
 
     def denoise(self, x: Tensor, sigma: Sigma) -> Tensor:
-        """E[x₀ | x], whatever the class."""
+        """E[x₀ | x], over all classes."""
         return self.mixture.denoise(x, sigma)
 
     def class_given(self, x: Tensor, sigma: Sigma) -> Tensor:
-        """p(c | x) of shape (B, C), for the classes in rising order."""
+        """p(c | x) of shape (B, C), for the classes in increasing order."""
         share = self.mixture.responsibilities(x, sigma)
         own = torch.tensor(list(self.labels), device=share.device)
         return torch.stack([share[:, own == label].sum(1) for label in sorted(set(self.labels))], dim=1)
 
 
 def data_set(images: Tensor) -> GaussianMixture:
-    """x₀ is one of `images`, (K, *image shape), all equally likely: the law that a network learns by heart.
+    """x₀ is one of `images`, (K, *image shape), all equally likely, as for a network that memorises its training set.
 
-    Its denoiser is their mean weighted by exp(−|x − image|²/2σ²), the optimum on that training set. Its flow ends at
-    one of them.  (Karras et al. 2022, arXiv:2206.00364, appendix B.3)
+    The denoiser is their mean weighted by exp(−|x − image|²/2σ²), the optimum on that training set. The flow ends at
+    one of the images.  (Karras et al. 2022, arXiv:2206.00364, appendix B.3)
     """
     return GaussianMixture(images, 0.0)

@@ -1,13 +1,13 @@
-"""The exact law of a sampler's output on Gaussian data, without random numbers.
+"""The exact law of a sampler's output on Gaussian data, computed without random draws.
 
-For data N(μ, diag s²) the denoiser is affine in x. A sampler that does not choose its steps is linear in x, in D and in
-its noise, and therefore ends at an affine function of its start and of its draws z_k:
+For data N(μ, diag s²) the denoiser is affine in x. A non-adaptive sampler is linear in x, in D and in its noise, so its
+result is an affine function of its start and its draws z_k:
     x_N = c + A x_start + Σ_k B_k z_k        ⇒        x_N ~ N(c + A m, A² v + Σ_k B_k²)    for x_start ~ N(m, diag v)
 
-c, A and the B_k are read off by running the sampler on a batch: one image starts at m, one a standard deviation above,
-and one per draw gets a unit pulse instead of it. The dimensions are independent, because those of D are.
+c, A and the B_k are read off by running the sampler on a batch. One image starts at m, one starts a standard deviation
+above, and one image per draw gets a unit pulse in place of that draw. The dimensions are independent, as they are in D.
 
-The distance of two such laws is Wasserstein's, the Fréchet distance of Gaussians:
+The distance between two such laws is the Wasserstein distance W₂, the Fréchet distance of Gaussians:
     W₂² = |m_1 − m_2|² + Σ (√v_1 − √v_2)²
 """
 
@@ -26,12 +26,12 @@ from samplers.brownian import increment
 from samplers.denoiser import Unguided
 from samplers.exact.problems import Gaussian
 
-Number = tuple[object, ...]  # the name of one of the independent standard normals that a run draws
+Number = tuple[object, ...]  # names one of the independent standard normals drawn in a run
 
 
 @dataclass(frozen=True, eq=False)
 class Law:
-    """N(mean, diag variance): both in the shape of one image, float64."""
+    """N(mean, diag variance), both in the shape of one image, float64."""
 
     mean: Tensor
     variance: Tensor
@@ -53,7 +53,7 @@ def marginal(problem: Gaussian, sigma: float) -> Law:
 
 
 def noise_at(problem: Gaussian, sigma: float) -> Law:
-    """N(0, σ² I), the usual start, which is near the marginal if σ is large compared with the data."""
+    """N(0, σ² I), the usual start, close to the marginal if σ is large compared with the data."""
     zero = torch.zeros_like(problem.marginal_mean(sigma))
     return Law(zero, torch.full_like(zero, sigma**2))
 
@@ -70,8 +70,8 @@ def laws(
 ) -> list[Law]:
     """The law of x after every step.
 
-    `start` is the exact marginal at sigmas[0] by default; `noise_at(…)` is the usual one. With `path` the noise is that
-    of a Brownian path (`samplers.brownian_path`), else every draw is fresh.
+    `start` is the exact marginal at sigmas[0] by default; `noise_at(…)` is the usual start. With `path` the noise comes
+    from a Brownian path (`samplers.brownian_path`), otherwise every draw is fresh.
 
     Raises:
         NoLawError: the sampler is not linear, for example because its steps are adaptive.
@@ -92,12 +92,12 @@ def strong_errors(
     fine: Sequence[float],
     start: Law | None = None,
 ) -> list[float]:
-    """√E|x_grid − x_fine|² at the end, all on one Brownian path: the error of the picture, not of its law.
+    """√E|x_grid − x_fine|² at the end, all on one Brownian path: the error of the image, not of its law.
 
-    Every grid has the first and the last level of `fine`.
+    Every grid must share the first and the last level of `fine`.
 
     Raises:
-        NoLawError: as `laws` does.
+        NoLawError: the sampler is not linear.
     """
     begin = start or marginal(problem, fine[0])
     zero = torch.zeros_like(begin.mean)
@@ -112,7 +112,7 @@ def strong_errors(
 
 
 class _Responses(NamedTuple):
-    """After every step a batch (K + 3, …): the mean, one start deviation above it, K pulses, and one for a check."""
+    """The batch (K + 3, …) after every step: the mean, a start one deviation above it, K pulses, and a check image."""
 
     states: list[Tensor]
     numbers: dict[Number, int]  # which pulse is which
@@ -120,7 +120,7 @@ class _Responses(NamedTuple):
 
 def _responses(sampler: Sampler, problem: Gaussian, sigmas: Sequence[float], start: Law, path: bool) -> _Responses:
     if sampler.nfe(sigmas) is None:
-        raise NoLawError(f"{sampler} chooses its steps by what it sees, so its samples have no closed-form law")
+        raise NoLawError(f"{sampler} is adaptive, so its samples have no closed-form law")
     denoise = Unguided(problem.denoise)
     shape = start.mean.shape
     counter = _Counter(path)
@@ -147,7 +147,7 @@ def _by_number(found: _Responses) -> dict[Number, Tensor]:
 
 
 class _Draws:
-    """Noise as the sum of independent numbers that have names: those of a Brownian path, or one for each draw."""
+    """Noise as a weighted sum of named independent normals: those of a Brownian path, or one per draw."""
 
     def __init__(self, path: bool) -> None:
         self._path, self._draws = path, 0
@@ -164,7 +164,7 @@ class _Draws:
 
 
 class _Counter(_Draws):
-    """Records which numbers a run draws, and returns zeros."""
+    """Records the names of the normals that a run draws, and returns zeros."""
 
     def __init__(self, path: bool) -> None:
         super().__init__(path)
@@ -177,7 +177,7 @@ class _Counter(_Draws):
 
 
 class _Pulses(_Draws):
-    """Gives each number to one image only, as a pulse of height 1, and `mix` of them all to the last image."""
+    """Each named normal becomes a unit pulse in one image. The last image gets all of them, weighted by `mix`."""
 
     def __init__(self, path: bool, numbers: dict[Number, int], mix: Tensor) -> None:
         super().__init__(path)

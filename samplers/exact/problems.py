@@ -1,7 +1,7 @@
-"""Closed-form problems: laws of data whose denoiser, marginals and probability flow are known exactly.
+"""Closed-form problems: data distributions with known denoiser, marginals and probability flow.
 
 In the σ clock x = x₀ + σ ε, so noise only widens each Gaussian: N(μ, s²) becomes N(μ, s² + σ²). By Tweedie's formula
-D(x, σ) = x + σ² ∇ log p(x; σ). Samplers are tested on these problems. The derivations are ours.
+D(x, σ) = x + σ² ∇ log p(x; σ). Samplers are tested on these problems. The derivations are original.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Sigma = float | Tensor
 class Gaussian:
     """x₀ ~ N(mean, std²), with independent dimensions.
 
-    `mean` and `std` ≥ 0 are floats, which hold for x of any shape, or tensors in the shape of one image, for a diagonal
+    `mean` and `std` ≥ 0 are floats, for x of any shape, or tensors in the shape of one image, for a diagonal
     covariance. A sigma is a float or a tensor of shape (B,).
     """
 
@@ -42,11 +42,11 @@ class Gaussian:
         return torch.as_tensor(self.mean, dtype=torch.float64).expand(self._shape())
 
     def marginal_variance(self, sigma: float) -> Tensor:
-        """Var[x] = std² + σ² of every dimension, in the shape of one image, float64."""
+        """Var[x] = std² + σ² per dimension, in the shape of one image, float64."""
         return (torch.as_tensor(self.std, dtype=torch.float64) ** 2 + sigma**2).expand(self._shape())
 
     def flow(self, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
-        """Where the probability-flow ODE carries x from `sigma` to `sigma_next` (0 included).
+        """The probability-flow ODE's solution at `sigma_next` (0 allowed), starting from x at `sigma`.
 
         x⁺ − mean = (x − mean) √((std² + σ⁺²)/(std² + σ²)).
         """
@@ -70,7 +70,7 @@ class Gaussian:
 
 @dataclass(frozen=True, eq=False)
 class GaussianMixture:
-    """x₀ ~ Σ_k w_k N(μ_k, s_k² I): K round Gaussians; a finite data set where every s_k is 0.
+    """x₀ ~ Σ_k w_k N(μ_k, s_k² I): K isotropic Gaussians; a finite data set if every s_k is 0.
 
     `means` has shape (K, *image shape); `stds` ≥ 0 is a float or of shape (K,); `weights` has shape (K,), equal by
     default, and is normalised here. At σ = 0 the stds must be above 0.
@@ -106,7 +106,7 @@ class GaussianMixture:
     def responsibilities(self, x: Tensor, sigma: Sigma) -> Tensor:
         """p(component k | x) of shape (B, K), for x of shape (B, …) at level `sigma`."""
         variance = self._stds(x) ** 2 + _column(sigma, _rows(x)) ** 2  # (1 or B, K)
-        # Not by way of a matrix product, whose cancellation is large against σ² near the data.
+        # Not as a matrix product, whose cancellation error is large compared with σ² near the data.
         gap = torch.cdist(_rows(x), self._means(x), compute_mode="donot_use_mm_for_euclid_dist").square()  # (B, K)
         dimensions = self.means[0].numel()
         return torch.softmax(self._weights(x).log() - (gap / variance + dimensions * variance.log()) / 2, dim=1)
@@ -117,21 +117,21 @@ class GaussianMixture:
         return torch.tensordot(self._weights(means), means, 1)
 
     def marginal_variance(self, sigma: float) -> Tensor:
-        """Var[x] of every dimension at level `sigma`, one image's shape, float64: within plus between components."""
+        """Var[x] per dimension at level `sigma`, in the shape of one image, float64: within plus between components."""
         means = self.means.double()
         weights = self._weights(means)
         within = weights @ (self._stds(means) ** 2 + sigma**2)
         return within + torch.tensordot(weights, (means - self.marginal_mean(sigma)) ** 2, 1)
 
     def flow(self, x: Tensor, sigma: float, sigma_next: float, rtol: float = 1e-12) -> Tensor:
-        """Where the probability-flow ODE dx/dσ = −σ ∇ log p(x; σ) carries x from `sigma` to `sigma_next`.
+        """The probability-flow ODE dx/dσ = −σ ∇ log p(x; σ) from x at `sigma`, solved to `sigma_next`.
 
-        No closed form is known, so this is Dormand and Prince's method of order 8 (SciPy's DOP853) in float64 at a
-        relative tolerance of `rtol`. 0 is a level like any other if the stds are above 0. Among bare points the flow
-        is followed to a level far below their distances, where it points straight at the nearest of them.
+        No closed form is known, so this is the Dormand–Prince method of order 8 (SciPy's DOP853) in float64 at relative
+        tolerance `rtol`. `sigma_next` may be 0 if the stds are above 0. With stds of 0, the flow is followed to a level
+        far below the distances between the means, where it points straight at the nearest mean.
 
         Raises:
-            RuntimeError: the solver gives up.
+            RuntimeError: the integration fails.
         """
         exact = x.detach().to("cpu", torch.float64)
         bare = sigma_next == 0 and bool((self._stds(exact) == 0).any())
@@ -148,7 +148,7 @@ class GaussianMixture:
         return (self.denoise(end, last) if bare else end).to(x)
 
     def _resolved(self) -> float:
-        """A level at which one point alone explains x: at a 20th of their distance the next has a share e^{−200}."""
+        """A level at which x belongs to one mean: at a 20th of their distance the next has a share of e^{−200}."""
         gaps = torch.pdist(_rows(self.means.double()))
         return float(gaps[gaps > 0].min()) / 20 if (gaps > 0).any() else 1.0
 
@@ -171,7 +171,7 @@ class GaussianMixture:
 
 
 def _column(sigma: Sigma, x: Tensor) -> Tensor:
-    """`sigma` in the shape that multiplies x: one value, or one per image."""
+    """`sigma` reshaped to broadcast against x: one value, or one per image."""
     level = _like(sigma, x)
     return level.reshape(-1, *[1] * (x.ndim - 1)) if level.ndim else level
 
@@ -182,5 +182,5 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _like(value: float | list[float] | Tensor, x: Tensor) -> Tensor:
-    """`value` as a tensor of x's dtype and device; a float keeps all the digits that dtype has."""
+    """`value` as a tensor of x's dtype and device; a float keeps the full precision of that dtype."""
     return torch.as_tensor(value, dtype=x.dtype, device=x.device)

@@ -1,6 +1,6 @@
-"""Reference solutions: the probability flow of any denoiser, to any number of digits.
+"""Reference solutions of the probability flow, for any denoiser and accuracy.
 
-With λ = −log σ the flow is dx/dλ = D(x, σ) − x, free of small divisors all the way down.
+With λ = −log σ the flow is dx/dλ = D(x, σ) − x, without small divisors as σ → 0.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from samplers.unipc import UniPC
 
 @torch.no_grad()
 def reference(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], rtol: float = 1e-10) -> Tensor:
-    """Where the flow carries x of shape (B, …) from the first of `sigmas` to the last: the limit of every sampler.
+    """The flow of x, shape (B, …), from the first of `sigmas` to the last: the limit of every deterministic sampler.
 
-    Dormand and Prince's method of order 8 (SciPy's DOP853) in log σ, in float64, with one error for the whole batch.
-    The levels between are not looked at. If the last of `sigmas` is 0, the step to it from the last but one is
-    Euler's, x̂₀ = D(x, σ), as it is for the samplers in λ. What is compared is then the steps and not the ending.
-    (Samplers that are polynomials in σ go on to 0 themselves, and end nearer to the flow itself.)
+    The Dormand–Prince method of order 8 (SciPy's DOP853) in log σ, in float64, with one error for the whole batch. The
+    levels in between are not used. If the last of `sigmas` is 0, the step to it is an Euler step, x̂₀ = D(x, σ), as in
+    the samplers in λ. A comparison then measures the steps, not the ending. Samplers that are polynomials in σ
+    integrate down to 0 and end closer to the true flow.
 
-    The result is float64 on the device of x. A denoiser of lower precision needs a coarser `rtol`.
+    The result is float64 on the device of x. A lower-precision denoiser needs a larger `rtol`.
 
     Raises:
-        ValueError: `sigmas` hold no step.
-        RuntimeError: the denoiser is not finite, or the solver gives up.
+        ValueError: `sigmas` has no step.
+        RuntimeError: the denoiser is not finite, or the integration fails.
     """
     top, low = _span(sigmas)
     exact = x.double()
@@ -43,7 +43,7 @@ def reference(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], rtol: float
         def velocity(level: float, flat: NDArray[np.float64]) -> NDArray[np.float64]:
             at = torch.from_numpy(flat).reshape(exact.shape).to(exact.device)
             slope = denoise(at, exp(-level)).double() - at
-            if not slope.isfinite().all():  # SciPy would shrink its steps for ever
+            if not slope.isfinite().all():  # SciPy would shrink its steps forever
                 raise RuntimeError(f"no reference from sigma {top} to {low}: not finite at sigma {exp(-level):.4g}")
             return slope.flatten().cpu().numpy()
 
@@ -56,12 +56,12 @@ def reference(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], rtol: float
 
 
 def converged(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], steps: int = 500) -> Tensor:
-    """`reference` for a network: UniPC-3 with `steps` steps even in log σ, in x's own precision, and the same ending.
+    """`reference` for a network: UniPC-3 with `steps` steps even in log σ, in the precision of x, with the same ending.
 
-    float32, or float64 if x is.
+    Returns float64 if x is float64, otherwise float32.
 
     Raises:
-        ValueError: `sigmas` hold no step.
+        ValueError: `sigmas` has no step.
     """
     return run(CONVERGING, denoise, x, fine_grid(sigmas, steps))
 
@@ -70,10 +70,10 @@ CONVERGING = UniPC(max_order=3)
 
 
 def fine_grid(sigmas: Sequence[float], steps: int = 500) -> list[float]:
-    """The levels of `converged`: even in log σ from the first of `sigmas` to the last above 0, then 0 if `sigmas` do.
+    """The levels of `converged`: even in log σ from the first of `sigmas` to the last above 0, then 0 if they end at 0.
 
     Raises:
-        ValueError: `sigmas` hold no step.
+        ValueError: `sigmas` has no step.
     """
     top, low = _span(sigmas)
     levels = [top]
@@ -84,17 +84,17 @@ def fine_grid(sigmas: Sequence[float], steps: int = 500) -> list[float]:
 
 
 def eased(sigmas: Sequence[float], halvings: int = 12) -> list[float]:
-    """`sigmas` with the first step cut up, in log σ, into parts of 2^−n, 2^−n, 2^−n+1, … ½ of it, n = `halvings`.
+    """`sigmas` with the first step split in log σ into fractions 2^−n, 2^−n, 2^−n+1, … ½ of it, n = `halvings`.
 
-    A multistep sampler starts at a lower order than it will have. On such a grid its start costs next to nothing, and
-    what remains is the error of the method itself.
+    A multistep sampler starts at a lower order. On such a grid the error of its start is negligible, and what remains
+    is the error of the full method.
 
     Raises:
         ValueError: the first step leads to 0.
     """
     top, second = sigmas[0], sigmas[1]
     if not second > 0:
-        raise ValueError("the first step leads to 0 and cannot be cut up in log sigma")
+        raise ValueError("the first step leads to 0 and cannot be split in log sigma")
     shares = accumulate([2.0**-halvings, *(2.0 ** (i - halvings) for i in range(halvings))])
     inner = [top * (second / top) ** share for share in shares]
     return [top, *inner[:-1], *sigmas[1:]]

@@ -1,13 +1,13 @@
-"""Dialects: the values that other projects give to a grid's name.
+"""Dialects: the levels that other projects compute under a grid's name.
 
     diffusers     EulerDiscreteScheduler with timestep_spacing="linspace" (and FlowMatchEulerDiscreteScheduler for flow)
     comfyui       ComfyUI's scheduler menu and nodes
     a1111         AUTOMATIC1111's webui and its successor Forge
     k-diffusion   its get_sigmas functions
 
-A grid that a project has under another name is here under ours: ComfyUI's "normal" is linspace. The way a project ends
-its grid is part of the dialect, unless an ending is asked for by name. diffusers' multistep solvers use leading,
-linspace and trailing with `ending="drop_penultimate"`, timesteps rounded.
+A grid that a project has under another name is listed under the name used here. ComfyUI's "normal" is linspace. A
+project's ending is part of its dialect, unless `ending` is set. diffusers' multistep schedulers use leading, linspace
+and trailing with `ending="drop_penultimate"` and rounded timesteps.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ GITS_FORGE = (14.615, 4.617, 2.507, 1.236, 0.702, 0.402, 0.240, 0.156, 0.104, 0.
 
 
 class Theirs(NamedTuple):
-    """A project's levels above 0, and how it ends them."""
+    """A project's positive levels, and its ending."""
 
     spacing: Spacing
     ending: str = "to_zero"
@@ -57,7 +57,7 @@ def _linear_in_sigma(table: DiscreteLevels, t: float) -> float:
 
 
 def _flow_diffusers(steps: int, levels: Levels, shift: float = 1.0) -> tuple[float, ...]:
-    """Both ends of the range of u are levels, and the lower end has been shifted before; t = 1 is our σ_max."""
+    """Both ends of the range of u are levels, and the lower end is already shifted. t = 1 is σ_max."""
 
     def shifted(u: float) -> float:
         return shift * u / (1 + (shift - 1) * u)
@@ -68,14 +68,14 @@ def _flow_diffusers(steps: int, levels: Levels, shift: float = 1.0) -> tuple[flo
 
 
 def _ays_diffusers(steps: int, levels: Levels, table: str = "sd15") -> tuple[float, ...]:
-    """The printed σ, for ten steps only, rounded to three digits after the point."""
+    """The published σ, for 10 steps only, rounded to three decimals."""
     if steps != 10:
-        raise ValueError(f"diffusers has the grid 'ays' for 10 steps only, got {steps}")
+        raise ValueError(f"grid 'ays' of diffusers needs steps = 10, got {steps}")
     return _rounded(table)[:-1]
 
 
 def _ays_a1111(steps: int, levels: Levels, table: str = "sd15") -> tuple[float, ...]:
-    """The printed eleven σ are the levels of eleven steps, and are stretched for every other number."""
+    """The eleven published σ are the levels of eleven steps, and are interpolated for other numbers of steps."""
     return stretched(_rounded(table), steps)
 
 
@@ -86,19 +86,19 @@ def _rounded(table: str) -> tuple[float, ...]:
 
 
 def _gits_forge(steps: int, levels: Levels) -> tuple[float, ...]:
-    """One table of eleven levels, stretched."""
+    """One table of eleven levels, interpolated."""
     return stretched(GITS_FORGE, steps)
 
 
 def _beta_comfyui(steps: int, levels: Levels, alpha: float = 0.6, beta: float = 0.6) -> tuple[float, ...]:
-    """Timesteps rounded to whole ones, each kept once: of many steps some are missing."""
+    """Rounded timesteps without duplicates, so with many steps some are missing."""
     table = table_of("beta", steps, levels)
     times = [round((table.n - 1) * beta_quantile(1 - i / steps, alpha, beta)) for i in range(steps)]
     return tuple(table.sigmas[t] for t in dict.fromkeys(times))
 
 
 def _ddim_comfyui(steps: int, levels: Levels) -> tuple[float, ...]:
-    """Every ⌊n/N⌋-th timestep from 1 on, however many there are: 16 for 15 steps."""
+    """Every ⌊n/N⌋-th timestep from 1 on, however many that gives: 16 for 15 steps."""
     table = table_of("ddim_uniform", steps, levels)
     return tuple(reversed(table.sigmas[1 :: table.n // steps]))
 
@@ -106,23 +106,23 @@ def _ddim_comfyui(steps: int, levels: Levels) -> tuple[float, ...]:
 def _linear_quadratic_comfyui(
     steps: int, levels: Levels, threshold: float = 0.025, linear_steps: int | None = None
 ) -> tuple[float, ...]:
-    """The shares of a flow's time laid on σ itself."""
+    """The shares of a flow's time applied to σ itself."""
     return tuple(levels.sigma_max * (1 - r) for r in linear_quadratic_shares(steps, threshold, linear_steps))
 
 
 def _laplace_comfyui(steps: int, levels: Levels, mu: float = 0.0, beta: float = 0.5) -> tuple[float, ...]:
-    """Even shares of the whole law, of which those beyond an end are moved to it."""
-    clear = 1e-5  # of log 0
+    """Even shares of the whole distribution, clamped to the ends."""
+    clear = 1e-5  # avoids log 0
     shares = (i / max(steps - 1, 1) for i in range(steps))
     signed = ((-1 if share > 0.5 else 1) * log(1 - 2 * abs(0.5 - share) + clear) for share in shares)
     return tuple(min(max(exp(mu - beta * u), levels.sigma_min), levels.sigma_max) for u in signed)
 
 
 def _turbo_comfyui(steps: int, levels: Levels) -> tuple[float, ...]:
-    """The highest `steps` of ten even timesteps: four steps leave the rest of the way to the last."""
+    """The highest `steps` of ten even timesteps. With four steps, the last step covers all the rest."""
     table = table_of("turbo", steps, levels)
     if steps > 10:
-        raise ValueError(f"ComfyUI has the grid 'turbo' for up to 10 steps, got {steps}")
+        raise ValueError(f"grid 'turbo' of ComfyUI needs at most 10 steps, got {steps}")
     return tuple(table.sigmas[(10 - i) * table.n // 10 - 1] for i in range(steps))
 
 

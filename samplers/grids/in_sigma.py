@@ -1,4 +1,4 @@
-"""Grids spaced in σ or a function of it. Tuples of Python floats, from the highest level down, all above 0.
+"""Grids spaced in σ or a function of σ. Each returns its positive levels as floats, highest first.
 
 N levels, i = 0 … N−1, and the share s = 1 − i/(N−1) that falls from 1 to 0 (1 alone for a single level).
 """
@@ -24,7 +24,7 @@ def karras(steps: int, levels: Levels, rho: float = 7.0) -> tuple[float, ...]:
 
 
 def exponential(steps: int, levels: Levels) -> tuple[float, ...]:
-    """Even in log σ, so in log-SNR: each step scales the noise by the same factor.
+    """Even in log σ, and so in log-SNR: each step scales σ by the same factor.
 
     (Lu et al. 2022, arXiv:2206.00927, uniform λ)
     """
@@ -42,7 +42,7 @@ def polyexponential(steps: int, levels: Levels, rho: float = 1.0) -> tuple[float
 
 
 def kl_optimal(steps: int, levels: Levels, std: float = 1.0) -> tuple[float, ...]:
-    """Even in arctan(σ/std): what "Align Your Steps" finds best for Gaussian data of deviation `std` > 0.
+    """Even in arctan(σ/std): optimal for Gaussian data of standard deviation `std` > 0.
 
     σ = std tan(s arctan(σ_max/std) + (1−s) arctan(σ_min/std))  (Sabour et al. 2024, arXiv:2404.14507)
     """
@@ -51,10 +51,10 @@ def kl_optimal(steps: int, levels: Levels, std: float = 1.0) -> tuple[float, ...
 
 
 def laplace(steps: int, levels: Levels, mu: float = 0.0, beta: float = 0.5) -> tuple[float, ...]:
-    """Quantiles of a Laplace law of ln σ, most of them near ln σ = mu.
+    """Quantiles of a Laplace distribution of ln σ, densest near ln σ = mu.
 
-    p(ln σ) ∝ exp(−|ln σ − mu|/beta), cut to the model's levels so that both ends are met; beta > 0.
-    (Hang et al. 2024, arXiv:2407.03297, as a weighting of the levels in training)
+    p(ln σ) ∝ exp(−|ln σ − mu|/beta), truncated to the model's range so that both ends are levels; beta > 0. (Hang et
+    al. 2024, arXiv:2407.03297, as a weighting of the levels in training)
     """
     within("laplace.mu", mu, -20, 20)
     positive("laplace.beta", beta)
@@ -63,10 +63,10 @@ def laplace(steps: int, levels: Levels, mu: float = 0.0, beta: float = 0.5) -> t
 
 
 def beta_sigma(steps: int, levels: Levels, alpha: float = 0.6, beta: float = 0.6) -> tuple[float, ...]:
-    """Quantiles of a Beta(alpha, beta) law in σ itself, dense at both ends below 1; few levels in the middle.
+    """Quantiles of a Beta(alpha, beta) distribution of σ itself, dense at both ends if alpha and beta are below 1.
 
-    σ = σ_min + (σ_max − σ_min) F⁻¹(s), alpha and beta above 0. The law is on time in the paper, which is
-    the grid `beta`; diffusers and A1111 put it on σ. (Lee et al. 2024, arXiv:2407.12173)
+    σ = σ_min + (σ_max − σ_min) F⁻¹(s), alpha and beta above 0. In the paper the distribution is over time, which is the
+    grid `beta`. diffusers and A1111 use σ. (Lee et al. 2024, arXiv:2407.12173)
     """
     positive("beta_sigma.alpha", alpha)
     positive("beta_sigma.beta", beta)
@@ -75,10 +75,10 @@ def beta_sigma(steps: int, levels: Levels, alpha: float = 0.6, beta: float = 0.6
 
 
 def flow(steps: int, levels: Levels, shift: float = 1.0) -> tuple[float, ...]:
-    """Even in the time of a rectified flow, moved towards noise by `shift` > 0 as for larger pictures.
+    """Even in the time of a rectified flow, shifted towards noise by `shift` > 0 as for larger images.
 
-    With σ = t/(1−t) and t = shift u/(1 + (shift−1) u), u falls evenly from its value at σ_max towards that at σ_min,
-    in N steps of which the last belongs to the ending.  (Esser et al. 2024, arXiv:2403.03206, eq. 23)
+    With σ = t/(1−t) and t = shift u/(1 + (shift−1) u), u falls evenly from its value at σ_max to its value at σ_min in
+    N steps, the last of which is the ending.  (Esser et al. 2024, arXiv:2403.03206, eq. 23)
     """
     positive("flow.shift", shift)
     high, low = (sigma / (shift + sigma) for sigma in (levels.sigma_max, levels.sigma_min))  # u of the two ends
@@ -92,8 +92,8 @@ def linear_quadratic(
     """The first steps small and even in the time of a rectified flow, the others growing quadratically.
 
     With σ = t/(1−t), t = t_max − r (t_max − t_min): r rises by threshold/L in each of L `linear_steps` (half of N by
-    default), and then as threshold + (threshold/L) j + c j², j = i − L, to 1 at i = N, which belongs to the ending.
-    (Polyak et al. 2024, arXiv:2410.13720)
+    default), and then as threshold + (threshold/L) j + c j², j = i − L, to 1 at i = N, which is the ending. (Polyak et
+    al. 2024, arXiv:2410.13720)
 
     Raises:
         ValueError: threshold is not between 0 and 1, or linear_steps not between 1 and N − 1.
@@ -104,7 +104,11 @@ def linear_quadratic(
 
 
 def linear_quadratic_shares(steps: int, threshold: float, linear_steps: int | None) -> list[float]:
-    """r of `linear_quadratic`: the share of the way done before each step. Raises as that does."""
+    """r of `linear_quadratic`: the share of the way covered before each step.
+
+    Raises:
+        ValueError: as for `linear_quadratic`.
+    """
     if not 0 < threshold < 1:
         raise ValueError(f"linear_quadratic.threshold must be between 0 and 1, got {threshold!r}")
     if steps == 1:
@@ -120,14 +124,14 @@ def linear_quadratic_shares(steps: int, threshold: float, linear_steps: int | No
 def even_in(
     scale: Callable[[float], float], inverse: Callable[[float], float], steps: int, levels: Levels
 ) -> tuple[float, ...]:
-    """`steps` levels from σ_max to σ_min, evenly spaced on `scale`; the two ends are met exactly."""
+    """`steps` levels from σ_max to σ_min, evenly spaced on `scale`. Both ends are exact."""
     top, low = scale(levels.sigma_max), scale(levels.sigma_min)
     inner = (inverse(top + i / (steps - 1) * (low - top)) for i in range(1, steps - 1))
     return (levels.sigma_max, *inner, levels.sigma_min)[:steps]
 
 
 def _between(curve: Callable[[float], float], steps: int, levels: Levels) -> tuple[float, ...]:
-    """`steps` levels from σ_max to σ_min along `curve`(share); the two ends are met exactly."""
+    """`steps` levels from σ_max to σ_min along `curve`(share). Both ends are exact."""
     return (levels.sigma_max, *(curve(1 - i / (steps - 1)) for i in range(1, steps - 1)), levels.sigma_min)[:steps]
 
 

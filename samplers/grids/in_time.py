@@ -1,7 +1,7 @@
-"""Grids spaced in the model's time t. Tuples of Python floats, from the highest level down, all above 0.
+"""Grids spaced in the model's time t. Each returns its positive levels as floats, highest first.
 
-With n timesteps t = 0 … n−1 (or a continuous time from t_min to t_max), N levels and i = 0 … N−1. Between two
-timesteps of a table σ is read log-linearly, as `DiscreteLevels.t` does, so the network is called at exactly these t.
+With n timesteps t = 0 … n−1 (or a continuous time from t_min to t_max), N levels and i = 0 … N−1. Between two timesteps
+of a table σ is interpolated log-linearly, as in `DiscreteLevels.t`, so the network is called at exactly these t.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ def leading(steps: int, levels: Levels, offset: int = 0) -> tuple[float, ...]:
     Table 2). Stable Diffusion v1 was published with offset 1.
 
     Raises:
-        ValueError: the first timestep would be beyond the table.
+        ValueError: the first timestep is beyond the table.
     """
     whole("leading.offset", offset, 0)
     return _from_below("leading", steps, levels, offset)
 
 
 def ddim_uniform(steps: int, levels: Levels) -> tuple[float, ...]:
-    """Stable Diffusion's own spacing: `leading` with offset 1.
+    """Stable Diffusion's original spacing: `leading` with offset 1.
 
     t = i ⌊n/N⌋ + 1  (the sampler of Rombach et al. 2022, arXiv:2112.10752). That code takes every t below n, which
-    gives more levels than asked for if N does not divide n; dialect "comfyui" keeps that.
+    gives more than N levels if N does not divide n. The dialect "comfyui" does the same.
     """
     return _from_below("ddim_uniform", steps, levels, 1)
 
@@ -56,7 +56,7 @@ def trailing(steps: int, levels: Levels) -> tuple[float, ...]:
 def simple(steps: int, levels: Levels) -> tuple[float, ...]:
     """Even integer timesteps from the high end, rounded the other way: t = n − 1 − ⌊i n/N⌋.
 
-    ComfyUI's grid of that name; `trailing` where N divides n.
+    ComfyUI's grid of that name. Equal to `trailing` if N divides n.
     """
     table = table_of("simple", steps, levels)
     return tuple(table.sigmas[table.n - 1 - i * table.n // steps] for i in range(steps))
@@ -65,7 +65,7 @@ def simple(steps: int, levels: Levels) -> tuple[float, ...]:
 def sgm_uniform(steps: int, levels: Levels) -> tuple[float, ...]:
     """Even fractional timesteps, N + 1 of them from the last to the first, without the first.
 
-    t = t_max − (t_max − t_min) i/N. The spacing of Stability AI's generative-models; near `trailing`, not equal to it.
+    t = t_max − (t_max − t_min) i/N. The spacing of Stability AI's generative-models, close to `trailing`.
     """
     time = timed("sgm_uniform", steps, levels)
     span = time.t_max - time.t_min
@@ -73,7 +73,7 @@ def sgm_uniform(steps: int, levels: Levels) -> tuple[float, ...]:
 
 
 def time_quadratic(steps: int, levels: Levels) -> tuple[float, ...]:
-    """Even in √t, so fine near the data: t = t_min + (t_max − t_min) (1 − i/(N−1))², fractional.
+    """Even in √t, fine near the data: t = t_min + (t_max − t_min) (1 − i/(N−1))², fractional.
 
     (The quadratic spacing of Song, Meng, Ermon 2021, arXiv:2010.02502, appendix D, unrounded and up to t_max)
     """
@@ -83,19 +83,19 @@ def time_quadratic(steps: int, levels: Levels) -> tuple[float, ...]:
 
 
 def turbo(steps: int, levels: Levels) -> tuple[float, ...]:
-    """The timesteps a distilled model was trained at: of four steps 999, 749, 499, 249.
+    """The training timesteps of a distilled model: for four steps 999, 749, 499, 249.
 
-    t = round((N − i) n/N) − 1  (Sauer et al. 2023, arXiv:2311.17042). `trailing` under its other name; dialect
-    "comfyui" always takes tenths, and stops early.
+    t = round((N − i) n/N) − 1  (Sauer et al. 2023, arXiv:2311.17042). Another name for `trailing`. The dialect
+    "comfyui" always uses tenths and stops early.
     """
     return trailing(steps, table_of("turbo", steps, levels))
 
 
 def beta(steps: int, levels: Levels, alpha: float = 0.6, beta: float = 0.6) -> tuple[float, ...]:
-    """Quantiles of a Beta(alpha, beta) law in time, dense at both ends if these are below 1.
+    """Quantiles of a Beta(alpha, beta) distribution of time, dense at both ends if alpha and beta are below 1.
 
     t = t_min + (t_max − t_min) F⁻¹(1 − i/N), unrounded; alpha and beta above 0.  (Lee et al. 2024, arXiv:2407.12173)
-    Half of the projects that have a grid of this name put the law on σ: see `beta_sigma` and the dialects.
+    Half of the projects with a grid of this name apply it to σ. See `beta_sigma` and the dialects.
     """
     positive("beta.alpha", alpha)
     positive("beta.beta", beta)
@@ -105,7 +105,7 @@ def beta(steps: int, levels: Levels, alpha: float = 0.6, beta: float = 0.6) -> t
 
 
 def beta_quantile(share: float, alpha: float, beta: float) -> float:
-    """F⁻¹(share) of the Beta(alpha, beta) law, in [0, 1]."""
+    """F⁻¹(share) of the Beta(alpha, beta) distribution, in [0, 1]."""
     return min(float(betaincinv(alpha, beta, share)), 1.0)
 
 
@@ -113,17 +113,17 @@ def timed(name: str, steps: int, levels: Levels) -> TimedLevels:
     """`levels` as a noise schedule with a time.
 
     Raises:
-        ValueError: they have none, or `steps` is more than the model has timesteps.
+        ValueError: they have no time, or `steps` exceeds the model's number of timesteps.
     """
     if not isinstance(levels, TimedLevels):
-        raise ValueError(f"grid {name!r} is spaced in time and needs levels that have one, such as discrete levels")
+        raise ValueError(f"grid {name!r} is spaced in time and needs a noise schedule with a time")
     if isinstance(levels, DiscreteLevels):
         _check_count(name, steps, levels)
     return levels
 
 
 def _sigma(time: TimedLevels, t: float) -> float:
-    """σ at `t`, which rounding may have carried beyond an end."""
+    """σ at `t`, clamped to the range against rounding."""
     return time.sigma(min(max(t, time.t_min), time.t_max))
 
 
@@ -142,7 +142,7 @@ def table_of(name: str, steps: int, levels: Levels) -> DiscreteLevels:
     """`levels` as a table of timesteps.
 
     Raises:
-        ValueError: they are not one, or `steps` is more than it has timesteps.
+        ValueError: they are not discrete, or `steps` exceeds the number of timesteps.
     """
     if not isinstance(levels, DiscreteLevels):
         raise ValueError(f"grid {name!r} is spaced in timesteps and needs discrete levels")

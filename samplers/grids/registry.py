@@ -1,8 +1,8 @@
-"""The registry of grids, and the ending that each gets. Tuples of Python floats, computed in float64.
+"""The registry of grids, and their endings. Grids are tuples of Python floats, computed in float64.
 
-A grid is the σ at which a sampler stops on its way down. A grid function takes `steps` (how many levels, all above 0)
-and `levels` (the noise schedule of the model), and returns the positive levels from the highest down. `grid` looks it
-up by name and adds the ending. A new grid is one function and one line in `GRIDS`.
+A grid is the sequence of σ of a sampling run. A grid function takes `steps` (the number of positive levels) and
+`levels` (the model's noise schedule), and returns the positive levels, highest first. `grid` looks the function up by
+name and adds the ending. A new grid is one function and one line in `GRIDS`.
 """
 
 from __future__ import annotations
@@ -47,21 +47,20 @@ def grid(
 ) -> tuple[float, ...]:
     """The grid `name` for `steps` steps: steps + 1 floats, strictly decreasing.
 
-    How it ends:
+    Endings:
         to_zero             `steps` levels, then 0.0
-        stop_at_sigma_min   `steps` + 1 levels, the last one positive: some noise stays, σ = 0 is never reached
-        drop_penultimate    `steps` + 1 levels, the lowest of which is replaced by 0.0
+        stop_at_sigma_min   `steps` + 1 levels, the last one positive: some noise remains
+        drop_penultimate    `steps` + 1 levels, with the lowest replaced by 0.0
 
-    The last two need one level more of the grid than there are steps. Without an `ending` the grid ends as its dialect
-    does, which is "to_zero" for nearly all (`default_ending`). An ending that is given always holds.
+    The last two take one more level from the grid than there are steps. `ending` defaults to the dialect's, which is
+    nearly always "to_zero" (`default_ending`).
 
-    Where projects disagree on what a name means, `dialect` gives the values of one of them ("diffusers", "comfyui",
-    "a1111", "k-diffusion"; see samplers/grids/dialects.py). A few of those have another number of levels than was asked
-    for.
+    Where projects disagree on the meaning of a name, `dialect` selects one of them ("diffusers", "comfyui", "a1111",
+    "k-diffusion"; see samplers/grids/dialects.py). In a few dialects the number of levels differs from `steps`.
 
     Raises:
-        ValueError: a name, ending, dialect or option is unknown (the message has the nearest known one), `steps` is
-            below 1 or more than the model has timesteps, or neighbouring levels would coincide.
+        ValueError: a name, ending, dialect or option is unknown (the message suggests the nearest name), `steps` is
+            below 1 or above the model's number of timesteps, or neighbouring levels coincide.
     """
     spacing = look_up("grid", name, GRIDS)
     if ending is None:
@@ -71,7 +70,7 @@ def grid(
         spacing = _theirs(name, dialect).spacing
     check_options(f"grid {name!r}", spacing, options)
     whole("steps", steps, 1)
-    # Any iterable of numbers will do: integers, or a tensor.
+    # A grid function may return any iterable of numbers, such as integers or a tensor.
     sigmas = tuple(map(float, spacing(steps if ending == "to_zero" else steps + 1, levels, **options)))
     if ending != "stop_at_sigma_min":
         sigmas = (*(sigmas if ending == "to_zero" else sigmas[:-1]), 0.0)
@@ -81,7 +80,7 @@ def grid(
 
 
 def default_ending(name: str, dialect: str = OURS) -> str:
-    """How the grid `name` ends in a dialect unless told otherwise.
+    """The default ending of the grid `name` in a dialect.
 
     Raises:
         ValueError: the dialect is unknown, or has no such grid.
@@ -100,7 +99,7 @@ def blend(
     second: str | Mapping[str, Any] = "exponential",
     share: float = 0.5,
 ) -> tuple[float, ...]:
-    """Between two other grids, level by level: ln σ = (1 − share) ln σ_first + share ln σ_second.
+    """An interpolation of two other grids, level by level: ln σ = (1 − share) ln σ_first + share ln σ_second.
 
     Each is a name, or a table of a name and its options, like {"name": "karras", "rho": 5.0}.
 

@@ -1,7 +1,7 @@
-"""Grids from printed tables, and grids written out by hand.
+"""Grids from published tables, and explicit grids.
 
-A printed table of K steps has K + 1 levels, the lowest of which the ending replaces. For other numbers of steps it is
-read log-linearly: ln σ at even places between the first level and the last.
+A published table for K steps has K + 1 levels, and the ending replaces the lowest. For other numbers of steps it is
+interpolated log-linearly, at even positions between the first level and the last.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ AYS_TIMESTEPS = {
 }
 AYS_VIDEO = (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002)
 
-# Of each table the inner levels: the first is σ_max and the last σ_min, both Stable Diffusion v1's.
+# The inner levels of each table. The first level is σ_max and the last is σ_min of Stable Diffusion v1.
 GITS = {
     2: (0.803307,),
     3: (1.56271636, 0.52423614),
@@ -75,13 +75,13 @@ GITS = {
 
 
 def ays(steps: int, levels: Levels, table: str = "sd15") -> tuple[float, ...]:
-    """Align Your Steps: the table that minimises a bound on the divergence from the data's law, for 10 steps.
+    """Align Your Steps: the 10-step table that minimises a bound on the divergence from the data distribution.
 
     `table` is "sd15", "sdxl" (both in timesteps of a model of 1000) or "svd" (in σ, 700 to 0.002).
     (Sabour et al. 2024, arXiv:2404.14507)
 
     Raises:
-        ValueError: the table is unknown, or the model has other levels than it is for.
+        ValueError: the table is unknown, or is for another noise schedule than the model's.
     """
     if table == "svd":
         printed: Sequence[float] = AYS_VIDEO
@@ -98,11 +98,11 @@ def ays(steps: int, levels: Levels, table: str = "sd15") -> tuple[float, ...]:
 def gits(steps: int, levels: Levels) -> tuple[float, ...]:
     """Geometry-inspired time schedules for Stable Diffusion v1: the tables of 2 to 20 steps, at coefficient 1.20.
 
-    Found by dynamic programming on the shape of a teacher's path. Beyond 20 steps the last table is read log-linearly.
-    (Chen et al. 2024, arXiv:2405.11326)
+    Found by dynamic programming on the shape of a teacher's path. Above 20 steps the last table is interpolated
+    log-linearly. (Chen et al. 2024, arXiv:2405.11326)
 
     Raises:
-        ValueError: the model has other levels than the tables are for.
+        ValueError: the tables are for another noise schedule than the model's.
     """
     _check_range("gits", levels, 0.02916753, 14.61464119)
     if steps == 1:
@@ -114,15 +114,15 @@ def gits(steps: int, levels: Levels) -> tuple[float, ...]:
 def explicit(
     steps: int, levels: Levels, sigmas: Sequence[float] = (), timesteps: Sequence[float] = ()
 ) -> tuple[float, ...]:
-    """Levels written out by hand, from the highest down: `sigmas`, or `timesteps` of a model's table.
+    """Explicit levels, highest first: `sigmas`, or `timesteps` of the model's table.
 
-    All are above 0, and as many as the ending asks for: `steps`, or one more unless it is "to_zero".
+    All must be above 0. With the ending "to_zero" there is one level per step, otherwise one more.
 
     Raises:
-        ValueError: there are too many or too few, the last is not above 0, or not exactly one of the two is given.
+        ValueError: the number of levels is wrong, the last is not above 0, or not exactly one of the two is given.
     """
     if bool(len(sigmas)) == bool(len(timesteps)):
-        raise ValueError("grid 'explicit' needs its levels: give either sigmas or timesteps")
+        raise ValueError("grid 'explicit' needs either sigmas or timesteps")
     if len(timesteps) and not isinstance(levels, DiscreteLevels):
         raise ValueError("explicit.timesteps needs discrete levels")
     given = [levels.sigma(t) for t in timesteps] if isinstance(levels, DiscreteLevels) and timesteps else sigmas
@@ -134,7 +134,7 @@ def explicit(
 
 
 def stretched(table: Sequence[float], count: int) -> tuple[float, ...]:
-    """`count` levels read log-linearly from a table, the ends and a table of that length unchanged."""
+    """`count` levels interpolated log-linearly from a table. The ends, and a table of that length, are unchanged."""
     if count == len(table):
         return tuple(table)
     logs = [log(sigma) for sigma in table]
@@ -150,4 +150,4 @@ def _check_range(name: str, levels: Levels, low: float, high: float) -> None:
     near = abs(levels.sigma_min / low - 1) < 0.01 and abs(levels.sigma_max / high - 1) < 0.01
     if not near:
         span = f"{levels.sigma_min:.6g} to {levels.sigma_max:.6g}"
-        raise ValueError(f"grid {name!r} is a table for levels from {low:.4g} to {high:.6g}; this model has {span}")
+        raise ValueError(f"grid {name!r} is a table for sigma from {low:.4g} to {high:.6g}, but this model has {span}")

@@ -128,7 +128,7 @@ def test_an_error_that_will_not_shrink_is_told(denoise):
 def test_a_tolerance_below_the_digits_of_the_state_is_told():
     rule = samplers.make("dpm_adaptive", rtol=1e-9)
     with pytest.raises(
-        ValueError, match=r"DPMSolverAdaptive.rtol must be at least 1.2e-07, the digits of torch.float32"
+        ValueError, match=r"DPMSolverAdaptive.rtol must be at least 1.2e-07, the precision of torch.float32"
     ):
         samplers.run(rule, MIXTURE.denoise, X.float(), SPAN)
     assert samplers.run(rule, MIXTURE.denoise, X[:1], (1.0, 0.9)).isfinite().all()

@@ -196,7 +196,10 @@ def test_a_thousand_steps_take_some_ten_numbers_each():
 
 
 SLIPS = [
-    (lambda: samplers.brownian_path([1]).between(1.0, 2.0, torch.empty(1, 3)), "from sigma down to sigma_next above 0"),
+    (
+        lambda: samplers.brownian_path([1]).between(1.0, 2.0, torch.empty(1, 3)),
+        "a Brownian path needs 0 < sigma_next <= sigma",
+    ),
     (lambda: samplers.brownian_path([1]).between(1.0, 0.0, torch.empty(1, 3)), "got 1.0 and 0.0"),
     (lambda: samplers.brownian_path([1]).between(math.inf, 1.0, torch.empty(1, 3)), "got inf and 1.0"),
     (lambda: samplers.brownian_path([1, 2]).between(2.0, 1.0, torch.empty(3, 4)), "2 seeds for x of shape (3, 4)"),

@@ -127,8 +127,8 @@ def test_the_denoiser_of_a_large_set_keeps_its_digits_near_the_data():
         (lambda: RotatedGaussian.of_covariance(torch.ones(2, 3)), "must be a symmetric matrix, got shape (2, 3)"),
         (lambda: RotatedGaussian.of_covariance(torch.tensor([[1.0, 2.0], [2.0, 1.0]])), "negative eigenvalue, got -1"),
         (lambda: ClassMixture(MIXTURE, (0, 1)), "there must be one label per component, got 2"),
-        (lambda: ClassMixture(MIXTURE, (0, -1, 1)), "labels must be integers from 0 up, got -1"),
-        (lambda: CLASSES.given(1), "there is no class 1; there are 0, 4"),
+        (lambda: ClassMixture(MIXTURE, (0, -1, 1)), "labels must be integers of at least 0, got -1"),
+        (lambda: CLASSES.given(1), "there is no class 1; classes: 0, 4"),
         (lambda: GaussianMixture(torch.zeros(2, 5), torch.ones(3)), "stds must have shape (2,)"),
     ],
 )

@@ -93,7 +93,7 @@ def test_distance_is_wassersteins():
 def test_a_rule_of_its_own_steps_has_no_law():
     assert ADAPTIVE
     for name in ADAPTIVE:
-        with pytest.raises(NoLawError, match="chooses its steps by what it sees"):
+        with pytest.raises(NoLawError, match="is adaptive, so its samples"):
             law(samplers.make(name), SPECTRUM, grid(5))
 
 

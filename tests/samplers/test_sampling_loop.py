@@ -181,7 +181,7 @@ ERRORS = [
     (lambda: samplers.make("ddim", eta="1"), "DDIM.eta must be in [0, 1], got '1'"),
     (lambda: samplers.make("ddim", eta=True), "DDIM.eta must be in [0, 1], got True"),
     (lambda: samplers.make("euler_ancestral", eta=-1), "EulerAncestral.eta must be a number of at least 0, got -1"),
-    (lambda: go(GRID, x=torch.zeros(1, 3, dtype=torch.int64)), "x must be a floating tensor, got torch.int64"),
+    (lambda: go(GRID, x=torch.zeros(1, 3, dtype=torch.int64)), "x must be a floating-point tensor, got torch.int64"),
     (lambda: go(()), "sigmas must be finite and strictly decreasing to 0 or above, got []"),
     (lambda: go((1.0, 2.0)), "strictly decreasing to 0 or above, got [1.0, 2.0]"),
     (lambda: go((1.0, 1.0)), "strictly decreasing"),
@@ -220,5 +220,5 @@ def test_a_rule_that_draws_against_its_word_is_found_out():
         def step(self, denoise, x, sigma, sigma_next, memory, noise):
             return noise(x), None
 
-    with pytest.raises(ValueError, match="says it is not stochastic"):
+    with pytest.raises(ValueError, match="declared as not stochastic draws noise"):
         samplers.run(Sly(), SPECTRUM.denoise, X(), GRID)

@@ -198,10 +198,13 @@ ERRORS = [
     ),
     (
         lambda: samplers.grid("gits", steps=5, levels=CONTINUOUS),
-        "grid 'gits' is a table for levels from 0.02917 to 14.6146; this model has 0.002 to 80",
+        "grid 'gits' is a table for sigma from 0.02917 to 14.6146, but this model has 0.002 to 80",
     ),
-    (lambda: samplers.grid("ays", steps=9, levels=SD, dialect="diffusers"), "'ays' for 10 steps only, got 9"),
-    (lambda: samplers.grid("explicit", steps=2, levels=SD), "needs its levels: give either sigmas or timesteps"),
+    (
+        lambda: samplers.grid("ays", steps=9, levels=SD, dialect="diffusers"),
+        "'ays' of diffusers needs steps = 10, got 9",
+    ),
+    (lambda: samplers.grid("explicit", steps=2, levels=SD), "needs either sigmas or timesteps"),
     (
         lambda: samplers.grid("explicit", steps=2, levels=SD, sigmas=[3.0, 2.0, 1.0]),
         "grid 'explicit' lists 3 levels, but 2 are needed",
@@ -219,7 +222,10 @@ ERRORS = [
         lambda: samplers.grid("blend", steps=2, levels=SD, first={"name": "karras", "roh": 3.0}),
         "grid 'karras' has no option 'roh' (did you mean 'rho'?)",
     ),
-    (lambda: samplers.grid("linspace", steps=5, levels=CONTINUOUS), "is spaced in time and needs levels that have one"),
+    (
+        lambda: samplers.grid("linspace", steps=5, levels=CONTINUOUS),
+        "in time and needs a noise schedule with a time",
+    ),
     (lambda: samplers.grid("karras", steps=0, levels=SD), "steps must be an integer of at least 1, got 0"),
     (lambda: samplers.grid("karras", steps=2.5, levels=SD), "steps must be an integer of at least 1, got 2.5"),
     (lambda: samplers.grid("karras", steps=5, levels=SD, rho=0), "karras.rho must be a number above 0, got 0"),
@@ -251,10 +257,10 @@ ERRORS = [
         lambda: samplers.discrete_levels(start=0.5, end=0.1),
         "betas need 0 < start <= end < 1, got start 0.5 and end 0.1",
     ),
-    (lambda: samplers.DiscreteLevels((1.0, 0.5)), "strictly rising from above 0"),
+    (lambda: samplers.DiscreteLevels((1.0, 0.5)), "strictly increasing from above 0"),
     (lambda: samplers.continuous_levels(0.0, 1.0), "sigma_min must be a number above 0, got 0.0"),
     (lambda: samplers.continuous_levels(2.0, 1.0), "sigma_min must be below sigma_max, got 2.0 and 1.0"),
-    (lambda: SD.sigma(1000), "timestep 1000 is outside the table, which goes from 0 to 999"),
+    (lambda: SD.sigma(1000), "timestep 1000 is outside the table, which runs from 0 to 999"),
 ]
 
 

@@ -179,5 +179,5 @@ def test_cfgpp_with_full_noise_is_its_euler_ancestral():
 
 @pytest.mark.parametrize("name", ["ddim_cfg_pp", "dpmpp_2m_cfg_pp"])
 def test_cfgpp_without_a_guided_denoiser_says_what_it_needs(name):
-    with pytest.raises(ValueError, match=rf"{name} needs a guided denoiser, one with a method with_uncond"):
+    with pytest.raises(ValueError, match=rf"{name} needs a guided denoiser, with a method with_uncond"):
         samplers.run(samplers.make(name), MIXTURE.denoise, start(1, 2, sigma=2.0), (2.0, 1.0))
