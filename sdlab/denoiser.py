@@ -41,8 +41,8 @@ class NetworkDenoiser:
 
     With α = 1/√(1+σ²), the network sees x_unit = α x at timestep t(σ), which may be fractional, and returns
 
-        ε:  D = x − σ ε                     Ho et al. 2020, arXiv 2006.11239, equation 11
-        v:  D = α (x_unit − σ v)            Salimans & Ho 2022, arXiv 2202.00512, appendix D, with σ_vp = α σ
+        ε:  D = x − σ ε                     (Ho et al. 2020, arXiv:2006.11239, eq. 11)
+        v:  D = α (x_unit − σ v)            (Salimans & Ho 2022, arXiv:2202.00512, app. D, with σ_vp = α σ)
 
     The network may run in another dtype; D has that of x.
     """

@@ -23,7 +23,7 @@ TILES: tuple[str, ...] = get_args(Tiles)
 _PROMPTS = 64  # through the text encoder at once
 _PIXELS = 512 * 512  # through the VAE at once: 64 pictures of the lab, one of Stable Diffusion
 _LARGE = 128 * 128  # latents (1024 × 1024 pixels of Stable Diffusion) above which the VAE works in tiles
-_TILE, _OVERLAP = 64, 16  # latents a side
+_TILE, _OVERLAP = 64, 16  # latents per side
 
 
 class Pipeline:

@@ -9,15 +9,13 @@ from typing import Any
 
 import samplers
 from sdlab import plugins
-from sdlab.backends.bare import OpenedDenoiser
+from sdlab.backends.bare import REGISTRY, OpenedDenoiser
 from sdlab.backends.base import Kind, Mistakes
 from sdlab.backends.custom_model import CustomModel
 from sdlab.backends.exact_models import MODELS
 from sdlab.plugins import InvalidEntry
-from sdlab.registry import Registry, frozen, label
+from sdlab.registry import frozen, label
 from sdlab.system.errors import UsageError
-
-_REGISTRY = Registry("model", MODELS, lambda name, **options: MODELS[name](**options))
 
 
 def names() -> dict[str, str]:
@@ -35,7 +33,7 @@ def open_custom(name: str, options: Mapping[str, Any], folder: Path) -> OpenedDe
     """
     options = {key: frozen(value) for key, value in options.items()}
     with plugins.beside(folder):
-        if wrong := _REGISTRY.mistakes(name, options, build=False):
+        if wrong := REGISTRY.mistakes(name, options, build=False):
             raise Mistakes(*wrong)
     guard = partial(plugins.reported_as, name, "is not a model")
     try:
@@ -43,7 +41,7 @@ def open_custom(name: str, options: Mapping[str, Any], folder: Path) -> OpenedDe
             model = _whole(MODELS[name](**options))
     except UsageError as error:
         raise Mistakes(("", str(error))) from None
-    identity = {"name": name, **_REGISTRY.complete(name, options)}
+    identity = {"name": name, **REGISTRY.complete(name, options)}
     return OpenedDenoiser(name, options, label(name, options), identity, model, guard)
 
 

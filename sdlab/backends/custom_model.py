@@ -1,4 +1,4 @@
-"""What a model of one's own is: a denoiser, its noise levels, and the shape of what it makes."""
+"""Custom models: a denoiser, its noise schedule, and the shape of a sample."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from samplers.exact.problems import Gaussian
 
 @dataclass(frozen=True, eq=False)
 class CustomModel:
-    """What a function to a model returns; in place of one with nothing but the first three, their tuple will do.
+    """What the function of a custom model returns. A tuple of the first three fields will do where they are enough.
 
-    In the σ clock x = x₀ + σ ε. x comes in float32, on the device of the sweep, to which a network must see itself.
+    In the σ clock x = x₀ + σ ε. x is float32 on the device of the sweep; the denoiser must bring its network there.
 
         denoise   (x, sigma) -> x̂₀ in the shape (B, …) of x; with `contexts`, (x, sigma, context). `sigma` is a float,
-                  or a tensor (B,) for the few rules that give each image a level of its own
+                  or a tensor (B,) for the few samplers that give each image its own level
         levels    `samplers.discrete_levels()`, `samplers.continuous_levels(0.002, 80)`, …
         shape     of one sample, (D,) or (C, H, W)
-        contexts  conditions that guidance takes: (C, …), of which image i has row i mod C, and (1, …) for none
+        contexts  conditions for guidance: (C, …), of which image i has row i mod C, and (1, …) for no condition
         flow      (x, sigma, sigma_next) -> where the exact probability flow carries x, down to 0; without contexts
-        law       of the data, where it is this Gaussian, in the shape of a sample
+        law       the law of the data where that is Gaussian, in the shape of a sample
         decode    samples (B, …) -> pictures (B, 3, H, W) in [−1, 1]
-        files     what else the numbers depend on: weights, say
+        files     other files that the values depend on, such as weights
     """
 
     denoise: Callable[..., Tensor]

@@ -9,12 +9,10 @@ from typing import Any
 
 import samplers
 from sdlab import plugins
-from sdlab.backends.bare import OpenedDenoiser
+from sdlab.backends.bare import REGISTRY, OpenedDenoiser
 from sdlab.backends.base import Kind, Mistakes
 from sdlab.backends.exact_models import MODELS
-from sdlab.registry import Registry, frozen, label
-
-_REGISTRY = Registry("model", MODELS, lambda name, **options: MODELS[name](**options))
+from sdlab.registry import frozen, label
 
 
 def names() -> dict[str, str]:
@@ -30,9 +28,9 @@ def open_exact(name: str, options: Mapping[str, Any], folder: Path) -> OpenedDen
         Mistakes: an option is unknown or out of bounds.
     """
     options = {key: frozen(value) for key, value in options.items()}
-    if wrong := _REGISTRY.mistakes(name, options):
+    if wrong := REGISTRY.mistakes(name, options):
         raise Mistakes(*wrong)
-    identity = {"name": name, **_REGISTRY.complete(name, options)}
+    identity = {"name": name, **REGISTRY.complete(name, options)}
     return OpenedDenoiser(name, options, label(name, options), identity, MODELS[name](**options), nullcontext)
 
 

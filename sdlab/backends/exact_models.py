@@ -1,6 +1,6 @@
-"""Models that are known exactly, as closed forms: the quickest tier of a sweep, checked against mathematics.
+"""Exact models in closed form, the fastest to sweep.
 
-They have the levels of Stable Diffusion, so the same grids serve all three tiers.
+They have the noise schedule of Stable Diffusion v1, so the same grids suit every model.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _SEED = 40_000  # of the pictures of `data_set`, far from all other seeds
 
 
 def gaussian(std: Sequence[float] = (0.2, 0.7, 1.9), mean: Sequence[float] = (0.5, -1.0, 0.0)) -> CustomModel:
-    """Gaussian data, each dimension by itself: denoiser, flow and the law of the samples are known."""
+    """Gaussian data with independent dimensions. Denoiser, flow and the law of the samples are known."""
     if len(std) != len(mean) or not len(std):
-        raise ValueError(f"std and mean should be lists of equal length, got {len(std)} and {len(mean)} numbers")
+        raise ValueError(f"std and mean should be lists of the same length, got {len(std)} and {len(mean)} values")
     for value in std:
         positive("each std", value)
     law = Gaussian(*(torch.tensor(list(values), dtype=torch.float64) for values in (std, mean)))
@@ -34,13 +34,13 @@ def gaussian(std: Sequence[float] = (0.2, 0.7, 1.9), mean: Sequence[float] = (0.
 
 
 def mixture(components: int = 8, std: float = 0.15) -> CustomModel:
-    """A ring of round Gaussians in the plane, at distance 1 from its middle: denoiser and flow are known."""
+    """A ring of round Gaussians in the plane, with radius 1. Denoiser and flow are known."""
     law = _ring(components, std)
     return CustomModel(law.denoise, samplers.discrete_levels(), (2,), flow=law.flow)
 
 
 def class_mixture(components: int = 8, classes: int = 4, std: float = 0.15) -> CustomModel:
-    """The same ring, its components dealt out to classes in turn: conditional, so guidance can be swept."""
+    """The same ring with its components assigned to classes in turn. It is conditional, so guidance can be swept."""
     whole("classes", classes, 1)
     if components % classes:
         raise ValueError(f"classes should divide the {components} components, got {classes}")
@@ -50,7 +50,7 @@ def class_mixture(components: int = 8, classes: int = 4, std: float = 0.15) -> C
 
 
 def data_set(count: int = 64, side: int = 16) -> CustomModel:
-    """A finite set of pictures of the scenes world, as a network would know them that fits each: it draws those."""
+    """A finite set of pictures of the scenes world, which a network that fits every one of them would draw."""
     whole("count", count, 1)
     within("side", side, 1, PIXELS)
     if PIXELS % side:

@@ -152,14 +152,12 @@ def _place(file: Path, key: str, overrides: Mapping[str, Any]) -> str:
 
 def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -> Plan:
     folder, opened, prompts = file.resolve().parent, document.model, tuple[Prompt, ...]()
-    given: dict[str, Any] = {"prompts": document.prompts, "dtype": document.dtype, "compile": document.compile}
-    used = {key: value for key, value in given.items() if key not in opened.ignores}
-    ignored = {key: value for key, value in given.items() if key in opened.ignores}
-    for key, value in ignored.items():
-        if value != Document.model_fields[key].default:
+    ignored = {key: Document.model_fields[key].default for key in sorted(opened.ignores)}
+    for key, default in ignored.items():
+        if (value := getattr(document, key)) != default:
             notes.append(f"model {opened.name} ignores {f'dtype {value}' if key == 'dtype' else key}")
-    negative = ""
-    if document.prompts is not None and "prompts" in used:
+    document, negative = document.model_copy(update=ignored), ""
+    if document.prompts is not None:
         prompts, negative = document.prompts.read(document.images), document.prompts.negative
     plan = Plan(
         name=document.name or file.stem,
@@ -170,8 +168,8 @@ def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -
         images=document.images,
         seed=document.seed,
         batch=document.batch,
-        dtype=used.get("dtype", "float32"),
-        compile=used.get("compile", False),
+        dtype=document.dtype,
+        compile=document.compile,
         device=document.device,
         metrics=tuple(dict.fromkeys(document.metrics)),
         metric_files=MetricFiles(

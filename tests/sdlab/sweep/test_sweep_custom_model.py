@@ -1,4 +1,4 @@
-"""A model of one's own, from a file beside the sweep or from a package, sweeps like ours; so do the exact ones."""
+"""A custom model, from a file beside the sweep or from a package, sweeps like ours; so do the exact models."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ steps = [8, 16, 32]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Work in a folder of one's own, with `mine.py`; leave the registries as they were. Plots are seen elsewhere."""
+    """Work in a new folder with `mine.py`; leave the registries as they were. Plots are seen elsewhere."""
     monkeypatch.chdir(tmp_path)
     models, own = dict(plugins.MODELS), dict(plugins._PLUGINS)
     write("mine.py", MINE)
@@ -177,6 +177,16 @@ def test_a_model_of_an_installed_package_sweeps_by_its_name(monkeypatch: pytest.
     plugins.discover()
     assert run(TOML.replace("mine.py:mine", "theirs").replace("[8, 16, 32]", "[8, 16]"))[0] == 0
     assert errors()[0] > 2 * errors()[1] > 0
+
+
+def test_settings_that_the_model_has_no_use_for_are_ignored_with_a_note():
+    toml = TOML.replace("images = 6", 'images = 6\ndtype = "bfloat16"\ncompile = true')
+    Path("sweep.toml").write_text(toml.replace("[cells]", '[prompts]\nlist = ["a"]\nnegative = "b"\n[cells]'), "utf-8")
+    plan = load_plan("sweep.toml")
+    assert (plan.prompts, plan.negative, plan.dtype, plan.compile) == ((), "", "float32", False)
+    assert plan.notes == tuple(
+        f"model mine.py:mine ignores {what}" for what in ("compile", "dtype bfloat16", "prompts")
+    )
 
 
 def test_a_dry_run_counts_the_passes_of_cells_and_of_what_they_are_measured_against():
