@@ -1,1 +1,1 @@
-"""The latent text-to-image model: CLIP text encoder, VAE and U-Net, written from their papers, sizes in `config`."""
+"""The latent text-to-image model: CLIP text encoder, VAE and U-Net. Their sizes are in `config`."""

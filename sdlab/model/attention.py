@@ -1,7 +1,6 @@
-"""Attention as used in all three networks, and the transformer of the U-Net.
+"""Attention layers of all three networks, and the transformer of the U-Net.
 
-Attention: (Vaswani et al. 2017, arXiv:1706.03762, eq. 1). Its place in the U-Net: (Rombach et al. 2022,
-arXiv:2112.10752, sec. 3.3 and app. E.2.1).
+(Vaswani et al. 2017, arXiv:1706.03762, eq. 1; Rombach et al. 2022, arXiv:2112.10752, sec. 3.3 and app. E.2.1.)
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, causal: bool =
 
 
 class Attention(nn.Module):
-    """Multi-head attention of x (B, T, C) to a context (B, S, C'), or to x itself without a context.
+    """Multi-head attention from x (B, T, C) to a context (B, S, C_ctx), or self-attention without a context.
 
     `attend` computes it and can be replaced, as `sdlab.cpu` does.
     """
@@ -86,12 +85,12 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         value, gate = self.value_and_gate(x).chunk(2, dim=-1)
-        # A gelu on strided memory takes several times as long as the copy that avoids it.
+        # gelu on strided memory is several times slower than making a contiguous copy first.
         return self.out(value * F.gelu(gate.contiguous()))
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the context, feed-forward, each on a normalised input and with a residual."""
+    """Pre-norm self-attention, cross-attention to the context and feed-forward, each with a residual."""
 
     def __init__(self, width: int, heads: int, context_width: int) -> None:
         super().__init__()
@@ -101,7 +100,7 @@ class TransformerBlock(nn.Module):
         self.feed_forward = FeedForward(width)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """x (B, T, C), context (B, S, C') -> (B, T, C)."""
+        """x (B, T, C), context (B, S, C_ctx) -> (B, T, C)."""
         x = x + self.self_attention(self.norm1(x))
         x = x + self.cross_attention(self.norm2(x), context)
         return x + self.feed_forward(self.norm3(x))
@@ -118,7 +117,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = zeroed(nn.Conv2d(width, width, 1))
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """x (B, C, H, W), context (B, S, C') -> (B, C, H, W)."""
+        """x (B, C, H, W), context (B, S, C_ctx) -> (B, C, H, W)."""
         h = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)  # (B, HW, C)
         h = self.block(h, context).transpose(1, 2).reshape(x.shape)
         return x + self.proj_out(h)

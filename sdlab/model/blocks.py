@@ -1,4 +1,4 @@
-"""Convolutional blocks shared by VAE and U-Net: residual block, downsampling, upsampling."""
+"""Convolutional blocks of the VAE and the U-Net: residual block, downsampling, upsampling."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sdlab.model.zero import zeroed
 
 
 class ResidualBlock(nn.Module):
-    """Twice normalise, SiLU, convolve, with a residual. With `time_width`, a timestep embedding is added in between.
+    """Group norm, SiLU and convolution, twice, with a residual. `time_width` adds a timestep embedding in between.
 
-    The last convolution starts at zero. So each block starts as the identity or, where the width changes, as its 1 × 1
-    skip convolution (Ho et al. 2020, arXiv:2006.11239, app. B; Goyal et al. 2017, arXiv:1706.02677).
+    The last convolution is initialised to zero. Each block therefore starts as the identity or, if the width changes,
+    as its 1 × 1 skip convolution (Ho et al. 2020, arXiv:2006.11239, app. B; Goyal et al. 2017, arXiv:1706.02677).
     """
 
     def __init__(self, width: int, width_out: int, groups: int, eps: float, time_width: int | None = None) -> None:
@@ -35,9 +35,9 @@ class ResidualBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Half the height and width by a 3 × 3 convolution of stride 2.
+    """Downsampling to half the height and width by a 3 × 3 convolution of stride 2.
 
-    The U-Net pads one pixel on each side. The VAE is `asymmetric`: it was trained with padding on the right and below.
+    The U-Net pads one pixel on each side. The VAE was trained with padding on the right and bottom only (`asymmetric`).
     """
 
     def __init__(self, width: int, asymmetric: bool = False) -> None:
@@ -51,13 +51,13 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the height and width, or a given size, by repeating pixels, then a 3 × 3 convolution."""
+    """Nearest-neighbour upsampling, by default to twice the height and width, then a 3 × 3 convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor, size: Size | None = None) -> Tensor:
-        """(B, C, H, W) -> (B, C, 2H, 2W), or of `size`."""
+        """(B, C, H, W) -> (B, C, 2H, 2W), or `size` instead of (2H, 2W)."""
         height, width = size or (2 * x.shape[2], 2 * x.shape[3])
         return self.conv(F.interpolate(x, size=(height, width), mode="nearest"))

@@ -1,4 +1,4 @@
-"""CLIP: a text and a vision transformer with a shared space (Radford et al. 2021, arXiv:2103.00020).
+"""CLIP: a text and a vision transformer with a shared embedding space (Radford et al. 2021, arXiv:2103.00020).
 
 The text transformer conditions the U-Net. The complete `Clip` scores how well a picture matches a text.
 """
@@ -16,12 +16,12 @@ from sdlab.model.config import ClipTextConfig, ClipVisionConfig
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """x · sigmoid(1.702 x), as CLIP was trained with (Hendrycks & Gimpel 2016, arXiv:1606.08415, sec. 2)."""
+    """x · sigmoid(1.702 x), the activation of CLIP (Hendrycks & Gimpel 2016, arXiv:1606.08415, sec. 2)."""
     return x * torch.sigmoid(1.702 * x)
 
 
 class Layer(nn.Module):
-    """Self-attention and a four times wider perceptron, each on a normalised input and with a residual."""
+    """Pre-norm self-attention and an MLP of four times the width, each with a residual."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -38,9 +38,9 @@ class Layer(nn.Module):
 
 
 def _layers(width: int, heads: int, count: int) -> nn.ModuleList:
-    """Layers initialised so that the sum over residual branches keeps its size.
+    """Transformer layers with the paper's initialisation (Radford et al. 2021, arXiv:2103.00020, sec. 2.5).
 
-    (Radford et al. 2021, arXiv:2103.00020, sec. 2.5.)
+    Residual branches are scaled down with depth, so that their sum keeps its variance.
     """
     layers = nn.ModuleList(Layer(width, heads) for _ in range(count))
     branch = width**-0.5 * (2 * count) ** -0.5
@@ -54,7 +54,7 @@ def _layers(width: int, heads: int, count: int) -> nn.ModuleList:
 
 
 class ClipText(nn.Module):
-    """The causal text transformer. Its normalised last layer is the context of the U-Net."""
+    """The causal text transformer. Its output after the final norm is the context of the U-Net."""
 
     def __init__(self, config: ClipTextConfig) -> None:
         super().__init__()
@@ -63,8 +63,8 @@ class ClipText(nn.Module):
         self.position = nn.Embedding(config.context_length, config.width)
         self.layers = _layers(config.width, config.heads, config.layers)
         self.norm_out = nn.LayerNorm(config.width)
-        # Larger than the paper's 0.02 and 0.01. The U-Net reads the state of each token, and a short training leaves
-        # all but the end token's near their start, so the token itself must outweigh what the layers add.
+        # Larger than the paper's 0.02 and 0.01. The U-Net attends to the state of every token, and a short training
+        # changes little but the state of the end token. The embedding must therefore outweigh the layers' output.
         nn.init.normal_(self.token.weight, std=0.5)
         nn.init.normal_(self.position.weight, std=0.25)
 
@@ -89,7 +89,7 @@ class ClipVision(nn.Module):
         self.norm_in = nn.LayerNorm(width)
         self.layers = _layers(width, config.heads, config.layers)
         self.norm_out = nn.LayerNorm(width)
-        # Larger than the paper's width^−½, so that the position of a patch is not lost in its content.
+        # Larger than the paper's width^−½, so that the content of a patch does not drown out its position.
         nn.init.normal_(self.position.weight, std=0.5)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class Clip(nn.Module):
         nn.init.normal_(self.image_projection.weight, std=vision.width**-0.5)
 
     def embed_text(self, tokens: Tensor) -> Tensor:
-        """Token ids (B, L) -> unit vectors (B, projection), read at the first end token, which has the highest id."""
+        """Token ids (B, L) -> unit vectors (B, projection), taken at the first end token, which has the highest id."""
         hidden = self.text(tokens)
         ends = tokens.argmax(dim=1)
         return F.normalize(self.text_projection(hidden[torch.arange(len(tokens), device=tokens.device), ends]), dim=-1)

@@ -72,14 +72,14 @@ class ClipVisionConfig:
 class VaeConfig:
     """The autoencoder of latent diffusion (Rombach et al. 2022, arXiv:2112.10752, sec. 3.1).
 
-    The U-Net sees `(z - shift) * scale`, of about unit variance (app. G).
+    The latents of the U-Net are `(z - shift) * scale`, with about unit variance (app. G).
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     image_channels: int = 3
     latent_channels: int = 4
     width: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 4, 4)  # of `width`, one per level; each level but the last halves the picture
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)  # of `width`, per level; each level except the last halves the picture
     residual_blocks: int = 2  # per level in the encoder; the decoder has one more
     groups: int = 32
     scale: float = 0.18215
@@ -98,7 +98,7 @@ class VaeConfig:
 
     @property
     def factor(self) -> int:
-        """Pixels of the picture per latent, along each side."""
+        """Pixels per latent along each side."""
         return 2 ** (len(self.multipliers) - 1)
 
 
@@ -109,7 +109,7 @@ class UnetConfig:
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     latent_channels: int = 4
     width: int = 320
-    multipliers: tuple[int, ...] = (1, 2, 4, 4)  # of `width`, one per level; each level but the last halves the latents
+    multipliers: tuple[int, ...] = (1, 2, 4, 4)  # of `width`, per level; each level except the last halves the latents
     residual_blocks: int = 2  # per level on the way down; one more on the way up
     attention_rates: tuple[int, ...] = (1, 2, 4)  # downsampling rates with a transformer; the middle always has one
     heads: int = 8
@@ -183,7 +183,7 @@ class ModelConfig:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the latents of one picture in the trained size."""
+        """Shape (C, H, W) of the latents of one picture at the trained size."""
         side = self.image_size // self.vae.factor
         return self.vae.latent_channels, side, side
 
@@ -201,7 +201,8 @@ class ModelConfig:
         """The inverse of `to_json`.
 
         Raises:
-            UsageError: not JSON, an unknown or missing key, or an invalid value; the message names `source`.
+            UsageError: the text is not JSON, a key is unknown or missing, or a value is invalid. The message names
+                `source`.
         """
         try:
             return TypeAdapter(cls).validate_json(text)

@@ -1,4 +1,4 @@
-"""The decoder of the VAE, from latents to a picture (Rombach et al. 2022, arXiv:2112.10752)."""
+"""The VAE decoder, from latents to pictures (Rombach et al. 2022, arXiv:2112.10752)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sdlab.model.encoder import EPS, middle
 class Decoder(nn.Module):
     """Latents (B, z, H/f, W/f), after `post_quant_conv` -> (B, 3, H, W).
 
-    `up[0]` is the finest level, like `down[0]` of the encoder, so the levels run in reverse.
+    `up[0]` is the finest level, like `down[0]` in the encoder, so levels are applied in reverse.
     """
 
     def __init__(self, config: VaeConfig) -> None:

@@ -1,6 +1,6 @@
 """The U-Net of latent diffusion (Rombach et al. 2022, arXiv:2112.10752; Ronneberger et al. 2015, arXiv:1505.04597).
 
-The timestep enters each residual block (Ho et al. 2020, arXiv:2006.11239, app. B), and the text each transformer.
+Residual blocks are conditioned on the timestep (Ho et al. 2020, arXiv:2006.11239, app. B), transformers on the text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sdlab.model.blocks import Downsample, ResidualBlock, Upsample
 from sdlab.model.config import Size, UnetConfig
 from sdlab.model.zero import zeroed
 
-EPS = 1e-5  # of the group norms outside the transformers
+EPS = 1e-5  # epsilon of the group norms outside the transformers
 
 
 def timestep_embedding(t: Tensor, width: int) -> Tensor:
@@ -25,14 +25,14 @@ def timestep_embedding(t: Tensor, width: int) -> Tensor:
     t may be fractional (Vaswani et al. 2017, arXiv:1706.03762, sec. 3.5).
     """
     half = width // 2
-    # In this order of operations the angles are bit-identical to those that v1.5 was trained with.
+    # This order of operations gives angles that are bit-identical to those v1.5 was trained with.
     frequencies = torch.exp(-log(10000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
     angles = t.float()[:, None] * frequencies
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 class Stage(nn.Module):
-    """Any of these, in this order: a residual block, a transformer, a change of resolution."""
+    """Any of a residual block, a transformer and a change of resolution, in this order."""
 
     def __init__(
         self,
@@ -44,9 +44,9 @@ class Stage(nn.Module):
         self.residual, self.transformer, self.resample = residual, transformer, resample
 
     def forward(self, x: Tensor, time: Tensor, context: Tensor, size: Size | None = None) -> Tensor:
-        """x (B, C, H, W), time (B, time_width), context (B, L, context_width) -> (B, C', H', W').
+        """x (B, C, H, W), time (B, time_width), context (B, L, context_width) -> (B, C_out, H_out, W_out).
 
-        `size` is (H', W') of an upsampling that does not exactly double.
+        `size` is (H_out, W_out) for an upsampling that does not exactly double the size.
         """
         if self.residual is not None:
             x = self.residual(x, time)
@@ -103,10 +103,10 @@ class Unet(nn.Module):
     def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
         """x (B, z, H, W), t (B,), possibly fractional, context (B, L, context_width) -> (B, z, H, W).
 
-        H and W are arbitrary. Inputs are cast to the dtype of the weights, which is also that of the output.
+        H and W are arbitrary. Inputs are cast to the dtype of the weights, and the output has that dtype.
         """
         dtype = self.norm_out.weight.dtype
-        # Each residual block would apply the same SiLU to the timestep first, so it is applied once here.
+        # Every residual block needs the same SiLU of the timestep, so it is applied once here.
         time = F.silu(self.time_embed(timestep_embedding(t, self.config.width).to(dtype)))
         context = context.to(dtype)
         h = self.conv_in(x.to(dtype, memory_format=torch.channels_last))
@@ -118,6 +118,6 @@ class Unet(nn.Module):
             h = stage(h, time, context)
         for stage in self.up:
             h = torch.cat([h, skips.pop()], dim=1)
-            # Downsampling rounds an odd size up, so upsampling goes to the size of the next skip connection.
+            # Downsampling rounds an odd size up, so upsampling targets the size of the next skip connection.
             h = stage(h, time, context, (skips[-1].shape[2], skips[-1].shape[3]) if skips else None)
         return self.conv_out(F.silu(self.norm_out(h)))

@@ -1,4 +1,4 @@
-"""The encoder of the VAE, from a picture to the moments of its latents (Rombach et al. 2022, arXiv:2112.10752)."""
+"""The VAE encoder, from pictures to the moments of their latents (Rombach et al. 2022, arXiv:2112.10752)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sdlab.model.attention import SpatialAttention
 from sdlab.model.blocks import Downsample, ResidualBlock
 from sdlab.model.config import VaeConfig
 
-EPS = 1e-6  # of the VAE's group norms
+EPS = 1e-6  # epsilon of the VAE's group norms
 
 
 def middle(width: int, groups: int) -> nn.Sequential:

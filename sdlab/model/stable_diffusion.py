@@ -1,4 +1,4 @@
-"""The whole text-to-image model: text encoder, VAE and U-Net with the tokenizer and the configuration they share."""
+"""The complete text-to-image model: tokenizer, text encoder, VAE, U-Net and their shared configuration."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StableDiffusion:
 
 
 def networks(config: ModelConfig) -> dict[str, nn.Module]:
-    """The networks of a configuration by part (`PARTS`), without weights: on the `meta` device.
+    """The networks of a configuration by part (`PARTS`), without weights, on the `meta` device.
 
     Without a vision tower in the configuration, `clip` is the text transformer alone.
     """

@@ -1,7 +1,7 @@
-"""Tiling: a network applied to a large picture in overlapping tiles, with the memory of one tile.
+"""Tiled inference: a network applied to a large picture in overlapping tiles, using the memory of one tile.
 
-Tiles are computed independently. Where a network sees further than the overlap, as the attention and the group norms of
-the VAE do, neighbouring tiles differ a little. Blending turns the step between them into a slope.
+Tiles are computed independently. If the receptive field of the network exceeds the overlap, as with the attention and
+the group norms of the VAE, neighbouring tiles differ slightly. Blending hides the seams between them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def tiled(network: Callable[[Tensor], Tensor], x: Tensor, side: int, overlap: in
     """`network` on tiles of x (B, C, H, W), blended in float32 where they overlap: (B, C', H/inner·outer, …).
 
     The network maps `inner` pixels to `outer`, for instance 8 to 1. A tile has side · inner pixels at the input and
-    side · outer at the output. All tiles have the same size and overlap by at least `overlap`, in the units of `side`.
+    side · outer at the output. All tiles have the same size and overlap by at least `overlap`, in units of `side`.
     """
     height, width = (n // inner for n in x.shape[-2:])
     rows, columns = min(side, height), min(side, width)
@@ -40,7 +40,7 @@ def tiled(network: Callable[[Tensor], Tensor], x: Tensor, side: int, overlap: in
 
 
 def _starts(length: int, side: int, overlap: int) -> list[int]:
-    """Evenly spread starts of tiles that cover `length`."""
+    """Evenly spaced start positions of tiles that cover `length`."""
     if length <= side:
         return [0]
     count = 1 + -(-(length - side) // (side - overlap))

@@ -1,13 +1,13 @@
 """CLIP's byte-level byte-pair encoding, and the training of a small vocabulary in its format.
 
 Byte-pair encoding (Sennrich et al. 2015, arXiv:1508.07909) on bytes, in lower case, with the last symbol of a word
-marked `</w>` (Radford et al. 2021, arXiv:2103.00020, sec. 2.4). Prompts longer than the context are cut. Shorter ones
-are filled with the end token.
+marked `</w>` (Radford et al. 2021, arXiv:2103.00020, sec. 2.4). Longer prompts are truncated to the context
+length, and shorter ones are padded with the end token.
 
-With CLIP's files each prompt has the same tokens as in transformers 5 (CLIPTokenizer). Unicode is composed to NFC, runs
-of white space count as one space, and nothing else is cleaned. OpenAI's tokenizer differs for a few prompts. It first
-repairs broken encodings (ftfy) and decodes HTML entities twice, while `&amp;` here becomes the three tokens `&`, `amp`
-and `;`. It also writes a Greek sigma at the end of a word as ς, while Σ here always becomes σ.
+With CLIP's vocabulary, every prompt gives the same tokens as in transformers 5 (CLIPTokenizer). Unicode is normalised
+to NFC, runs of white space become one space, and nothing else is cleaned. OpenAI's tokenizer differs for a few prompts.
+It first repairs broken encodings (ftfy) and decodes HTML entities twice, while `&amp;` here becomes the three tokens
+`&`, `amp` and `;`. It also lowercases a Greek Σ at the end of a word to ς, while Σ here always becomes σ.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Merges = list[tuple[str, str]]
 
 
 def _prepare(bpe: BpeTokenizer) -> BpeTokenizer:
-    """CLIP's treatment of text before any merge."""
+    """Set up CLIP's text normalisation and splitting into words, which come before the merges."""
     bpe.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
@@ -70,7 +70,7 @@ class Tokenizer:
     def cut(self, prompt: str) -> str:
         """The end of the prompt that does not fit into the context, empty if the whole prompt fits.
 
-        A cut inside a word starts at the first character that is lost, even in part.
+        If a word is cut, the result starts at the first character that is lost, even in part.
         """
         dropped = self._encode([prompt])[0].offsets[self.context_length - 2 :]
         return prompt[dropped[0][0] :] if dropped else ""
@@ -86,7 +86,7 @@ class Tokenizer:
 def train_vocabulary(captions: Iterable[str], size: int) -> tuple[Vocabulary, Merges]:
     """Train a vocabulary of at most `size` tokens: all bytes, all bytes that end a word, merges, start and end.
 
-    Any text can be encoded with it, and the end token has the highest id. The same captions give the same one.
+    It can encode any text, and its end token has the highest id. The same captions always give the same vocabulary.
 
     Raises:
         ValueError: `size` is too small for the bytes and the two special tokens.
@@ -101,7 +101,7 @@ def train_vocabulary(captions: Iterable[str], size: int) -> tuple[Vocabulary, Me
         vocab_size=size - 2,  # start and end are added below
         min_frequency=2,
         initial_alphabet=alphabet,
-        # Ids break ties between equally frequent pairs, so word endings get theirs in advance, the same in each run.
+        # Ids break ties between equally frequent pairs. Fixed ids for word endings make every run the same.
         special_tokens=endings,
         end_of_word_suffix=WORD_END,
         show_progress=False,

@@ -14,14 +14,14 @@ from sdlab.model.encoder import Encoder
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    """N(mean, exp(logvar)) in each element, in float32 or float64 whatever the dtype of the network."""
+    """N(mean, exp(logvar)) per element, in float32 or float64 whatever the dtype of the network."""
 
     mean: Tensor  # (B, z, h, w)
     logvar: Tensor  # (B, z, h, w)
 
     @classmethod
     def from_moments(cls, moments: Tensor) -> DiagonalGaussian:
-        """From (B, 2 z, h, w): the mean, then the log-variance, which is clamped to [−30, 20]."""
+        """From (B, 2 z, h, w): the mean, then the log-variance, clamped to [−30, 20]."""
         mean, logvar = moments.to(torch.promote_types(moments.dtype, torch.float32)).chunk(2, dim=1)
         return cls(mean, logvar.clamp(-30.0, 20.0))
 
@@ -35,7 +35,7 @@ class DiagonalGaussian:
 
 
 class Vae(nn.Module):
-    """Pictures in [−1, 1] <-> z <-> the latents of the U-Net, which are (z − shift) · scale."""
+    """The autoencoder: pictures in [−1, 1] <-> z <-> the latents of the U-Net, which are (z − shift) · scale."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
@@ -54,15 +54,15 @@ class Vae(nn.Module):
         return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(self._prepare(images))))
 
     def decode(self, z: Tensor) -> Tensor:
-        """Z (B, z, H/f, W/f) -> (B, 3, H, W), about [−1, 1], in the network's dtype."""
+        """(B, z, H/f, W/f) -> pictures (B, 3, H, W), about in [−1, 1], in the network's dtype."""
         return self.decoder(self.post_quant_conv(self._prepare(z)))
 
     def to_latents(self, z: Tensor) -> Tensor:
-        """From z to the latents of the U-Net, of about unit variance."""
+        """From z to the latents of the U-Net, with about unit variance."""
         return (z - self.config.shift) * self.config.scale
 
     def from_latents(self, latents: Tensor) -> Tensor:
-        """From the latents of the U-Net to z: the inverse of `to_latents`."""
+        """From the latents of the U-Net to z, the inverse of `to_latents`."""
         return latents / self.config.scale + self.config.shift
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, DiagonalGaussian]:

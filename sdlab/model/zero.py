@@ -10,7 +10,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def zeroed(module: M) -> M:
-    """The module with all parameters set to zero, for the end of a branch that starts without effect."""
+    """Set all parameters of the last module of a branch to zero, so that the branch starts without effect."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
