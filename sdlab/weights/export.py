@@ -1,4 +1,4 @@
-"""Export of a model in the layout of another tool. Tensors are copied one at a time."""
+"""Model export to the layouts of other tools. Tensors are copied one at a time."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from sdlab.weights.model_folder import save_config
 from sdlab.weights.model_loader import StoredModel, open_model
 from sdlab.weights.vocabulary import copy_vocabulary
 
-_PYTORCH = {"format": "pt"}  # without it transformers refuses a file
+_PYTORCH = {"format": "pt"}  # transformers rejects files without it
 
 
 def export(model: Model, layout: Layout, out: Path, dtype: torch.dtype | None = None) -> list[str]:
-    """Write a model to `out`, in `dtype` or in the dtypes it is stored in. Returns remarks for the user.
+    """Write a model to `out`, in `dtype` or in its stored dtypes. Returns remarks for the user.
 
     The layouts `sdlab` and `diffusers` are folders. `original` is a .safetensors file with the tensor names of Stable
     Diffusion v1's checkpoint. Existing files are never overwritten, and a failed export leaves nothing behind.
@@ -36,7 +36,7 @@ def export(model: Model, layout: Layout, out: Path, dtype: torch.dtype | None = 
     if layout == "original" and out.suffix != ".safetensors":
         raise UsageError(f"{out}: the original layout is one file; its name must end in .safetensors")
     if out.exists() and (layout == "original" or not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out}: already exists; sdlab export does not overwrite anything")
+        raise UsageError(f"{out}: already exists and is not overwritten; choose another path")
     stored = open_model(model)
     whole = stored if layout == "sdlab" else _without_vision(stored)
     make_folder(out.absolute().parent)
@@ -74,7 +74,7 @@ def _to_file(stored: StoredModel, path: Path, dtype: torch.dtype | None) -> None
 
 
 def _without_vision(stored: StoredModel) -> StoredModel:
-    """The model with only its text transformer, as no other layout has a place for a vision tower."""
+    """The model without its vision tower, which no other layout can hold."""
     if stored.config.vision is None:
         return stored
     clip = stored.tensors["clip"].items()
@@ -85,7 +85,7 @@ def _without_vision(stored: StoredModel) -> StoredModel:
 def _remarks(config: ModelConfig, layout: Layout) -> list[str]:
     remarks = []
     if layout != "sdlab" and config.vision is not None:
-        remarks.append("CLIP's vision tower was not exported, as the layout has no place for it")
+        remarks.append("CLIP's vision tower was not exported, because this layout cannot hold it")
     if layout == "diffusers" and config.vae.shift:
         remarks.append(
             f"vae/config.json has shift_factor {config.vae.shift}, which diffusers' StableDiffusionPipeline ignores; "
@@ -98,7 +98,7 @@ def _remarks(config: ModelConfig, layout: Layout) -> list[str]:
 
 @contextmanager
 def _new_folder(path: Path) -> Iterator[Path]:
-    """A folder to fill. It replaces `path`, which is empty or missing, when the block succeeds."""
+    """Yields a temporary folder. If the block succeeds, it replaces `path`, which must be empty or missing."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     draft.mkdir()
     try:

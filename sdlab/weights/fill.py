@@ -1,6 +1,7 @@
-"""Stored tensors into networks: names and shapes are checked first, then one tensor at a time is read, cast, laid out.
+"""Loading of stored tensors into networks.
 
-So loading takes little more memory than the weights it leaves.
+Names and shapes are checked first. Then tensors are read, cast and laid out one at a time, so loading needs little more
+memory than the loaded weights.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ M = TypeVar("M", bound=nn.Module)
 def check(
     tensors: Mapping[str, AnyTensor], module: nn.Module, source: str, names: Mapping[str, str] | None = None
 ) -> None:
-    """Check that names and shapes are those of the network.
+    """Check that names and shapes match the network.
 
     Args:
         source: where the tensors come from, for the message.
         names: our name of a tensor -> its name in the source, for the message.
 
     Raises:
-        RunError: a tensor is unknown, missing or of another shape; the message names the first.
+        RunError: a tensor is unknown, missing or has another shape. The message names the first.
     """
     wanted = {key: tuple(t.shape) for key, t in module.state_dict().items()}
     theirs = dict(names or {})
@@ -43,7 +44,7 @@ def check(
 
 
 def fill(module: M, tensors: Mapping[str, AnyTensor], device: str | torch.device, dtype: torch.dtype) -> M:
-    """Give a network made on the `meta` device its weights, and make it ready for inference.
+    """Load the weights of a network built on the `meta` device, and prepare it for inference.
 
     Raises:
         RunError: the file of a tensor cannot be read.
@@ -52,7 +53,7 @@ def fill(module: M, tensors: Mapping[str, AnyTensor], device: str | torch.device
     for key, tensor in tensors.items():
         layout = torch.channels_last if len(tensor.shape) == 4 else torch.contiguous_format
         try:
-            # One pass reads, casts and lays out; the pages of the file are released before the next tensor.
+            # One pass reads, casts and lays out. The pages of the file are released before the next tensor.
             state[key] = torch.empty(tensor.shape, dtype=dtype, device=device, memory_format=layout).copy_(
                 fetch(tensor)
             )

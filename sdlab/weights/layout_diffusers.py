@@ -1,7 +1,7 @@
-"""The diffusers layout: one folder per network, each with its configuration, read and written.
+"""The diffusers layout: one folder per network, each with its configuration.
 
-Such a folder can hold many kinds of models. `read_config` accepts those that our networks can compute. For any other
-model, its error names the setting that differs.
+Many kinds of models use this layout. `read_config` accepts the ones that our networks can compute. For any other model,
+the error names the setting that differs.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONFIGS = {
     "unet": "unet/config.json",
     "scheduler": "scheduler/scheduler_config.json",
 }
-# The first that exists is read. Only files with `fp16` in their name have lost precision.
+# The first file that exists is read. Files with `fp16` in their name come last, because they have lost precision.
 WEIGHTS = {
     "clip": ("model.safetensors", "pytorch_model.bin", "model.fp16.safetensors", "pytorch_model.fp16.bin"),
     "vae": (
@@ -44,7 +44,7 @@ WEIGHTS = {
 }
 WEIGHTS["unet"] = WEIGHTS["vae"]
 
-# Settings that are fixed in our networks. A file that omits one means this value.
+# Settings that are fixed in our networks. They are also the defaults for settings that a file omits.
 FIXED: dict[str, Json] = {
     "text_encoder": {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
     "vae": {
@@ -74,7 +74,7 @@ FIXED: dict[str, Json] = {
         "mid_block_scale_factor": 1,
         "mid_block_type": "UNetMidBlock2DCrossAttn",
         "norm_eps": 1e-5,
-        "num_attention_heads": None,  # all files of v1 have it as attention_head_dim
+        "num_attention_heads": None,  # v1 files use attention_head_dim instead
         "num_class_embeds": None,
         "only_cross_attention": False,
         "resnet_out_scale_factor": 1.0,
@@ -92,7 +92,7 @@ FIXED: dict[str, Json] = {
 }
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction"}
 
-# The VAE's attention as diffusers named it before version 0.18, and in the published files of v1.4 and v1.5.
+# Old names of the VAE's attention: diffusers before 0.18, and the published files of v1.4 and v1.5.
 OLD_ATTENTION: Rules = (
     (r"\.query\.", ".to_q."),
     (r"\.key\.", ".to_k."),
@@ -103,7 +103,7 @@ IGNORED = {r"(^|\.)position_ids$": "the values 0, 1, 2, …"}
 
 
 def vae_rules(config: VaeConfig) -> Rules:
-    """Rules of the VAE, whose decoder counts its levels from the coarsest."""
+    """Rename rules of the VAE. In diffusers, the levels of the decoder are counted from the coarsest."""
     last = len(config.multipliers) - 1
     return (
         (r"\.down\.(\d)\.(\d)\.", r".down_blocks.\1.resnets.\2."),
@@ -121,8 +121,8 @@ def vae_rules(config: VaeConfig) -> Rules:
 
 
 def unet_rules(config: UnetConfig) -> Rules:
-    """Rules of the U-Net. Theirs has lists per level; ours has one list down and one up."""
-    blocks = config.residual_blocks + 1  # per level; on the way down the last is the downsampling
+    """Rename rules of the U-Net. In diffusers it has lists per level, in sdlab one list down and one up."""
+    blocks = config.residual_blocks + 1  # per level; on the way down, the last one is the downsampling
     module = {"residual": "resnets", "transformer": "attentions"}
 
     def place(match: re.Match[str]) -> str:
@@ -153,7 +153,7 @@ def split(part: str, tensors: Mapping[str, StoredTensor], config: ModelConfig) -
     for key, tensor in tensors.items():
         if any(re.search(pattern, key) for pattern in IGNORED):
             continue
-        # transformers 5 writes the text encoder without its former prefix.
+        # transformers 5 no longer writes the prefix of the text encoder.
         whole = "text_model." + key.removeprefix("text_model.") if part == "clip" else rename(key, OLD_ATTENTION)
         if whole not in known:
             raise KeyError(key)
@@ -170,7 +170,7 @@ def join(part: str, tensors: Mapping[str, StoredTensor], config: ModelConfig) ->
 
 @cache
 def names(config: ModelConfig) -> dict[str, dict[str, str]]:
-    """Part -> their name -> our name. The layout has no place for a vision tower."""
+    """Part -> their name -> our name. The layout cannot hold a vision tower."""
     rules = {"clip": CLIP_TEXT, "vae": vae_rules(config.vae), "unet": unet_rules(config.unet)}
     return {
         part: table(module.state_dict(), rules[part], prefix="text_model." if part == "clip" else "")
@@ -179,12 +179,12 @@ def names(config: ModelConfig) -> dict[str, dict[str, str]]:
 
 
 def _is_linear(part: str, key: str) -> bool:
-    """Whether this is a linear map in theirs and a 1 × 1 convolution in ours, as in the attention of the VAE."""
+    """Whether diffusers has a linear layer where sdlab has a 1 × 1 convolution, as in the attention of the VAE."""
     return part == "vae" and re.search(r"\.attentions\.0\.to_.*weight$", key) is not None
 
 
 def settings(config: ModelConfig) -> dict[str, Json]:
-    """All settings that decide what the networks compute, by component, as diffusers and transformers name them."""
+    """All settings that affect what the networks compute, by component, as diffusers and transformers name them."""
     text, vae, unet, levels = config.text, config.vae, config.unet, config.levels
     cross = [2**level in unet.attention_rates for level in range(len(unet.multipliers))]
     sizes: dict[str, Json] = {
@@ -209,7 +209,7 @@ def settings(config: ModelConfig) -> dict[str, Json]:
             "up_block_types": ["UpDecoderBlock2D"] * len(vae.widths),
         },
         "unet": {
-            "attention_head_dim": unet.heads,  # the number of heads, as v1's files name it
+            "attention_head_dim": unet.heads,  # despite its name, the number of heads in v1 files
             "block_out_channels": list(unet.widths),
             "cross_attention_dim": unet.context_width,
             "down_block_types": ["CrossAttnDownBlock2D" if c else "DownBlock2D" for c in cross],
@@ -237,13 +237,14 @@ def read_config(folder: Path) -> ModelConfig:
     Raises:
         UsageError: a file is missing or invalid, or our networks cannot compute what it describes.
     """
-    # Old files omit settings that had only one choice then, which is that of v1.5.
+    # Old files omit settings that had only one value at the time, which is the value of v1.5.
     usual = settings(SD15)
     found = {c: {**usual[c], **_json(folder / path)} for c, path in CONFIGS.items()}
     for component, values in usual.items():
         for key, value in values.items():
             if not _alike(theirs := found[component][key], value):
-                raise UsageError(f"{folder / CONFIGS[component]}: {key} must be like {value!r}, got {theirs!r}")
+                path = folder / CONFIGS[component]
+                raise UsageError(f"{path}: {key} must be of the same type as {value!r}, got {theirs!r}")
     if what := recognise.unet_settings(found["unet"]):
         raise UsageError(f"{folder / CONFIGS['unet']}: this is {what}; {recognise.LOADED}")
     config = ModelConfig.from_json(json.dumps(_config(found)), source=str(folder))
@@ -251,7 +252,7 @@ def read_config(folder: Path) -> ModelConfig:
         for key, value in wanted.items():
             if (theirs := found[component][key]) != value:
                 path = folder / CONFIGS[component]
-                raise UsageError(f"{path}: {key} is {theirs!r}, but the networks of sdlab need {value!r}")
+                raise UsageError(f"{path}: {key} is {theirs!r}, but sdlab supports only {value!r}")
     return config if config == SD15 else replace(config, name=folder.resolve().name)
 
 
@@ -281,7 +282,7 @@ def write_config(folder: Path, config: ModelConfig) -> None:
         },
         "vae": {"_class_name": "AutoencoderKL", "sample_size": config.image_size},
         "unet": {"_class_name": "UNet2DConditionModel"},
-        # How sdlab samples by default.
+        # The defaults of sdlab.
         "scheduler": {
             "_class_name": "DDIMScheduler",
             "clip_sample": False,
@@ -312,7 +313,7 @@ def write_config(folder: Path, config: ModelConfig) -> None:
 
 
 def _config(found: Mapping[str, Json]) -> Json:
-    """Their settings as those of a `ModelConfig`. What does not fit shows when they are converted back."""
+    """Their settings as the JSON of a `ModelConfig`. `read_config` converts them back to find misfits."""
     text, vae, unet, scheduler = (found[c] for c in CONFIGS)
     predictions = {theirs: ours for ours, theirs in PREDICTIONS.items()}
     return {
@@ -359,7 +360,7 @@ def _widths(channels: list[int]) -> Json:
 
 
 def _alike(value: object, usual: object) -> bool:
-    """Whether a setting has the type that it has in v1.5. One that is None there may have any."""
+    """Whether a setting has the same type as in v1.5. Any type is accepted if it is None there."""
     if isinstance(usual, list):
         return isinstance(value, list) and bool(value) and all(_alike(item, usual[0]) for item in value)
     number = isinstance(usual, float) and type(value) is int

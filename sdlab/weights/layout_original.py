@@ -1,4 +1,4 @@
-"""The original layout: tensor names of Stable Diffusion v1's checkpoint, one prefix per part, then rename rules."""
+"""The original layout: the tensor names of Stable Diffusion v1 checkpoints, with one prefix per part."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ IGNORED = {
     r"^posterior_(variance|log_variance_clipped|mean_coef[12])$": "computed from the configuration",
     r"^logvar$": "a weight of the training loss",
     r"^first_stage_model\.loss\.": "the discriminator and the feature network that the VAE was trained with",
-    r"^model_ema\.": "averages that training keeps beside the weights; in the 'emaonly' files they are the weights",
+    r"^model_ema\.": "moving averages kept during training; in the 'emaonly' files they are the weights",
 }
 
 
 def unet_rules(config: UnetConfig) -> Rules:
-    """Rules of the U-Net. Its `input_blocks` begin with the first convolution, and each block numbers its parts."""
+    """Rename rules of the U-Net. `input_blocks` begins with the first convolution, and blocks number their parts."""
 
     def upsample(match: re.Match[str]) -> str:
         block = int(match[1])
@@ -76,7 +76,7 @@ def unet_rules(config: UnetConfig) -> Rules:
 
 @cache
 def names(config: ModelConfig = SD15) -> dict[str, tuple[str, str]]:
-    """Their name -> (part, our name) of each tensor. The layout has no place for a vision tower."""
+    """Their name -> (part, our name) of each tensor. The layout cannot hold a vision tower."""
     rules = {"clip": CLIP_TEXT, "vae": VAE, "unet": unet_rules(config.unet)}
     return {
         theirs: (part, ours)
@@ -93,7 +93,7 @@ def rename(key: str, config: ModelConfig = SD15) -> tuple[str, str] | None:
     """
     if any(re.search(pattern, key) for pattern in IGNORED):
         return None
-    # Some tools omit the end of the text encoder's prefix.
+    # Some tools omit the last part of the text encoder's prefix.
     whole = re.sub(r"^(cond_stage_model\.transformer)\.(?!text_model\.)", r"\1.text_model.", key)
     if whole not in names(config):
         raise KeyError(key)

@@ -1,4 +1,4 @@
-"""The three layouts of a model on disk, each read into a configuration and stored tensors."""
+"""Model layouts on disk (sdlab, diffusers, original), each read into a configuration and stored tensors."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ CONFIG_KEY = "sdlab.config"  # metadata key of the configuration in the original
 
 
 def read(located: Located) -> tuple[ModelConfig, Parts]:
-    """The configuration and the tensors of a model. Whether they fit each other is not checked yet.
+    """The configuration and the tensors of a model, without checking that they fit each other.
 
     Raises:
         UsageError: the configuration is invalid, or the files hold another kind of model.
-        RunError: a file is damaged, or holds a tensor with an unknown name.
+        RunError: a file is damaged, or a tensor has an unknown name.
     """
     return {"sdlab": _sdlab, "diffusers": _diffusers, "original": _original}[located.layout](located)
 
@@ -71,7 +71,7 @@ def _original(located: Located) -> tuple[ModelConfig, Parts]:
 
 @contextmanager
 def _known(names: Iterable[str], source: str) -> Iterator[None]:
-    """Report a KeyError inside the block as a tensor whose name is not among `names`."""
+    """Report a KeyError in the block as an unknown tensor, and suggest the nearest of `names`."""
     try:
         yield
     except KeyError as error:

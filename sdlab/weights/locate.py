@@ -1,4 +1,4 @@
-"""Locating the files of a model: first where the user says, then where the environment says, then in `data/`."""
+"""Search for model files: in paths from the user, then in environment variables, then in `data/`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from sdlab.weights.vocabulary import COMBINED
 
 MODELS = {
     "scenes": "lab model, 64 × 64 pictures of simple scenes; included with sdlab (data/scenes)",
-    "sd15": "Stable Diffusion v1.5, 512 × 512; needs your own files in data/",
+    "sd15": "Stable Diffusion v1.5, 512 × 512; needs its files in data/",
 }
 WEIGHTS_VARIABLE, VOCABULARY_VARIABLE = "SDLAB_SD15", "SDLAB_SD15_VOCAB"
-# In data/, the first that exists.
+# The first that exists in data/ is used.
 SD15_WEIGHTS = (
     "v1-5-pruned-emaonly.ckpt",
     "v1-5-pruned-emaonly.safetensors",
@@ -31,9 +31,8 @@ SD15_WEIGHTS = (
 )
 _OWN = "a model folder holds config.json, vocab.json, merges.txt, clip.safetensors, vae.safetensors, unet.safetensors"
 _SD15 = (
-    "the stable-diffusion-v1-5 page of the usual hub has the weights, and vocab.json and merges.txt in its folder "
-    f"tokenizer; put them into data/, or set {WEIGHTS_VARIABLE} to a file or folder and {VOCABULARY_VARIABLE} to a "
-    "folder; see data/README.md"
+    "download the weights of stable-diffusion-v1-5, and vocab.json and merges.txt from its tokenizer/, into data/; "
+    f"or set {WEIGHTS_VARIABLE} to a file or folder and {VOCABULARY_VARIABLE} to a folder; see data/README.md"
 )
 
 
@@ -56,7 +55,7 @@ Layout = Literal["sdlab", "diffusers", "original"]
 
 @dataclass(frozen=True)
 class Located:
-    """The files of a model, all of which exist."""
+    """The files of a model. All of them exist."""
 
     layout: Layout
     place: Path  # the folder, or the one file
@@ -72,10 +71,11 @@ class Located:
 
 
 def locate(model: Model) -> Located:
-    """Find the files of a model without opening any.
+    """Find the files of a model without opening them.
 
     Raises:
-        UsageError: the model or some of its files are not found; the message has a line for each, with the places.
+        UsageError: the model or some of its files are not found; the message has a line for each, with the
+            places searched.
     """
     source = model if isinstance(model, ModelSource) else ModelSource(str(model))
     search = _Search()
@@ -103,13 +103,13 @@ def locate(model: Model) -> Located:
 
 
 class _Search:
-    """Looks for files and keeps a line about each that is missing."""
+    """A search for files that keeps a line about each missing one."""
 
     def __init__(self) -> None:
         self.missing: list[str] = []
 
     def find(self, names: Sequence[str], folders: Sequence[Path]) -> Path:
-        """The first of the names in the first folder that has one."""
+        """The first of `names` in the first folder that has any of them."""
         if path := _first(names, folders):
             return path
         what = names[0] if len(names) == 1 else f"{names[0]} (or {', '.join(names[1:])})"
@@ -117,7 +117,7 @@ class _Search:
         return folders[0] / names[0]
 
     def existing(self, path: str | Path) -> Path:
-        """A path that the user gave."""
+        """A path from the user, noted as missing if it does not exist."""
         path = Path(path).expanduser()
         if not path.exists():
             self.missing.append(f"{path}: no such file or folder")
@@ -127,7 +127,7 @@ class _Search:
 def _place(source: ModelSource, search: _Search) -> Path:
     """The folder or file with the weights."""
     if source.weights is not None and source.name != "sd15":
-        raise UsageError(f"model {source.name!r}: `weights` is only for 'sd15'; name the file or folder as the model")
+        raise UsageError(f"model {source.name!r}: `weights` is only for 'sd15'; use the file or folder as the model")
     if source.name == "scenes":
         return resources.find("data/scenes")
     if source.name == "sd15":
@@ -149,13 +149,13 @@ def _vocabulary_folders(source: ModelSource, place: Path, layout: Layout) -> lis
         return [place]
     named = [Path(folder).expanduser()] if (folder := os.environ.get(VOCABULARY_VARIABLE)) else []
     beside = [place / "tokenizer" if layout == "diffusers" else place.parent]
-    # The variable is meant for v1.5. For another model, the files beside it come first.
+    # The variable is meant for v1.5. For other models, files next to the model come first.
     folders = named + beside if source.name == "sd15" else beside + named
     return list(dict.fromkeys([*folders, *_data()]))
 
 
 def _holds_models(folder: Path) -> bool:
-    """Whether this is a folder that is not a model itself, such as `data/`."""
+    """Whether this is a folder of models, such as `data/`, and not a model."""
     return folder.is_dir() and not _in_layout_diffusers(folder) and not (folder / "config.json").exists()
 
 

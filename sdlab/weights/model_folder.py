@@ -1,4 +1,4 @@
-"""A model folder of sdlab: `config.json` and one safetensors file per network, read and written one by one."""
+"""Model folders of sdlab: `config.json` and one safetensors file per network."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def save_config(folder: Path, config: ModelConfig) -> None:
 def load_part(
     path: Path, build: Callable[[], M], device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> M:
-    """One network from its file, ready for inference. `build` constructs it, as in `lambda: Vae(config.vae)`.
+    """Load one network from its file for inference. `build` constructs it, as in `lambda: Vae(config.vae)`.
 
     Raises:
         UsageError: the file does not exist.

@@ -1,4 +1,4 @@
-"""Loading a model of any layout into a `StableDiffusion`, in two steps: open its files, then read the weights."""
+"""Model loading from any layout into a `StableDiffusion`. Files are opened first, then weights are read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StoredModel:
         """Check that the tensors fit the configuration.
 
         Raises:
-            RunError: a name or a shape differs; the message says which.
+            RunError: a name or a shape differs. The message names it.
         """
         names = layouts.names(self.located.layout, self.config)
         for (part, module), path in zip(networks(self.config).items(), self.located.weights, strict=True):
@@ -66,7 +66,7 @@ def read_model(model: Model) -> StoredModel:
     config, tensors = layouts.read(located)
     tokenizer = read_tokenizer(located.vocab, located.merges, config.text.context_length)
     if (found := tokenizer.vocab_size) != (wanted := config.text.vocab_size):
-        raise UsageError(f"{located.vocab}: holds {found} tokens, but text.vocab_size of {located.place} is {wanted}")
+        raise UsageError(f"{located.vocab}: has {found} tokens, but text.vocab_size of {located.place} is {wanted}")
     return StoredModel(located, config, tokenizer, tensors)
 
 

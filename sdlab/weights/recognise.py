@@ -1,4 +1,4 @@
-"""Recognition of weight files: their format by the first bytes, and known foreign models by their tensors."""
+"""Recognition of weight files: formats by their first bytes, and unsupported models by their tensors."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 LOADED = "sdlab loads complete Stable Diffusion v1 models (v1.4, v1.5): text encoder, VAE and U-Net"
 
-# How a file begins -> what it is. The first match counts.
+# The first bytes of a file -> what it is. The first match counts.
 _STARTS: tuple[tuple[bytes, str], ...] = (
     (
         b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19",
         "a checkpoint in the format of PyTorch before 1.6; load it with PyTorch and save it again with torch.save",
     ),
-    (b"\x80", "a bare pickle, which cannot be read without executing it"),
+    (b"\x80", "a bare pickle, which is not read because that would execute it"),
     (b"version https://git-lfs", "a git-lfs pointer and not the file itself; fetch the file with git lfs pull"),
     (b"<", "a web page, often left by a download that needs a login; download the file itself"),
     (b"GGUF", "a GGUF file, which is quantised for other programs"),
@@ -29,14 +29,14 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"Rar!", "a RAR archive; unpack it"),
 )
 
-# (a tensor name it must have, one it must not have, what it is). The first match counts.
+# (a tensor name that must occur, one that must not occur, what it is). The first match counts.
 _Kinds = tuple[tuple[str, str | None, str], ...]
 _MODELS: _Kinds = (
-    (r"lora[_.](up|down|A|B)\.|^lora_", None, "a LoRA, which holds a change to a model and not the model"),
+    (r"lora[_.](up|down|A|B)\.|^lora_", None, "a LoRA, which is a change to a model and not a complete model"),
     (
         r"^(string_to_param|emb_params)",
         None,
-        "a textual inversion, which holds one word for a model and not the model",
+        "a textual inversion, which is one word for a model and not a complete model",
     ),
     (r"^control_model\.|controlnet_cond_embedding|^input_hint_block", None, "a ControlNet"),
     (r"^conditioner\.embedders\.", None, "Stable Diffusion XL"),
@@ -46,7 +46,7 @@ _MODELS: _Kinds = (
     (
         r"^model_ema\.diffusion_model",
         r"^model\.diffusion_model\.",
-        "a checkpoint that holds only the averages of training (model_ema), in names without dots",
+        "a checkpoint that has only the moving averages of training (model_ema), under names without dots",
     ),
 )
 _PARTS: _Kinds = (
@@ -75,10 +75,10 @@ _CONTEXTS = {
 
 
 def container(path: Path) -> Literal["zip", "safetensors"]:
-    """The format of a weight file, by its content and not its name.
+    """The format of a weight file, from its content and not its name.
 
     Raises:
-        UsageError: it has another format, which the message names.
+        UsageError: the file has another format, which the message names.
         RunError: the file cannot be read.
     """
     try:
@@ -99,7 +99,7 @@ def container(path: Path) -> Literal["zip", "safetensors"]:
 
 
 def foreign(shapes: Shapes) -> str | None:
-    """What a file holds if its tensors are known to be something else than Stable Diffusion v1: `"a LoRA, …"`."""
+    """The kind of a known model other than Stable Diffusion v1, like `"a LoRA, …"`, from its tensors."""
     channels = shapes.get("model.diffusion_model.input_blocks.0.0.weight", ())
     contexts = [shape[1] for key, shape in shapes.items() if key.endswith(".attn2.to_k.weight") and len(shape) == 2]
     unet = _unet(channels[1] if len(channels) == 4 else None, contexts[0] if contexts else None)
@@ -107,9 +107,9 @@ def foreign(shapes: Shapes) -> str | None:
 
 
 def unet_settings(settings: Mapping[str, Any]) -> str | None:
-    """The same from the configuration of a U-Net in diffusers layout.
+    """The kind of a known model other than Stable Diffusion v1, from the configuration of a U-Net in diffusers layout.
 
-    A model whose input is more than noisy latents has more channels in than out. Latents may have any number.
+    Latents may have any number of channels. A model with additional inputs has more input than output channels.
     """
     channels = settings.get("in_channels")
     as_many = channels == settings.get("out_channels")

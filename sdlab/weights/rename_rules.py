@@ -1,7 +1,7 @@
-"""Rename rules: tensor names of other layouts, made from ours by regular expressions applied in order.
+"""Rename rules: regular expressions that turn our tensor names into the names of other layouts.
 
-Each rule is applied to the result of the rules before it. Loading looks names up in the table that the rules make of
-the names of a network (`table`), so one set of rules serves both directions.
+Each rule is applied to the result of the rules before it. `table` applies them to all names of a network, and loading
+looks names up in that table, so one set of rules serves both directions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def table(names: Iterable[str], rules: Rules, prefix: str = "") -> dict[str, str
     return {prefix + rename(name, rules): name for name in names}
 
 
-# Two pieces that have the same names in all other layouts.
+# Parts with the same names in all other layouts.
 CLIP_TEXT: Rules = (
     (r"^(token|position)\.", r"embeddings.\1_embedding."),
     (r"^layers\.", "encoder.layers."),

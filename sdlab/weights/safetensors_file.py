@@ -43,7 +43,7 @@ def read(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
         RunError: the file is damaged or truncated, or a dtype is unknown.
     """
     try:
-        with safe_open(path, framework="pt"):  # its checks: a valid header, ranges without overlap that fill the file
+        with safe_open(path, framework="pt"):  # checks that the header is valid and its ranges fill the file
             pass
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -56,7 +56,7 @@ def read(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     tensors = {}
     for name, entry in header.items():
         if (dtype := DTYPES.get(entry["dtype"])) is None:
-            raise RunError(f"{path}: tensor {name!r} has dtype {entry['dtype']}; known: {', '.join(DTYPES)}")
+            raise RunError(f"{path}: tensor {name!r} has unknown dtype {entry['dtype']}; known: {', '.join(DTYPES)}")
         shape = tuple(entry["shape"])
         tensors[name] = StoredTensor(path, 8 + length + entry["data_offsets"][0], shape, dense(shape), dtype)
     return tensors, metadata
@@ -68,7 +68,7 @@ def write(
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Store tensors in `dtype`, or each in its own dtype, with one in memory at a time.
+    """Write tensors in `dtype`, or each in its stored dtype, with one in memory at a time.
 
     The file is written whole or not at all.
 

@@ -1,4 +1,4 @@
-"""Tensors in files: shape, dtype and place are known, and the values are read one tensor at a time."""
+"""Stored tensors: shape, dtype and position in a file are known, and values are read one tensor at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def dense(shape: Sequence[int]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """The place of a tensor in a file."""
+    """The position of a tensor in a file, with its shape and dtype."""
 
     path: Path
     offset: int  # bytes from the start of the file to the first element
@@ -37,11 +37,11 @@ class StoredTensor:
         return (last + 1) * self.dtype.itemsize
 
     def read(self) -> Tensor:
-        """The tensor, memory-mapped on its own. Its pages are read when used and released with the tensor.
+        """The tensor, memory-mapped separately. Its pages are read on use and released with the tensor.
 
         Raises:
             OSError: the file cannot be read.
-            ValueError: the file ends before the tensor does.
+            ValueError: the file ends before the end of the tensor.
         """
         if not self.extent:
             return torch.empty(self.shape, dtype=self.dtype)
@@ -57,7 +57,7 @@ class StoredTensor:
         """The same elements in another shape. The tensor must have no gaps.
 
         Raises:
-            ValueError: it has gaps, or the shape has another number of elements.
+            ValueError: the tensor has gaps, or the shape has another number of elements.
         """
         if self.stride != dense(self.shape) or prod(shape) != prod(self.shape):
             raise ValueError(f"cannot reshape {self.shape} with strides {self.stride} to {shape}")

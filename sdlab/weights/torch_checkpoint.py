@@ -1,8 +1,9 @@
-"""PyTorch checkpoints (.ckpt, .pt, .bin): a pickle in a zip archive, read without executing any of it.
+"""PyTorch checkpoints (.ckpt, .pt, .bin), read without executing the pickle inside.
 
-A pickle is a program that names functions and the arguments to call them with. Here a few names stand for inert objects
-(a record of a tensor, a plain dictionary). Any other name stands for `Inert`, which accepts anything and does nothing.
-No module is imported and no function of another package is called. The weights stay in the file (`StoredTensor`).
+A checkpoint is a zip archive with a pickle, and a pickle is a program that calls functions by name. Here a few names
+map to inert objects (a record of a tensor, a plain dictionary). Any other name maps to `Inert`, which accepts anything
+and does nothing. No module is imported and no function of another package is called. The weights stay in the file
+(`StoredTensor`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from sdlab.weights.stored_tensor import StoredTensor
 
 
 class Inert:
-    """In place of any object of another package. Every way in which a pickle fills an object leaves it empty."""
+    """Placeholder for any object of another package. It stays empty whatever a pickle does to fill it."""
 
     def __new__(cls, *_: object, **__: object) -> Inert:
         """An empty object, whatever the arguments."""
@@ -32,7 +33,7 @@ class Inert:
     def __init__(self, *_: object, **__: object) -> None: ...
 
     def __call__(self, *_: object, **__: object) -> Inert:
-        """Itself: a pickle may call what it has made."""
+        """Returns itself, because a pickle may call the objects it has made."""
         return self
 
     def __setstate__(self, _: object) -> None: ...
@@ -45,7 +46,7 @@ class Inert:
 
 
 class _Dict(dict[Any, Any]):
-    """In place of OrderedDict. Attributes that a pickle sets are dropped."""
+    """Replacement for OrderedDict. Attributes that a pickle sets are dropped."""
 
     def __setstate__(self, _: object) -> None: ...
 
@@ -64,7 +65,7 @@ class _Tensor(NamedTuple):
 
 
 class _RebuildTensor:
-    """In place of torch._utils._rebuild_tensor_v2. An object, as a pickle could change the defaults of a function."""
+    """Replacement for torch._utils._rebuild_tensor_v2. Not a function, whose defaults a pickle could change."""
 
     def __call__(self, storage: Any, offset: Any, shape: Any, stride: Any, *_: object) -> _Tensor:
         return _Tensor(storage, offset, shape, stride)
@@ -73,7 +74,7 @@ class _RebuildTensor:
 
 
 class _RebuildParameter:
-    """In place of torch._utils._rebuild_parameter; returns the tensor of the parameter."""
+    """Replacement for torch._utils._rebuild_parameter. Returns the tensor of the parameter."""
 
     def __call__(self, data: Any, *_: object) -> Any:
         return data
@@ -111,10 +112,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a checkpoint by name, from its key `state_dict` or, without that key, from the top level.
+    """The tensors of a checkpoint by name, from its entry `state_dict` if it has one, otherwise from its top level.
 
     Raises:
-        UsageError: the file is another kind of archive, or holds no tensors.
+        UsageError: the file is another kind of archive, or has no tensors.
         RunError: the file is damaged or truncated.
     """
     try:
@@ -136,7 +137,7 @@ def read(path: Path) -> dict[str, StoredTensor]:
     found = content.items() if isinstance(content, dict) else ()
     named = {name: value for name, value in found if isinstance(name, str) and isinstance(value, _Tensor)}
     if not named:
-        raise UsageError(f"{path}: holds no tensors, neither under 'state_dict' nor at its top level")
+        raise UsageError(f"{path}: has no tensors under 'state_dict' or at its top level")
     folder = root.removesuffix("data.pkl") + "data/"
     return {name: _stored(tensor, name, spans, folder, path) for name, tensor in named.items()}
 
@@ -145,12 +146,12 @@ def _unpickle(data: bytes, path: Path) -> object:
     try:
         # Strings of Python 2 are bytes. latin1 decodes all of them, and tensor names are ASCII.
         return _Unpickler(io.BytesIO(data), encoding="latin1").load()
-    except Exception as error:  # a damaged pickle may raise anything, as its documentation says
-        raise RunError(f"{path}: its pickle cannot be read ({type(error).__name__}: {error})") from None
+    except Exception as error:  # according to its documentation, a damaged pickle may raise anything
+        raise RunError(f"{path}: the pickle inside cannot be read ({type(error).__name__}: {error})") from None
 
 
 def _span(file: BinaryIO, info: zipfile.ZipInfo, path: Path) -> tuple[int, int]:
-    """(offset, length) of the bytes of an entry. Its header of 30 bytes has the lengths of its name and extra field."""
+    """Offset and length of an entry's bytes. Its 30-byte header gives the lengths of its name and extra field."""
     if info.compress_type != zipfile.ZIP_STORED:
         raise RunError(f"{path}: {info.filename} is compressed; unpack the archive and zip it without compression")
     file.seek(info.header_offset)
@@ -162,19 +163,19 @@ def _span(file: BinaryIO, info: zipfile.ZipInfo, path: Path) -> tuple[int, int]:
 
 
 def _stored(tensor: _Tensor, name: str, spans: Mapping[str, tuple[int, int]], folder: str, path: Path) -> StoredTensor:
-    """The place of a tensor, checked to be inside its storage, and the storage inside the file."""
+    """The position of a tensor in the file, checked to be inside its storage and inside the file."""
     match tensor:
         case ((torch.dtype() as dtype, key, numel), int(first), tuple(shape), tuple(stride)) if len(shape) == len(
             stride
         ) and all(type(n) is int and n >= 0 for n in (numel, first, *shape, *stride)):
             pass
         case _:
-            raise RunError(f"{path}: tensor {name!r} is not described in the way of torch.save")
+            raise RunError(f"{path}: the description of tensor {name!r} is not in the format of torch.save")
     if (span := spans.get(folder + key)) is None:
         raise RunError(f"{path}: the storage of tensor {name!r} is missing")
     offset, length = span
     stored = StoredTensor(path, offset + first * dtype.itemsize, shape, stride, dtype)
     available = min(numel * dtype.itemsize, length, path.stat().st_size - offset)
     if first * dtype.itemsize + stored.extent > available:
-        raise RunError(f"{path}: tensor {name!r} reaches beyond the {max(available, 0):,} bytes of its storage")
+        raise RunError(f"{path}: tensor {name!r} extends beyond the {max(available, 0):,} bytes of its storage")
     return stored

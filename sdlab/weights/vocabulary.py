@@ -1,4 +1,4 @@
-"""Vocabulary files: `vocab.json` and `merges.txt` as CLIP has them, or both in one `tokenizer.json`."""
+"""Vocabulary files: `vocab.json` and `merges.txt` in CLIP's format, or both in one `tokenizer.json`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sdlab.system.errors import UsageError
 from sdlab.system.files import reason, replacing
 
 VOCAB, MERGES = "vocab.json", "merges.txt"
-COMBINED = "tokenizer.json"  # what transformers 5 writes in place of the two
+COMBINED = "tokenizer.json"  # written by transformers 5 instead of the two
 
 
 def read_tokenizer(vocab: Path, merges: Path, context_length: int) -> Tokenizer:
-    """The tokenizer of a vocabulary. Where either path is a `tokenizer.json`, that file alone is read.
+    """The tokenizer of a vocabulary. If either path is a `tokenizer.json`, only that file is read.
 
     Raises:
         UsageError: a file is missing or not in its format.
@@ -25,15 +25,15 @@ def read_tokenizer(vocab: Path, merges: Path, context_length: int) -> Tokenizer:
         try:
             return Tokenizer(words, pairs, context_length)
         except Exception as error:  # tokenizers raises nothing narrower
-            raise UsageError(f"{path}: not a vocabulary like CLIP's: {error}") from None
+            raise UsageError(f"{path}: is not a CLIP vocabulary: {error}") from None
     words, pairs = _read_vocab(vocab), _read_merges(merges)
     made = {START, END, *(left + right for left, right in pairs)}
     if orphan := next((w for w in words if len(w.removesuffix(WORD_END)) > 1 and w not in made), None):
-        raise UsageError(f"{merges}: no line makes {orphan!r}, which is in {vocab}; part of the file is missing")
+        raise UsageError(f"{merges}: no merge makes {orphan!r}, which is in {vocab}; the file is incomplete")
     try:
         return Tokenizer(words, pairs, context_length)
     except Exception as error:  # tokenizers raises nothing narrower for a merge that the vocabulary lacks
-        raise UsageError(f"{vocab} and {merges} do not belong together: {error}") from None
+        raise UsageError(f"{vocab} and {merges} do not match: {error}") from None
 
 
 def tokenizer_in(folder: Path, context_length: int) -> Tokenizer:
@@ -58,7 +58,7 @@ def write_vocabulary(folder: Path, vocab: Vocabulary, merges: Merges) -> None:
 
 
 def copy_vocabulary(vocab: Path, merges: Path, folder: Path) -> None:
-    """Copy a vocabulary into an existing folder as `vocab.json` and `merges.txt`, whichever files hold it.
+    """Copy a vocabulary into an existing folder as `vocab.json` and `merges.txt`, from either format.
 
     Raises:
         UsageError: a `tokenizer.json` is not in its format.
@@ -77,7 +77,7 @@ def _combined(vocab: Path, merges: Path) -> Path | None:
 
 
 def _read_combined(path: Path) -> tuple[Vocabulary, Merges]:
-    """The merges are pairs; in older files, strings of two symbols with a space between."""
+    """The contents of a `tokenizer.json`. Merges are pairs, or in older files strings of two symbols with a space."""
     try:
         model = json.loads(path.read_text(encoding="utf-8"))["model"]
         merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
@@ -105,7 +105,7 @@ def _read_merges(path: Path) -> Merges:
             continue
         left, _, right = line.partition(" ")
         if not right or " " in right:
-            raise UsageError(f"{path}: line {number} must be two symbols with a space between, got {line!r}")
+            raise UsageError(f"{path}: line {number} must be two symbols separated by a space, got {line!r}")
         pairs.append((left, right))
     return pairs
 

@@ -1,4 +1,4 @@
-"""Reading of weight files in either format."""
+"""Weight files in either format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sdlab.weights.stored_tensor import StoredTensor
 
 
 def read(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
-    """The tensors of a PyTorch checkpoint or a safetensors file by name, and its metadata. The weights are not read.
+    """The tensors of a PyTorch checkpoint or a safetensors file by name, and its metadata. Weights are not read.
 
     Raises:
         UsageError: the file has another format.

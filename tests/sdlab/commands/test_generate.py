@@ -266,7 +266,7 @@ def test_the_end_of_a_prompt_that_does_not_fit_is_reported(sdlab: Sdlab):
         (["--tiles", "some"], "--tiles must be one of auto, always, never, got 'some'"),
         (
             ["--weights", "x.ckpt"],
-            "model 'scenes': `weights` is only for 'sd15'; name the file or folder as the model",
+            "model 'scenes': `weights` is only for 'sd15'; use the file or folder as the model",
         ),
     ],
 )

@@ -249,7 +249,7 @@ def test_a_vocabulary_in_one_file(tmp_path, lab):
         '{"model": {"vocab": {"a": 0}, "merges": [1]}}',
     ):
         (folder / "tokenizer.json").write_text(broken)
-        with pytest.raises(UsageError, match=r"tokenizer\.json: not a vocabulary like CLIP's"):
+        with pytest.raises(UsageError, match=r"tokenizer\.json: is not a CLIP vocabulary"):
             load(tmp_path / "one")
 
 
@@ -308,25 +308,25 @@ def settings(folder, component):
         (
             "unet",
             {"use_linear_projection": True},
-            r"use_linear_projection is True, but the networks of sdlab need False",
+            r"use_linear_projection is True, but sdlab supports only False",
         ),
         ("unet", {"only_cross_attention": True}, "only_cross_attention is True"),
-        ("vae", {"out_channels": 4}, "out_channels is 4, but the networks of sdlab need 3"),
+        ("vae", {"out_channels": 4}, "out_channels is 4, but sdlab supports only 3"),
         ("unet", {"in_channels": 9}, "this is an inpainting model"),
         ("unet", {"cross_attention_dim": 1024}, "this is Stable Diffusion 2.x"),
         ("unet", {"num_attention_heads": 5}, "num_attention_heads is 5"),
         ("unet", {"up_block_types": ["UpBlock2D"] * 2}, "up_block_types is"),
-        ("text_encoder", {"hidden_act": "gelu"}, "hidden_act is 'gelu', but the networks of sdlab need 'quick_gelu'"),
-        ("text_encoder", {"intermediate_size": 100}, "intermediate_size is 100, but the networks of sdlab need 512"),
+        ("text_encoder", {"hidden_act": "gelu"}, "hidden_act is 'gelu', but sdlab supports only 'quick_gelu'"),
+        ("text_encoder", {"intermediate_size": 100}, "intermediate_size is 100, but sdlab supports only 512"),
         ("vae", {"latents_mean": [0.0]}, "latents_mean is"),
         ("vae", {"use_quant_conv": False}, "use_quant_conv is False"),
         ("scheduler", {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr is True"),
         ("scheduler", {"prediction_type": "sample"}, "prediction: Input should be 'eps' or 'v'"),
         ("scheduler", {"beta_schedule": "squaredcos_cap_v2"}, "levels.betas: Input should be"),
-        ("unet", {"layers_per_block": "two"}, "layers_per_block must be like 2, got 'two'"),
-        ("unet", {"block_out_channels": "wide"}, r"block_out_channels must be like \[320, .*, got 'wide'"),
-        ("unet", {"block_out_channels": [32, "96", 128]}, "block_out_channels must be like"),
-        ("unet", {"sample_size": None}, "sample_size must be like 64, got None"),
+        ("unet", {"layers_per_block": "two"}, "layers_per_block must be of the same type as 2, got 'two'"),
+        ("unet", {"block_out_channels": "wide"}, r"block_out_channels must be of the same type as \[320, .*, got 'wide'"),
+        ("unet", {"block_out_channels": [32, "96", 128]}, "block_out_channels must be of the same type as"),
+        ("unet", {"sample_size": None}, "sample_size must be of the same type as 64, got None"),
     ],
 )
 def test_what_our_networks_do_not_compute_is_named(tmp_path, lab, component, setting, message):

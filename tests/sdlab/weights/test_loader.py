@@ -154,7 +154,7 @@ def test_a_weight_file_that_does_not_fit_is_named(folder, change, message):
 
 def test_a_vocabulary_of_another_size_is_named(folder):
     save_config(folder, replace(CONFIG, text=replace(CONFIG.text, vocab_size=10)))
-    with pytest.raises(UsageError, match=rf"vocab.json: holds {len(VOCAB)} tokens, but text.vocab_size .* is 10"):
+    with pytest.raises(UsageError, match=rf"vocab.json: has {len(VOCAB)} tokens, but text.vocab_size .* is 10"):
         load(folder)
 
 
@@ -469,8 +469,8 @@ def test_vocabulary_files_are_read_back(tmp_path):
         ("vocab.json", "{", "vocab.json: not JSON"),
         ("vocab.json", json.dumps({"a": 0, "b": 7}), "vocab.json: must map each token to its id, 0 to 1 once each"),
         ("merges.txt", "#version: 0.2\na b\nabc\n", "merges.txt: line 3 must be two symbols"),
-        ("merges.txt", "", "merges.txt: no line makes '.*', which is in .*vocab.json; part of the file is missing"),
-        ("vocab.json", json.dumps({START: 0, END: 1}), "do not belong together"),
+        ("merges.txt", "", "merges.txt: no merge makes '.*', which is in .*vocab.json; the file is incomplete"),
+        ("vocab.json", json.dumps({START: 0, END: 1}), "do not match"),
     ],
 )
 def test_broken_vocabulary_files_are_named(tmp_path, file, text, message):

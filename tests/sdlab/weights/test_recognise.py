@@ -48,8 +48,8 @@ FOREIGN = {
     | {"conditioner.embedders.0.transformer.text_model.final_layer_norm.bias": (768,)},
     "Stable Diffusion 3": {"model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight": (4608, 1536)},
     "Flux": {"double_blocks.0.img_attn.qkv.weight": (9216, 3072)},
-    "a LoRA, which holds a change": {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": (8, 320, 1, 1)},
-    "a LoRA, which holds a change to a": {
+    "a LoRA, which is a change": {"lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight": (8, 320, 1, 1)},
+    "a LoRA, which is a change to a": {
         "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora_A.weight": (8, 320)
     },
     "a LoRA": {"down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.up.weight": (320, 4)},
@@ -59,7 +59,7 @@ FOREIGN = {
     "an inpainting model, whose U-Net has 9": SHAPES | {CONV_IN: (320, 9, 3, 3)},
     "an instruction-following model": SHAPES | {CONV_IN: (320, 8, 3, 3)},
     "a depth-to-image model": SHAPES | {CONV_IN: (320, 5, 3, 3)},
-    "a checkpoint that holds only the averages": averages(UNET) | VAE | TEXT,
+    "a checkpoint that has only the moving averages": averages(UNET) | VAE | TEXT,
     "only a VAE": VAE,
     "only a VAE;": {key.removeprefix("first_stage_model."): shape for key, shape in VAE.items()},
     "only a VAE, from a folder": {"encoder.down_blocks.0.resnets.0.norm1.weight": (128,), "quant_conv.bias": (8,)},

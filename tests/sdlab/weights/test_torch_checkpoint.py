@@ -183,7 +183,7 @@ def test_nothing_of_a_checkpoint_is_executed(tmp_path, payload, place):
     if place != "as the whole":
         assert_same(read(tmp_path / "a.ckpt"), GOOD)
     else:
-        with pytest.raises(UsageError, match="holds no tensors"):
+        with pytest.raises(UsageError, match="has no tensors"):
             read(tmp_path / "a.ckpt")
     assert not mark.exists()
     torch.load(tmp_path / "a.ckpt", weights_only=False)  # the payload is a real one
@@ -262,19 +262,19 @@ def test_a_pickle_written_by_hand_is_read(tmp_path):
     ("description", "message"),
     [
         ({"storage": ("FloatStorage", "0", 7)}, None),  # what the tensor needs is there
-        ({"storage": ("FloatStorage", "0", 5)}, "reaches beyond the 20 bytes of its storage"),
-        ({"storage": ("DoubleStorage", "0", 6)}, "reaches beyond the 24 bytes of its storage"),
+        ({"storage": ("FloatStorage", "0", 5)}, "extends beyond the 20 bytes of its storage"),
+        ({"storage": ("DoubleStorage", "0", 6)}, "extends beyond the 24 bytes of its storage"),
         ({"storage": ("FloatStorage", "1", 6)}, "the storage of tensor 'weight' is missing"),
         ({"storage": ("FloatStorage", "../version", 6)}, "the storage of tensor 'weight' is missing"),
-        ({"storage": ("FloatStorage", "0", -6)}, "is not described in the way of torch.save"),
-        ({"offset": 1}, "reaches beyond the 24 bytes of its storage"),
+        ({"storage": ("FloatStorage", "0", -6)}, "is not in the format of torch.save"),
+        ({"offset": 1}, "extends beyond the 24 bytes of its storage"),
         ({"offset": -1}, "is not described"),
-        ({"shape": (3, 3)}, "reaches beyond"),
+        ({"shape": (3, 3)}, "extends beyond"),
         ({"shape": (2, -3)}, "is not described"),
         ({"shape": (2,)}, "is not described"),
-        ({"stride": (4, 1)}, "reaches beyond"),
+        ({"stride": (4, 1)}, "extends beyond"),
         ({"stride": (-3, 1)}, "is not described"),
-        ({"shape": (2**40, 2**40)}, "reaches beyond"),
+        ({"shape": (2**40, 2**40)}, "extends beyond"),
     ],
 )
 def test_a_tensor_lies_inside_its_storage(tmp_path, description, message):
