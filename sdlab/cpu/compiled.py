@@ -14,11 +14,11 @@ from sdlab.system.errors import UsageError
 def compile_for_inference(network: nn.Module, device: torch.device) -> None:
     """Compile a network in place. The first call at each input shape then takes minutes.
 
-    On a CPU the weights become constants in the layout that is best for the products. `pack` gains more, in less time.
-    On a GPU the kernels are replayed as one CUDA graph.
+    On a CPU, weights become constants in the fastest layout. `pack` gains more and takes less time. On a GPU, kernels
+    are replayed as one CUDA graph.
 
     Raises:
-        UsageError: there is no C++ compiler.
+        UsageError: no C++ compiler was found.
     """
     check_compiler(device)
     if device.type == "cuda":
@@ -33,10 +33,10 @@ def is_compiled(network: nn.Module) -> bool:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Check that networks can be compiled for a device. On a GPU, PyTorch brings its own compiler.
+    """Check that networks can be compiled for a device. On a GPU, PyTorch includes a compiler.
 
     Raises:
-        UsageError: there is no C++ compiler for a CPU.
+        UsageError: the device is a CPU and no C++ compiler was found.
     """
     compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
     if device.type != "cuda" and not any(map(shutil.which, compilers)):

@@ -1,4 +1,4 @@
-"""Faster inference for a loaded model: one call that packs its weights and swaps its kernels."""
+"""Faster inference for a loaded model, with packed weights and faster kernels."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from sdlab.model.stable_diffusion import StableDiffusion
 
 
 def optimise_for_inference(model: StableDiffusion, compile: bool = False) -> None:
-    """Make U-Net and VAE of a model faster, in place, where this is possible.
+    """Make the U-Net and the VAE of a model faster, in place, where possible.
 
-    On a CPU, in float32 or bfloat16, their weights are packed and long attention in bfloat16 is replaced. On other
-    devices and in other dtypes they stay as they are. With `compile`, the U-Net is compiled instead of packed, on any
-    device. A network that is packed or compiled already is left alone, so a second call changes nothing.
+    On a CPU, in float32 or bfloat16, their weights are packed and long attention in bfloat16 is replaced. Nothing
+    changes on other devices and in other dtypes. With `compile`, the U-Net is compiled instead of packed, on any
+    device. Networks that are already packed or compiled are skipped, so a second call changes nothing.
 
-    A packed network is good for inference only, where it is: it has no gradients and no complete state_dict, and it
-    cannot be moved to another device or dtype. Save, train or offload a model that has not been optimised.
+    A packed network is for inference only. It has no gradients and no complete state_dict, and it cannot be moved to
+    another device or dtype. Models to be saved, trained or offloaded should not be optimised.
 
     Raises:
-        UsageError: `compile` was asked for, and there is no C++ compiler.
+        UsageError: `compile` is set and no C++ compiler was found.
     """
     if compile and not _is_optimised(model.unet):
         compile_for_inference(model.unet, model.device)
@@ -33,7 +33,7 @@ def optimise_for_inference(model: StableDiffusion, compile: bool = False) -> Non
 
 
 def optimise_network(network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-    """The same for one network with weights on `device` in `dtype`, without compilation."""
+    """Optimise one network with weights on `device` in `dtype`, without compilation."""
     if _is_optimised(network) or not can_pack(device, dtype):
         return
     pack(network)

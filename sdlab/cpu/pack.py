@@ -1,4 +1,4 @@
-"""Packing of a network for inference on a CPU: each of its products in its fastest form."""
+"""Packing of a network for inference on a CPU, with each product in its fastest form."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from sdlab.model.blocks import Upsample
 def pack(network: nn.Module) -> None:
     """Replace the feed-forwards, upsamplings, convolutions and linear maps of a network in place.
 
-    From then on the network is good for inference only: it has no gradients and no complete state_dict, and it cannot
-    be moved to another device or dtype. What is packed already stays as it is.
+    A packed network is for inference only. It has no gradients and no complete state_dict, and it cannot be moved to
+    another device or dtype. Parts that are already packed are skipped.
     """
     for name, child in network.named_children():
         if isinstance(child, ChosenConv2d | PackedUpsample):
@@ -39,7 +39,7 @@ def is_packed(network: nn.Module) -> bool:
 
 
 class ChosenConv2d(nn.Module):
-    """A convolution that picks the faster of two implementations at its first call, when sizes are known."""
+    """A convolution that picks the faster of two implementations at its first call, when the input size is known."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class ChosenConv2d(nn.Module):
         self.chosen = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', H', W')."""
+        """(B, C, H, W) -> (B, C_out, H_out, W_out)."""
         if not self.chosen:
             assert isinstance(self.conv, nn.Conv2d)
             self.conv = WinogradConv2d(self.conv) if pays(self.conv, x) else PackedConv2d.of(self.conv)
@@ -56,12 +56,12 @@ class ChosenConv2d(nn.Module):
 
 
 class PackedFeedForward(nn.Module):
-    """A `FeedForward` whose gelu and multiplication are part of the products before them."""
+    """A `FeedForward` with gelu and multiplication fused into the products before them."""
 
     def __init__(self, whole: FeedForward) -> None:
         super().__init__()
         weights, biases = (part.detach().chunk(2) for part in whole.value_and_gate.parameters())
-        # Copies: a view would keep the whole weight in memory.
+        # Copied, because a view would keep the whole weight in memory.
         self.value, self.gate = (PackedLinear(w.clone(), b.clone()) for w, b in zip(weights, biases, strict=True))
         self.out = PackedLinear(whole.out.weight, whole.out.bias)
 

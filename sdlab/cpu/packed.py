@@ -1,8 +1,8 @@
-"""Convolutions and linear maps on a CPU whose weights are packed once.
+"""Convolutions and linear layers for a CPU, with weights packed once.
 
-PyTorch computes them with oneDNN, which converts a weight to its own blocked layout at every call. Where feature maps
-are small and weights are large, as at the coarse levels of a U-Net, the conversion takes longer than the product. It is
-done once here, as `torch.compile` does when it freezes weights, but without a compiler.
+PyTorch computes them with oneDNN, which converts a weight to its own blocked layout at every call. If feature
+maps are small and weights are large, as at the coarse levels of a U-Net, the conversion takes longer than the product.
+Here it is done once, as in `torch.compile` with frozen weights, but without a compiler.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _OPS = [
 class PackedConv2d(nn.Module):
     """A convolution for inference. Its weight is not a parameter and stays on the CPU.
 
-    The first call packs the weight. For 1 × 1 kernels the best layout depends on the number of positions, and a product
-    in the layout for another number takes many times as long, so a call with another number packs the weight again.
+    The first call packs the weight. For 1 × 1 kernels the best layout depends on the number of positions, and a layout
+    for another number is many times slower, so the weight is packed again when the input shape changes.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class PackedConv2d(nn.Module):
         dilation: tuple[int, ...] = (1, 1),
         groups: int = 1,
     ) -> None:
-        """weight (C', C / groups, h, w), bias (C',)."""
+        """weight (C_out, C / groups, h, w), bias (C_out,)."""
         super().__init__()
         self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
         self.geometry = (list(padding), list(stride), list(dilation), groups)
@@ -48,12 +48,12 @@ class PackedConv2d(nn.Module):
         return PackedConv2d(conv.weight, conv.bias, conv.padding, conv.stride, conv.dilation, conv.groups)
 
     def forward(self, x: Tensor, activation: str = "none") -> Tensor:
-        """(B, C, H, W) -> (B, C', H', W'), followed by `activation`, "gelu" or "sigmoid"."""
+        """(B, C, H, W) -> (B, C_out, H_out, W_out), followed by `activation`, "gelu" or "sigmoid"."""
         convolution = torch.ops.mkldnn._convolution_pointwise
         return convolution(x, self._packed_for(x), self.bias, *self.geometry, activation, [], "none")
 
     def times(self, x: Tensor, other: Tensor) -> Tensor:
-        """The same, multiplied by `other` (B, C', H', W'), element by element."""
+        """The convolution of x, multiplied elementwise by `other` (B, C_out, H_out, W_out)."""
         convolution = torch.ops.mkldnn._convolution_pointwise.binary
         return convolution(x, other, self._packed_for(x), self.bias, *self.geometry, "mul", None, None, [], None)
 
@@ -67,24 +67,24 @@ class PackedConv2d(nn.Module):
 
 
 class PackedLinear(nn.Module):
-    """A linear map for inference, computed as a 1 × 1 convolution: oneDNN is faster at these than the usual library."""
+    """A linear layer for inference, as a 1 × 1 convolution, which oneDNN computes faster than the default library."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        """weight (C', C), bias (C',)."""
+        """weight (C_out, C), bias (C_out,)."""
         super().__init__()
         self.product = PackedConv2d(weight[:, :, None, None], bias)
 
     def forward(self, x: Tensor, activation: str = "none") -> Tensor:
-        """(…, C) -> (…, C'), followed by `activation`, "gelu" or "sigmoid"."""
+        """(…, C) -> (…, C_out), followed by `activation`, "gelu" or "sigmoid"."""
         return _as_rows(self.product(_as_map(x), activation), x)
 
     def times(self, x: Tensor, other: Tensor) -> Tensor:
-        """The same, multiplied by `other` (…, C'), element by element."""
+        """The linear map of x, multiplied elementwise by `other` (…, C_out)."""
         return _as_rows(self.product.times(_as_map(x), _as_map(other)), x)
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether this PyTorch has the operators that packing needs on this device. They are not public."""
+    """Whether this PyTorch has the operators for packing on this device. They are not part of its public API."""
     ops = torch.ops.mkldnn
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
@@ -99,5 +99,5 @@ def _as_map(rows: Tensor) -> Tensor:
 
 
 def _as_rows(product: Tensor, like: Tensor) -> Tensor:
-    """(1, C', N, 1) -> (…, C'), as `like` is (…, C)."""
+    """(1, C_out, N, 1) -> (…, C_out), for `like` (…, C)."""
     return product.squeeze(-1).transpose(1, 2).reshape(*like.shape[:-1], -1)

@@ -1,7 +1,7 @@
-"""Upsampling on a CPU without repeating pixels.
+"""Upsampling on a CPU as a transposed convolution, without repeating pixels.
 
 A doubled image has each row twice, so two of the three rows under a kernel are equal, and their weights can be added in
-advance. What remains is a transposed convolution of stride 2 and kernel 4 × 4, with 4/9 of the multiplications.
+advance. The result is a transposed convolution of stride 2 and kernel 4 × 4, with 4/9 of the multiplications.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PackedUpsample(nn.Module):
         self.bias = None if whole.conv.bias is None else whole.conv.bias.detach()
 
     def forward(self, x: Tensor, size: Size | None = None) -> Tensor:
-        """(B, C, H, W) -> (B, C, 2H, 2W), or of `size`."""
+        """(B, C, H, W) -> (B, C, 2H, 2W), or `size` instead of (2H, 2W)."""
         if size is not None and tuple(size) != (2 * x.shape[2], 2 * x.shape[3]):
             return self.whole(x, size)
         transposed = torch.ops.mkldnn._convolution_transpose_pointwise
@@ -36,8 +36,8 @@ class PackedUpsample(nn.Module):
 
 
 def added_in_advance(weight: Tensor) -> Tensor:
-    """From a convolution of repeated pixels, (C', C, 3, 3), to a transposed one of the pixels, (C, C', 4, 4)."""
-    mirrored = weight.transpose(0, 1).flip(2, 3)  # a transposed convolution slides its kernel the other way
+    """Convert the weight of a convolution after repetition, (C_out, C, 3, 3), to a transposed one, (C, C_out, 4, 4)."""
+    mirrored = weight.transpose(0, 1).flip(2, 3)  # transposed convolutions flip the kernel
     kernel = mirrored.new_zeros(*mirrored.shape[:2], 4, 4, dtype=torch.float32)
     for row, column in product((0, 1), (0, 1)):
         kernel[:, :, row : row + 3, column : column + 3] += mirrored

@@ -1,4 +1,4 @@
-"""Devices: choosing one by name, and running out of memory on it."""
+"""Device selection by name, and errors when a device runs out of memory."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from sdlab.system.errors import RunError
 
 
 def resolve(name: str) -> str:
-    """The device of that name; `auto` is the best one on this machine.
+    """The device called `name`. `auto` is the best one on this machine.
 
     Raises:
-        ValueError: the name is not that of a device, or the device is not on this machine.
+        ValueError: `name` is not a device, or this machine does not have it.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -31,7 +31,7 @@ def resolve(name: str) -> str:
 
 @contextmanager
 def enough_memory(advice: str) -> Iterator[None]:
-    """Report that memory ran out inside the block. `advice` says how to need less.
+    """Report running out of memory inside the block. `advice` tells the user how to need less.
 
     Raises:
         RunError: the device or the machine ran out of memory, unless the system kills the process first.
@@ -41,6 +41,6 @@ def enough_memory(advice: str) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError):
         raise RunError(f"out of memory; {advice}") from None
     except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # PyTorch's message when the machine's own memory runs out
+        if "can't allocate memory" not in str(error):  # PyTorch's message when host memory runs out
             raise
         raise RunError(f"out of memory; {advice}") from None

@@ -1,8 +1,8 @@
-"""The errors that a user can cause, with their exit statuses.
+"""User-facing errors and their exit statuses.
 
     SdlabError
-    ├── UsageError   exit status 2: the request is wrong. Found before weights are loaded.
-    └── RunError     exit status 1: the work failed, through a lock, a full disk or a broken weight file.
+    ├── UsageError   exit status 2: the request is invalid. Found before weights are loaded.
+    └── RunError     exit status 1: the work failed, because of a lock, a full disk or a damaged weight file.
 
 Both are printed without a traceback, one line per mistake. A traceback means a bug in sdlab.
 """
@@ -19,22 +19,22 @@ class SdlabError(Exception):
 
     @property
     def lines(self) -> list[str]:
-        """The message line by line: one line per mistake."""
+        """The lines of the message, one per mistake."""
         return str(self).splitlines()
 
 
 class UsageError(SdlabError):
-    """The request cannot be carried out. The message says where, what, and what would be right."""
+    """The request is invalid. The message gives the place, the mistake and the fix."""
 
     status = 2
 
 
 class RunError(SdlabError):
-    """The request was right and the work failed. The message says why and what to do."""
+    """The request was valid but the work failed. The message gives the reason and the fix."""
 
 
 def print_error(error: SdlabError) -> int:
-    """Print each line of the error to stderr as `error: …`; returns its exit status."""
+    """Print each line of the error to stderr as `error: …`. Returns its exit status."""
     for line in error.lines:
         print(f"error: {line}", file=sys.stderr)
     return error.status

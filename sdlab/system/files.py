@@ -1,4 +1,4 @@
-"""Atomic file writes, and folders."""
+"""Atomic file writes and new folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sdlab.system.errors import RunError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Replace a file: yields a draft to write, which becomes `path` if the block succeeds and is deleted if it fails.
+    """Replace a file. Yields a draft to write, which becomes `path` if the block succeeds and is deleted if it fails.
 
     Raises:
         RunError: the disk is full, or the folder is not writable.
@@ -25,9 +25,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def add(path: Path, write: Callable[[Path], object]) -> Path:
-    """Write a new file at `path` or, if that name is taken, at name-2, name-3, …; returns its path.
+    """Write a new file at `path` or, if that name is taken, at name-2, name-3, … Returns its path.
 
-    No file is overwritten, even if several processes add files to the folder at once.
+    No file is overwritten, even if several processes add files to the folder concurrently.
 
     Raises:
         RunError: the disk is full, or the folder is not writable.
@@ -49,7 +49,7 @@ def make_folder(path: Path) -> None:
     """Make the folder and its parents, unless they exist.
 
     Raises:
-        RunError: it cannot be made.
+        RunError: the folder cannot be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)

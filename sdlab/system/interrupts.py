@@ -12,7 +12,7 @@ class Interrupts:
     """SIGINT and SIGTERM as KeyboardInterrupt, deferred inside `held()`.
 
     Python ignores exceptions raised in some places, such as destructors and callbacks of libraries. `check()` raises a
-    KeyboardInterrupt again that was lost there.
+    KeyboardInterrupt that was lost there.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Interrupts:
     def listening(self) -> Iterator[Interrupts]:
         """Handle the two signals here during the block, then restore the previous handlers.
 
-        Outside the main thread Python allows no handlers, and signals are handled as before.
+        Python allows no handlers outside the main thread. There, signals are handled as before.
         """
         try:
             before = {number: signal.signal(number, self._catch) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -14,10 +14,10 @@ from sdlab.system.files import make_folder, reason
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Make the directory and lock it for the block. The system frees the lock when the process ends in any way.
+    """Make the directory and lock it for the block. The system frees the lock however the process ends.
 
     Raises:
-        RunError: another process holds the lock (the message has its number), or the directory cannot be made.
+        RunError: another process has the lock (the message gives its id), or the directory cannot be made.
     """
     make_folder(directory)
     try:

@@ -1,4 +1,4 @@
-"""The files shipped with sdlab: in the clone, or inside the package when it was installed from a wheel."""
+"""Files shipped with sdlab, in the clone or in the installed package."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ ROOT = _PACKAGE / "_bundled" if (_PACKAGE / "_bundled").is_dir() else _PACKAGE.p
 
 
 def find(path: str | Path) -> Path:
-    """`path` if it exists, else the file of that name shipped with sdlab, else `path`.
+    """`path` if it exists, otherwise the shipped file of that name, otherwise `path` unchanged.
 
-    So `sdlab sweep experiments/cfg_vs_steps.toml` works in any folder, and a file of the user takes precedence.
+    This lets `sdlab sweep experiments/cfg_vs_steps.toml` work in any folder. The user's files take precedence.
     """
     given = Path(path).expanduser()
     shipped = ROOT / given
@@ -19,6 +19,6 @@ def find(path: str | Path) -> Path:
 
 
 def near(path: str | Path, folder: Path) -> str:
-    """`path` as a file in `folder` names it: relative to that folder if it exists there, else as `find` has it."""
+    """A path written in a file in `folder`: relative to that folder if it exists there, otherwise from `find`."""
     beside = folder / Path(path).expanduser()
     return str(beside if beside.exists() else find(path))

@@ -324,7 +324,11 @@ def settings(folder, component):
         ("scheduler", {"prediction_type": "sample"}, "prediction: Input should be 'eps' or 'v'"),
         ("scheduler", {"beta_schedule": "squaredcos_cap_v2"}, "levels.betas: Input should be"),
         ("unet", {"layers_per_block": "two"}, "layers_per_block must be of the same type as 2, got 'two'"),
-        ("unet", {"block_out_channels": "wide"}, r"block_out_channels must be of the same type as \[320, .*, got 'wide'"),
+        (
+            "unet",
+            {"block_out_channels": "wide"},
+            r"block_out_channels must be of the same type as \[320, .*, got 'wide'",
+        ),
         ("unet", {"block_out_channels": [32, "96", 128]}, "block_out_channels must be of the same type as"),
         ("unet", {"sample_size": None}, "sample_size must be of the same type as 64, got None"),
     ],
