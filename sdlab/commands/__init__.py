@@ -1,7 +1,7 @@
 """The commands of `sdlab`, one module each.
 
-A module holds an `EXAMPLE` and a function `command`: its parameters are the options, its docstring is the help.
-`sdlab --help` imports all of these modules, so they import torch and the like inside their functions only.
+Each module has an `EXAMPLE` and a function `command`. Its parameters are the options, its docstring is the help text.
+`sdlab --help` imports all of these modules, so they import heavy packages such as torch inside functions only.
 """
 
 NAMES = ("sweep", "report", "generate", "show", "train", "export", "certify", "new", "list")

@@ -16,13 +16,13 @@ def command(
     out: Annotated[Path, typer.Option(help="folder for certificates.json and certificates.png")] = Path("out/certify"),
     page: Annotated[Path | None, typer.Option(help="also write a page like docs/samplers.md to this path")] = None,
 ) -> None:
-    """Check what samplers claim against exact solutions.
+    """Certify samplers against exact solutions.
 
-    The claims are the order, the number of calls and the memory.
+    Checks their claimed order, their number of denoiser calls and their memory.
     """
     from rich.console import Console
 
     from sdlab.certify.run import run
 
-    width = None if sys.stdout.isatty() else 140  # a file or a pipe has no width of its own
+    width = None if sys.stdout.isatty() else 140  # files and pipes have no width
     raise typer.Exit(run(names or [], out, Console(width=width), page))

@@ -1,4 +1,4 @@
-"""Drawing pictures of a request into PNG files that carry it."""
+"""Drawing of a request's pictures, as PNG files that store the request."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from sdlab.weights.model_loader import StoredModel, load, open_model
 
 DTYPES = ("float32", "bfloat16", "float16")
 STRENGTH = 0.6  # the default of --strength
-_CFG = {"scenes": 3.0}  # the CFG scale at which a model is best; 7.5 is the usual one of Stable Diffusion
+_CFG = {"scenes": 3.0}  # default CFG scale of a model; for others 7.5, as is usual for Stable Diffusion
 _GAP, _WIDEST = 4, 4096  # pixels: between the pictures of a contact sheet, and its longer side
 
 
 @dataclass(frozen=True)
 class Method:
-    """How a request is drawn: its sampler, grid and guidance strategy, built with their options."""
+    """The sampler, grid and guidance strategy of a request, built with their options."""
 
     sampler: samplers.Sampler
     sigmas: tuple[float, ...]
@@ -47,11 +47,11 @@ class Method:
 def generate(request: Request, out: Path, console: Console) -> list[Path]:
     """Draw `request.n` pictures into `out`, and a contact sheet if there are several. No file is ever replaced.
 
-    Pictures are drawn one at a time, so each has the same bits as when it is drawn alone.
+    Pictures are drawn one at a time, so each is bit-identical to the same picture drawn alone.
 
     Raises:
         UsageError: an option is unknown or its value is invalid. Found before any weights are loaded.
-        RunError: a file cannot be read or written, or the model gave NaN.
+        RunError: a file cannot be read or written, or the model returned NaN.
     """
     request = _checked(request)
     stored = open_model(request.source)
@@ -61,7 +61,7 @@ def generate(request: Request, out: Path, console: Console) -> list[Path]:
     steps = _steps(method, strength)
     picture = _input(request)
     make_folder(out)
-    with _progress(console) as progress, enough_memory("a smaller --size, or --dtype bfloat16, needs less"):
+    with _progress(console) as progress, enough_memory("use a smaller --size or --dtype bfloat16"):
         bar = progress.add_task(f"loading {request.model}", total=None)
         pipeline = _open(request, stored)
         for name, text in (("prompt", request.prompt), ("negative prompt", request.negative)):
@@ -79,7 +79,7 @@ def generate(request: Request, out: Path, console: Console) -> list[Path]:
                 [request.seed + i], lambda *_: progress.advance(bar), request.size, init, strength,
             )  # fmt: skip
             if not latents.isfinite().all():
-                raise RunError(f"the model gave NaN or infinity in {request.dtype}; try --dtype float32")
+                raise RunError(f"the model returned NaN or infinity in {request.dtype}; use --dtype float32")
             drawn = _image(pipeline.decode(latents))
             paths.append(_write(drawn, replace(request, seed=request.seed + i, n=1), out, str(request.seed + i)))
             small.append(_shrunk(drawn, request.n))
@@ -121,7 +121,7 @@ def _checked(request: Request) -> Request:
         if given is not None and request.init_image is None:
             raise UsageError(f"{option} needs --init-image")
     if request.compile and request.offload:
-        raise UsageError("--compile and --offload exclude each other; a compiled network cannot be moved")
+        raise UsageError("--compile and --offload cannot be combined; leave one out")
     return replace(request, device=device)
 
 
@@ -148,7 +148,7 @@ def _method(request: Request, config: ModelConfig) -> Method:
     """The sampler, grid and guidance strategy of the request, on the noise schedule of the model.
 
     Raises:
-        UsageError: one of them is unknown, or an option or value is wrong.
+        UsageError: one of them is unknown, or an option or value is invalid.
     """
     assert request.guidance is not None
     plugins.discover()
@@ -161,7 +161,7 @@ def _method(request: Request, config: ModelConfig) -> Method:
 
 
 def _steps(method: Method, strength: float) -> int:
-    """How many steps of the grid are run."""
+    """The number of steps that are run."""
     try:
         return len(tail(method.sigmas, strength)) - 1
     except ValueError as error:
@@ -169,7 +169,7 @@ def _steps(method: Method, strength: float) -> int:
 
 
 def _input(request: Request) -> Tensor | None:
-    """The input picture as (1, 3, H, W), if there is one."""
+    """The input picture, (1, 3, H, W), or None."""
     if request.init_image is None:
         return None
     assert request.size is not None
@@ -193,13 +193,13 @@ def _image(decoded: Tensor) -> Image.Image:
 
 
 def _shrunk(picture: Image.Image, n: int) -> Image.Image:
-    """As large as it can be in a contact sheet of `n` pictures."""
+    """The picture, scaled down if a contact sheet of `n` such pictures would be too large."""
     scale = min(1.0, _WIDEST / (ceil(sqrt(n)) * (max(picture.size) + _GAP)))
     return picture.resize((max(1, int(picture.width * scale)), max(1, int(picture.height * scale))))
 
 
 def _write(picture: Image.Image, request: Request, out: Path, ending: str) -> Path:
-    """Write a PNG under a name that is free, with the request that draws it again in its text field."""
+    """Write a PNG under an unused name, with the request that reproduces it in its text field."""
     words = "".join(c if c.isalnum() else "-" for c in request.prompt.lower())[:48].strip("-") or "picture"
     info = PngInfo()
     info.add_itxt(FIELD, request.to_text())

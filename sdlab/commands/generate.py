@@ -12,9 +12,9 @@ EXAMPLE = 'sdlab generate "a red circle above a large blue star on grey" --sampl
 
 def command(
     prompt: Annotated[str, typer.Argument(help="what to draw")],
-    negative: Annotated[str, typer.Option(help="negative prompt: what guidance leads away from")] = "",
+    negative: Annotated[str, typer.Option(help="negative prompt: what guidance steers away from")] = "",
     model: Annotated[str, typer.Option(help="name, file or folder of a model")] = "scenes",
-    weights: Annotated[str | None, typer.Option(help="weights of the model, a file or folder")] = None,
+    weights: Annotated[str | None, typer.Option(help="file or folder with the model's weights")] = None,
     vocab: Annotated[str | None, typer.Option(help="vocab.json of the model")] = None,
     merges: Annotated[str | None, typer.Option(help="merges.txt of the model")] = None,
     init_image: Annotated[Path | None, typer.Option(help="a picture to start from")] = None,
@@ -55,8 +55,8 @@ def command(
 ) -> None:
     """Draw pictures of a prompt as PNG files.
 
-    With --init-image, a picture is changed to follow the prompt. Each file carries its parameters; see sdlab show.
-    A sampler, grid or guidance strategy may also be custom, like "my_rules.py:Fading scale=3".
+    With --init-image, changes a picture to follow the prompt. Each file stores its parameters; see sdlab show.
+    Samplers, grids and guidance strategies may be custom, like "my_guidance.py:Fading scale=3".
     """
     from rich.console import Console
 
@@ -66,7 +66,7 @@ def command(
 
     if cfg is not None:
         if guidance is not None:
-            raise UsageError(f'--cfg and --guidance exclude each other; write --guidance "cfg scale={cfg:g}"')
+            raise UsageError(f'--cfg and --guidance cannot be combined; write --guidance "cfg scale={cfg:g}"')
         guidance = f"cfg scale={cfg}"
     request = Request(
         prompt=prompt,

@@ -9,16 +9,16 @@ from typing import Any
 from sdlab.registry import Registry
 from sdlab.system.errors import UsageError
 
-_WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\[[^]]*]|{[^}]*}|\S)+""")  # quotes and brackets may hold spaces
+_WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\[[^]]*]|{[^}]*}|\S)+""")  # quotes and brackets may contain spaces
 
 
 def parse_choice(text: str) -> tuple[str, dict[str, Any]]:
-    """`"cfg_interval scale=5 sigma_low=0.3"` as a name and its options.
+    """Parse a choice like `"cfg_interval scale=5 sigma_low=0.3"` into its name and options.
 
     Values are written as in TOML. A string needs quotes only if it has spaces or looks like a number.
 
     Raises:
-        ValueError: there is no name, an option is not of the form key=value, or is given twice.
+        ValueError: the name is missing, or an option is not of the form key=value or is given twice.
     """
     words = _WORD.findall(text)
     if not words:
@@ -35,10 +35,10 @@ def parse_choice(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def build_choice(registry: Registry, text: str, **supplied: Any) -> Any:
-    """Build the choice that an option of the command line gives, on top of `supplied`; custom files are loaded.
+    """Build the choice in a command-line option, with `supplied` as further arguments. Loads custom files.
 
     Raises:
-        UsageError: the text, its name, an option or a value is wrong. The message has one line per mistake.
+        UsageError: the text, its name, an option or a value is invalid. The message has one line per mistake.
     """
     option = f"--{registry.kind}"
     try:
@@ -52,7 +52,7 @@ def build_choice(registry: Registry, text: str, **supplied: Any) -> Any:
 
 
 def _value(text: str) -> Any:
-    """The value in TOML; other text as it is."""
+    """The text as a TOML value, or the text itself if it is not one."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -15,7 +15,7 @@ EXAMPLE = "sdlab list samplers"
 
 
 class Listed(StrEnum):
-    """What `sdlab list` can list."""
+    """The lists that `sdlab list` prints."""
 
     samplers = "samplers"
     grids = "grids"
@@ -25,7 +25,7 @@ class Listed(StrEnum):
 
 
 def command(what: Annotated[Listed, typer.Argument(help="what to list")]) -> None:
-    """List what a sweep can use, one line each."""
+    """List what can be used in a sweep, one line each."""
     described = _described(what)
     column = max(len(name) for name, _ in described) + 2
     room = max(20, shutil.get_terminal_size().columns - column) if sys.stdout.isatty() else sys.maxsize

@@ -18,7 +18,7 @@ _SKELETON = Path(__file__).with_name("new_sampler.py.txt")
 
 
 class Kind(StrEnum):
-    """What `sdlab new` can write."""
+    """The kinds of file that `sdlab new` writes."""
 
     sampler = "sampler"
 
@@ -41,7 +41,7 @@ def new_sampler(name: str, folder: Path) -> Path:
     """
     stem = re.sub(r"[-\s]+", "_", name.removesuffix(".py")).lower()
     if not stem.isascii() or not stem.isidentifier() or keyword.iskeyword(stem):
-        rule = "the name of a sampler must be letters, digits and _, and not start with a digit"
+        rule = "a sampler's name must consist of letters, digits and _, and must not start with a digit"
         raise UsageError(f"{rule}; got {name!r}")
     kind = "".join(part.capitalize() for part in stem.split("_"))
     path = folder / f"{stem}.py"
@@ -50,7 +50,7 @@ def new_sampler(name: str, folder: Path) -> Path:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise UsageError(f"{path} exists already and was not changed; choose another name") from None
+        raise UsageError(f"{path} already exists and was not changed; choose another name") from None
     except OSError as error:
         raise RunError(f"cannot write {path}: {reason(error)}") from None
     return path

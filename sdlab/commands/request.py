@@ -1,4 +1,4 @@
-"""The request of `sdlab generate`: as the text that a PNG carries, and as the command that draws it again."""
+"""The request of `sdlab generate`, as the text in a PNG and as the command that draws it again."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ FIELD = "sdlab"  # the text field of the PNG
 
 @dataclass(frozen=True)
 class Request:
-    """What to draw and how. None means the default of the model, or that an option is not used.
+    """The options of `sdlab generate`. None means the default of the model, or an option that is not used.
 
-    The text in a PNG holds the values that were used, for that one picture.
+    The text in a PNG contains the values that were used for that one picture.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
     prompt: str
     negative: str = ""
     model: str = "scenes"
-    weights: str | None = None  # files of the model that are not in their usual places
+    weights: str | None = None  # files of the model outside their usual places
     vocab: str | None = None
     merges: str | None = None
     init_image: str | None = None
     strength: float | None = None  # of init_image
     fit: str | None = None  # of init_image
     size: Size | None = None  # height and width
-    sampler: str = "dpmpp_2m"  # a name with options, as `parse_choice` reads it; so are grid and guidance
+    sampler: str = "dpmpp_2m"  # a name with options for `parse_choice`, as for grid and guidance
     grid: str = "trailing"
     steps: int = 20
     guidance: str | None = None
@@ -49,21 +49,21 @@ class Request:
 
     @property
     def source(self) -> ModelSource:
-        """The model, and where its files are."""
+        """The model and its files."""
         return ModelSource(self.model, self.weights, self.vocab, self.merges)
 
     def to_text(self) -> str:
-        """As JSON, with the version of sdlab. The size is written as "height" and "width"."""
+        """The request as JSON, with the version of sdlab. The size is written as "height" and "width"."""
         content = {"version": sdlab.__version__, **asdict(self)}
         content["height"], content["width"] = content.pop("size") or (None, None)
         return json.dumps(content, ensure_ascii=False)
 
     @classmethod
     def from_text(cls, text: str) -> tuple[Request, str]:
-        """The inverse of `to_text`: the request, and the version that wrote it, which may be an earlier one.
+        """The inverse of `to_text`: the request, and the version that wrote it, which may be older.
 
         Raises:
-            ValueError: the text is not of that form; the message says what is wrong.
+            ValueError: the text does not have that form. The message names the mistake.
         """
         try:
             content: Any = json.loads(text)
@@ -74,10 +74,10 @@ class Request:
             fault = error.errors()[0]
             raise ValueError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
-            raise ValueError("its text is not what sdlab writes") from None
+            raise ValueError("the text was not written by sdlab") from None
 
     def command(self) -> str:
-        """The same request as a line for a shell. Every value is written out, so that defaults may change."""
+        """The shell command for this request. Every value is written out, so that defaults can change."""
         options = [word for field in fields(self)[1:] for word in _option(field.name, getattr(self, field.name))]
         if self.prompt.startswith("-"):
             return shlex.join(["sdlab", "generate", *options, "--", self.prompt])
@@ -85,10 +85,10 @@ class Request:
 
 
 def parse_size(text: str) -> Size:
-    """The `--size` that people type, width first: `"512x384"` is (384, 512), height first as everywhere in code.
+    """Parse `--size`, which has the width first. `"512x384"` is (384, 512), height first as everywhere in code.
 
     Raises:
-        UsageError: the text is not of that form.
+        UsageError: the text does not have that form.
     """
     width, cross, height = text.lower().partition("x")
     if not (cross and width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
@@ -102,7 +102,7 @@ def size_text(size: Size) -> str:
 
 
 def _rename(content: dict[str, Any]) -> None:
-    """The keys of the text as fields. Earlier versions wrote `size` as width and height, and `cfg` for guidance."""
+    """Convert keys to fields, in place. Older versions wrote `size` as width and height, and `cfg` for guidance."""
     if (size := content.pop("size", None)) is not None:
         content["width"], content["height"] = size
     height, width = content.pop("height", None), content.pop("width", None)
@@ -113,7 +113,7 @@ def _rename(content: dict[str, Any]) -> None:
 
 
 def _option(field: str, value: object) -> list[str]:
-    """`["--steps", "20"]`; nothing for a value that is empty or not used."""
+    """Words like `["--steps", "20"]`, or none if the value is empty or not used."""
     name = "-n" if field == "n" else "--" + field.replace("_", "-")
     match value:
         case None | "" | False:

@@ -18,13 +18,13 @@ EXAMPLE = "sdlab show out/generate/a-red-circle-0.png"
 
 
 def command(image: Annotated[Path, typer.Argument(help="a PNG file written by sdlab generate")]) -> None:
-    """Print the parameters of a picture and its command."""
+    """Print the parameters of a picture and the command that draws it."""
     print("\n".join(show(image).lines()))
 
 
 @dataclass(frozen=True)
 class Shown:
-    """The request that a picture carries, and the version of sdlab that drew it."""
+    """The request stored in a picture, and the version of sdlab that drew it."""
 
     request: Request
     version: str
@@ -48,7 +48,7 @@ def show(path: Path) -> Shown:
     """The parameters of a picture written by `sdlab generate`.
 
     Raises:
-        UsageError: the file is missing, is not a picture, or carries no parameters of sdlab.
+        UsageError: the file is missing, is not a picture, or has no parameters of sdlab.
     """
     from sdlab.commands.request import FIELD, Request
     from sdlab.picture import opened
@@ -57,8 +57,8 @@ def show(path: Path) -> Shown:
         picture.load()  # a text field may come after the pixels
         text = getattr(picture, "text", {}).get(FIELD)
     if not isinstance(text, str):
-        raise UsageError(f"{path} carries no parameters of sdlab; only PNG files written by sdlab generate do")
+        raise UsageError(f"{path} has no parameters of sdlab; choose a PNG file written by sdlab generate")
     try:
         return Shown(*Request.from_text(text))
     except ValueError as error:
-        raise UsageError(f"{path} carries parameters that this version of sdlab cannot read: {error}") from None
+        raise UsageError(f"{path} has parameters that this version of sdlab cannot read: {error}") from None

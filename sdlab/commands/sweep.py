@@ -23,7 +23,7 @@ EXAMPLE = "sdlab sweep experiments/cfg_vs_steps.toml --dry-run"
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="the sweep, a TOML file; those shipped with sdlab are found anywhere")],
+    file: Annotated[Path, typer.Argument(help="sweep file (TOML); those shipped with sdlab work in any folder")],
     out: Annotated[Path, typer.Option(help="folder for run directories")] = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only list the cells and estimate the time")] = False,
     images: Annotated[int | None, typer.Option(help="images per cell, instead of the file's")] = None,
@@ -40,13 +40,13 @@ def command(
 ) -> None:
     """Run a sweep, then draw its table, contact sheet and plots.
 
-    Cells that have a result already are not run again.
+    Cells that already have a result are not run again.
     """
     from sdlab.sweep.bench import ModelBench
     from sdlab.sweep.identity import identify
 
     given = {"images": images, "seed": seed, "batch": batch, "device": device, "dtype": dtype, "model": model}
-    given["compile"] = compile or None  # without the option the file decides
+    given["compile"] = compile or None  # without the option, the value in the file counts
     overrides = {key: value for key, value in given.items() if value is not None}
     raise typer.Exit(sweep(file, identify, ModelBench, out=out, dry_run=dry_run, overrides=overrides))
 
@@ -61,11 +61,11 @@ def sweep(
     overrides: Mapping[str, Any] | None = None,
     console: Console | None = None,
 ) -> int:
-    """Run the sweep of a file, or with `dry_run` list what it would run; returns the exit status.
+    """Run a sweep file, or only list its cells with `dry_run`. Returns the exit status.
 
-    `identify` checks a plan and identifies its model down to the weights without loading them. `open_bench` loads it,
-    and is called only when there is a cell to run. `overrides` replace top-level values of the file. Mistakes go to
-    stderr, one line each.
+    `identify` checks a plan and identifies its model, including the weights, without loading them. `open_bench` loads
+    the model, and is called only if a cell has to run. `overrides` replace top-level values of the file. Mistakes are
+    printed to stderr, one line each.
     """
     from rich.console import Console
 
@@ -108,7 +108,7 @@ def _print_outcome(outcome: SweepOutcome, directory: Path, console: Console) -> 
 
 
 def _describe(plan: Plan, model: str, directory: Path, console: Console) -> None:
-    """Print what a sweep would do; nothing is written."""
+    """Print the cells and the expected time. Nothing is written."""
     from rich.table import Table
 
     from sdlab.sweep.cost import estimate

@@ -12,7 +12,7 @@ EXAMPLE = "sdlab train vae experiments/train/vae.toml"
 
 
 class Stage(StrEnum):
-    """What `sdlab train` can train."""
+    """The stages of `sdlab train`."""
 
     text = "text"
     clip = "clip"

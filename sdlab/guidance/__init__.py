@@ -1,4 +1,4 @@
-"""Guidance strategies: each is one file and one line in `GUIDANCE`.
+"""Guidance strategies, each with one file and one line in `GUIDANCE`.
 
 strategy = guidance.make("cfg", scale=7.5)
 denoise = guidance.Guided(strategy, model, {"cond": cond, "uncond": uncond})  # denoise(x, sigma) -> x̂₀, for one run
@@ -41,7 +41,7 @@ def make(name: str, **options: Any) -> Strategy:
     """The guidance strategy `name` with `options`.
 
     Raises:
-        ValueError: the name or an option is unknown (the message has the nearest one), or a value is invalid.
+        ValueError: the name or an option is unknown (the message suggests the nearest one), or a value is invalid.
     """
     build = cast(Callable[..., Strategy], look_up("guidance", name, GUIDANCE))
     check_options(f"guidance {name!r}", build, options)

@@ -17,7 +17,7 @@ class Affine(ABC):
 
     @abstractmethod
     def weight(self, sigma: float) -> float:
-        """w at level σ: 1 is the plain conditional model, 0 the unconditional one."""
+        """w at level σ. 1 is the plain conditional model, 0 the unconditional one."""
 
     def queries(self, sigma: float) -> tuple[Query, ...]:
         """One prediction at weights 0 and 1, otherwise both."""
@@ -27,7 +27,7 @@ class Affine(ABC):
         return (UNCOND,) if weight == 0 else (UNCOND, COND)
 
     def combine(self, predictions: tuple[Tensor, ...], x: Tensor, sigma: float, state: State) -> tuple[Tensor, State]:
-        """The blend, or the only prediction there is."""
+        """The blend, or the single prediction."""
         if len(predictions) == 1:
             return predictions[0], None
         uncond, cond = predictions

@@ -1,4 +1,4 @@
-"""The guidance protocol: which predictions a strategy asks for at a noise level, and how it combines them."""
+"""The guidance protocol: the predictions a strategy needs at a noise level, and their combination."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ State = tuple[Tensor, ...] | None  # one row per image in each tensor; None at t
 
 @dataclass(frozen=True)
 class Query:
-    """One prediction of the model: with a named context, and with a named perturbation of its network or none."""
+    """One prediction of the model, with a named context and optionally a named perturbation of its network."""
 
     context: str = "cond"
     perturbation: str | None = None
@@ -24,12 +24,12 @@ COND, UNCOND = Query("cond"), Query("uncond")
 class Strategy(Protocol):
     """A guidance strategy: a frozen dataclass of its options, the same for every image and every run.
 
-    It never sees the model. `Guided` asks the queries in one batch, counts them as network passes, and holds the state
-    of the run.
+    It has no access to the model. `Guided` runs the queries in one batch, counts them as network passes, and keeps the
+    state of the run.
     """
 
     def queries(self, sigma: float, /) -> tuple[Query, ...]:
-        """The predictions wanted at level σ, at least one and none twice. Their number is the network passes."""
+        """The predictions needed at level σ, at least one and without duplicates. Each costs one network pass."""
         ...
 
     def combine(
@@ -37,10 +37,10 @@ class Strategy(Protocol):
     ) -> tuple[Tensor, State]:
         """The guided x̂₀ in the shape of x (B, …), and the state for the next call.
 
-        Pure: each image's result depends on its own rows alone, and nothing is written to.
+        This must be a pure function. The result for an image depends only on its rows, and inputs are not modified.
 
         Args:
             predictions: x̂₀ of each query, in the order of `queries(sigma)`, each (B, …).
-            state: None at the first call of a run, then what the last call returned.
+            state: None at the first call of a run, then the state returned by the previous call.
         """
         ...

@@ -25,5 +25,5 @@ class ClassifierFree(Affine):
         within("ClassifierFree.scale", self.scale, 0)
 
     def weight(self, sigma: float) -> float:
-        """The scale, at every level."""
+        """The scale at every level."""
         return self.scale

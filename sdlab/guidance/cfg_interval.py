@@ -11,10 +11,10 @@ from sdlab.guidance.affine import Affine
 
 @dataclass(frozen=True)
 class ClassifierFreeInterval(Affine):
-    """Classifier-free guidance for sigma_low < σ ≤ sigma_high, the plain conditional model at other levels.
+    """Classifier-free guidance for sigma_low < σ ≤ sigma_high, and the plain conditional model at other levels.
 
-    The level of each denoiser call decides, not the level at which its step begins. `sigma_high` may be infinite
-    (Kynkäänniemi et al. 2024, arXiv:2404.07724, section 3).
+    σ is the level of each denoiser call, not the level at which its step begins. `sigma_high` may be infinite
+    (Kynkäänniemi et al. 2024, arXiv:2404.07724, sec. 3).
 
     Raises:
         ValueError: `scale` or `sigma_low` is below 0, or `sigma_high` is not above `sigma_low`.

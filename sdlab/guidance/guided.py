@@ -1,4 +1,4 @@
-"""The guided denoiser: a strategy, a model and its contexts, as the denoiser that a sampler calls in one run."""
+"""The guided denoiser: a strategy, a model and its contexts combined into the denoiser of one run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sdlab.guidance.base import UNCOND, Query, State, Strategy
 
 
 class Guided:
-    """D(x, σ) -> x̂₀ of one run. It batches the queries, counts them, and holds the state of the strategy.
+    """D(x, σ) -> x̂₀ for one run. Batches and counts the queries, and keeps the state of the strategy.
 
-    Build a new one for each run. Each image of a batch is asked its own queries and combined at its own level, so it
-    gives the same picture and costs the same number of passes as alone.
+    Build a new one for each run. Images of a batch may be at different levels and need different queries. Each gives
+    the same picture and costs the same number of passes as it would alone.
 
         denoise = Guided(guidance.make("cfg", scale=3.0), model, {"cond": cond, "uncond": uncond})
         x0 = samplers.run(sampler, denoise, x, sigmas)
@@ -25,15 +25,15 @@ class Guided:
     """
 
     def __init__(self, strategy: Strategy, model: Model, contexts: Mapping[str, Tensor]) -> None:
-        """`contexts` have the names that the queries use, and one row per image: (B, …)."""
+        """`contexts` maps the names used in queries to contexts with one row per image, (B, …)."""
         self.strategy, self.contexts = strategy, contexts
-        self._model: Callable[..., Tensor] = model  # with perturbations, if queries have any
+        self._model: Callable[..., Tensor] = model  # also takes `perturbation` if a query has one
         self._images, self._rows = len(next(iter(contexts.values()))), 0
         self._states: list[State] = [None] * self._images  # per image, without the batch axis
 
     @property
     def passes(self) -> float:
-        """Network passes per image so far; the mean where images differ."""
+        """Network passes per image so far, averaged over the images."""
         return self._rows / self._images
 
     def __call__(self, x: Tensor, sigma: Sigma) -> Tensor:
@@ -41,12 +41,12 @@ class Guided:
         return self._guide(x, sigma)[0]
 
     def with_uncond(self, x: Tensor, sigma: Sigma) -> tuple[Tensor, Tensor]:
-        """The guided x̂₀ and the unconditional one, for one more pass where the strategy does not ask for it."""
+        """The guided and the unconditional x̂₀. Costs one more pass if the strategy does not query the latter."""
         x0, predictions = self._guide(x, sigma, also=(UNCOND,))
         return x0, predictions[UNCOND]
 
     def _guide(self, x: Tensor, sigma: Sigma, also: tuple[Query, ...] = ()) -> tuple[Tensor, dict[Query, Tensor]]:
-        """The guided x̂₀, and what `_predict` returns."""
+        """The guided x̂₀, and the predictions from `_predict`."""
         levels = sigma.tolist() if isinstance(sigma, Tensor) else [float(sigma)] * len(x)
         wanted = {level: self.strategy.queries(level) for level in dict.fromkeys(levels)}
         asked = {level: tuple(dict.fromkeys((*also, *queries))) for level, queries in wanted.items()}
@@ -63,7 +63,7 @@ class Guided:
         return _joined(guided, x), predictions
 
     def _predict(self, x: Tensor, sigma: Sigma, asked: Sequence[tuple[Query, ...]]) -> dict[Query, Tensor]:
-        """x̂₀ (B, …) of each query, from one call of the model; NaN for an image that did not ask for it."""
+        """x̂₀ (B, …) of each query, from one call of the model, with NaN for images without that query."""
         images: dict[Query, list[int]] = {}
         for i, queries in enumerate(asked):
             for query in queries:
@@ -82,12 +82,12 @@ class Guided:
 
 
 def _take(values: Tensor, rows: list[int]) -> Tensor:
-    """These rows, in ascending order; without a copy where they are all."""
+    """The given rows, in ascending order. All rows are returned without a copy."""
     return values if len(rows) == len(values) else values[rows]
 
 
 def _joined(parts: Sequence[tuple[list[int], Tensor]], like: Tensor) -> Tensor:
-    """Parts with the rows they are of, as one tensor in the shape of `like`; NaN in rows that no part has."""
+    """Parts with their row indices, as one tensor in the shape of `like`. Other rows are NaN."""
     if len(parts[0][0]) == len(like):
         return parts[0][1]
     whole = parts[0][1].new_full(like.shape, nan)
@@ -105,7 +105,7 @@ def _groups(keys: Iterable[tuple[float, bool]]) -> dict[tuple[float, bool], list
 
 
 def _stacked(states: Sequence[State]) -> State:
-    """The states of images, as one with a row for each; either all or none of them have begun."""
+    """The states of images stacked into one. Either all or none are None."""
     begun = [state for state in states if state is not None]
     return tuple(torch.stack(rows) for rows in zip(*begun, strict=True)) if begun else None
 
@@ -116,5 +116,5 @@ def _rows_of(state: State, images: int) -> Sequence[State]:
         return [None] * images
     if any(values.shape[:1] != (images,) for values in state):
         shapes = ", ".join(str(tuple(values.shape)) for values in state)
-        raise ValueError(f"the state of a guidance strategy has one row per image, {images} here; got {shapes}")
+        raise ValueError(f"the state of a guidance strategy must have one row per image, {images} here; got {shapes}")
     return list(zip(*state, strict=True))

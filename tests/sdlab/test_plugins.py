@@ -315,7 +315,7 @@ WRONG = [
         "guidance",
         GUIDANCE_FILE.replace("predictions[0], None", "predictions[0], (x.new_zeros(1),)"),
         "Half",
-        "ValueError: the state of a guidance strategy has one row per image, 2 here; got (1,)",
+        "ValueError: the state of a guidance strategy must have one row per image, 2 here; got (1,)",
     ),
     (
         "guidance",
@@ -397,14 +397,14 @@ def test_what_is_added_is_listed():
 def test_a_file_is_never_overwritten(tmp_path):
     path = new_sampler("mine", tmp_path)
     path.write_text("my work", encoding="utf-8")
-    with pytest.raises(UsageError, match="exists already and was not changed"):
+    with pytest.raises(UsageError, match="already exists and was not changed"):
         new_sampler("mine", tmp_path)
     assert path.read_text(encoding="utf-8") == "my work"
 
 
 @pytest.mark.parametrize("name", ["2fast", "class", "a/b", "", "naïve"])
 def test_a_name_that_python_does_not_take_is_an_error(name, tmp_path):
-    with pytest.raises(UsageError, match="must be letters, digits and _"):
+    with pytest.raises(UsageError, match="must consist of letters, digits and _"):
         new_sampler(name, tmp_path)
 
 

@@ -206,7 +206,7 @@ def test_names_that_are_taken_are_passed_over_also_by_writers_at_the_same_time(t
 def test_running_out_of_memory_is_one_line(sdlab: Sdlab, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Pipeline, "decode", lambda self, latents: torch.empty(2**52))
     done = sdlab("generate", PROMPT, "--steps", "1", "--device", "cpu")
-    assert done == (1, [], ["error: out of memory; a smaller --size, or --dtype bfloat16, needs less"])
+    assert done == (1, [], ["error: out of memory; use a smaller --size or --dtype bfloat16"])
 
 
 def test_without_a_compiler_nothing_is_compiled(sdlab: Sdlab, monkeypatch: pytest.MonkeyPatch):
@@ -231,7 +231,7 @@ def test_the_end_of_a_prompt_that_does_not_fit_is_reported(sdlab: Sdlab):
     [
         (
             ["--compile", "--offload"],
-            "--compile and --offload exclude each other; a compiled network cannot be moved",
+            "--compile and --offload cannot be combined; leave one out",
         ),
         (["--size", "50x64"], "--size: both sides must be multiples of 8, got 50x64; the nearest is 48x64"),
         (["--size", "0x64"], "--size: both sides must be multiples of 8, got 0x64; the nearest is 8x64"),
@@ -248,7 +248,7 @@ def test_the_end_of_a_prompt_that_does_not_fit_is_reported(sdlab: Sdlab):
         (["--init-image", "."], "--init-image: .: is a directory"),
         (
             ["--cfg", "3", "--guidance", "none"],
-            '--cfg and --guidance exclude each other; write --guidance "cfg scale=3"',
+            '--cfg and --guidance cannot be combined; write --guidance "cfg scale=3"',
         ),
         (
             ["--guidance", "cfg scael=3"],

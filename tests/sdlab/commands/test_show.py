@@ -137,12 +137,12 @@ def test_the_size_and_the_guidance_of_an_older_version_are_read(here: Path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"version": "9", "prompt": "a", "size": 3}, "its text is not what sdlab writes"),
+        ({"version": "9", "prompt": "a", "size": 3}, "the text was not written by sdlab"),
         ({"version": "9", "prompt": "a", "height": 3}, "size.1: Input should be a valid integer"),
-        ("{}", "its text is not what sdlab writes"),
-        ("[1]", "its text is not what sdlab writes"),
-        ("hello", "its text is not what sdlab writes"),
-        ("[" * 100_000, "its text is not what sdlab writes"),
+        ("{}", "the text was not written by sdlab"),
+        ("[1]", "the text was not written by sdlab"),
+        ("hello", "the text was not written by sdlab"),
+        ("[" * 100_000, "the text was not written by sdlab"),
         ({"version": "9", "prompt": "a", "stepps": 3}, "stepps: Unexpected keyword argument"),
         ({"version": "9", "prompt": "a", "steps": "many"}, "steps: Input should be a valid integer"),
         ({"version": "9"}, "prompt: Field required"),
@@ -152,14 +152,14 @@ def test_parameters_of_another_form_are_refused_in_one_line(tmp_path: Path, cont
     path = signed(tmp_path / "a.png", content)
     with pytest.raises(UsageError) as caught:
         show(path)
-    assert str(caught.value) == f"{path} carries parameters that this version of sdlab cannot read: {message}"
+    assert str(caught.value) == f"{path} has parameters that this version of sdlab cannot read: {message}"
 
 
 def test_a_picture_without_parameters_is_an_error(tmp_path: Path):
     for name in ("a.png", "a.jpg", "a.gif"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
         with pytest.raises(
-            UsageError, match=r"carries no parameters of sdlab; only PNG files written by sdlab generate do"
+            UsageError, match=r"has no parameters of sdlab; choose a PNG file written by sdlab generate"
         ):
             show(tmp_path / name)
 

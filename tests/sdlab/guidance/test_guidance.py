@@ -232,7 +232,7 @@ def test_a_state_without_a_row_per_image_is_refused():
 
     for strategy, shape in ((Shared(), r"\(\)"), (Short(), r"\(1, 1\)")):
         denoise = Guided(strategy, model, dict(zip(("cond", "uncond"), contexts(3), strict=True)))
-        with pytest.raises(ValueError, match=f"has one row per image, 3 here; got {shape}$"):
+        with pytest.raises(ValueError, match=f"must have one row per image, 3 here; got {shape}$"):
             denoise(torch.ones(3, 1), 2.0)
 
 
