@@ -1,4 +1,4 @@
-"""Networks as denoisers in the σ clock."""
+"""Denoisers D(x; σ, c) made from networks that are trained on timesteps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Sigma = float | Tensor  # one level for the batch, or (B,)
 
 
 class Model(Protocol):
-    """D(x; σ, c): a denoiser that also takes its context.
+    """D(x; σ, c), a denoiser with a context.
 
     If a guidance strategy asks for a perturbed network, the call also has the keyword `perturbation`, a tuple with one
     name or None per row of x; no network supports any yet.
@@ -27,7 +27,7 @@ class Model(Protocol):
         ...
 
 
-Watch = Callable[[Model], Model]  # wraps a network for one run, to count its passes for instance
+Watch = Callable[[Model], Model]  # wraps a network for one run, for example to count its passes
 
 
 def unwatched(model: Model) -> Model:
@@ -39,12 +39,12 @@ def unwatched(model: Model) -> Model:
 class NetworkDenoiser:
     """D(x; σ, c) of a variance-preserving network that was trained on discrete timesteps.
 
-    With α = 1/√(1+σ²), the network sees x_unit = α x at timestep t(σ), which may be fractional, and returns
+    With α = 1/√(1+σ²), the network receives x_unit = α x at timestep t(σ), which may be fractional, and returns
 
         ε:  D = x − σ ε                     (Ho et al. 2020, arXiv:2006.11239, eq. 11)
         v:  D = α (x_unit − σ v)            (Salimans & Ho 2022, arXiv:2202.00512, app. D, with σ_vp = α σ)
 
-    The network may run in another dtype; D has that of x.
+    The network may run in another dtype. D has the dtype of x.
     """
 
     network: Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_unit, t (B,), context) -> prediction
@@ -53,7 +53,7 @@ class NetworkDenoiser:
 
     @classmethod
     def of(cls, network: Callable[[Tensor, Tensor, Tensor], Tensor], config: ModelConfig) -> NetworkDenoiser:
-        """With the levels and the prediction type of a model's configuration."""
+        """The denoiser with the noise schedule and the prediction type of a model's configuration."""
         return cls(network, config.noise_schedule(), config.prediction)
 
     def __call__(self, x: Tensor, sigma: Sigma, context: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Pictures of any kind as the networks need them: (3, H, W) in [−1, 1], at a given size.
+"""Pictures from files as tensors for the networks, (3, H, W) in [−1, 1], at a given size.
 
-A picture is turned upright as its camera recorded (EXIF). Transparency is laid over white, grey and palettes become
-RGB, 16 bits become 8, and an animation gives its first frame. The result is then fitted to the size with Lanczos'
-filter. A picture that has this size already keeps every pixel. Colour profiles are not applied.
+The EXIF orientation is applied. Transparency is composited over white, grey and palette pictures become RGB, 16 bits
+become 8, and the first frame of an animation is used. The result is fitted to the size with a Lanczos filter. Pictures
+that already have the size keep every pixel. Colour profiles are not applied.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def read_picture(path: Path, size: Size, fit: Fit = "crop") -> Tensor:
     """The picture in a file as (3, H, W) float32 in [−1, 1].
 
     Args:
-        path: any kind of file that Pillow reads.
+        path: a file in any format that Pillow reads.
         size: height and width in pixels.
-        fit: both ways keep the proportions. "crop" covers the size and cuts equally on two sides; "pad" fits the whole
-            picture inside, on white.
+        fit: "crop" fills the size and cuts two sides equally. "pad" fits the whole picture inside, on white. Both keep
+            the aspect ratio.
 
     Raises:
         UsageError: the file is missing, or is not a picture that Pillow can read.
@@ -51,7 +51,7 @@ def read_picture(path: Path, size: Size, fit: Fit = "crop") -> Tensor:
 
 
 def from_bytes(pixels: Tensor) -> Tensor:
-    """(B, H, W, 3) uint8 -> (B, 3, H, W) in [−1, 1]: the inverse of `to_bytes`."""
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) in [−1, 1], the inverse of `to_bytes`."""
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -61,7 +61,7 @@ def to_bytes(images: Tensor) -> Tensor:
 
 
 def rounded(images: Tensor) -> Tensor:
-    """(B, 3, H, W) in [−1, 1], each value rounded to the nearest that a byte can hold."""
+    """(B, 3, H, W) in [−1, 1], with each value rounded to the nearest of 256 levels."""
     return _levels(images) / 127.5 - 1
 
 
@@ -72,24 +72,24 @@ def _levels(images: Tensor) -> Tensor:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """The picture in a file, open for a block that only reads it.
+    """Open a picture for reading inside the block.
 
     Raises:
-        UsageError: the file is missing, or is not a picture that Pillow can read; also for errors inside the block.
+        UsageError: the file is missing, or is not a picture that Pillow can read. Also for errors inside the block.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large is fine
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large pictures are fine
             with Image.open(path) as file:
                 yield file
     except UnidentifiedImageError:
-        raise UsageError(f"{path}: is not a picture of a kind that can be read") from None
+        raise UsageError(f"{path}: is not a picture in a supported format") from None
     except Image.DecompressionBombError:
         raise UsageError(f"{path}: has too many pixels; scale the picture down first") from None
-    except Exception as error:  # Pillow's readers raise many kinds of errors for damaged files
+    except Exception as error:  # Pillow raises many kinds of errors for damaged files
         if isinstance(error, OSError) and error.strerror:
             raise UsageError(f"{path}: {reason(error)}") from None
-        raise UsageError(f"{path}: is a damaged picture, or one of a kind that cannot be read ({error})") from None
+        raise UsageError(f"{path}: is a damaged picture or has an unsupported format ({error})") from None
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Text-to-image and image-to-image in four parts: encode prompts, encode pictures, sample latents, decode them."""
+"""Text-to-image and image-to-image in four parts: encode prompts, encode pictures, sample latents, decode latents."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from sdlab.picture import rounded
 Tiles = Literal["auto", "always", "never"]
 TILES: tuple[str, ...] = get_args(Tiles)
 
-_PROMPTS = 64  # through the text encoder at once
-_PIXELS = 512 * 512  # through the VAE at once: 64 pictures of the lab, one of Stable Diffusion
-_LARGE = 128 * 128  # latents (1024 × 1024 pixels of Stable Diffusion) above which the VAE works in tiles
+_PROMPTS = 64  # per pass of the text encoder
+_PIXELS = 512 * 512  # per pass of the VAE: 64 pictures of the lab model, one of Stable Diffusion
+_LARGE = 128 * 128  # latents (1024 × 1024 pixels of Stable Diffusion) above which the VAE runs in tiles
 _TILE, _OVERLAP = 64, 16  # latents per side
 
 
@@ -35,10 +35,10 @@ class Pipeline:
         offload: torch.device | str | None = None,
         tiles: Tiles = "auto",
     ) -> None:
-        """The model runs where it is, or on the device `offload`, to which each network moves while it is in use.
+        """The model runs on its device, or on the device `offload`, to which each network is moved only while in use.
 
-        The model is used as it is; `sdlab.cpu.optimise` makes it faster. The VAE works in `tiles` of
-        64 × 64 latents; with "auto", only for pictures of more than 128 × 128 latents.
+        The model is not optimised here (see `sdlab.cpu.optimise`). `tiles` runs the VAE on tiles of 64 × 64 latents.
+        With "auto", only pictures of more than 128 × 128 latents are tiled.
         """
         self.model, self.tiles = model, tiles
         self.offloaded = offload is not None
@@ -55,9 +55,9 @@ class Pipeline:
 
     @torch.inference_mode()
     def encode_image(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The latents (B, C, H/f, W/f) in float32 of pictures (B, 3, H, W) in [−1, 1].
+        """Encode pictures (B, 3, H, W) in [−1, 1] to latents (B, C, H/f, W/f) in float32.
 
-        They are the mean of the VAE's posterior or, with standard normal `noise` of their shape, a sample from it.
+        They are the mean of the posterior or, with standard normal `noise` of their shape, a sample from it.
         """
         vae, factor = self.model.vae, self.model.config.vae.factor
 
@@ -86,18 +86,18 @@ class Pipeline:
         strength: float = 1.0,
         watch: Watch = unwatched,
     ) -> Tensor:
-        """Latents (B, C, H, W) in float32. Picture i depends on row i of the contexts and on `seeds[i]` alone.
+        """Latents (B, C, H, W) in float32. Picture i depends only on row i of the contexts and on `seeds[i]`.
 
         Image-to-image starts at x = init + σ ε, on the same grid, at the level that `strength` gives (see `tail`). ε is
-        the noise from which text-to-image starts with this seed. Strength 0 returns `init`, and strength 1 ignores it.
+        the noise from which text-to-image starts for this seed. Strength 0 returns `init`, and strength 1 ignores it.
 
         Args:
             cond: contexts of the prompts, (B, L, width).
             uncond: contexts of the negative prompts, (B, L, width).
             seeds: one per picture, or a stream of noise whose first draw is ε.
-            size: height and width in pixels; by default those of the model or of `init`.
+            size: height and width in pixels, by default the size of the model or of `init`.
             init: latents of pictures, (B, C, H, W).
-            watch: wraps the network for this run, to count its passes for instance.
+            watch: wraps the network for this run, for example to count its passes.
 
         Raises:
             ValueError: `strength` is outside [0, 1] or has no `init`, or a side is not a multiple of the VAE's factor.
@@ -117,7 +117,7 @@ class Pipeline:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in float32, in [−1, 1], rounded to the 256 values that a PNG can hold."""
+        """Pictures (B, 3, H, W) in float32 in [−1, 1], rounded to the 256 values of a PNG."""
         vae, factor = self.model.vae, self.model.config.vae.factor
         with self._using(vae):
             parts = vae.from_latents(latents.to(self.device)).split(_at_once(latents, factor))
@@ -132,7 +132,7 @@ class Pipeline:
 
     @contextmanager
     def _using(self, network: nn.Module) -> Iterator[None]:
-        """The network on the device. An offloaded network is moved back at the end."""
+        """Move an offloaded network to the device for the block, and back at the end."""
         if self.offloaded:
             network.to(self.device)
         try:
@@ -146,7 +146,7 @@ def latent_shape(config: ModelConfig, size: Size | None = None) -> tuple[int, in
     """(C, H, W) of the latents of a picture with `size` in pixels, by default the size of the model.
 
     Raises:
-        ValueError: a side is not a multiple of the VAE's factor. The message says width x height, as people do.
+        ValueError: a side is not a multiple of the VAE's factor. The message has width x height, like `--size`.
     """
     if size is None:
         return config.latent_shape
@@ -171,9 +171,9 @@ def tail(sigmas: Sequence[float], strength: float) -> tuple[float, ...]:
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must be in [0, 1], got {strength!r}")
     steps = len(sigmas) - 1
-    return tuple(sigmas[steps - int(strength * steps + 1e-9) :])  # in floats, 0.29 · 100 is a little less than 29
+    return tuple(sigmas[steps - int(strength * steps + 1e-9) :])  # in floats, 0.29 · 100 is slightly below 29
 
 
 def _at_once(x: Tensor, factor: int = 1) -> int:
-    """How many pictures of this size the VAE takes at once, at least one."""
+    """The number of pictures of this size per pass of the VAE, at least one."""
     return max(1, _PIXELS // (x.shape[-2] * x.shape[-1] * factor**2))

@@ -1,18 +1,18 @@
 """Custom samplers, grids, guidance strategies and models, from a Python file or an installed package.
 
-A file is named with what it defines, like `my_sampler.py:MySampler`. It is looked for beside the sweep that names it,
-then in the current folder. A package offers its entries as entry points of the groups sdlab.samplers, sdlab.grids,
-sdlab.guidance and sdlab.models, which the commands add when they start (`discover`). From then on a custom entry is
-used like any other, except that results carry a digest of its code.
+An entry in a file is written `my_sampler.py:MySampler`. The file is searched for beside the sweep file, then in the
+current folder. A package declares its entries as entry points in the groups sdlab.samplers, sdlab.grids, sdlab.guidance
+and sdlab.models, which are added when a command starts (`discover`). A custom entry is then used like any other, except
+that results include a digest of its code.
 
     sampler    a frozen dataclass with a `step`, a subclass of `samplers.Sampler`; its options have defaults
-    grid       a function (steps, levels, **options) -> that many levels above 0 in descending order, as a list or
+    grid       a function (steps, levels, **options) -> `steps` levels above 0 in descending order, as a list or
                a tensor
     guidance   a class with `queries(sigma)` and `combine(predictions, x, sigma, state)` (`guidance.Strategy`), or a
                subclass of `guidance.Affine` with `weight(sigma)`
     model      a function (**options) -> (denoise, levels, shape), or a `CustomModel` (sdlab/backends/custom_model.py)
 
-An error in custom code is reported in one line, and its traceback is kept in out/plugins.log.
+Errors in custom code are reported in one line. Their tracebacks are written to out/plugins.log.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ GROUPS: Mapping[Kind, str] = {
 
 @dataclass(frozen=True)
 class Plugin:
-    """Where a custom entry comes from, and the digest of its code."""
+    """The origin of a custom entry, and the digest of its code."""
 
     source: str
     digest: str
@@ -72,7 +72,7 @@ _discovered = False
 
 
 def is_path(name: str) -> bool:
-    """Whether the name is that of a file and what it defines, rather than a name in a registry."""
+    """Whether the name refers to a file, like "my_sampler.py:MySampler", and not to a registry."""
     return name.partition(":")[0].endswith(".py")
 
 
@@ -82,14 +82,14 @@ def is_custom(kind: Kind, name: str) -> bool:
 
 
 def digest(kind: Kind, name: str) -> str | None:
-    """The digest of the code of a custom entry; None for one of sdlab."""
+    """The digest of a custom entry's code, or None for a built-in entry."""
     found = _PLUGINS.get((kind, name))
     return None if found is None else found.digest
 
 
 @contextmanager
 def beside(folder: Path) -> Iterator[None]:
-    """Within the block, look for files in `folder` first."""
+    """Search for files in `folder` first, inside the block."""
     _folders.insert(0, folder)
     try:
         yield
@@ -98,9 +98,9 @@ def beside(folder: Path) -> Iterator[None]:
 
 
 def add(kind: Kind, name: str) -> None:
-    """Add the entry that `name` gives, like "my_sampler.py:MySampler", to its registry, under that name.
+    """Add the entry that `name` refers to, like "my_sampler.py:MySampler", to its registry under that name.
 
-    A file that has changed since it was added is read again.
+    A file that has changed since is loaded again.
 
     Raises:
         UsageError: the file is missing or cannot be imported, it does not define the name, or the entry is invalid.
@@ -121,7 +121,7 @@ def add(kind: Kind, name: str) -> None:
 
 
 def discover() -> None:
-    """Add the entries of installed packages, once. One that cannot be used is reported on stderr and left out."""
+    """Add the entries of installed packages, once. Invalid entries are reported on stderr and skipped."""
     global _discovered
     if _discovered:
         return
@@ -149,10 +149,10 @@ def _register(kind: Kind, name: str, entry: Any, plugin: Plugin) -> None:
 
 
 def _module(file: str, path: Path, code: bytes, content: str) -> ModuleType:
-    """The file as a module under a unique name. No bytecode is written beside it."""
+    """Import the file as a module with a unique name. No bytecode is written beside it."""
     module = ModuleType(f"sdlab_plugin_{content}")
     module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # dataclasses look it up there
+    sys.modules[module.__name__] = module  # dataclasses need it there
     try:
         with reported_as(file, "cannot be imported"):
             exec(compile(code, str(path), "exec"), vars(module))
@@ -174,10 +174,10 @@ def _defined(file: str, module: ModuleType, attribute: str) -> Any:
 
 @contextmanager
 def reported_as(name: str, what: str) -> Iterator[None]:
-    """Report every error of the block as one line, and keep its traceback in the log.
+    """Report any error in the block in one line, and write its traceback to the log.
 
     Raises:
-        UsageError: `name: what: …`, in place of any other error.
+        UsageError: `name: what: …`, instead of any other error.
     """
     try:
         yield
@@ -204,7 +204,7 @@ def _is_users(filename: str) -> bool:
 
 
 def _logged(name: str) -> str:
-    """Append the traceback to the log; returns where it is, or nothing if the log cannot be written."""
+    """Append the traceback to the log. Returns a note on where it is, empty if the log cannot be written."""
     try:
         LOG.parent.mkdir(parents=True, exist_ok=True)
         with LOG.open("a", encoding="utf-8") as log:
@@ -223,7 +223,7 @@ def _code_digest(entry: Any, version: str) -> str:
 
 
 class InvalidEntry(Exception):
-    """An entry does not do what its kind must do; the message says what is wrong."""
+    """An entry does not meet the requirements of its kind. The message names the requirement."""
 
 
 def _try_sampler(entry: Callable[..., Any]) -> None:
@@ -276,7 +276,7 @@ def _try_guidance(entry: Callable[..., Any]) -> None:
 
 
 def _try_model(entry: Callable[..., Any]) -> None:
-    inspect.signature(entry)  # it is not called yet, as it may load large files
+    inspect.signature(entry)  # not called yet, because it may load large files
 
 
 def shape_or_type(value: object) -> str:

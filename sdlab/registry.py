@@ -1,4 +1,4 @@
-"""Registries of names: the options that each name takes, and what is wrong with those given."""
+"""Registries of named entries, and checks of the options for each entry."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from samplers.checks import did_you_mean, option_types, unknown
 from sdlab import plugins
 from sdlab.system.errors import UsageError
 
-Mistake = tuple[str, str]  # the key inside a choice, what is wrong with it
+Mistake = tuple[str, str]  # the key inside a choice, and the message
 
-# What a value should be, in plainer words than pydantic's.
+# Plainer messages than pydantic's.
 PLAIN = {
     "int_type": "should be a whole number",
     "int_from_float": "should be a whole number",
@@ -30,17 +30,17 @@ PLAIN = {
 
 @dataclass(frozen=True)
 class Registry:
-    """Names of one kind, and how one of them is built from its options."""
+    """The entries of one kind, and the function that builds one from its options."""
 
     kind: plugins.Kind
     known: Mapping[str, Callable[..., Any]]
     build: Callable[..., Any]
-    shared: Callable[..., Any] | None = None  # its parameters are options of every name
-    supplied: frozenset[str] = frozenset()  # parameters that are not options: they come from elsewhere
+    shared: Callable[..., Any] | None = None  # its parameters are options of every entry
+    supplied: frozenset[str] = frozenset()  # parameters that are not options, because the caller supplies them
     settle: Callable[[str, dict[str, Any]], dict[str, Any]] | None = None  # defaults that depend on other options
 
     def parameters(self, name: str) -> dict[str, inspect.Parameter]:
-        """The options `name` takes, in the order of its signature."""
+        """The options of `name`, in the order of its signature."""
         return {
             key: parameter
             for built in self._sources(name)
@@ -52,16 +52,16 @@ class Registry:
         return [self.known[name], *([self.shared] if self.shared else [])]
 
     def complete(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Every option of `name`, with defaults for those not given, and the digest of its code if that is custom."""
+        """All options of `name`, with defaults filled in, and the digest of its code if it is custom."""
         filled = {key: options.get(key, parameter.default) for key, parameter in self.parameters(name).items()}
         filled = self.settle(name, filled) if self.settle else filled
         code = plugins.digest(self.kind, name)
         return filled if code is None else {**filled, "code": code}
 
     def mistakes(self, name: str, options: Mapping[str, Any], build: bool = True) -> list[Mistake]:
-        """Everything wrong with a choice; with `build` also what only building it can find.
+        """All mistakes in a choice. With `build`, also the mistakes that only building it can find.
 
-        A name like "my_sampler.py:MySampler" is read from that file and joins the known names.
+        A name like "my_sampler.py:MySampler" is loaded from its file and added to the registry.
         """
         if plugins.is_path(name):
             try:
@@ -89,19 +89,19 @@ class Registry:
 
 
 def named(value: object) -> object:
-    """A choice as a file writes it, with its `path` as its name: {path = "my_sampler.py:MySampler", order = 2}."""
+    """A choice from a sweep file, with its `path` as its name: {path = "my_sampler.py:MySampler", order = 2}."""
     if isinstance(value, dict) and "path" in value and "name" not in value:
         return {"name": value["path"], **{key: item for key, item in value.items() if key != "path"}}
     return value
 
 
 def frozen(value: Any) -> Any:
-    """The value with its lists as tuples, as registered classes and functions take them."""
+    """The value with lists as tuples, as registered classes and functions expect them."""
     return tuple(frozen(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def label(name: str, options: Mapping[str, Any]) -> str:
-    """`"cfg scale=3"`."""
+    """A label like `"cfg scale=3"`."""
     return " ".join([name, *(f"{key}={_short(value)}" for key, value in options.items())])
 
 
@@ -112,13 +112,13 @@ def _short(value: object) -> str:
 
 
 def _complaint(hint: Any, value: Any) -> str:
-    """`"should be a number"`, or an empty string when the value is of the type the option wants."""
+    """A message like `"should be a number"`, or an empty string if the value has the right type."""
     if isinstance(value, float) and math.isnan(value):
         return "should be a number"
     try:
         TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True)).validate_python(value)
     except (PydanticSchemaGenerationError, TypeError):
-        return ""  # a type that TOML cannot write; building the choice will judge it
+        return ""  # TOML cannot express this type, so it is checked when the choice is built
     except ValidationError as error:
         fault = error.errors()[0]
         return PLAIN.get(fault["type"], fault["msg"].removeprefix("Input "))

@@ -244,7 +244,7 @@ def test_the_end_of_a_prompt_that_does_not_fit_is_reported(sdlab: Sdlab):
         (["--init-image", "photo.jpg", "--strength", "nan"], "strength must be in [0, 1], got nan"),
         (["--init-image", "photo.jpg", "--fit", "stretch"], "--fit must be one of crop, pad, got 'stretch'"),
         (["--init-image", "none.jpg"], "--init-image: none.jpg: no such file or directory"),
-        (["--init-image", "notes.txt"], "--init-image: notes.txt: is not a picture of a kind that can be read"),
+        (["--init-image", "notes.txt"], "--init-image: notes.txt: is not a picture in a supported format"),
         (["--init-image", "."], "--init-image: .: is a directory"),
         (
             ["--cfg", "3", "--guidance", "none"],
