@@ -18,8 +18,8 @@ Sigma = float | Tensor  # one level for the batch, or (B,)
 class Model(Protocol):
     """D(x; σ, c), a denoiser with a context.
 
-    If a guidance strategy asks for a perturbed network, the call also has the keyword `perturbation`, a tuple with one
-    name or None per row of x; no network supports any yet.
+    If a guidance strategy queries a perturbed network, the call also has the keyword `perturbation`, a tuple with one
+    name or None per row of x. No network supports perturbations yet.
     """
 
     def __call__(self, x: Tensor, sigma: Sigma, context: Tensor, /) -> Tensor:

@@ -163,12 +163,12 @@ def _module(file: str, path: Path, code: bytes, content: str) -> ModuleType:
 
 
 def _defined(file: str, module: ModuleType, attribute: str) -> Any:
-    own = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+    names = [name for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
     if not attribute:
-        raise UsageError(f"{file}: name what it defines, like {file}:{own[0] if own else 'Name'}")
+        raise UsageError(f"{file}: name what it defines, like {file}:{names[0] if names else 'Name'}")
     if not hasattr(module, attribute):
-        defined = f"it defines {', '.join(own)}" if own else "it defines nothing"
-        raise UsageError(f"{file}: does not define {attribute!r}{did_you_mean(attribute, own)}; {defined}")
+        defined = f"it defines {', '.join(names)}" if names else "it defines nothing"
+        raise UsageError(f"{file}: does not define {attribute!r}{did_you_mean(attribute, names)}; {defined}")
     return getattr(module, attribute)
 
 
@@ -231,10 +231,10 @@ def _try_sampler(entry: Callable[..., Any]) -> None:
     for member in ("step", "order", "stochastic", "prepare", "nfe", "with_levels"):
         if not hasattr(sampler, member):
             raise InvalidEntry(f"it has no {member!r}; make it a subclass of samplers.Sampler, which has defaults")
-    x, asked = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64), list[torch.Size]()
+    x, shapes = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64), list[torch.Size]()
 
     def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
-        asked.append(x.shape)
+        shapes.append(x.shape)
         return x / (1 + torch.as_tensor(sigma).to(x).reshape(-1, *[1] * (x.ndim - 1)) ** 2)
 
     def check(i: int, new: object) -> None:
@@ -242,7 +242,7 @@ def _try_sampler(entry: Callable[..., Any]) -> None:
             raise InvalidEntry(f"step {i + 1} turns x of shape {tuple(x.shape)} into {shape_or_type(new)}")
 
     samplers.run(sampler, Unguided(denoise), x, sigmas, noise=samplers.seeded([0, 1]), on_step=check)
-    if any(shape != x.shape for shape in asked):
+    if any(shape != x.shape for shape in shapes):
         raise InvalidEntry("it calls the denoiser with x of another shape")
     sampler.nfe(sigmas)
 

@@ -41,8 +41,8 @@ def new_sampler(name: str, folder: Path) -> Path:
     """
     stem = re.sub(r"[-\s]+", "_", name.removesuffix(".py")).lower()
     if not stem.isascii() or not stem.isidentifier() or keyword.iskeyword(stem):
-        rule = "a sampler's name must consist of letters, digits and _, and must not start with a digit"
-        raise UsageError(f"{rule}; got {name!r}")
+        requirement = "a sampler's name must consist of letters, digits and _, and must not start with a digit"
+        raise UsageError(f"{requirement}; got {name!r}")
     kind = "".join(part.capitalize() for part in stem.split("_"))
     path = folder / f"{stem}.py"
     text = _SKELETON.read_text(encoding="utf-8").replace("MySampler", kind).replace("my_sampler", stem)

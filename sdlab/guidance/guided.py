@@ -49,8 +49,8 @@ class Guided:
         """The guided x̂₀, and the predictions from `_predict`."""
         levels = sigma.tolist() if isinstance(sigma, Tensor) else [float(sigma)] * len(x)
         wanted = {level: self.strategy.queries(level) for level in dict.fromkeys(levels)}
-        asked = {level: tuple(dict.fromkeys((*also, *queries))) for level, queries in wanted.items()}
-        predictions = self._predict(x, sigma, [asked[level] for level in levels])
+        queried = {level: tuple(dict.fromkeys((*also, *queries))) for level, queries in wanted.items()}
+        predictions = self._predict(x, sigma, [queried[level] for level in levels])
         begun = [state is not None for state in self._states]
         guided = []
         for (level, _), rows in _groups(zip(levels, begun, strict=True)).items():
@@ -62,10 +62,10 @@ class Guided:
                 self._states[i] = row
         return _joined(guided, x), predictions
 
-    def _predict(self, x: Tensor, sigma: Sigma, asked: Sequence[tuple[Query, ...]]) -> dict[Query, Tensor]:
+    def _predict(self, x: Tensor, sigma: Sigma, queried: Sequence[tuple[Query, ...]]) -> dict[Query, Tensor]:
         """x̂₀ (B, …) of each query, from one call of the model, with NaN for images without that query."""
         images: dict[Query, list[int]] = {}
-        for i, queries in enumerate(asked):
+        for i, queries in enumerate(queried):
             for query in queries:
                 images.setdefault(query, []).append(i)
         context = [_take(look_up("context", query.context, self.contexts), rows) for query, rows in images.items()]

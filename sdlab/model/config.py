@@ -1,6 +1,6 @@
 """Model configuration: the sizes of the networks. `SD15` and `SCENES` are two configurations of the same classes.
 
-A model folder holds its `ModelConfig` as `config.json`. `ModelConfig.from_json` rejects unknown keys.
+A model folder contains its `ModelConfig` as `config.json`. `ModelConfig.from_json` rejects unknown keys.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ SD15 = ModelConfig(
     name="sd15",
     image_size=512,
     text=ClipTextConfig(),
-    vision=None,  # the checkpoint holds only the text transformer
+    vision=None,  # the checkpoint has only the text transformer
     vae=VaeConfig(),
     unet=UnetConfig(),
     levels=LevelsConfig(),

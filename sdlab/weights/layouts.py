@@ -23,7 +23,7 @@ def read(located: Located) -> tuple[ModelConfig, Parts]:
     """The configuration and the tensors of a model, without checking that they fit each other.
 
     Raises:
-        UsageError: the configuration is invalid, or the files hold another kind of model.
+        UsageError: the configuration is invalid, or the files contain another kind of model.
         RunError: a file is damaged, or a tensor has an unknown name.
     """
     return {"sdlab": _sdlab, "diffusers": _diffusers, "original": _original}[located.layout](located)

@@ -29,7 +29,7 @@ SD15_WEIGHTS = (
     "v1-5-pruned.safetensors",
     "stable-diffusion-v1-5",
 )
-_OWN = "a model folder holds config.json, vocab.json, merges.txt, clip.safetensors, vae.safetensors, unet.safetensors"
+_FOLDER = "a model folder has config.json, vocab.json, merges.txt, clip.safetensors, vae.safetensors, unet.safetensors"
 _SD15 = (
     "download the weights of stable-diffusion-v1-5, and vocab.json and merges.txt from its tokenizer/, into data/; "
     f"or set {WEIGHTS_VARIABLE} to a file or folder and {VOCABULARY_VARIABLE} to a folder; see data/README.md"
@@ -97,7 +97,7 @@ def locate(model: Model) -> Located:
         for given, name in ((source.vocab, "vocab.json"), (source.merges, "merges.txt"))
     )
     if search.missing:
-        lines = (*search.missing, _OWN if layout == "sdlab" else _SD15)
+        lines = (*search.missing, _FOLDER if layout == "sdlab" else _SD15)
         raise UsageError("\n".join(f"model {source.name!r}: {line}" for line in lines))
     return Located(layout, place, tuple(configs), vocab, merges, tuple(weights))
 

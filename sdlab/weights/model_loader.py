@@ -47,7 +47,7 @@ def open_model(model: Model) -> StoredModel:
 
     Raises:
         UsageError: the model or one of its files is not found, the configuration or the vocabulary is invalid, or the
-            files hold another kind of model, which the message names.
+            files contain another kind of model, which the message names.
         RunError: a weight file is damaged or does not fit the configuration.
     """
     stored = read_model(model)
