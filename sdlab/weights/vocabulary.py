@@ -85,7 +85,7 @@ def _read_combined(path: Path) -> tuple[Vocabulary, Merges]:
     except OSError as error:
         raise UsageError(f"{path}: {reason(error)}") from None
     except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{path}: not a vocabulary like CLIP's, as transformers writes it") from None
+        raise UsageError(f"{path}: is not a CLIP vocabulary in the format of transformers") from None
 
 
 def _read_vocab(path: Path) -> Vocabulary:

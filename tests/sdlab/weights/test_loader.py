@@ -235,7 +235,7 @@ def test_missing_files_are_reported_together_with_where_they_belong_and_come_fro
     message = str(error.value)
     for word in (CKPT, "v1-5-pruned-emaonly.safetensors", *VOCABULARY, "data/", str(home / "sdlab" / "data")):
         assert word in message
-    for word in ("stable-diffusion-v1-5 page", "tokenizer", "SDLAB_SD15", "SDLAB_SD15_VOCAB", "data/README.md"):
+    for word in ("weights of stable-diffusion-v1-5", "tokenizer", "SDLAB_SD15", "SDLAB_SD15_VOCAB", "data/README.md"):
         assert word in message
     folder_with(home / "data", "vocab.json")
     with pytest.raises(UsageError) as error:
