@@ -152,7 +152,7 @@ def test_a_sweep_from_file_to_pictures_then_from_the_store(tmp_path: Path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("images = 12", "images = 1", "images: fid and kid need at least 4 images a cell, got 1"),
+        ("images = 12", "images = 1", "images: fid and kid need at least 4 images per cell, got 1"),
         ('set = "scenes"\ncount = 6', 'list = ["a cat"]', "names no object of the scenes world"),
         ("steps = 3", "steps = -3", "cells.steps"),
         ("steps = 3", "steps = 3000", "3000"),
