@@ -37,16 +37,16 @@ import samplers
 from samplers.checks import did_you_mean
 from samplers.denoiser import Unguided
 from sdlab import guidance
-from sdlab.backends.exact_models import MODELS as MODELS
 from sdlab.system.errors import SdlabError, UsageError
 
 Kind = Literal["sampler", "grid", "guidance", "model"]
 LOG = Path("out") / "plugins.log"
+MODELS: dict[str, Callable[..., Any]] = {}  # custom models; those of sdlab are known to their backends
 REGISTRIES: Mapping[Kind, dict[str, Any]] = {
     "sampler": cast(dict[str, Any], samplers.SAMPLERS),
     "grid": samplers.GRIDS,
     "guidance": cast(dict[str, Any], guidance.GUIDANCE),
-    "model": cast(dict[str, Any], MODELS),
+    "model": MODELS,
 }
 _NOUN: Mapping[Kind, str] = {
     "sampler": "sampler", "grid": "grid", "guidance": "guidance strategy", "model": "model",

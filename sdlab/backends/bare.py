@@ -16,15 +16,10 @@ from samplers.exact.problems import Gaussian
 from sdlab import plugins
 from sdlab.backends.base import Backend, Opened, Setting
 from sdlab.backends.custom_model import CustomModel
-from sdlab.backends.exact_models import MODELS
 from sdlab.denoiser import Sigma, Watch, unwatched
 from sdlab.guidance import Guided, Strategy
 from sdlab.plugins import InvalidEntry
-from sdlab.registry import Registry
 from sdlab.system.errors import UsageError
-
-# Functions that return a `CustomModel`: ours, and those of plug-ins.
-REGISTRY = Registry("model", MODELS, lambda name, **options: MODELS[name](**options))
 
 Guard = Callable[[], AbstractContextManager[None]]  # a block that calls the model's functions
 

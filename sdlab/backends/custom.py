@@ -9,19 +9,19 @@ from typing import Any
 
 import samplers
 from sdlab import plugins
-from sdlab.backends.bare import REGISTRY, OpenedDenoiser
+from sdlab.backends.bare import OpenedDenoiser
 from sdlab.backends.base import Kind, Mistakes
 from sdlab.backends.custom_model import CustomModel
-from sdlab.backends.exact_models import MODELS
-from sdlab.plugins import InvalidEntry
-from sdlab.registry import frozen, label
+from sdlab.plugins import MODELS, InvalidEntry
+from sdlab.registry import Registry, frozen, label
 from sdlab.system.errors import UsageError
+
+_REGISTRY = Registry("model", MODELS, lambda name, **options: MODELS[name](**options))
 
 
 def names() -> dict[str, str]:
     """The models of installed packages, and of the files read so far."""
-    own = (name for name in sorted(MODELS) if plugins.is_custom("model", name))
-    return {name: samplers.describe(MODELS[name]) for name in own}
+    return {name: samplers.describe(MODELS[name]) for name in sorted(MODELS)}
 
 
 def open_custom(name: str, options: Mapping[str, Any], folder: Path) -> OpenedDenoiser:
@@ -33,7 +33,7 @@ def open_custom(name: str, options: Mapping[str, Any], folder: Path) -> OpenedDe
     """
     options = {key: frozen(value) for key, value in options.items()}
     with plugins.beside(folder):
-        if wrong := REGISTRY.mistakes(name, options, build=False):
+        if wrong := _REGISTRY.mistakes(name, options, build=False):
             raise Mistakes(*wrong)
     guard = partial(plugins.reported_as, name, "is not a model")
     try:
@@ -41,7 +41,7 @@ def open_custom(name: str, options: Mapping[str, Any], folder: Path) -> OpenedDe
             model = _whole(MODELS[name](**options))
     except UsageError as error:
         raise Mistakes(("", str(error))) from None
-    identity = {"name": name, **REGISTRY.complete(name, options)}
+    identity = {"name": name, **_REGISTRY.complete(name, options)}
     return OpenedDenoiser(name, options, label(name, options), identity, model, guard)
 
 

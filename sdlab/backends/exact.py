@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import samplers
-from sdlab import plugins
-from sdlab.backends.bare import REGISTRY, OpenedDenoiser
+from sdlab.backends.bare import OpenedDenoiser
 from sdlab.backends.base import Kind, Mistakes
 from sdlab.backends.exact_models import MODELS
-from sdlab.registry import frozen, label
+from sdlab.registry import Registry, frozen, label
+
+_REGISTRY = Registry("model", MODELS, lambda name, **options: MODELS[name](**options))
 
 
 def names() -> dict[str, str]:
-    """The models of `exact_models`, without those that plug-ins have added to the registry."""
-    ours = (name for name in sorted(MODELS) if not plugins.is_custom("model", name))
-    return {name: samplers.describe(MODELS[name]) for name in ours}
+    """The models of `exact_models`."""
+    return {name: samplers.describe(MODELS[name]) for name in sorted(MODELS)}
 
 
 def open_exact(name: str, options: Mapping[str, Any], folder: Path) -> OpenedDenoiser:
@@ -28,9 +28,9 @@ def open_exact(name: str, options: Mapping[str, Any], folder: Path) -> OpenedDen
         Mistakes: an option is unknown or out of bounds.
     """
     options = {key: frozen(value) for key, value in options.items()}
-    if wrong := REGISTRY.mistakes(name, options):
+    if wrong := _REGISTRY.mistakes(name, options):
         raise Mistakes(*wrong)
-    identity = {"name": name, **REGISTRY.complete(name, options)}
+    identity = {"name": name, **_REGISTRY.complete(name, options)}
     return OpenedDenoiser(name, options, label(name, options), identity, MODELS[name](**options), nullcontext)
 
 

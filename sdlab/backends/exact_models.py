@@ -40,7 +40,7 @@ def mixture(components: int = 8, std: float = 0.15) -> CustomModel:
 
 
 def class_mixture(components: int = 8, classes: int = 4, std: float = 0.15) -> CustomModel:
-    """The same ring with its components assigned to classes in turn. It is conditional, so guidance can be swept."""
+    """A ring of round Gaussians in the plane, assigned to classes in turn. Conditional, so guidance can be swept."""
     whole("classes", classes, 1)
     if components % classes:
         raise ValueError(f"classes should divide the {components} components, got {classes}")
@@ -50,7 +50,7 @@ def class_mixture(components: int = 8, classes: int = 4, std: float = 0.15) -> C
 
 
 def data_set(count: int = 64, side: int = 16) -> CustomModel:
-    """A finite set of pictures of the scenes world, which a network that fits every one of them would draw."""
+    """A finite set of pictures of the scenes world. The denoiser is that of a network that has memorised them."""
     whole("count", count, 1)
     within("side", side, 1, PIXELS)
     if PIXELS % side:

@@ -20,8 +20,11 @@ BACKENDS: dict[str, Kind] = {
 
 
 def names() -> dict[str, str]:
-    """The names of all models, with a line on each."""
-    return {name: about for kind in BACKENDS.values() for name, about in kind.names().items()}
+    """The names of all models, with a line on each. Where two backends have the same name, the first is used."""
+    found: dict[str, str] = {}
+    for kind in BACKENDS.values():
+        found = {**found, **{name: about for name, about in kind.names().items() if name not in found}}
+    return found
 
 
 def open_model(name: str, options: Mapping[str, Any], folder: Path) -> Opened:
