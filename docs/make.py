@@ -106,12 +106,14 @@ def sweep_files() -> str:
     from sdlab.metrics import MetricFiles
     from sdlab.sweep.document import Cells, Document, Exclude, Extra, Image, Prompts
 
-    tables = {"Top level": Document, "`[prompts]`": Prompts, "`[image]`": Image, "`[cells]`": Cells}
-    tables |= {"`[[exclude]]`": Exclude, "`[[extra]]`": Extra, "`[metric_files]`": MetricFiles}
-    lines: list[str] = []
+    tables = {"`[prompts]`": Prompts, "`[image]`": Image, "`[cells]`": Cells, "`[[exclude]]`": Exclude}
+    tables |= {"`[[extra]]`": Extra, "`[metric_files]`": MetricFiles}
+    lines = ["### Top level", "", *_keys(Document, list(Document.model_fields))]
     for heading, table in tables.items():
-        lines += ["", f"### {heading}", "", _docstring(table), "", *_keys(table, list(table.model_fields))]
-    return "\n".join(lines[1:])
+        about = _docstring(table).removeprefix(f"{heading}: ")
+        lines += ["", f"### {heading}", "", about[0].upper() + about[1:], ""]
+        lines += _keys(table, list(table.model_fields), like=Cells)
+    return "\n".join(lines)
 
 
 def training() -> str:
@@ -128,19 +130,22 @@ def training() -> str:
     return "\n".join(lines)
 
 
-def _keys(table: type[BaseModel], names: list[str]) -> list[str]:
-    """A table of keys that a pydantic model checks."""
+def _keys(table: type[BaseModel], names: list[str], like: type[BaseModel] | None = None) -> list[str]:
+    """A table of keys that a pydantic model checks. A key without a description has that of the model `like`."""
     lines = ["| key | values | default | meaning |", "| :-- | :-- | :-- | :-- |"]
     for name in names:
         field = table.model_fields[name]
         values = _values(field.annotation, tuple(field.metadata))
         default = "required" if field.is_required() else _default(field.default)
-        lines.append(f"| `{field.alias or name}` | {values} | {default} | {field.description} |")
+        meaning = field.description or (like.model_fields[name].description if like else None)
+        if meaning is None:
+            raise ValueError(f"{table.__name__}.{name} has no description")
+        lines.append(f"| `{field.alias or name}` | {values} | {default} | {' '.join(meaning.split())} |")
     return lines
 
 
 def _values(annotation: Any, metadata: tuple[object, ...] = ()) -> str:
-    """What may be written for a field, in words."""
+    """The values of a field, in words."""
     metadata = tuple(one for item in metadata for one in (item.metadata if isinstance(item, FieldInfo) else [item]))
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
@@ -152,33 +157,44 @@ def _values(annotation: Any, metadata: tuple[object, ...] = ()) -> str:
         return f"{one}, or a list" if many else f"list of {one}s"
     if origin is Literal:
         return ", ".join(f'`"{value}"`' for value in arguments)
-    words = {bool: "true or false", int: "whole number", float: "number", str: "text"}
-    word = words.get(annotation, "table" if isinstance(annotation, type) and issubclass(annotation, BaseModel) else "")
-    return (word or annotation.__name__.lower()) + "".join(map(_bound, metadata))
+    bounds = " and ".join(filter(None, map(_bound, metadata)))
+    return f"{_word(annotation)} {bounds}".strip()
+
+
+def _word(kind: type) -> str:
+    from sdlab.backends.base import Opened
+    from sdlab.sweep.cell import Choice
+
+    words = {bool: "true or false", int: "whole number", float: "number", str: "text", Path: "path"}
+    words |= {Choice: "choice", Opened: "model"}
+    return words.get(kind) or ("table" if issubclass(kind, BaseModel) else kind.__name__.lower())
 
 
 def _bound(item: object) -> str:
-    """A bound in words; seeds have one that nobody meets."""
     match item:
         case Ge(ge=low):
-            return f" ≥ {low}"
+            return f"≥ {low}"
         case Gt(gt=low):
-            return f" > {low}"
+            return f"> {low}"
         case Le(le=high):
-            return f" and ≤ {high}"
+            return f"≤ {high}"
         case Lt(lt=high):
-            return f" and < {high}"
+            return f"< {'2^62' if high == 2**62 else high}"
     return ""
 
 
 def _default(default: Any) -> str:
+    from sdlab.sweep.cell import Choice
+
     if isinstance(default, list) and len(default) == 1:
         return _default(default[0])
+    if isinstance(default, Choice):
+        return f'`"{default.name}"`'
     if isinstance(default, BaseModel) or default is None or default == []:
         return ""
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
-    return f"`{_value(getattr(default, 'name', default))}`"
+    return f"`{_value(default)}`"
 
 
 PARTS: dict[str, Callable[[], str]] = {

@@ -14,10 +14,13 @@ class MetricFiles(BaseModel):
     model's own CLIP.
     """
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
     inception: str | None = None
+    """Weights of the Inception network of the FID paper, for FID and KID."""
     reference: str | None = None
+    """Real pictures to compare with: a folder, or for FID alone an `.npz` with `mu` and `sigma`."""
     clip: str | None = None
+    """A folder with OpenAI's CLIP in the layout of transformers, for the CLIP score."""
 
     @property
     def given(self) -> dict[str, str]:

@@ -187,19 +187,27 @@ AnyGrid = Annotated[Choice, PlainValidator(partial(_choice, axis=GRID, build=Fal
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        strict=True, extra="forbid", frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True
+    )
 
 
 class Prompts(_Table):
     """`[prompts]`: one of `set` (with `count`), `file` and `list`."""
 
     set: Annotated[str, AfterValidator(partial(_known, kind="prompt set", known=PROMPT_SETS))] | None = None
+    """A set of captions of the scenes world. `"scenes_heldout"` has combinations that were never trained on, and
+    `"scenes_altered"` changes one fact of each input picture."""
     count: Annotated[int, Field(ge=1, le=SIZE)] | None = None
+    """How many prompts of the set. By default one per image."""
     file: Annotated[str, AfterValidator(_readable)] | None = None
+    """A text file with one prompt per line. A relative path starts at the folder of the sweep file."""
     listed: Annotated[list[Annotated[Prompt, PlainValidator(_prompt)]], Field(min_length=1)] | None = Field(
         None, alias="list"
     )
+    """The prompts themselves."""
     negative: str = ""
+    """A negative prompt, which goes with every prompt."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Prompts:
@@ -233,8 +241,11 @@ class Image(_Table):
     """`[image]`: the input pictures of image-to-image, one for all prompts (`init`) or one each (`set`)."""
 
     init: str | None = None
+    """One picture for all prompts."""
     set: Annotated[str, AfterValidator(partial(_known, kind="picture set", known=SETS))] | None = None
+    """Rendered pictures of the scenes world, one per prompt."""
     fit: Fit = "crop"
+    """How `init` is brought to the size of the model."""
 
 
 def _prompts_are_used(prompts: Prompts | None, info: ValidationInfo) -> Prompts | None:
@@ -251,11 +262,17 @@ class Cells(_Table):
     """
 
     sampler: Listed[Sampler]
+    """The [samplers](samplers.md)."""
     grid: Listed[Grid] = [Choice(name="trailing")]
+    """The [grids](grids.md)."""
     guidance: Listed[Guidance] = [Choice(name="none")]
+    """The [guidance strategies](guidance.md)."""
     passes: Listed[Natural] | None = None
+    """Budgets of network passes per image, in place of `steps`. Each cell takes as many steps as fit."""
     steps: Annotated[Listed[Steps] | None, AfterValidator(_steps_or_passes)] = Field(None, validate_default=True)
+    """Steps of the sampler."""
     strength: Listed[Strength] | None = None
+    """For image-to-image: 0 keeps the input picture, 1 ignores it."""
 
 
 class Extra(_Table):
@@ -291,21 +308,38 @@ class Document(_Table):
     """The whole file."""
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")] | None = None
+    """Name of the run directory. By default the name of the file."""
     model: Annotated[Opened, PlainValidator(_model)]
+    """The model to sample."""
     images: Natural = 128
+    """Images per cell."""
     seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
+    """Image i has seed `seed` + i, in every cell."""
     batch: Natural = 32
+    """Images that are sampled at once. It does not change the images."""
     dtype: Dtype = "float32"
+    """Data type of the networks. The state of the sampler is float32."""
     compile: bool = False
+    """Compile the U-Net. This takes minutes before the first cell and is meant for GPUs."""
     device: Annotated[str, AfterValidator(_device)] = Field("auto", validate_default=True)
+    """`"auto"`, `"cpu"` or `"cuda"`. `"auto"` takes the GPU if there is one."""
     metrics: Annotated[list[Annotated[str, AfterValidator(_metric)]], BeforeValidator(_as_list)] = []
+    """Names of metrics, measured in this order."""
     metric_files: MetricFiles = MetricFiles()
+    """Files that some metrics can use."""
     prompts: Annotated[Prompts | None, AfterValidator(_prompts_are_used)] = Field(None, validate_default=True)
+    """The prompts. Required for models with a text encoder."""
     image: Image | None = None
+    """The input pictures of image-to-image."""
     compare: Annotated[str, AfterValidator(_compared)] | None = None
+    """An axis, or an option of one, like `"sampler.eta"`. Adds `differences.md`: cells that differ in this alone,
+    subtracted."""
     cells: Cells | None = None
+    """The combinations to run."""
     exclude: list[Exclude] = []
+    """Combinations to leave out."""
     extra: list[Extra] = []
+    """Single cells beside the combinations."""
 
     @property
     def _pictures_beside_prompts(self) -> bool:
