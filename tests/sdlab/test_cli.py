@@ -146,7 +146,7 @@ def test_a_sweep_from_file_to_pictures_then_from_the_store(tmp_path: Path):
     assert passes == [3, 6, 3, 6]
     again = sdlab("sweep", "mine.toml", cwd=tmp_path)
     assert again.returncode == 0
-    assert "all 4 cells were already there" in again.stdout
+    assert "all 4 cells were done already" in again.stdout
 
 
 @pytest.mark.parametrize(
