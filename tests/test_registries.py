@@ -146,7 +146,7 @@ def test_an_entry_has_a_description_of_one_line(name: str):
 
 def unsourced(docstring: str) -> list[str]:
     """The authors and years in a docstring that no address follows, and the arXiv numbers in another form."""
-    address = r"(?:arXiv:\d{4}\.\d{4,5}|doi:|https?://|, [\w-]+/[\w-]+\))"  # the last: owner and repository
+    address = r"(?:arXiv:\d{4}\.\d{4,5}|doi:|https?://|,\s[\w-]+/[\w-]+\))"  # the last: owner and repository
     cited = re.findall(rf"(?:et al\.|& \w+) \d{{4}}(?!.{{,40}}{address})", docstring, re.DOTALL)
     return cited + re.findall(r"arXiv(?!:\d{4}\.\d{4,5})\S*", docstring)
 
