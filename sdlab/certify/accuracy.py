@@ -1,4 +1,4 @@
-"""Accuracy at a number of network passes, from noise down to σ = 0."""
+"""Accuracy at fixed numbers of network passes, from noise to σ = 0."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from samplers.exact import NoLawError, distance
 from sdlab.certify.problems import GAUSSIAN, LINE, line_quantiles, use_grid
 
 PASSES = (5, 10, 20, 50)
-_COUNT = 16384  # points of the line
+_COUNT = 16384  # samples in one dimension
 _LOOSEST = 16.0
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Distances between the law of the samples and the law of the data, over the spread of the data; nan if unknown.
+    """Distances between the law of the samples and the law of the data, relative to the data's spread; nan if unknown.
 
-    `gaussian` is Wasserstein's W₂, exact. `mixture` is W₁ in one dimension, from 16384 samples; below `floor()` it is
-    the sampling error of a stochastic sampler.
+    `gaussian` is the Wasserstein distance W₂, exact. `mixture` is W₁ in one dimension, from 16384 samples. For a
+    stochastic sampler, values below `floor()` are sampling error.
     """
 
     budget: int
@@ -36,10 +36,10 @@ class Accuracy:
 
 
 def accuracy(sampler: samplers.Sampler, passes: Sequence[int] = PASSES) -> list[Accuracy]:
-    """The accuracy of the most steps within each budget of network passes; a budget too small for any is left out."""
+    """The accuracy at the most steps within each budget of network passes. Budgets below one step are omitted."""
     if isinstance(sampler, samplers.AdaptiveSampler):
         found = [_adaptive(sampler, n) for n in passes]
-    elif sampler.nfe(use_grid(2)) is None:  # nothing to set that would meet a budget
+    elif sampler.nfe(use_grid(2)) is None:  # no option sets its number of passes
         found = []
     else:
         found = [_fixed(sampler, n) for n in passes]
@@ -48,7 +48,7 @@ def accuracy(sampler: samplers.Sampler, passes: Sequence[int] = PASSES) -> list[
 
 @cache
 def floor() -> float:
-    """What `mixture` would be for exact samples of that number."""
+    """The expected `mixture` for the same number of exact samples."""
     x = LINE.sample(_COUNT, torch.Generator().manual_seed(0), torch.float64)
     return _distance(x)
 
@@ -78,7 +78,7 @@ def _adaptive(sampler: samplers.AdaptiveSampler, budget: int) -> Accuracy | None
 
 
 def _on_the_line(sampler: samplers.Sampler, sigmas: Sequence[float]) -> tuple[float, int]:
-    """W₁ to the data, and the calls it took. Every image is one point, and starts at its quantile."""
+    """W₁ to the data, and the number of calls. Every image is one scalar and starts at its quantile."""
     denoise = Counted(LINE.denoise)
     x = line_quantiles(sigmas[0], _COUNT)
     noise = torch.Generator().manual_seed(1)

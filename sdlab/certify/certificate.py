@@ -1,4 +1,4 @@
-"""The certificate of one sampler: its claims, what was measured, and whether they agree."""
+"""The certificate of one sampler: its claims and the measurements that confirm or refute them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sdlab.certify.subjects import Subject, label_of
 
 @dataclass(frozen=True)
 class Certificate:
-    """Everything measured of a subject; for one with invalid states, only the reason."""
+    """All measurements of a subject. A subject with invalid states has only the failed check."""
 
     name: str
     options: dict[str, Any]  # those that differ from the defaults
@@ -26,7 +26,7 @@ class Certificate:
     checks: tuple[Check, ...]
     orders: Orders = field(default_factory=Orders)
     accuracy: tuple[Accuracy, ...] = ()
-    memory: int | None = None  # how many states it remembers
+    memory: int | None = None  # states kept from step to step
 
     @property
     def label(self) -> str:
@@ -50,7 +50,7 @@ class Certificate:
 
 
 def certify(subject: Subject) -> Certificate:
-    """Measure a subject. Whatever its sampler raises is recorded as a claim that fails.
+    """Measure a subject. An exception in its sampler is recorded as a failed claim.
 
     Accuracy and the order on Brownian paths are measured with default options only.
     """

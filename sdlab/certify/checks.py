@@ -1,4 +1,4 @@
-"""Checks that apply to every sampler, whatever its order: the shape of x, the count of calls, pure steps."""
+"""Checks of every sampler, independent of its order: the shape of x, the number of calls, pure steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIZES = (1, 2, 3, 10)
 
 @dataclass(frozen=True)
 class Check:
-    """One claim and whether it holds, None if that cannot be measured. `detail` is one line on what was seen."""
+    """One claim and whether it holds, None if it cannot be measured. `detail` is one line on the measurement."""
 
     name: str
     ok: bool | None
@@ -30,25 +30,25 @@ class Broken(Exception):
 
 
 def checks(sampler: samplers.Sampler) -> list[Check]:
-    """Run every check. An exception in the sampler is a check that fails."""
+    """Run every check. An exception in the sampler fails the check."""
     return [_run(name, check, sampler) for name, check in _CHECKS.items()]
 
 
 def failure(error: Exception) -> str:
-    """`"ZeroDivisionError: division by zero"`, in one line; only the message for a `Broken`."""
+    """`"ZeroDivisionError: division by zero"`, in one line; for a `Broken`, the message alone."""
     text = " ".join(str(error).split())
     return text if isinstance(error, Broken) else f"{type(error).__name__}: {text}"
 
 
 def calls_of(sampler: samplers.Sampler, sigmas: tuple[float, ...]) -> int:
-    """Denoiser calls of a run, by counting."""
+    """The number of denoiser calls of a run, counted."""
     denoise = Counted(MIXTURE.denoise)
     samplers.run(sampler, denoise, _start(sigmas), sigmas, noise=samplers.seeded([0, 1]))
     return denoise.calls
 
 
 def memory_of(sampler: samplers.Sampler, steps: int = 12) -> int:
-    """How many states, in the size of x, the sampler remembers when its memory is full."""
+    """The number of states, each of the size of x, that the sampler keeps once its memory is full."""
     sigmas = order_grid(steps)
     x = _start(sigmas)
     kept = [sum(t.numel() for t in _tensors(memory)) // x.numel() for _, memory in _walk(sampler, x, sigmas)]
@@ -67,7 +67,7 @@ def _start(sigmas: tuple[float, ...], dtype: torch.dtype = torch.float64) -> Ten
 
 
 def _walk(sampler: samplers.Sampler, x: Tensor, sigmas: tuple[float, ...]) -> Iterator[tuple[Tensor, Any]]:
-    """x and the memory after every step; `Broken` if a step returns an invalid state or writes to its arguments."""
+    """x and the memory after every step; `Broken` if a step returns an invalid state or modifies its arguments."""
     noise, denoise = samplers.seeded(list(range(len(x)))), Counted(MIXTURE.denoise)
     memory = sampler.prepare(sigmas)
     for i in range(len(sigmas) - 1):
@@ -80,7 +80,7 @@ def _walk(sampler: samplers.Sampler, x: Tensor, sigmas: tuple[float, ...]) -> It
         if not isinstance(out, tuple) or len(out) != 2:
             raise Broken(f"{where}: step must return (x, memory), got {type(out).__name__}")
         if not torch.equal(x, before) or any(not torch.equal(t, old) for t, old in kept):
-            raise Broken(f"{where}: step wrote to the x or the memory it was given")
+            raise Broken(f"{where}: step must not modify x or memory in place")
         new, memory = out
         if not isinstance(new, Tensor) or new.shape != x.shape:
             got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
@@ -104,27 +104,27 @@ def _tensors(memory: Any) -> Iterator[Tensor]:
 
 
 def _states(sampler: samplers.Sampler) -> str:
-    """Finite states in the shape and dtype of x, for a few steps and many, down to 0 and not."""
+    """States are finite and keep the shape and dtype of x, for few and many steps, ending at 0 or above."""
     for dtype in (torch.float64, torch.float32):
         for steps in _SIZES:
             for sigmas in (use_grid(steps), order_grid(steps)):
                 for _ in _walk(sampler, _start(sigmas, dtype), sigmas):
                     pass
-    return f"finite and in shape at {', '.join(map(str, _SIZES))} steps"
+    return f"finite and of the right shape at {', '.join(map(str, _SIZES))} steps"
 
 
 def _counts(sampler: samplers.Sampler) -> str:
-    """The number of denoiser calls is what `nfe` says."""
+    """`nfe` returns the actual number of denoiser calls."""
     for steps in _SIZES:
         for sigmas in (use_grid(steps), order_grid(steps)):
             claimed, counted = sampler.nfe(sigmas), calls_of(sampler, sigmas)
             if claimed is not None and claimed != counted:
-                raise Broken(f"nfe says {claimed} calls for {steps} steps to {sigmas[-1]:.4g}, but {counted} were made")
-    return "as many as nfe says" if claimed is not None else "nfe is None: the sampler chooses its steps"
+                raise Broken(f"nfe returns {claimed} for {steps} steps to {sigmas[-1]:.4g}, but it made {counted} calls")
+    return "equal to nfe" if claimed is not None else "nfe is None: the sampler is adaptive"
 
 
 def _alone(sampler: samplers.Sampler) -> str:
-    """An image comes out the same alone and in a batch."""
+    """An image has the same result alone and in a batch."""
     sigmas = use_grid(6)
     x = _start(sigmas)
     denoise = Counted(MIXTURE.denoise)
@@ -132,16 +132,16 @@ def _alone(sampler: samplers.Sampler) -> str:
     for i in range(len(x)):
         alone = samplers.run(sampler, denoise, x[i : i + 1], sigmas, noise=samplers.seeded([i]))
         if not torch.allclose(alone, together[i : i + 1], rtol=1e-9, atol=1e-9):
-            raise Broken(f"an image differs by {(alone - together[i]).abs().max():.2g} when it is sampled alone")
-    return "each image comes out as if alone"
+            raise Broken(f"an image differs by {(alone - together[i]).abs().max():.2g} when sampled alone")
+    return "each image is independent of its batch"
 
 
 def _bounded(sampler: samplers.Sampler) -> str:
-    """What is remembered does not grow with the number of steps."""
+    """The memory does not grow with the number of steps."""
     few, many = memory_of(sampler), memory_of(sampler, 24)
     if many > few:
-        raise Broken(f"remembers {few} states after 12 steps and {many} after 24")
-    return f"remembers {few} state{'s' * (few != 1)}"
+        raise Broken(f"keeps {few} states after 12 steps and {many} after 24")
+    return f"keeps {few} state{'s' * (few != 1)}"
 
 
 _CHECKS: dict[str, Callable[[samplers.Sampler], str]] = {

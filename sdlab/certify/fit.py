@@ -1,4 +1,4 @@
-"""The order of convergence, as the slope of a line with its error."""
+"""The order of convergence: the slope of a fitted line, with its standard error."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FLOOR = 1e-11  # smaller errors are those of the reference and of float64
+FLOOR = 1e-11  # smaller errors come from the reference and float64
 
 
 @dataclass(frozen=True)
 class Fit:
     """log error = −order · log steps + constant, by least squares over the finest grids.
 
-    `order` and its standard error `spread` are nan if fewer than two errors are above the rounding.
+    `order` and its standard error `spread` are nan if fewer than two errors are above rounding error.
     """
 
     steps: tuple[int, ...]
@@ -25,7 +25,7 @@ class Fit:
 
     @property
     def exact(self) -> bool:
-        """Whether every error is one of rounding."""
+        """Whether all errors are at rounding level."""
         return max(self.errors) < FLOOR
 
     @property

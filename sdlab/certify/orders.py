@@ -1,4 +1,4 @@
-"""Measured orders: of the path, of the law, and of the path of a stochastic sampler."""
+"""Measured orders of convergence: of the path, of the law (weak), and on Brownian paths (strong)."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from sdlab.certify.problems import FLOWS, GAUSSIAN, STOPS, exact_path, order_gri
 STEPS = (64, 128, 256, 512)
 STRONG_STEPS, STRONG_LIMIT = (16, 32, 64), 256
 TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6)
-SHORT = 0.25  # by how much a measured order may fall short of the claimed one
+SHORT = 0.25  # tolerance of a measured order below the claimed one
 _SMOOTH = samplers.vp_levels()  # a table of levels has corners, which would limit a high order in its time
 
 
 @dataclass(frozen=True)
 class Orders:
-    """Fits by what they measure; empty if it does not apply.
+    """The fitted orders by kind; a kind that does not apply is empty.
 
-    `path` has one per problem, for a deterministic sampler as it runs. `full` is the same with the memory full from the
-    start, measured if the first falls short of the claim. `weak` has the mean and the variance of the law of a
-    stochastic sampler on the Gaussian: the worst relative error over all levels and dimensions. `strong` is the order
-    of its pictures on Brownian paths. `levels` has the errors of `weak` at each level of 20 steps: (σ, mean, variance).
+    `path` has one fit per problem, for a deterministic sampler. `full` is the same with a full memory from the start,
+    measured if `path` falls short of the claim. `weak` is for a stochastic sampler on the Gaussian: the worst relative
+    errors of mean and variance over all levels and dimensions. `strong` is the order of its images on Brownian paths.
+    `levels` has the errors of `weak` at each level of 20 steps: (σ, mean, variance).
     """
 
     path: dict[str, Fit] = field(default_factory=dict)
@@ -51,7 +51,7 @@ class Orders:
 
 
 def measure(sampler: samplers.Sampler, strong: bool = True) -> Orders:
-    """All orders of a sampler; with `strong` also that on Brownian paths."""
+    """All orders of a sampler; with `strong`, also the order on Brownian paths."""
     sampler = sampler.with_levels(_SMOOTH)
     if sampler.stochastic:
         try:
@@ -62,7 +62,7 @@ def measure(sampler: samplers.Sampler, strong: bool = True) -> Orders:
             return Orders()
     if isinstance(sampler, samplers.AdaptiveSampler):
         return Orders({problem: _by_tolerance(sampler, problem) for problem in FLOWS})
-    if sampler.nfe(order_grid(2)) is None:  # it chooses its steps, and no tolerance says how
+    if sampler.nfe(order_grid(2)) is None:  # adaptive, but without a tolerance to set
         return Orders()
     path = {problem: _path(sampler, problem) for problem in FLOWS}
     if not any(_falls_short(one, sampler.order) for one in path.values()):
@@ -73,12 +73,12 @@ def measure(sampler: samplers.Sampler, strong: bool = True) -> Orders:
 def judge(claimed: int, orders: Orders) -> Check:
     """Whether the measured orders are at least the claimed one less `SHORT`."""
     if not orders.judged:
-        return Check("order", None, "not measured: the sampler chooses its steps, or is not linear")
+        return Check("order", None, "not measured: the sampler is adaptive without a tolerance, or not linear")
     seen = ", ".join(f"{name} {one.text}" for name, one in orders.judged.items())
     if claimed <= 0:
         return Check("order", True, f"claims none, measured {seen}")
     ok = not any(_falls_short(one, claimed) for one in orders.judged.values())
-    start = ", with its memory full" if orders.full else ""
+    start = ", with full memory" if orders.full else ""
     return Check("order", ok, f"claims {claimed}, measured {seen}{start}")
 
 
@@ -87,7 +87,7 @@ def _falls_short(one: Fit, claimed: int) -> bool:
 
 
 def _path(sampler: samplers.Sampler, problem: str, eased: bool = False) -> Fit:
-    """RMS distance to the exact flow. `eased` cuts up the first step, which fills the memory."""
+    """RMS distance to the exact flow. `eased` splits the first step, which fills the memory."""
     errors = []
     for steps in STEPS:
         sigmas: Sequence[float] = order_grid(steps)
@@ -96,7 +96,7 @@ def _path(sampler: samplers.Sampler, problem: str, eased: bool = False) -> Fit:
 
 
 def _by_tolerance(sampler: samplers.AdaptiveSampler, problem: str) -> Fit:
-    """The same for an adaptive sampler, against the calls at finer tolerances."""
+    """The same for an adaptive sampler, against the number of calls at finer tolerances."""
     errors, calls = zip(
         *(_distance(sampler.with_tolerance(rtol), problem, order_grid(1), 1) for rtol in TOLERANCES), strict=True
     )
@@ -104,7 +104,7 @@ def _by_tolerance(sampler: samplers.AdaptiveSampler, problem: str) -> Fit:
 
 
 def _distance(sampler: samplers.Sampler, problem: str, sigmas: Sequence[float], steps: int) -> tuple[float, int]:
-    """RMS distance to the exact flow in standard deviations, over the stops of the last `steps` steps; the calls."""
+    """RMS distance to the exact flow over the last `steps` steps, in standard deviations, and the number of calls."""
     law, path, stops = FLOWS[problem], exact_path(problem), order_grid(STOPS)
     denoise, states = Counted(law.denoise), list[Tensor]()
     samplers.run(sampler, denoise, path[0], sigmas, on_step=lambda _, x: states.append(x))
@@ -124,7 +124,7 @@ def _weak(sampler: samplers.Sampler) -> dict[str, Fit]:
 
 
 def _at_levels(sampler: samplers.Sampler, steps: int) -> tuple[tuple[float, float, float], ...]:
-    """At every level the worst errors: of the mean in standard deviations, of the variance relative to it."""
+    """The worst errors at every level: of the mean in standard deviations, and of the variance, relative."""
     sigmas = order_grid(steps)
     found = []
     for sigma, law in zip(sigmas[1:], laws(sampler, GAUSSIAN, sigmas), strict=True):

@@ -1,4 +1,4 @@
-"""The page on all samplers: the equation, source, options, certificate and path of each."""
+"""The reference page of all samplers, with equation, source, options, certificate and paths."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from sdlab.certify.subjects import FAMILIES, OTHER
 from sdlab.certify.table import order_text, percent
 from sdlab.system.files import make_folder, replacing
 
-PICTURES, ERRORS = "samplers", "errors.png"  # the folder beside the page, and the overview in it
+PICTURES, ERRORS = "samplers", "errors.png"  # the folder beside the page, and the overview plot in it
 
 _HOSTS = {"arXiv": "arxiv.org/abs", "doi": "doi.org"}
 _HEAD = Path(__file__).with_name("page_head.md")
 
 
 def write_page(certificates: Sequence[Certificate], path: Path) -> None:
-    """The page at `path` and its pictures in a folder `samplers` beside it.
+    """Write the page at `path`, and its pictures to a folder `samplers` beside it.
 
     Raises:
         RunError: a file cannot be written.
@@ -113,7 +113,7 @@ def _certificate(one: Certificate, others: Sequence[Certificate]) -> Iterator[st
 
 def _orders(one: Certificate) -> str:
     parts = [f"{name} {fit.text}" for name, fit in one.orders.path.items()]
-    parts += [f"{name} {fit.text} with its memory full" for name, fit in one.orders.full.items()]
+    parts += [f"{name} {fit.text} with full memory" for name, fit in one.orders.full.items()]
     parts += [f"{name} {fit.text}" for name, fit in one.orders.weak.items()]
     if one.orders.strong is not None:
         parts.append(f"on paths {one.orders.strong.text}")

@@ -1,4 +1,4 @@
-"""Plots of certificates: error against network passes, and the paths that samplers take."""
+"""Plots of certificates: error against network passes, and sampling paths."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from sdlab.report.figures import log_axis, tidy
 from sdlab.system.files import replacing
 
 _MARKERS = "osD^vPX*<>"
-_STROKES = ("-", (0, (4, 2)), (0, (1, 1.5)))  # so that equal lines do not hide each other
+_STROKES = ("-", (0, (4, 2)), (0, (1, 1.5)))  # so that coinciding lines stay visible
 _PATH_STEPS, _PATHS = 8, 4
 
 
 def plot_errors(certificates: Sequence[Certificate], path: Path) -> None:
-    """One panel per family: W₂ to the Gaussian against network passes, or the W₁ of a mixture if there is no exact law.
+    """One panel per family: W₂ to the Gaussian against network passes, or W₁ on the mixture without an exact law.
 
     Raises:
         RunError: the file cannot be written.
@@ -112,7 +112,7 @@ def _draw_paths(axes: Axes, name: str) -> None:
 
 @cache
 def _exact_paths() -> tuple[list[Tensor], tuple[float, ...]]:
-    """The exact flow from a circle of starts, and its levels."""
+    """The exact flow from starts on a circle, and its levels."""
     levels = samplers.continuous_levels(1e-3, use_grid(1)[0])
     fine = samplers.grid("karras", steps=40, levels=levels, ending="stop_at_sigma_min")
     angle = torch.arange(_PATHS, dtype=torch.float64) * (math.tau / _PATHS) + 0.4
@@ -138,7 +138,7 @@ def _density(axes: Axes, problem: GaussianMixture) -> None:
 
 
 def _save(figure: Figure, path: Path, dpi: int) -> None:
-    """As a PNG of 256 colours, a quarter of the size."""
+    """Save as a PNG with 256 colours, a quarter of the size."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
     with replacing(path) as draft:

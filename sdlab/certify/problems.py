@@ -1,7 +1,7 @@
-"""The problems that samplers are certified on, and their exact solutions.
+"""Certification problems and their exact solutions.
 
-Order is measured from σ = 10 down to 0.02 on a grid even in log σ, where no step to 0 disturbs it. Accuracy
-at a number of network passes is measured as users run: on the Karras grid of Stable Diffusion's range, down to 0.
+Order is measured from σ = 10 down to 0.02 on a grid even in log σ, without a step to 0. Accuracy at a number of network
+passes is measured as in practice, on the Karras grid of Stable Diffusion's range, down to 0.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import samplers
 from samplers.exact import Gaussian, GaussianMixture
 
 TOP, LOW = 10.0, 0.02
-STOPS = 16  # levels at which paths are compared: part of every order grid whose steps are a multiple of 16
+STOPS = 16  # levels at which paths are compared, in every order grid whose step count is a multiple of 16
 _STARTS = 8
 
 GAUSSIAN = Gaussian(
@@ -31,7 +31,7 @@ MIXTURE = GaussianMixture(
 )
 FLOWS: dict[str, Gaussian | GaussianMixture] = {"gaussian": GAUSSIAN, "mixture": MIXTURE}
 
-# A mixture in one dimension, where laws are compared by their quantiles.
+# A one-dimensional mixture, whose laws are compared by quantiles.
 _MEANS, _STDS, _WEIGHTS = (-1.2, 0.1, 1.0), (0.2, 0.3, 0.15), (0.5, 0.2, 0.3)
 LINE = GaussianMixture(*(torch.tensor(values, dtype=torch.float64) for values in (_MEANS, _STDS, _WEIGHTS)))
 
@@ -49,7 +49,7 @@ def use_grid(steps: int) -> tuple[float, ...]:
 
 @cache
 def exact_path(problem: str) -> list[Tensor]:
-    """A few states at σ = 10, and where the exact flow carries them at the `STOPS` levels below: (8, D) each."""
+    """States at σ = 10 and the exact flow from them at the `STOPS` levels below, each of shape (8, D)."""
     law = FLOWS[problem]
     noise = torch.Generator().manual_seed(0)
     path = [TOP * torch.randn((_STARTS, law.marginal_mean(TOP).numel()), generator=noise, dtype=torch.float64)]

@@ -1,4 +1,4 @@
-"""The certification of samplers by name: a table, the files and an exit status."""
+"""Certification of samplers by name."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from sdlab.system.errors import UsageError
 from sdlab.system.files import make_folder
 
 JSON, PLOT = "certificates.json", "certificates.png"
-_FEW = 6  # samplers that are measured here and now: other processes would take longer to start
+_FEW = 6  # up to this many samplers are measured in this process; starting others would take longer
 
 
 def run(names: Sequence[str], out: Path, console: Console, page: Path | None = None) -> int:
-    """Certify samplers by name (all by default) or `file.py:Class`; the exit status is 1 when a claim fails.
+    """Certify samplers by name (all by default) or `file.py:Class`; the exit status is 1 if a claim fails.
 
     Writes certificates.json and certificates.png into `out`, and with `page` the page on all samplers.
 
     Raises:
-        UsageError: a name that there is not, or a file that holds no sampler.
+        UsageError: a name is unknown, or a file has no sampler.
         RunError: a file cannot be written.
     """
     plugins.discover()
@@ -62,7 +62,7 @@ def run(names: Sequence[str], out: Path, console: Console, page: Path | None = N
 
 
 def _name(name: str) -> str:
-    """The name in the registry; a file's sampler is put there first."""
+    """The name in the registry. A sampler from a file is registered first."""
     if plugins.is_path(name):
         plugins.add("sampler", name)
     if name not in samplers.SAMPLERS:
@@ -71,7 +71,7 @@ def _name(name: str) -> str:
 
 
 def _measured(names: Sequence[str]) -> Iterator[list[Certificate]]:
-    """The certificates of each name, in their order; ours two at a time where they are many."""
+    """The certificates per name, in order. Many built-in samplers are measured two at a time."""
     ours = [name for name in names if not plugins.is_custom("sampler", name)]
     if len(ours) <= _FEW:
         yield from map(certify_name, names)
@@ -83,5 +83,5 @@ def _measured(names: Sequence[str]) -> Iterator[list[Certificate]]:
 
 
 def certify_name(name: str) -> list[Certificate]:
-    """The certificates of a sampler with its default options and with all others."""
+    """The certificates of a sampler with its default options and with all variations."""
     return [certify(subject) for subject in subjects(name)]

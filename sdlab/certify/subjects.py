@@ -1,4 +1,4 @@
-"""What is certified: every sampler with its default options, and with each option changed in turn."""
+"""Certification subjects: every sampler with its default options, and with one option changed at a time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _VALUES: dict[str, tuple[Any, ...]] = {
     "repeats": (0, 1, 3),
     "scale": ("ode", "sde", "er_sde_1", "er_sde_2", "er_sde_3", "er_sde_4", "er_sde_5"),
 }
-_COUNTS = range(5)  # of levels, stages and orders; those that the sampler refuses are skipped
+_COUNTS = range(5)  # of levels, stages and orders; values that the sampler rejects are skipped
 
 FAMILIES: dict[str, tuple[str, ...]] = {  # title -> modules of samplers/
     "Euler, DDIM, DDPM": ("euler", "ddim", "ddpm", "lcm"),
@@ -52,7 +52,7 @@ class Subject:
 
     @property
     def module(self) -> str:
-        """The last part of the name of its module."""
+        """The last part of its module's name."""
         return type(self.sampler).__module__.rpartition(".")[2]
 
     @property

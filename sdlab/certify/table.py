@@ -19,7 +19,7 @@ from sdlab.system.files import replacing
 
 
 def table(certificates: Sequence[Certificate]) -> Table:
-    """One row per sampler with its default options. Its other option sets are counted, and so are those that fail."""
+    """One row per sampler with its default options. Its other option sets are counted, with the failures among them."""
     found = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     found.add_column("sampler", no_wrap=True)
     for header in ("claims", "order", "paths", "states", *map(str, PASSES)):
@@ -48,10 +48,10 @@ def legend() -> str:
     """The legend below the table."""
     passes = ", ".join(map(str, PASSES))
     return (
-        "order: on a Gaussian / a mixture, * with full memory. For a stochastic sampler, that of the variance of its "
-        "law. paths: order on Brownian paths.\n"
-        f"{passes}: distance to the law of the data at so many network passes, in % of its spread. Exact on a Gaussian "
-        f"/ from samples on a mixture, where {100 * floor():.2g} % is the sampling error."
+        "order: on a Gaussian / a mixture, * with full memory. For a stochastic sampler, the order of the variance of "
+        "its law. paths: order on Brownian paths.\n"
+        f"{passes}: distance to the law of the data at that number of network passes, in % of its spread. Exact on a "
+        f"Gaussian / from samples on a mixture, where {100 * floor():.2g} % is the sampling error."
     )
 
 
@@ -79,12 +79,12 @@ def _percent(share: float) -> str:
 
 
 def faults(certificates: Sequence[Certificate]) -> list[str]:
-    """One line per claim that fails."""
+    """One line per failed claim."""
     return [f"{one.label}: {check.name}: {check.detail}" for one in certificates for check in one.faults]
 
 
 def write_json(certificates: Sequence[Certificate], path: Path) -> None:
-    """All that was measured, as JSON.
+    """Write all measurements as JSON.
 
     Raises:
         RunError: the file cannot be written.

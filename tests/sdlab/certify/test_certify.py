@@ -66,7 +66,7 @@ def test_a_true_claim_holds(name, order):
 
 
 def test_a_start_of_lower_order_is_told_apart():
-    """Third order by looking back: as it runs the start keeps it at second, with its memory full it is third."""
+    """Third order by looking back: as it runs the start keeps it at second, with full memory it is third."""
     orders = measure(samplers.make("dpmpp_3m"))
     assert orders.path["gaussian"].order == pytest.approx(2, abs=0.1)
     assert orders.full["gaussian"].order == pytest.approx(3, abs=0.1)
@@ -163,10 +163,10 @@ class Drifts(Euler):
     ("rule", "check", "detail"),
     [
         (Boasts(), "order", "claims 2, measured gaussian 1.00"),
-        (Miscounts(), "calls", "nfe says 2 calls for 1 steps to 0, but 1 were made"),
-        (Writes(), "states", "step 1 of 1 (sigma 14.61 to 0): step wrote to the x or the memory it was given"),
-        (Mixes(), "images", "when it is sampled alone"),
-        (Hoards(), "memory", "remembers 12 states after 12 steps and 24 after 24"),
+        (Miscounts(), "calls", "nfe returns 2 for 1 steps to 0, but it made 1 calls"),
+        (Writes(), "states", "step 1 of 1 (sigma 14.61 to 0): step must not modify x or memory in place"),
+        (Mixes(), "images", "when sampled alone"),
+        (Hoards(), "memory", "keeps 12 states after 12 steps and 24 after 24"),
         (TakesTheLogOfZero(), "states", "(sigma 14.61 to 0): ZeroDivisionError: float division by zero"),
         (Drifts(), "order", "claims 1, measured mean exact, variance"),
     ],
