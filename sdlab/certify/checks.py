@@ -119,7 +119,7 @@ def _counts(sampler: samplers.Sampler) -> str:
         for sigmas in (use_grid(steps), order_grid(steps)):
             claimed, counted = sampler.nfe(sigmas), calls_of(sampler, sigmas)
             if claimed is not None and claimed != counted:
-                raise Broken(f"nfe returns {claimed} for {steps} steps to {sigmas[-1]:.4g}, but it made {counted} calls")
+                raise Broken(f"nfe is {claimed} for {steps} steps to {sigmas[-1]:.4g}, but it made {counted} calls")
     return "equal to nfe" if claimed is not None else "nfe is None: the sampler is adaptive"
 
 

@@ -1,4 +1,4 @@
-"""Metrics: how each is written and read, what it needs, and how it measures."""
+"""The registry of metrics, and checks of their requirements."""
 
 from __future__ import annotations
 
@@ -54,35 +54,35 @@ METRICS: dict[str, Metric] = {
 }
 
 _LACKING = {
-    "pictures": "measured on pictures, and {name} makes none",
-    "prompts": "compared with prompts, and {name} has none",
-    "inputs": "compared with input pictures, which not every image of {name} has",
-    "samples": "measured on the samples of a sweep, and {name} is not one",
+    "pictures": "needs pictures, but {name} makes none",
+    "prompts": "needs prompts, but {name} has none",
+    "inputs": "needs input pictures, but some images of {name} have none",
+    "samples": "needs the samples of a sweep, but {name} is not a sweep",
 }
 
 
 def labelled(name: str, files: MetricFiles) -> Metric:
-    """The metric, with a label that says on what it is measured when these files are given."""
+    """The metric, labelled for these files, such as "FID (Inception)"."""
     metric = copy(METRICS[name])
     metric.label = metric.label_with(files)
     return metric
 
 
 def complaints(names: Sequence[str], subject: Subject) -> list[str]:
-    """Why metrics cannot be measured on a subject, one line each; missing files are another matter."""
+    """Why metrics cannot be measured on a subject, one line each. Missing files are not included."""
     found = _lines((name, complaint) for name in names for complaint in _check(METRICS[name], subject))
     if subject.files.reference is not None and subject.files.inception is None:
-        found.append("metric_files.reference: goes with inception; the lab evaluator is compared with renders")
+        found.append("metric_files.reference: needs `inception` too; the lab evaluator is compared with renders")
     return found
 
 
 def missing_files(names: Sequence[str], files: MetricFiles) -> list[str]:
-    """The files that metrics need and that are not found, one line each."""
+    """The missing files of metrics, one line each."""
     return _lines((name, complaint) for name in names for complaint in METRICS[name].missing(files))
 
 
 def content_files(names: Iterable[str], files: MetricFiles) -> list[Path]:
-    """The files whose content the values depend on, each once, in an order that depends on nothing else."""
+    """The files whose content affects the values, without duplicates, in a fixed order."""
     return list(dict.fromkeys(path for name in sorted(names) for path in METRICS[name].content(files)))
 
 
@@ -95,7 +95,7 @@ def _check(metric: Metric, subject: Subject) -> Iterator[Complaint]:
 
 
 def _lines(found: Iterable[tuple[str, Complaint]]) -> list[str]:
-    """A line for each complaint; equal ones of several metrics become one."""
+    """One line per complaint. Equal complaints of several metrics are merged."""
     names: dict[Complaint, list[str]] = {}
     for name, complaint in found:
         names.setdefault(complaint, []).append(name)

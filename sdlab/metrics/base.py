@@ -1,7 +1,7 @@
-"""The interface of a metric, and everything that passes through it.
+"""The metric interface and its data types.
 
-A metric is known before anything is loaded (`Metric`), is loaded once per sweep (`Metric.open` returns a `Meter`), and
-measures one cell at a time (`Meter.start` returns an `Accumulator`), batch by batch.
+A `Metric` describes itself before anything is loaded. `Metric.open` loads it once per sweep and returns a `Meter`.
+`Meter.start` returns an `Accumulator`, which measures one cell, batch by batch.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ PICTURES, PROMPTS, INPUTS = frozenset[Need]({"pictures"}), frozenset[Need]({"pro
 SAMPLES = frozenset[Need]({"samples"})
 
 Complaint = tuple[str, str]
-"""A key of the sweep file and what is wrong with it. Equal complaints of several metrics become one line."""
+"""A key of the sweep file and its problem. Equal complaints of several metrics become one line."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The source of the pictures or samples, as known before anything is loaded: a model, or a folder of pictures."""
+    """The source of the pictures or samples, a model or a folder of pictures, before anything is loaded."""
 
     name: str
     images: int  # per cell
-    has: frozenset[Need]  # "inputs" only where every image has an input picture
-    size: Size | None = None  # (height, width) of its pictures, where they are known
+    has: frozenset[Need]  # "inputs" only if every image has an input picture
+    size: Size | None = None  # (height, width) of its pictures, if known
     prompts: Sequence[str] = ()
-    clip: bool = False  # whether the model has a CLIP of its own with a vision tower
+    clip: bool = False  # whether the model contains a CLIP with a vision tower
     from_noise: bool = True  # whether every image starts from noise alone
-    gaussian: bool = False  # whether its data are Gaussian, of known law, without conditions
+    gaussian: bool = False  # whether its data are Gaussian with a known law, unconditional
     files: MetricFiles = field(default_factory=MetricFiles)
 
 
 class Tools:
-    """What metrics are loaded with. What several of them use is loaded once."""
+    """Resources for loading metrics. Networks that several metrics use are loaded once."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Tools:
         files: MetricFiles | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        """`size` is (height, width) of the pictures to come; `clip` is the model's own, with a vision tower."""
+        """`size` is (height, width) of the pictures; `clip` is the model's CLIP, with a vision tower."""
         self.size, self.clip, self.files, self.device = size, clip, files or MetricFiles(), torch.device(device)
         self._loaded: dict[Hashable, Any] = {}
 
@@ -70,13 +70,13 @@ class Tools:
 
 @dataclass(frozen=True)
 class Run:
-    """What a cell is, for the metrics that depend on more than its images."""
+    """The settings of a cell, for metrics that need more than its images."""
 
     images: int
-    sampler: samplers.Sampler | None = None  # with the model's levels
+    sampler: samplers.Sampler | None = None  # with the model's noise schedule
     sigmas: Sequence[float] = ()
-    law: Gaussian | None = None  # of the data, where it is Gaussian and known
-    flow_ends: Callable[[], Tensor] | None = None  # where the probability flow carries each image's noise, (N, …)
+    law: Gaussian | None = None  # of the data, if Gaussian and known
+    flow_ends: Callable[[], Tensor] | None = None  # the end of the probability flow from each image's noise, (N, …)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +86,12 @@ class Batch:
     indices: Sequence[int]
     pictures: Tensor | None = None  # (B, 3, H, W) in [−1, 1]
     prompts: Sequence[str] | None = None
-    inputs: Tensor | None = None  # (B, 3, H, W) in [−1, 1], the pictures that image-to-image started from
+    inputs: Tensor | None = None  # (B, 3, H, W) in [−1, 1], the input pictures of image-to-image
     samples: Tensor | None = None  # (B, …), the latents of a latent diffusion model
     _known: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def once(self, compute: Callable[[Batch], T]) -> T:
-        """`compute(self)`, computed once, whichever metrics ask for it."""
+        """`compute(self)`, computed once for all metrics."""
         if compute not in self._known:
             self._known[compute] = compute(self)
         return cast(T, self._known[compute])
@@ -105,18 +105,18 @@ class Batch:
 
 
 def given(value: T | None) -> T:
-    """A field of a batch or a run that is there, since the metric's `needs` name it."""
+    """A field of a batch or a run that the metric's `needs` guarantee to be set."""
     assert value is not None
     return value
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a metric says of a cell."""
+    """The value of a metric for a cell."""
 
     value: float
     stderr: float | None = None
-    per_image: Tensor | None = None  # (N,) in the order of the images, of a metric that is a mean over them
+    per_image: Tensor | None = None  # (N,) in the order of the images, for a metric that is a mean over them
 
     @classmethod
     def mean(cls, values: Tensor) -> Result:
@@ -126,10 +126,10 @@ class Result:
 
 
 class Accumulator(Protocol):
-    """Collects what one cell shows, keeping no pictures."""
+    """Accumulates a metric over one cell without keeping pictures."""
 
     def update(self, batch: Batch) -> None:
-        """Add some images; every image of a cell comes once."""
+        """Add some images. Every image of a cell is added once."""
         ...
 
     def result(self) -> Result:
@@ -150,7 +150,7 @@ class Meter(Protocol):
 
 
 class Metric(ABC):
-    """How a metric is written and read, what it needs, and how it is loaded.
+    """A metric: its name and format, its requirements, and how it is loaded.
 
     A `per_image` metric is the mean of one value per image, so two cells can be compared image by image. The others are
     properties of the whole set. Values that range over orders of magnitude are written in `powers` of ten.
@@ -170,27 +170,27 @@ class Metric(ABC):
         return f"{value:.{self.digits}{'e' if self.powers else 'f'}}"
 
     def label_with(self, files: MetricFiles) -> str:
-        """The label, where it depends on the files that are used."""
+        """The label, for metrics whose label depends on the files."""
         return self.label
 
     def missing(self, files: MetricFiles) -> Iterable[Complaint]:
-        """The files and packages that are needed and not found."""
+        """The missing files and packages."""
         return ()
 
     def check(self, subject: Subject) -> Iterable[Complaint]:
-        """Why the metric cannot be measured on a subject that has all it `needs`."""
+        """Further reasons why the metric cannot be measured on a subject that meets its `needs`."""
         return ()
 
     def content(self, files: MetricFiles) -> Iterable[Path]:
-        """The files whose content the values depend on."""
+        """The files whose content affects the values."""
         return ()
 
     @abstractmethod
     def open(self, tools: Tools) -> Meter:
-        """Load what all cells share.
+        """Load everything that all cells share.
 
         Raises:
-            SdlabError: a file is damaged or of another form.
+            SdlabError: a file is damaged or has another format.
         """
 
 
@@ -202,7 +202,7 @@ class Rows:
         self._parts: list[Tensor] = []
 
     def add(self, indices: Sequence[int], rows: Tensor) -> None:
-        """A row (B, …) for each index; they are kept on the CPU."""
+        """Add rows (B, …), one per index. They are kept on the CPU."""
         self._indices += indices
         self._parts.append(rows.cpu())
 
@@ -212,7 +212,7 @@ class Rows:
 
 
 class PerImage:
-    """The meter of a metric that is a mean of one value per image."""
+    """The meter of a metric that averages one value per image."""
 
     def __init__(self, measure: Callable[[Batch], Tensor]) -> None:
         """`measure` returns the values (B,) of a batch."""

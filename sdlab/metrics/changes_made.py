@@ -1,4 +1,4 @@
-"""Changes made: whether image-to-image changed what the prompt asked it to change."""
+"""Changes made: the share of requested changes that image-to-image carried out."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sdlab.worlds.scenes.reader import Reading, check, read
 
 
 class ChangesMade(Metric):
-    """The share of the attributes stated in the prompt and not in the input that the lab's reader finds."""
+    """The share of attributes stated in the prompt and absent from the input that the lab's reader finds."""
 
     name = "changes_made"
     label = "changes made"
     better = "higher"
     digits = 3
-    about = "image-to-image: share of the attributes stated in the prompt and not in the input that the reader finds"
+    about = "image-to-image: share of attributes stated in the prompt and absent from the input that the reader finds"
     needs = PICTURES | PROMPTS | INPUTS
 
     def missing(self, files: MetricFiles) -> Iterable[Complaint]:
@@ -52,7 +52,7 @@ class ChangesMade(Metric):
 
 
 def changes_made(statements: Sequence[Statement], before: Sequence[Reading], after: Sequence[Reading]) -> Tensor:
-    """The share of each statement's facts false before that are true after, (B,) in [0, 1]; 1 where all were true."""
+    """The share of each statement's facts false before that are true after, (B,) in [0, 1]; 1 if all were true."""
     shares = []
     for statement, old, new in zip(statements, before, after, strict=True):
         now = [holds for holds, held in zip(check(statement, new), check(statement, old), strict=True) if not held]

@@ -1,4 +1,4 @@
-"""CLIP score: how well a picture matches its prompt."""
+"""CLIP score, the similarity of picture and prompt in CLIP's embedding space."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from sdlab.model.tokenizer import Tokenizer
 
 
 class ClipScore(Metric):
-    """max(100 × cosine of picture and prompt, 0) in the space of a CLIP (Hessel et al. 2021, arXiv:2104.08718, §3)."""
+    """max(100 × cosine of picture and prompt, 0) in a CLIP's space (Hessel et al. 2021, arXiv:2104.08718, §3)."""
 
     name = "clip_score"
     label = "CLIP score"
     better = "higher"
     digits = 2
-    about = "100 × cosine of picture and prompt in the model's own CLIP space, or OpenAI's from [metric_files]"
+    about = "100 × cosine of picture and prompt in the model's CLIP space, or OpenAI's from [metric_files]"
     needs = PICTURES | PROMPTS
 
     def label_with(self, files: MetricFiles) -> str:
-        """`"CLIP score (OpenAI)"` where that CLIP is given."""
+        """`"CLIP score (OpenAI)"` if that CLIP is set."""
         return self.label if files.clip is None else "CLIP score (OpenAI)"
 
     def missing(self, files: MetricFiles) -> Iterator[Complaint]:
-        """What the folder of OpenAI's CLIP lacks."""
+        """The missing files in the folder of OpenAI's CLIP."""
         if files.clip is not None:
             for line in openai_clip.missing_files(Path(files.clip)):
                 yield "metric_files.clip", line
@@ -49,7 +49,7 @@ class ClipScore(Metric):
         return [] if files.clip is None else openai_clip.content(Path(files.clip))
 
     def open(self, tools: Tools) -> Meter:
-        """Load OpenAI's CLIP where it is given, else use the model's own."""
+        """Load OpenAI's CLIP if it is set, otherwise use the model's."""
         if tools.files.clip is not None:
             score = Scorer(*openai_clip.load(Path(tools.files.clip), tools.device))
         else:
@@ -61,7 +61,7 @@ class Scorer:
     """Scores of pictures with prompts. Each prompt is embedded once."""
 
     def __init__(self, clip: Clip, tokenizer: Tokenizer, prepare: Callable[[Tensor], Tensor] | None = None) -> None:
-        """`prepare` turns pictures in [−1, 1] into the network's input, where they are not that already."""
+        """`prepare` turns pictures in [−1, 1] into the network's input; None if they already are."""
         self._clip, self._tokenizer, self._prepare = clip, tokenizer, prepare or (lambda pictures: pictures)
         self._texts: dict[str, Tensor] = {}
 

@@ -1,4 +1,4 @@
-"""Feature distance: an LPIPS of the lab, between a picture and the one that image-to-image started from."""
+"""Feature distance: LPIPS on the lab evaluator, between a picture and its image-to-image input."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from sdlab.worlds.scenes.reader import Evaluator
 class FeatureDistance(Metric):
     """Σ over two layers of the mean over positions of ‖f̂ − ĝ‖².
 
-    f̂ and ĝ are the layer's features of the two pictures, of length 1 at each position. It is LPIPS with all weights 1
-    (Zhang et al. 2018, arXiv:1801.03924, eq. 1), on the lab evaluator instead of a network for photographs.
+    f̂ and ĝ are the layer's features of the two pictures, normalised to length 1 at each position. This is LPIPS with
+    all weights 1 (Zhang et al. 2018, arXiv:1801.03924, eq. 1), on the lab evaluator instead of a network trained on
+    photographs.
     """
 
     name = "feature_distance"
     label = "feature distance"
     better = "lower"
     digits = 3
-    about = "image-to-image: LPIPS-like distance to the input picture, between features inside the lab evaluator"
+    about = "image-to-image: LPIPS-like distance to the input picture, on features of the lab evaluator"
     needs = PICTURES | INPUTS
 
     def missing(self, files: MetricFiles) -> Iterable[Complaint]:
@@ -49,7 +50,7 @@ class FeatureDistance(Metric):
 
 
 def feature_distance(evaluator: Evaluator, images: Tensor, others: Tensor) -> Tensor:
-    """The distance of pictures (N, 3, 64, 64) to as many others, (N,), from 0 (equal) to 8 (opposite everywhere)."""
+    """The distance between pictures, (N, 3, 64, 64) each -> (N,), from 0 (equal) to 8 (opposite everywhere)."""
     total = torch.zeros(len(images), device=images.device)
     f, g = images, others
     for layer in (evaluator.fine, evaluator.coarse):

@@ -1,4 +1,4 @@
-"""Feature spaces in which sets of pictures are compared with real ones, and what the distances between sets share."""
+"""Feature spaces for comparing sets of pictures with real ones, and the shared parts of FID and KID."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from sdlab.metrics.pictures import pictures_in, read_pictures
 from sdlab.system.resources import find
 from sdlab.worlds import scenes
 
-REFERENCE = 2048  # renders that the lab's features are compared with
+REFERENCE = 2048  # renders in the lab's reference set
 REFERENCE_SEED = 30_000  # far from the seeds of the prompts and of training
-FEWEST = 4  # images below which the distances and their standard errors are not defined
+FEWEST = 4  # images; with fewer the distances and their standard errors are undefined
 _BATCH = 64
 
 
 class Features(Protocol):
-    """A feature space with real pictures in it."""
+    """A feature space with a reference set of real pictures."""
 
     @property
     def reference(self) -> Tensor | Statistics:
-        """The features (N, d) of the real pictures, or nothing but their statistics."""
+        """The features (N, d) of the real pictures, or their statistics alone."""
         ...
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -39,7 +39,7 @@ class Features(Protocol):
 
 
 class SetDistance(Metric):
-    """A distance between two sets of features, those of a cell and those of real pictures."""
+    """A distance between the features of a cell and of real pictures."""
 
     better = "lower"
     needs = PICTURES
@@ -50,40 +50,40 @@ class SetDistance(Metric):
         return f"{self.name.upper()} (Inception)" if files.inception else self.label
 
     def missing(self, files: MetricFiles) -> Iterator[Complaint]:
-        """What the feature space needs."""
+        """The missing files of the feature space."""
         yield from inception.missing(files, FEWEST) if files.inception else lab.missing()
 
     def check(self, subject: Subject) -> Iterator[Complaint]:
         """Whether there are enough pictures, of the right size."""
         if not subject.files.inception:
-            yield from lab.check_size(subject, "; for fid and kid, name inception and reference in [metric_files]")
+            yield from lab.check_size(subject, "; for fid and kid, set inception and reference in [metric_files]")
         if subject.images < FEWEST:
             yield "images", f"fid and kid need at least {FEWEST} images per cell, got {subject.images}"
 
     def content(self, files: MetricFiles) -> Iterable[Path]:
-        """The weights, and the real pictures where they are the user's."""
+        """The weights, and the real pictures if the user supplies them."""
         return inception.content(files) if files.inception else [find(lab.EVALUATOR)]
 
     def open(self, tools: Tools) -> Meter:
-        """Load the feature space and the reference set, which all such metrics share."""
+        """Load the feature space and the reference set, shared by all such metrics."""
         features = tools.shared(load)
         return _SetMeter(features, self.to(features.reference))
 
     @abstractmethod
     def to(self, reference: Tensor | Statistics) -> Callable[[Tensor], Result]:
-        """The distance of features (n, d) to those of the reference, with its standard error."""
+        """The function from features (n, d) to their distance to the reference, with a standard error."""
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Mean (d,) and covariance (d, d) of a set of features, float64: all that FID knows of it."""
+    """Mean (d,) and covariance (d, d) of a set of features, float64: the input of FID."""
 
     mean: Tensor
     covariance: Tensor
 
     @classmethod
     def of(cls, features: Tensor) -> Statistics:
-        """Of a set (N, d)."""
+        """The statistics of features (N, d)."""
         return cls(features.double().mean(0), torch.cov(features.double().T))
 
     @cached_property
@@ -94,15 +94,15 @@ class Statistics:
 
 
 def load(tools: Tools) -> Features:
-    """Inception where its files are given, else the lab evaluator; use `tools.shared(load)`."""
+    """Inception if its files are set, otherwise the lab evaluator; use `tools.shared(load)`."""
     return _Inception(tools) if tools.files.inception else LabFeatures(tools)
 
 
 class LabFeatures:
     """The pooled features of the lab evaluator, each with mean 0 and variance 1 over real renders.
 
-    They are sensitive to what is in a scene, where, and in what light. The common scale keeps one feature from drowning
-    the others, and the cubic kernel of KID from overflowing.
+    They depend on the objects of a scene, their positions and the light. The common scale keeps one feature from
+    dominating, and the cubic kernel of KID from overflowing.
     """
 
     def __init__(self, tools: Tools) -> None:
@@ -135,7 +135,7 @@ class _Inception:
 
 
 def _renders() -> Iterator[Tensor]:
-    """Batches of pictures of the scenes that training draws from, 2048 in all."""
+    """Batches of rendered scenes from the training distribution, 2048 in total."""
     world = scenes.sample(REFERENCE, torch.Generator().manual_seed(REFERENCE_SEED), "train")
     for start in range(0, REFERENCE, _BATCH):
         yield scenes.render(world[start : start + _BATCH])

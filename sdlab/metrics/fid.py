@@ -32,7 +32,7 @@ class Fid(SetDistance):
 
 
 def estimate(features: Tensor, real: Statistics) -> Result:
-    """The distance of features (n, d), and the spread over sets of n drawn from them with replacement."""
+    """The distance of features (n, d), and its spread over bootstrap samples of size n."""
     n, generator = len(features), torch.Generator().manual_seed(0)
     draws = [features[torch.randint(n, (n,), generator=generator)] for _ in range(_RESAMPLES)]
     spread = torch.tensor([distance(draw, real) for draw in draws]).std()
@@ -40,7 +40,7 @@ def estimate(features: Tensor, real: Statistics) -> Result:
 
 
 def distance(features: Tensor, real: Statistics) -> float:
-    """The Fréchet distance of features (n, d) to those of these statistics.
+    """The Fréchet distance from features (n, d) to these statistics.
 
     With C = Xᵀ X and Cᵣ = R Rᵀ, the trace of (C Cᵣ)^½ is the sum of the singular values of X R. They are the roots of
     the eigenvalues of the smaller of its two Gram matrices.

@@ -1,4 +1,4 @@
-"""Files that some metrics need and sdlab does not contain: Inception's weights, real pictures, OpenAI's CLIP."""
+"""External files of metrics: Inception's weights, real pictures, OpenAI's CLIP."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pydantic import BaseModel, ConfigDict
 class MetricFiles(BaseModel):
     """The table `[metric_files]` of a sweep.
 
-    `inception` are the weights of the network of the FID paper. `reference` are the real pictures that FID and KID on
-    its features compare with: a folder, or for FID alone an .npz file with `mu` and `sigma`. `clip` is a folder with
-    OpenAI's CLIP in the layout of transformers. Without them FID and KID use the lab evaluator, and the CLIP score the
-    model's own CLIP.
+    `inception` is the weight file of the FID paper's network. `reference` is the set of real pictures for FID and KID
+    on its features: a folder, or for FID alone an .npz file with `mu` and `sigma`. `clip` is a folder with OpenAI's
+    CLIP in the layout of transformers. Without these files FID and KID use the lab evaluator, and the CLIP score uses
+    the model's CLIP.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -24,5 +24,5 @@ class MetricFiles(BaseModel):
 
     @property
     def given(self) -> dict[str, str]:
-        """The files that are named, by key."""
+        """The files that are set, by key."""
         return self.model_dump(exclude_none=True)

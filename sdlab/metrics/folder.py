@@ -28,15 +28,15 @@ def measure_folder(
     files: MetricFiles | None = None,
     device: torch.device | str = "cpu",
 ) -> dict[str, Result]:
-    """The metrics of all pictures in a folder and its subfolders, which are taken in the order of their paths.
+    """The metrics of all pictures in a folder and its subfolders, in the order of their paths.
 
     Args:
         folder: pictures of one size.
-        metrics: names from `METRICS`, of metrics that are measured on pictures.
-        prompts: as many as pictures, for metrics that compare with prompts.
-        inputs: a folder with as many pictures of the same size, for metrics of image-to-image.
+        metrics: names from `METRICS`, of picture metrics.
+        prompts: one per picture, for metrics that need prompts.
+        inputs: a folder with one input picture per picture, of the same size, for image-to-image metrics.
         files: as `[metric_files]` in a sweep; the CLIP score needs `clip`.
-        device: where networks run.
+        device: the networks' device.
 
     Raises:
         UsageError: a metric is unknown or cannot be measured on these pictures, or a file is missing or cannot be read.
@@ -50,7 +50,7 @@ def measure_folder(
     if prompts is not None:
         has.add("prompts")
         if len(prompts) != len(paths):
-            raise UsageError(f"{place}: holds {len(paths)} pictures, got {len(prompts)} prompts; give one per picture")
+            raise UsageError(f"{place}: has {len(paths)} pictures for {len(prompts)} prompts; give one per picture")
     input_paths: list[Path] = []
     if inputs is not None:
         has.add("inputs")
@@ -58,7 +58,7 @@ def measure_folder(
         if (len(input_paths), input_size) != (len(paths), size):
             raise UsageError(
                 f"{inputs}: holds {_description(input_paths, input_size)}, and {place} {_description(paths, size)}; "
-                "the input pictures should be as many and of the same size"
+                "number and size should match"
             )
     subject = Subject(str(place), len(paths), frozenset(has), size, prompts or (), files=files)
     if wrong := [*complaints(metrics, subject), *missing_files(metrics, files)]:
@@ -79,12 +79,12 @@ def measure_folder(
 
 
 def _pictures(folder: Path) -> tuple[list[Path], Size]:
-    """The pictures of a folder, and the one size they all have."""
+    """The pictures of a folder, and their common size."""
     if not folder.is_dir():
-        raise UsageError(f"{folder}: is not a folder; it should hold the pictures")
+        raise UsageError(f"{folder}: is not a folder; give a folder of pictures")
     paths = pictures_in(folder)
     if not paths:
-        raise UsageError(f"{folder}: holds no pictures")
+        raise UsageError(f"{folder}: has no pictures")
     size = size_of(paths[0])
     for path in paths:
         if (other := size_of(path)) != size:

@@ -1,4 +1,4 @@
-"""The Inception network of the FID paper and the real pictures it is compared on, from the user's files."""
+"""The FID paper's Inception network and its reference pictures, from user-supplied files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Inception:
         """Load the network.
 
         Raises:
-            UsageError: the weight file or the package torch-fidelity, which holds the network, is missing.
+            UsageError: the weight file or the package torch-fidelity, which implements the network, is missing.
         """
         if not weights.is_file():
             raise UsageError(f"{weights}: not found; it should be {WEIGHTS}")
@@ -48,7 +48,7 @@ class Inception:
 
 
 def missing(files: MetricFiles, fewest: int) -> Iterator[Complaint]:
-    """The files and packages that are not found; a folder of real pictures should hold the `fewest` at least."""
+    """The missing files and packages. A folder of real pictures needs at least `fewest`."""
     if not Path(files.inception or "").is_file():
         what = f"it should be the network of the FID paper, {WEIGHTS} from the releases of torch-fidelity"
         yield "metric_files.inception", f"{files.inception}: not found; {what}"
@@ -61,7 +61,7 @@ def missing(files: MetricFiles, fewest: int) -> Iterator[Complaint]:
         what = "it should be a folder of real pictures, or an .npz file with mu and sigma"
         yield "metric_files.reference", f"{place}: not found; {what}"
     elif place.is_dir() and len(pictures_in(place)) < fewest:
-        yield "metric_files.reference", f"{place}: holds fewer than {fewest} pictures"
+        yield "metric_files.reference", f"{place}: has fewer than {fewest} pictures"
 
 
 def content(files: MetricFiles) -> Iterator[Path]:
@@ -72,10 +72,10 @@ def content(files: MetricFiles) -> Iterator[Path]:
 
 
 def read_statistics(path: Path, features: int) -> tuple[Tensor, Tensor]:
-    """Mean and covariance, the `mu` (d,) and `sigma` (d, d) of an .npz file as the FID tools write it, float64.
+    """Mean and covariance from an .npz file of the FID tools: `mu` (d,) and `sigma` (d, d), float64.
 
     Raises:
-        UsageError: the file is not of this form.
+        UsageError: the file does not have this format.
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:

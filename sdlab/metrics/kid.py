@@ -11,14 +11,14 @@ from torch import Tensor
 from sdlab.metrics.base import Complaint, Result, Subject
 from sdlab.metrics.features import SetDistance, Statistics
 
-_SUBSETS = 20  # over which the estimate is averaged
+_SUBSETS = 20  # for the mean of the estimate
 _RESAMPLES = 30  # half-samples of the standard error
 
 
 class Kid(SetDistance):
     """The squared maximum mean discrepancy for the kernel (xᵀy/d + 1)³ (Bińkowski et al. 2018, arXiv:1801.01401, §4).
 
-    It is unbiased, so it can be below 0.
+    It is unbiased, so it can be negative.
     """
 
     name = "kid"
@@ -32,7 +32,7 @@ class Kid(SetDistance):
         if subject.files.inception and Path(subject.files.reference or "").suffix == ".npz":
             yield (
                 "metrics",
-                "needs a folder of real pictures, and metric_files.reference holds only statistics",
+                "needs a folder of real pictures, but metric_files.reference has only statistics",
             )
 
     def to(self, reference: Tensor | Statistics) -> Callable[[Tensor], Result]:
@@ -44,7 +44,8 @@ class Kid(SetDistance):
 def estimate(features: Tensor, real: Tensor) -> Result:
     """The distance of features (n, d) to real ones (N, d), and its spread over random halves of them.
 
-    Half-samples without replacement spread like the whole. A bootstrap would count pairs of equal pictures.
+    Half-samples without replacement have the spread of the full sample. A bootstrap would count pairs of equal
+    pictures.
     """
     n, generator = len(features), torch.Generator().manual_seed(0)
     halves = [features[torch.randperm(n, generator=generator)[: n // 2]] for _ in range(_RESAMPLES)]

@@ -1,4 +1,4 @@
-"""The lab evaluator as metrics use it: loaded once, run once per batch."""
+"""The lab evaluator, loaded once and run once per batch for all metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVALUATOR = "data/scenes/evaluator.safetensors"
 
 
 class Lab:
-    """The loaded evaluator. `tools.shared(Lab)` gives every metric the same one."""
+    """The loaded evaluator. `tools.shared(Lab)` returns the same one to every metric."""
 
     def __init__(self, tools: Tools) -> None:
         self.evaluator = load_part(find(EVALUATOR), Evaluator, tools.device)
@@ -27,7 +27,7 @@ class Lab:
         return self.evaluator(given(batch.pictures))
 
     def readings(self, batch: Batch) -> list[Reading]:
-        """What the reader finds in the pictures; use `batch.once(lab.readings)`."""
+        """The reader's results for the pictures; use `batch.once(lab.readings)`."""
         return readings(batch.once(self.heads))
 
     @torch.no_grad()
@@ -42,21 +42,21 @@ def raw_features(heads: dict[str, Tensor]) -> Tensor:
 
 
 def missing() -> Iterator[Complaint]:
-    """Whether its weights are missing."""
+    """A complaint if its weights are missing."""
     if not find(EVALUATOR).is_file():
         yield "metrics", f"the weights of the lab evaluator, {EVALUATOR}, were not found"
 
 
 def check_size(subject: Subject, instead: str = "") -> Iterator[Complaint]:
-    """Whether the pictures have the size that the evaluator reads; `instead` names another way to measure."""
+    """A complaint unless the pictures have the evaluator's input size. `instead` suggests another way to measure."""
     if subject.size != (PIXELS, PIXELS):
         size = "of another size" if subject.size is None else f"{subject.size[0]} × {subject.size[1]}"
         reads = f"the lab evaluator reads pictures of {PIXELS} × {PIXELS} pixels"
-        yield "metrics", f"{reads}, and those of {subject.name} are {size}{instead}"
+        yield "metrics", f"{reads}, but those of {subject.name} are {size}{instead}"
 
 
 def check_prompts(subject: Subject) -> Iterator[Complaint]:
-    """Whether every prompt states something that the reader can check; the first that does not is named."""
+    """A complaint with the first prompt that states nothing the reader can check."""
     wrong = next((prompt for prompt in subject.prompts if parse(prompt) is None), None)
     if wrong is not None:
         instead = "'a red circle above a small blue star on a grey background'"
@@ -68,5 +68,5 @@ def check_prompts(subject: Subject) -> Iterator[Complaint]:
 
 
 def statements(prompts: Sequence[str]) -> list[Statement]:
-    """What prompts state, all of which passed `check_prompts`."""
+    """The statements of prompts, all of which passed `check_prompts`."""
     return [given(parse(prompt)) for prompt in prompts]

@@ -10,17 +10,17 @@ from sdlab.metrics.base import PICTURES, PROMPTS, Batch, Meter, Metric, Result, 
 from sdlab.metrics.features import REFERENCE_SEED
 from sdlab.worlds import scenes
 
-_BATCH = 64  # pictures that networks see at once
+_BATCH = 64  # pictures per network pass
 
 
 class Meters:
     """Loaded metrics that share networks and reference sets."""
 
     def __init__(self, metrics: Sequence[Metric], tools: Tools) -> None:
-        """Load the metrics; `complaints` has found nothing wrong with them before.
+        """Load the metrics. Check them with `complaints` first.
 
         Raises:
-            SdlabError: a file is damaged or of another form.
+            SdlabError: a file is damaged or has another format.
         """
         self._tools = tools
         self._open: dict[Metric, Meter] = {metric: metric.open(tools) for metric in metrics}
@@ -30,9 +30,9 @@ class Meters:
         return Measurement(self._open, run)
 
     def real(self, images: int) -> dict[str, Result]:
-        """The metrics of pictures and prompts of as many real renders with captions: a perfect model's at this size.
+        """The picture metrics of the same number of real renders with captions: those of a perfect model.
 
-        Empty for pictures of another size.
+        Empty unless the pictures have the size of the renders.
         """
         if self._tools.size != (scenes.PIXELS, scenes.PIXELS):
             return {}
@@ -56,14 +56,14 @@ class Measurement:
 
     @torch.inference_mode()
     def update(self, batch: Batch) -> None:
-        """Add some images; every image of the cell comes once, in any order."""
+        """Add some images. Every image of the cell is added once, in any order."""
         for part in batch.split(_BATCH):
             for accumulator in self._open.values():
                 accumulator.update(part)
 
     @torch.inference_mode()
     def results(self) -> dict[str, Result]:
-        """What was found, by the metric's name.
+        """The results by metric name.
 
         Raises:
             SdlabError: a metric has no value for this cell.

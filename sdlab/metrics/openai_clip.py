@@ -27,7 +27,7 @@ from sdlab.weights.vocabulary import tokenizer_in
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 FILES = ("config.json", "vocab.json", "merges.txt")
-# Mean and standard deviation of the pictures it was trained on, per channel, from OpenAI's release.
+# Mean and standard deviation of the training pictures, per channel, from OpenAI's release.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -42,16 +42,16 @@ _VISION: Rules = (
 
 
 def missing_files(folder: Path) -> list[str]:
-    """What the folder lacks, one line each."""
+    """The missing files of the folder, one line each."""
     if not folder.is_dir():
-        return [f"{folder}: is not a folder; it should hold {', '.join((*FILES, WEIGHTS[0]))} of OpenAI's CLIP"]
+        return [f"{folder}: is not a folder; it should contain {', '.join((*FILES, WEIGHTS[0]))} of OpenAI's CLIP"]
     lacking = [name for name in FILES if not (folder / name).is_file()]
     lacking += [] if any((folder / name).is_file() for name in WEIGHTS) else [" or ".join(WEIGHTS)]
     return [f"{folder}: {name} of OpenAI's CLIP is missing" for name in lacking]
 
 
 def content(folder: Path) -> list[Path]:
-    """The files that are read, of a folder that lacks none."""
+    """The files that are read, for a complete folder."""
     return [*(folder / name for name in FILES), _weights(folder)]
 
 
@@ -77,10 +77,10 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[Clip, Tokeni
 
 
 def prepare(images: Tensor, side: int) -> Tensor:
-    """Pictures (B, 3, H, W) in [−1, 1] as CLIP was trained on them, (B, 3, side, side).
+    """Pictures (B, 3, H, W) in [−1, 1] preprocessed as in CLIP's training, (B, 3, side, side).
 
-    Pillow's bicubic filter brings the shorter side to `side`, the middle is cut out, and each channel is normalised by
-    the mean and standard deviation of the training pictures.
+    The shorter side is resized to `side` with Pillow's bicubic filter, the centre is cropped, and each channel is
+    normalised by the mean and standard deviation of the training pictures.
     """
     shown = torch.from_numpy(np.stack([_middle(Image.fromarray(image), side) for image in to_bytes(images).numpy()]))
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
@@ -99,7 +99,7 @@ def _middle(picture: Image.Image, side: int) -> np.ndarray[Any, np.dtype[np.uint
 
 
 def _theirs(name: str) -> str:
-    """The name of one of our tensors in transformers."""
+    """The name in transformers of a tensor."""
     for ours, prefix, rules in (("text.", "text_model.", CLIP_TEXT), ("vision.", "vision_model.", _VISION)):
         if name.startswith(ours):
             return prefix + rename(name.removeprefix(ours), rules)
@@ -129,7 +129,7 @@ def _sizes(part: dict[str, Any]) -> tuple[int, int, int]:
     return part["hidden_size"], part["num_hidden_layers"], part["num_attention_heads"]
 
 
-# The values that a configuration of transformers leaves out, those of ViT-B/32.
+# The defaults of a transformers configuration, from ViT-B/32.
 _COMMON = {"hidden_act": "quick_gelu", "num_hidden_layers": 12}
 _DEFAULT_TEXT = _COMMON | {
     "vocab_size": 49408,

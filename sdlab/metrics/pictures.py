@@ -12,11 +12,11 @@ from sdlab.model.config import Size
 from sdlab.picture import opened, read_picture
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-_ORIENTATION = 0x0112  # the EXIF tag; from 5 on the picture lies on its side
+_ORIENTATION = 0x0112  # the EXIF tag; from 5 on the picture is on its side
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures in a folder and its subfolders, by the suffixes of their names, sorted."""
+    """The pictures in a folder and its subfolders, selected by file suffix, sorted."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 

@@ -1,4 +1,4 @@
-"""Prompt accuracy: the share of what a prompt states that is true of the picture."""
+"""Prompt accuracy: the share of a prompt's attributes that are true of the picture."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sdlab.worlds.scenes.reader import accuracy
 
 
 class PromptAccuracy(Metric):
-    """The share of the stated attributes that the lab's reader finds in the picture."""
+    """The share of stated attributes that the lab's reader finds in the picture."""
 
     name = "prompt_accuracy"
     label = "prompt accuracy"
     better = "higher"
     digits = 3
-    about = "share of the attributes stated in the prompt that the reader finds in the picture"
+    about = "share of attributes stated in the prompt that the reader finds in the picture"
     needs = PICTURES | PROMPTS
 
     def missing(self, files: MetricFiles) -> Iterable[Complaint]:

@@ -1,4 +1,4 @@
-"""Peak signal-to-noise ratio, between a picture and the one that image-to-image started from."""
+"""Peak signal-to-noise ratio (PSNR) between a picture and its image-to-image input."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from sdlab.metrics.base import INPUTS, PICTURES, Meter, Metric, PerImage, Tools, given
 
-EQUAL = 100.0  # dB, the value of equal pictures in place of infinity
-_RANGE = 2.0  # pictures lie in [−1, 1]
+EQUAL = 100.0  # dB, for equal pictures, instead of infinity
+_RANGE = 2.0  # pictures are in [−1, 1]
 
 
 class Psnr(Metric):
@@ -28,6 +28,6 @@ class Psnr(Metric):
 
 
 def psnr(images: Tensor, others: Tensor) -> Tensor:
-    """PSNR in dB of pictures (N, 3, H, W) in [−1, 1] and as many others, (N,), at most `EQUAL`."""
+    """PSNR in dB of pictures (N, 3, H, W) in [−1, 1] and others of the same shape, (N,), at most `EQUAL`."""
     error = (images - others).square().flatten(1).mean(1)
     return ((2 * log(_RANGE) - error.log()) * (10 / log(10))).clamp(max=EQUAL)

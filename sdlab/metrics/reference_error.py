@@ -1,4 +1,4 @@
-"""Reference error: how far samples end from where the probability flow carries their noise."""
+"""Reference error: the distance of samples to the exact probability flow from the same noise."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from sdlab.metrics.base import SAMPLES, Accumulator, Complaint, Meter, Metric, R
 
 
 class ReferenceError(Metric):
-    """The root-mean-square distance of each sample to the end of its flow: the error of sampler and steps alone."""
+    """The RMS distance of each sample to the end of its flow: the error of sampler and grid alone."""
 
     name = "reference_error"
     label = "reference error"
     better = "lower"
     digits = 2
-    about = "root-mean-square distance to where the probability flow ends from the same noise, of latents or samples"
+    about = "root-mean-square distance to the end of the probability flow from the same noise, of latents or samples"
     needs = SAMPLES
     powers = True
 
     def check(self, subject: Subject) -> Iterator[Complaint]:
-        """The flow is that of noise."""
+        """The flow must start from noise."""
         if not subject.from_noise:
-            yield "metrics", "measured on samples that start from noise, and these start from pictures"
+            yield "metrics", "needs samples that start from noise, but these start from pictures"
 
     def open(self, tools: Tools) -> Meter:
         """Nothing is loaded."""
@@ -37,5 +37,5 @@ class _ToFlowEnds:
 
 
 def distance(samples: Tensor, ends: Tensor) -> Tensor:
-    """The root of the mean squared difference of each sample: (N, …) twice -> (N,), float64."""
+    """The RMS difference per sample: two tensors (N, …) -> (N,), float64."""
     return (samples.double() - ends.double()).flatten(1).square().mean(1).sqrt()

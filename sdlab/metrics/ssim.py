@@ -1,4 +1,4 @@
-"""Structural similarity of a picture and the one that image-to-image started from."""
+"""Structural similarity (SSIM) of a picture and its image-to-image input."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sdlab.metrics.base import INPUTS, PICTURES, Meter, Metric, PerImage, Tools, given
 
-_RANGE = 2.0  # pictures lie in [−1, 1]
+_RANGE = 2.0  # pictures are in [−1, 1]
 
 
 class Ssim(Metric):
@@ -25,7 +25,7 @@ class Ssim(Metric):
 
 
 def ssim(images: Tensor, others: Tensor) -> Tensor:
-    """SSIM of pictures (N, 3, H, W) in [−1, 1] and as many others, (N,).
+    """SSIM of pictures (N, 3, H, W) in [−1, 1] and others of the same shape, (N,).
 
     The window is a Gaussian of 11 pixels, with mirrored edges.
     """

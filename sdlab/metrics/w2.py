@@ -1,4 +1,4 @@
-"""The exact 2-Wasserstein distance between the law of a sampler's samples and that of Gaussian data."""
+"""The exact 2-Wasserstein distance between a sampler's law and Gaussian data."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sdlab.system.errors import RunError
 
 
 class W2(Metric):
-    """W₂ of two Gaussians, the data's and what the sampler makes of pure noise, whatever the seeds."""
+    """W₂ between the data and the sampler's output from pure noise, both Gaussian. Independent of the seeds."""
 
     name = "w2"
     label = "W₂ (exact)"
     better = "lower"
     digits = 2
-    about = "2-Wasserstein (Fréchet) distance of the law of the samples from that of the data, for a Gaussian model"
+    about = "2-Wasserstein (Fréchet) distance between the laws of samples and data, for a Gaussian model"
     needs = SAMPLES
     per_image = False
     powers = True
@@ -24,7 +24,7 @@ class W2(Metric):
     def check(self, subject: Subject) -> Iterator[Complaint]:
         """The law of the data must be known."""
         if not subject.gaussian:
-            yield "metrics", f'needs a model whose data are Gaussian, like "gaussian"; those of {subject.name} are not'
+            yield "metrics", f'needs a model with Gaussian data, like "gaussian", but those of {subject.name} are not'
 
     def open(self, tools: Tools) -> Meter:
         """Nothing is loaded."""
@@ -41,7 +41,7 @@ class _OfLaw:
         self._run = run
 
     def update(self, batch: Batch) -> None:
-        """The samples do not matter: their law is known."""
+        """Ignore the samples; their law is known."""
 
     def result(self) -> Result:
         sampler, data, sigmas = given(self._run.sampler), given(self._run.law), self._run.sigmas

@@ -163,7 +163,7 @@ class Drifts(Euler):
     ("rule", "check", "detail"),
     [
         (Boasts(), "order", "claims 2, measured gaussian 1.00"),
-        (Miscounts(), "calls", "nfe returns 2 for 1 steps to 0, but it made 1 calls"),
+        (Miscounts(), "calls", "nfe is 2 for 1 steps to 0, but it made 1 calls"),
         (Writes(), "states", "step 1 of 1 (sigma 14.61 to 0): step must not modify x or memory in place"),
         (Mixes(), "images", "when sampled alone"),
         (Hoards(), "memory", "keeps 12 states after 12 steps and 24 after 24"),

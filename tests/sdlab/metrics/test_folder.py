@@ -94,12 +94,12 @@ def test_what_cannot_be_measured_on_a_folder_is_refused(folder: Path, tmp_path: 
         return str(raised.value)
 
     assert refusal("fidd").startswith("unknown metric 'fidd' (did you mean 'fid'?); known: changes_made, ")
-    assert refusal("prompt_accuracy") == f"metrics: prompt_accuracy: compared with prompts, and {folder} has none"
+    assert refusal("prompt_accuracy") == f"metrics: prompt_accuracy: needs prompts, but {folder} has none"
     assert refusal("reference_error", "w2") == (
-        f"metrics: reference_error, w2: measured on the samples of a sweep, and {folder} is not one"
+        f"metrics: reference_error, w2: needs the samples of a sweep, but {folder} is not a sweep"
     )
     assert refusal("prompt_accuracy", prompts=["a red star"]) == (
-        f"{folder}: holds 6 pictures, got 1 prompts; give one per picture"
+        f"{folder}: has 6 pictures for 1 prompts; give one per picture"
     )
     assert "the prompt 'a cat' names no object" in refusal("prompt_accuracy", prompts=["a cat"] * 6)
     save(tmp_path / "large", torch.zeros(5, 3, 80, 96))
@@ -108,7 +108,7 @@ def test_what_cannot_be_measured_on_a_folder_is_refused(folder: Path, tmp_path: 
         "the same size"
     )
     assert refusal("fid", of=tmp_path / "large").startswith(
-        f"metrics: fid: the lab evaluator reads pictures of 64 × 64 pixels, and those of {tmp_path}/large are 80 × 96;"
+        f"metrics: fid: the lab evaluator reads pictures of 64 × 64 pixels, but those of {tmp_path}/large are 80 × 96;"
     )
     Image.new("RGB", (64, 80)).save(folder / "tall.png")
     assert refusal("fid") == (
@@ -116,9 +116,9 @@ def test_what_cannot_be_measured_on_a_folder_is_refused(folder: Path, tmp_path: 
     )
     (folder / "bad.png").write_text("dear diary")
     assert refusal("fid").startswith(f"{folder}/bad.png: is not a picture")
-    assert refusal("fid", of=tmp_path / "none") == f"{tmp_path}/none: is not a folder; it should hold the pictures"
+    assert refusal("fid", of=tmp_path / "none") == f"{tmp_path}/none: is not a folder; give a folder of pictures"
     (tmp_path / "empty").mkdir()
-    assert refusal("fid", of=tmp_path / "empty") == f"{tmp_path}/empty: holds no pictures"
+    assert refusal("fid", of=tmp_path / "empty") == f"{tmp_path}/empty: has no pictures"
 
 
 def test_a_picture_that_lies_on_its_side_has_the_size_it_is_read_with(tmp_path: Path):

@@ -55,14 +55,14 @@ def test_values_are_written_with_their_digits_or_in_powers_of_ten():
         (
             ["prompt_accuracy", "feature_distance"],
             sd15(),
-            "metrics: prompt_accuracy, feature_distance: the lab evaluator reads pictures of 64 × 64 pixels, and those "
+            "metrics: prompt_accuracy, feature_distance: the lab evaluator reads pictures of 64 × 64 pixels, but those "
             "of sd15 are 512 × 512",
         ),
         (
             ["fid", "kid"],
             sd15(),
-            "metrics: fid, kid: the lab evaluator reads pictures of 64 × 64 pixels, and those of sd15 are 512 × 512; "
-            "for fid and kid, name inception and reference in [metric_files]",
+            "metrics: fid, kid: the lab evaluator reads pictures of 64 × 64 pixels, but those of sd15 are 512 × 512; "
+            "for fid and kid, set inception and reference in [metric_files]",
         ),
         (
             ["clip_score"],
@@ -74,37 +74,37 @@ def test_values_are_written_with_their_digits_or_in_powers_of_ten():
         (
             ["fid", "kid"],
             sd15(INCEPTION),
-            "metrics: kid: needs a folder of real pictures, and metric_files.reference holds only statistics",
+            "metrics: kid: needs a folder of real pictures, but metric_files.reference has only statistics",
         ),
         (
             ["psnr", "ssim"],
             sd15(lacks="inputs"),
-            "metrics: psnr, ssim: compared with input pictures, which not every image of sd15 has",
+            "metrics: psnr, ssim: needs input pictures, but some images of sd15 have none",
         ),
         (
             ["fid", "psnr"],
             sd15(lacks="pictures"),
-            "metrics: fid, psnr: measured on pictures, and sd15 makes none",
+            "metrics: fid, psnr: needs pictures, but sd15 makes none",
         ),
         (
             ["prompt_accuracy"],
             sd15(lacks="prompts"),
-            "metrics: prompt_accuracy: compared with prompts, and sd15 has none",
+            "metrics: prompt_accuracy: needs prompts, but sd15 has none",
         ),
         (
             ["reference_error", "w2"],
             sd15(lacks="samples"),
-            "metrics: reference_error, w2: measured on the samples of a sweep, and sd15 is not one",
+            "metrics: reference_error, w2: needs the samples of a sweep, but sd15 is not a sweep",
         ),
         (
             ["w2"],
             sd15(lacks="pictures"),
-            'metrics: w2: needs a model whose data are Gaussian, like "gaussian"; those of sd15 are not',
+            'metrics: w2: needs a model with Gaussian data, like "gaussian", but those of sd15 are not',
         ),
         (
             ["reference_error"],
             Subject("scenes", 8, ALL, from_noise=False),
-            "metrics: reference_error: measured on samples that start from noise, and these start from pictures",
+            "metrics: reference_error: needs samples that start from noise, but these start from pictures",
         ),
         (
             ["prompt_accuracy", "changes_made"],
@@ -115,7 +115,7 @@ def test_values_are_written_with_their_digits_or_in_powers_of_ten():
         (
             ["psnr"],
             sd15(MetricFiles(reference="r")),
-            "metric_files.reference: goes with inception; the lab evaluator is compared with renders",
+            "metric_files.reference: needs `inception` too; the lab evaluator is compared with renders",
         ),
     ],
 )
@@ -147,7 +147,7 @@ def test_everything_that_is_missing_is_named_at_once(tmp_path: Path):
     assert all("\n" not in line for line in lines)
     assert missing_files(["prompt_accuracy"], files) == []  # what is not measured needs nothing
     few = missing_files(["fid"], MetricFiles(inception="i.pth", reference=str(tmp_path / "few")))
-    assert any("holds fewer than 4 pictures" in line for line in few)
+    assert any("has fewer than 4 pictures" in line for line in few)
     none = missing_files(["fid"], MetricFiles(inception="i"))
     assert any("metric_files.reference: missing" in line for line in none)
 

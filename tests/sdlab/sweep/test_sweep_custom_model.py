@@ -311,8 +311,8 @@ def test_a_file_that_gives_no_model_is_reported_in_a_line_with_its_traceback_in_
 
 ASKED = [
     ('"reference_error"', '"fid", "clip_score"',
-     "metrics: fid, clip_score: measured on pictures, and mine.py:mine makes none"),
-    ('"reference_error"', '"w2"', "metrics: w2: needs a model whose data are Gaussian, like "),
+     "metrics: fid, clip_score: needs pictures, but mine.py:mine makes none"),
+    ('"reference_error"', '"w2"', "metrics: w2: needs a model with Gaussian data, like "),
     ('"reference_error"', "", 'metrics: model mine.py:mine draws no pictures; ask for values, like ["reference_err'),
     ("steps =", 'guidance = { name = "cfg", scale = 3.0 }\nsteps =', 'guidance: cfg scale=3: model mine.py:mine has no '
      'conditions; use "none"'),
