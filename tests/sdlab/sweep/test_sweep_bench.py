@@ -181,9 +181,7 @@ def test_what_a_sweep_cannot_do_is_reported_before_it_begins(refused: Refused, t
     photo("p.png")
     half = '[prompts]\nlist = ["a red circle", { text = "a star", image = "p.png" }]'
     [line] = refused(toml(prompts=half, image=""))
-    assert line.startswith(
-        "metrics: changes_made, psnr, ssim, feature_distance: needs input pictures, but some"
-    )
+    assert line.startswith("metrics: changes_made, psnr, ssim, feature_distance: needs input pictures, but some")
 
 
 @pytest.fixture(scope="module")
