@@ -133,9 +133,12 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class Kind:
-    """How the models of one backend are named and opened."""
+    """How the models of one backend are named and opened.
+
+    `open` takes a name, options and the folder of the sweep file. It raises `Mistakes` for a name or options that are
+    wrong; what only the files can tell, a missing one for instance, is reported by `Opened.check`.
+    """
 
     names: Callable[[], Mapping[str, str]]  # the names there are, with a line on each
     reads: Callable[[str], bool]  # whether a path, rather than a name, is that of such a model
-    open: Callable[[str, Mapping[str, Any], Path], Opened]  # name, options, the folder of the sweep file
-    """Raises `Mistakes` for options that are unknown or wrong. A missing file is reported by `Opened.check`."""
+    open: Callable[[str, Mapping[str, Any], Path], Opened]

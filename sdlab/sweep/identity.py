@@ -45,6 +45,7 @@ def _digest(path: Path) -> bytes:
 def _files(plan: Plan) -> Iterator[Path]:
     """All files whose content the values depend on, in an order that depends on nothing else."""
     yield from plan.opened.files
+    # The evaluator counts for every text-to-image model, measured with it or not: rows of earlier runs stay valid.
     measured = [find(EVALUATOR)] if "prompts" not in plan.opened.ignores else []
     for path in map(Path, plan.metric_files.given.values()):
         measured += (pictures_in(path) or _inside(path)) if path.is_dir() else [path]

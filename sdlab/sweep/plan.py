@@ -152,7 +152,7 @@ def _place(file: Path, key: str, overrides: Mapping[str, Any]) -> str:
 
 def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -> Plan:
     folder, opened, prompts = file.resolve().parent, document.model, tuple[Prompt, ...]()
-    ignored = {key: Document.model_fields[key].default for key in sorted(opened.ignores)}
+    ignored: dict[str, Any] = {key: Document.model_fields[key].default for key in sorted(opened.ignores)}
     for key, default in ignored.items():
         if (value := getattr(document, key)) != default:
             notes.append(f"model {opened.name} ignores {f'dtype {value}' if key == 'dtype' else key}")

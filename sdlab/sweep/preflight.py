@@ -34,7 +34,7 @@ def subject(plan: Plan) -> Subject:
     model = plan.opened
     offers: dict[Need, bool] = {
         "samples": True,
-        "pictures": model.draws_pictures and model.image_size is not None,
+        "pictures": model.draws_pictures and model.image_size is not None,  # metrics must know how large they are
         "prompts": "prompts" not in model.ignores,
         "inputs": plan.pictures is not None and all(plan.starts_from_a_picture(i) for i in range(len(plan.prompts))),
     }
