@@ -57,7 +57,7 @@ def measure_folder(
         input_paths, input_size = _pictures(Path(inputs))
         if (len(input_paths), input_size) != (len(paths), size):
             raise UsageError(
-                f"{inputs}: holds {_description(input_paths, input_size)}, and {place} {_description(paths, size)}; "
+                f"{inputs}: has {_description(input_paths, input_size)}, but {place} has {_description(paths, size)}; "
                 "number and size should match"
             )
     subject = Subject(str(place), len(paths), frozenset(has), size, prompts or (), files=files)

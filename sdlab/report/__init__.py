@@ -1,1 +1,1 @@
-"""Reports on cells that were measured: statistics, tables, plots and contact sheets."""
+"""Reports on measured cells: statistics, tables, plots and contact sheets."""

@@ -1,4 +1,4 @@
-"""Contact sheets: pictures in a grid, and the pictures of every cell of a run beside its label."""
+"""Contact sheets: pictures in a grid, and one labelled row of pictures per cell."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _INK, _FAINT, _PAPER, _RED = (25, 25, 25), (120, 120, 120), (255, 255, 255), (17
 
 
 def grid_of(pictures: Sequence[Image.Image], columns: int | None = None, gap: int = _GAP) -> Image.Image:
-    """Pictures of one size in reading order on white, `gap` pixels apart; without `columns`, about square.
+    """Pictures of one size in reading order on white, `gap` pixels apart. About square by default.
 
     Raises:
         ValueError: there are no pictures, or they differ in size.
@@ -38,7 +38,7 @@ def grid_of(pictures: Sequence[Image.Image], columns: int | None = None, gap: in
 
 @dataclass(frozen=True)
 class Strip:
-    """A row of the sheet: the lines of its label, and its pictures (K, H, W, 3) or the reason why it has none."""
+    """A row of the sheet: the lines of its label, and its pictures (K, H, W, 3) or the reason for having none."""
 
     label: tuple[str, ...]
     pictures: NDArray[np.uint8] | None
@@ -96,7 +96,7 @@ def _fitted(picture: NDArray[np.uint8], side: int) -> Image.Image:
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib and covers many scripts that prompts may be in."""
+    """DejaVu Sans, which ships with matplotlib and covers many scripts."""
     import matplotlib  # here, since `grid_of` needs no font
 
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)

@@ -1,4 +1,4 @@
-"""The table of differences: pairs of cells that differ in one thing alone, subtracted image by image."""
+"""The table of differences between pairs of cells that differ in one option, paired image by image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BETTER, _WORSE = "✓", "✗"
 
 
 def make_differences(plan: Plan, rows: Sequence[Row]) -> Table | None:
-    """One row per pair of finished cells that differ in `plan.compare` alone; None if the plan compares nothing."""
+    """One row per pair of finished cells that differ in `plan.compare` alone; None if `plan.compare` is not set."""
     if plan.compare is None:
         return None
     axis, _, option = plan.compare.partition(".")
@@ -49,7 +49,7 @@ def make_differences(plan: Plan, rows: Sequence[Row]) -> Table | None:
 
 
 def _without(cell: Cell, axis: str, option: str) -> Cell:
-    """The cell without the option, so that the two cells of a pair have one label."""
+    """The cell without the option, so that both cells of a pair have the same label."""
     if not option:
         return cell
     choice = getattr(cell, axis)

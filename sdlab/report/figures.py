@@ -1,4 +1,4 @@
-"""Style of the figures: logarithmic axes with plain numbers, few lines, PNG files."""
+"""Figure style: logarithmic axes with plain numbers, few lines, PNG files."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _CLOSEST = 1.1  # ratio of neighbouring ticks; the labels of closer ones would o
 def log_axis(axis: Axis, ticks: Collection[float] = ()) -> None:
     """Make an axis logarithmic, with numbers like 20 instead of powers of ten.
 
-    Ticks are at the given values, less those too close to a larger one. Without any, or with too many, they are at 1, 2
-    and 5 times the powers of ten.
+    Ticks are at the given values, except those too close to a larger one. Without values, or with too many, they are at
+    1, 2 and 5 times the powers of ten.
     """
     (axis.axes.set_xscale if isinstance(axis, XAxis) else axis.axes.set_yscale)("log")
     kept: list[float] = []

@@ -1,4 +1,4 @@
-"""Plots of each metric against network passes, or against strength where a sweep varies it."""
+"""Plots of each metric against network passes, or against strength if a sweep varies it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 def plot_metric(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], real: float | None = None) -> None:
     """One line per sampler (its colour) and guidance (its stroke and marker), with bars of ± one standard error.
 
-    A dotted line shows the value on `real` pictures, where it is known. Points of different samplers are moved sideways
-    a little, so that equal values do not hide each other.
+    A dotted line shows the value on `real` pictures, if known. Points of different samplers are shifted slightly
+    sideways, so that equal values stay visible.
 
     Raises:
         RunError: the file cannot be written.
@@ -80,7 +80,7 @@ class _Across:
 
     label: str
     of: Callable[[Row], float]
-    beside: Callable[[float, float], float]  # a value moved sideways by a number of steps
+    beside: Callable[[float, float], float]  # a value shifted sideways by a number of steps
     log: bool
 
 
@@ -93,7 +93,7 @@ def _across(rows: Sequence[Row]) -> _Across:
 
 
 def lines(rows: Sequence[Row], metric: Metric, steps: bool) -> dict[tuple[str, str], list[Row]]:
-    """The rows with a value, grouped into lines: by sampler (with the grid and, if asked, the steps) and guidance."""
+    """The rows with a value, grouped into lines: by sampler (with the grid, and the steps if `steps`) and guidance."""
     grids, steps = len({row.cell.grid.label for row in rows}) > 1, steps and len({row.cell.steps for row in rows}) > 1
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:

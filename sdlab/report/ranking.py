@@ -1,4 +1,4 @@
-"""Rankings at equal cost: the cells in the order of a metric, one panel per budget or number of steps."""
+"""Rankings at equal cost: cells sorted by a metric, one panel per budget or number of steps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sdlab.report.table import BEST, TIE
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
 
-_LINES = 12  # more than these cannot be told apart in one plot
+_LINES = 12  # more cannot be distinguished in one plot
 _AHEAD, _BEHIND = "#1b6ca8", "0.55"
 
 
@@ -29,7 +29,7 @@ def is_crowded(rows: Sequence[Row]) -> bool:
 
 
 class Panel(NamedTuple):
-    """Rows that are compared with each other: those of one budget or number of steps."""
+    """Rows compared with each other, with one budget or number of steps."""
 
     title: str
     budget: int | None  # network passes per image
@@ -39,7 +39,7 @@ class Panel(NamedTuple):
 def panels(rows: Sequence[Row]) -> list[Panel]:
     """One panel per budget of passes, or per number of steps if there are no budgets.
 
-    A cell whose steps were given among cells with budgets goes to the smallest budget that its passes fit in.
+    Among cells with budgets, a cell with fixed steps goes to the smallest budget that its passes fit in.
     """
     budgets = sorted({row.cell.budget for row in rows if row.cell.budget is not None})
     if not budgets:
@@ -56,7 +56,7 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
 def plot_ranking(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], real: float | None = None) -> None:
     """One dot per cell with ± one standard error, the best on top; filled if it ties with the best of its panel.
 
-    The value on `real` pictures, where it is known, is in the title, since it may be far from all dots.
+    The value on `real` pictures, if known, is in the title, because it may be far from all dots.
 
     Raises:
         RunError: the file cannot be written.
@@ -68,7 +68,7 @@ def plot_ranking(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], re
     panes = figure.subplots(1, max(len(shown), 1), squeeze=False).flat
     for axes, panel in zip(panes, shown, strict=False):
         _draw(axes, metric, panel, rows)
-        axes.set_ylim(longest - 0.5, -0.8)  # the best on top, and rows equally far apart in all panels
+        axes.set_ylim(longest - 0.5, -0.8)  # the best on top, and the same row spacing in all panels
     title = f"{plan.name}: {metric.label}, {metric.better} is better"
     title += "" if real is None else f"; real renders: {metric.text(real)}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
@@ -117,7 +117,7 @@ def _key() -> list[Line2D]:
 
 
 def _label(row: Row, panel: Panel, rows: Sequence[Row]) -> str:
-    """What sets a row apart from the others of its panel, with its passes if they are below the budget."""
+    """The label that distinguishes a row within its panel, with its passes if below the budget."""
     cell, several = row.cell, len({other.cell.guidance.label for other in rows}) > 1
     name = _name(row, rows) + (f", {cell.guidance.label}" if several and cell.guidance.name != "none" else "")
     short = panel.budget is not None and row.network_passes < panel.budget

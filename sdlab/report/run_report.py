@@ -1,4 +1,4 @@
-"""The report of a run directory: tables, plots and a contact sheet, drawn from its store alone."""
+"""The report of a run directory: tables, plots and a contact sheet, made from its store alone."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from sdlab.sweep.store import Row, Store
 from sdlab.system.errors import UsageError
 from sdlab.system.files import make_folder, replacing
 
-_DRAWN = "report"  # the note in the store that says what the files of the report show
+_DRAWN = "report"  # the note in the store that records the contents of the report files
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a report is drawn from."""
+    """The data of a report."""
 
     plan: Plan
     rows: list[Row]  # in the order of the plan
-    real: dict[str, list[float]]  # value and standard error of each metric on real pictures, where they are known
+    real: dict[str, list[float]]  # value and standard error of each metric on real pictures, if known
     pictures: Callable[[Row], tuple[list[str], NDArray[np.uint8]] | None]  # prompts (K) and pictures (K, H, W, 3)
     inputs: NDArray[np.uint8] | None  # (K, H, W, 3), of image-to-image
 
@@ -44,14 +44,14 @@ class Run:
 def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]:
     """Print the tables of a run directory and write the files of its report; returns their paths.
 
-    Without `redraw`, files that already show what is in the store are not written again.
+    Without `redraw`, up-to-date files are not written again.
 
     Raises:
-        UsageError: the directory holds no results.
+        UsageError: the directory has no results.
         RunError: the store is damaged, or a file cannot be written.
     """
     if not (directory / STORE).is_file():
-        raise UsageError(f"{directory} holds no results: {STORE} is missing")
+        raise UsageError(f"{directory} has no results: {STORE} is missing")
     with Store(directory / STORE) as store:
         run = _read(store)
         tables = [make_table(run.plan, run.rows, run.real), *filter(None, [make_differences(run.plan, run.rows)])]
@@ -70,7 +70,7 @@ def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]
 
 
 def _read(store: Store) -> Run:
-    """Everything a report needs of a store. Pictures are read one cell at a time, while the store is open."""
+    """The data of a report from a store. Pictures are read one cell at a time, while the store is open."""
     plan, keys = read_plan(store)
     return Run(
         plan,
@@ -82,7 +82,7 @@ def _read(store: Store) -> Run:
 
 
 def _files(run: Run, tables: list[Table], directory: Path) -> Iterator[tuple[list[Path], Callable[[], object]]]:
-    """The files of the report, with what writes them."""
+    """The files of the report, with the functions that write them."""
     plan, rows = run.plan, run.rows
     path = directory / "table.csv"
     yield [path], partial(_write_text, path, csv_text(plan, rows))

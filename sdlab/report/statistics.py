@@ -1,7 +1,7 @@
-"""Standard errors, confidence intervals, and which cells are best.
+"""Standard errors, confidence intervals and ties with the best cell.
 
-Image i has the same prompt and the same noise in every cell. So two cells are compared image by image, and the effect
-of an easy prompt, which is the same in both, drops out of the difference.
+Image i has the same prompt and the same noise in every cell. Two cells are therefore compared image by image. The
+effect of an easy prompt is the same in both and cancels in the difference.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class Standing:
 
     @property
     def ties(self) -> bool:
-        """Whether the cell is not the best one and cannot be distinguished from it."""
+        """Whether the cell is not the best but cannot be distinguished from it."""
         return not self.best and self.low <= 0 <= self.high
 
 
 def standings(metric: Metric, rows: Sequence[Row]) -> list[Standing | None]:
-    """The standing of each row; None for rows without a value. Of equal rows the first is the best, the others tie."""
+    """The standing of each row; None for rows without a value. Among equal best rows the first is the best."""
     values = [row.metrics.get(metric.name, math.nan) for row in rows]
     finite = [i for i, value in enumerate(values) if math.isfinite(value)]
     if not finite:
@@ -53,8 +53,8 @@ def difference(metric: Metric, row: Row, other: Row) -> Standing:
     """`row` − `other`, paired over the images if the metric is a mean over them.
 
     Paired differences get Student's interval of their mean. A metric of the whole set gets the normal interval of two
-    independent values. That interval is wide, since the two sets share their noise: it may call a tie too often, but
-    rarely a difference too soon. Without standard errors only equal values tie.
+    independent values. That interval is too wide, because the two sets share their noise. It errs towards ties. Without
+    standard errors only equal values tie.
     """
     a, b = row.per_image.get(metric.name), other.per_image.get(metric.name)
     if a is not None and b is not None:
@@ -70,7 +70,7 @@ def difference(metric: Metric, row: Row, other: Row) -> Standing:
 
 
 def standard_error(metric: Metric, row: Row) -> float | None:
-    """The standard error of the row's value: as stored, else that of the mean over images, else None."""
+    """The standard error of the row's value: as stored, or from the mean over images, or None."""
     if metric.name in row.stderr:
         return row.stderr[metric.name]
     values = row.per_image.get(metric.name)

@@ -1,4 +1,4 @@
-"""The table of results: for the terminal, as Markdown and as CSV."""
+"""The table of results, for the terminal, as Markdown and as CSV."""
 
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ class Field:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of what differs between the rows; the caption says what they share and how to read the table."""
+    """A table of the settings that differ between rows. The caption has the shared settings and the legend."""
 
     title: str
     headers: tuple[str, ...]
     rows: tuple[tuple[Field, ...], ...]
     caption: tuple[str, ...]
-    left: int  # how many columns are aligned to the left
+    left: int  # the number of left-aligned columns
 
     def rich(self) -> Group:
-        """For the terminal."""
+        """The table for the terminal."""
         table = RichTable(box=box.SIMPLE_HEAD, padding=0, show_edge=False, title=self.title, title_justify="left")
         columns = [
             _Column(header, [row[i] for row in self.rows], i < self.left) for i, header in enumerate(self.headers)
@@ -74,7 +74,7 @@ class Table:
         return Group(table, Text(), *(Text(line, style="dim") for line in self.caption))
 
     def markdown(self) -> str:
-        """As a Markdown document."""
+        """The table as a Markdown document."""
         rule = [":--" if i < self.left else "--:" for i in range(len(self.headers))]
         body = [[f"**{_marked(one)}**" if one.mark == BEST else _marked(one) for one in row] for row in self.rows]
         lines = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in (self.headers, rule, *body)]
@@ -84,7 +84,7 @@ class Table:
 
 
 def make_table(plan: Plan, rows: Sequence[Row], real: Mapping[str, Sequence[float]] = MappingProxyType({})) -> Table:
-    """One row per cell, in the order of `rows`; `real` holds value and standard error of metrics on real pictures."""
+    """One row per cell, in the order of `rows`; `real` maps metrics to value and standard error on real pictures."""
     metrics = plan.measures
     ranked = {metric.name: standings(metric, rows) for metric in metrics}
     varying = [name for name, text in AXES.items() if len({text(row) for row in rows}) > 1 or name == "sampler"]
@@ -122,7 +122,7 @@ def _with_error(metric: Metric, value: float, error: float | None) -> str:
 
 
 def _network_share(rows: Sequence[Row]) -> float:
-    """The share of the time spent in the network, over all cells; 0 if nothing was measured."""
+    """The network's share of the time over all cells; 0 if nothing was measured."""
     measured = [row for row in rows if row.network_passes > 0 and row.network_share]
     spent = [(row.ms_per_pass * row.network_passes, row.network_share) for row in measured]
     return sum(network for network, _ in spent) / sum(network / share for network, share in spent) if spent else 0.0
@@ -156,7 +156,7 @@ def _caption(
 
 
 def _reading(plan: Plan) -> str:
-    """How to read the columns of the metrics; empty if there are none."""
+    """The legend of the metric columns; empty without metrics."""
     if not plan.metrics:
         return ""
     return f"{_MARKS} ({_basis(plan)}). ± one standard error, ↓ lower is better, ↑ higher is better. "
@@ -216,7 +216,7 @@ def _marked(one: Field) -> str:
 
 
 class _Column:
-    """Layout of a column in the terminal: numbers aligned, with room for the marks if there are any."""
+    """Layout of a column in the terminal: numbers aligned, with room for marks."""
 
     def __init__(self, header: str, fields: Sequence[Field], left: bool) -> None:
         self.left = left

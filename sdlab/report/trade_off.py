@@ -1,4 +1,4 @@
-"""The trade-off of image-to-image: following the prompt against resemblance to the input, over strength."""
+"""The image-to-image trade-off between prompt following and resemblance to the input, over strength."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sdlab.report.statistics import standard_error
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
 
-Pair = tuple[Metric, Metric]  # a metric of following the prompt, and one of resemblance to the input
+Pair = tuple[Metric, Metric]  # a metric of prompt following, and one of resemblance to the input
 
 _PROMPT = ("prompt_accuracy", "changes_made", "clip_score")
 _INPUT = ("psnr", "ssim", "feature_distance")
 
 
 def trade_offs(plan: Plan) -> list[Pair]:
-    """The pairs to plot if strength varies: each metric of the prompt with each one of resemblance."""
+    """The pairs to plot if strength varies: each prompt metric with each resemblance metric."""
     if len({cell.strength for cell in plan.cells}) < 2:
         return []
     gains = [info for info in plan.measures if info.name in _PROMPT]

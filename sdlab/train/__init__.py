@@ -16,14 +16,14 @@ from sdlab.train.config_file import load_config
 
 
 def run(stage: str, path: Path, console: Console) -> dict[str, float]:
-    """Train one stage as the configuration file says, resuming an interrupted run; returns what was measured.
+    """Train one stage from a configuration file, resuming an interrupted run. Returns the stage's measurements.
 
     Raises:
-        UsageError: the configuration is invalid, or a part of the model that the stage builds on is missing.
+        UsageError: the configuration is invalid, or a part of the model that the stage needs is missing.
         RunError: training diverged, another process trains in the same folder, or a file could not be read or written.
     """
     config = load_config(stage, path)
-    # Imported here, so that a mistake in the file is reported before seconds of imports.
+    # Imported here, so that a mistake in the file is reported before the slow imports.
     from sdlab.system.device import resolve
     from sdlab.train.loop import train
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-Decay = Callable[[int], float]  # the share of the average that a step keeps, by step
+Decay = Callable[[int], float]  # the decay factor by step
 
 
 def exponential(decay: float) -> Decay:
@@ -23,7 +23,7 @@ class Average:
         self.state: dict[str, Tensor] = {k: v.detach().clone() for k, v in module.state_dict().items()}
 
     def update(self, module: nn.Module, step: int) -> None:
-        """Move the average towards the module's present weights."""
+        """Move the average towards the module's current weights."""
         live = module.state_dict()
         floating = [k for k, v in live.items() if v.is_floating_point()]
         torch._foreach_lerp_([self.state[k] for k in floating], [live[k] for k in floating], 1 - self.decay(step))

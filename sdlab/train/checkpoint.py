@@ -1,4 +1,4 @@
-"""Checkpoints: everything that an interrupted run needs to continue, in one file."""
+"""Checkpoints: the full state of an interrupted run, in one file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sdlab.system.files import replacing
 from sdlab.train.config import Training
 from sdlab.train.learner import Learner
 
-_FREE = {"steps", "save_every", "threads", "compile", "device", "out"}  # may change; more steps prolong a run
+_FREE = {"steps", "save_every", "threads", "compile", "device", "out"}  # may change; more `steps` extend a run
 
 
 def write(path: Path, config: Training, learners: Mapping[str, Learner], step: int, seconds: float) -> None:
-    """Save the state of the run after `step` steps. The file is replaced as a whole.
+    """Save the state of the run after `step` steps. The file is replaced atomically.
 
     Raises:
         RunError: the file cannot be written.
@@ -33,16 +33,16 @@ def write(path: Path, config: Training, learners: Mapping[str, Learner], step: i
     with replacing(path) as draft:
         try:
             torch.save(state, draft)
-        except RuntimeError as error:  # what torch makes of a full disk
+        except RuntimeError as error:  # raised by torch on a full disk
             raise RunError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
 
 
 def resume(path: Path, config: Training, learners: Mapping[str, Learner]) -> tuple[int, float]:
-    """Load the checkpoint, if there is one; returns the steps done and the seconds spent on them.
+    """Load the checkpoint if it exists. Returns the steps done and the seconds they took.
 
     Raises:
         UsageError: the checkpoint belongs to another run.
-        RunError: it cannot be read, or an earlier version of sdlab has written it.
+        RunError: it cannot be read, or was written by an earlier version of sdlab.
     """
     if not path.exists():
         return 0, 0.0

@@ -1,7 +1,7 @@
 """The configuration of a training run: the keys that all stages share.
 
-Each stage adds its own keys in a subclass beside it (`stages/vae_config.py`). These modules import no torch, so a
-mistake in a configuration file is reported at once.
+Each stage adds its own keys in a subclass beside it (`stages/vae_config.py`). These modules import no torch, so
+mistakes in a configuration file are reported without delay.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Training(BaseModel, ABC):
-    """A training run. On one machine, two runs of the same configuration see the same data in the same order."""
+    """A training run. On one machine, two runs of the same configuration use the same data in the same order."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,7 +25,7 @@ class Training(BaseModel, ABC):
     """The stage's name on the command line."""
 
     model: str = Field(
-        "data/scenes", description="model folder; the stage reads the parts it needs there and writes its own"
+        "data/scenes", description="model folder; the stage reads the parts it needs from it and writes its part to it"
     )
     out: Path = Field(description="folder for the checkpoint and the loss log")
     start: Path | None = Field(
@@ -35,24 +35,24 @@ class Training(BaseModel, ABC):
     batch: int = Field(gt=0, description="examples per step")
     lr: float = Field(gt=0, description="learning rate after the warm-up; it then decays to 0 along a half cosine")
     warmup: int = Field(200, ge=0, description="steps of linear warm-up")
-    weight_decay: float = Field(0.01, ge=0, description="weight decay of matrices and kernels; biases and gains have 0")
+    weight_decay: float = Field(0.01, ge=0, description="weight decay of matrices and kernels, not of biases and gains")
     beta2: float = Field(0.99, gt=0, lt=1, description="AdamW's β₂")
-    clip: float = Field(1.0, gt=0, description="gradients are scaled down to at most this norm")
+    clip: float = Field(1.0, gt=0, description="maximum gradient norm; larger gradients are scaled down")
     ema: float = Field(
-        0.999, ge=0, lt=1, description="decay of the moving average of the weights; the average is what is saved"
+        0.999, ge=0, lt=1, description="decay of the moving average of the weights; the average is saved"
     )
     seed: int = Field(0, description="seed of the initial weights, the data and the noise")
     precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="autocast dtype")
     device: str = Field("cpu", description="auto, cpu or cuda")
     compile: bool = Field(False, description="compile the network (torch.compile); needs a C++ compiler")
-    threads: int | None = Field(None, gt=0, description="CPU threads; PyTorch decides by default")
+    threads: int | None = Field(None, gt=0, description="CPU threads; PyTorch's default if not set")
     save_every: int = Field(200, gt=0, description="steps between checkpoints")
 
     @abstractmethod
     def build(self) -> Stage:
-        """The stage, with its networks and its data. Imports torch.
+        """The stage with its networks and data. Imports torch.
 
         Raises:
-            UsageError: a part of the model that the stage builds on is missing.
+            UsageError: a part of the model that the stage needs is missing.
             RunError: a weight file is damaged.
         """

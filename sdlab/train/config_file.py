@@ -1,4 +1,4 @@
-"""Configuration files: TOML read into the configuration of a stage, with every mistake reported at once."""
+"""Configuration files: TOML read into a stage's configuration, with all mistakes reported together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def load_config(stage: str, path: Path) -> Training:
     """The configuration of a run of `stage`.
 
     Raises:
-        UsageError: there is no such stage, the file cannot be read, or its keys or values are invalid. The message has
+        UsageError: the stage is unknown, the file cannot be read, or keys or values are invalid. The message has
             one line per mistake.
     """
     if (kind := STAGES.get(stage)) is None:
@@ -48,14 +48,14 @@ def _sentence(kind: type[Training], error: ErrorDetails) -> str:
             return f"`{key}` is missing; add it"
         case "extra_forbidden":
             return _stray(kind, key)
-        case "value_error":  # raised by a validator of ours, which says the whole sentence
+        case "value_error":  # raised by our validators, with a complete sentence
             return error["msg"].removeprefix("Value error, ")
         case _:
             return f"`{key}` = {error['input']!r} is invalid: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def _stray(kind: type[Training], key: str) -> str:
-    """A key that this stage does not have: it is another stage's, or it is misspelt."""
+    """The message for a key of another stage, or a misspelt key."""
     if owners := [name for name, other in STAGES.items() if key in other.model_fields]:
         return f"`{key}` belongs to the {' and '.join(owners)} stage{'s' * (len(owners) > 1)}; remove it here"
     from samplers.checks import did_you_mean  # imports torch, so only when it is needed

@@ -1,7 +1,7 @@
 """Training data: captioned pictures from any source.
 
-A source draws batches. A batch renders or reads its pictures and words its captions only when asked, so thousands of
-pictures can be encoded piece by piece, and each use of a picture can have another caption.
+A source draws batches. A batch renders or reads its pictures and generates its captions on demand, so thousands of
+pictures can be encoded in pieces, and each use of a picture can have another caption.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Batch(Protocol):
         ...
 
     def captions(self, generator: torch.Generator) -> list[str]:
-        """One caption per picture; the generator chooses where there are several."""
+        """One caption per picture; the generator chooses among several."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The model folder that training fills. Each stage reads the parts made before it and replaces its own."""
+"""The model folder of a training run. Each stage reads the parts of earlier stages and replaces its own part."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sdlab.weights.model_folder import read_config, save_config
 
 
 def configuration(folder: Path) -> ModelConfig:
-    """The folder's configuration, or the lab model's if the folder has none yet.
+    """The folder's configuration, or the lab model's if it has none yet.
 
     Raises:
         UsageError: `config.json` is invalid.
@@ -20,7 +20,7 @@ def configuration(folder: Path) -> ModelConfig:
 
 
 def update(folder: Path, **parts: Any) -> None:
-    """Replace parts of the folder's configuration; parts that other stages have written stay.
+    """Replace parts of the folder's configuration; the parts of other stages are kept.
 
     Raises:
         UsageError: `config.json` is invalid.

@@ -1,4 +1,4 @@
-"""A trained module during a run: its weights, its optimizer and its averages."""
+"""A learner: a module in training with its optimizer and moving averages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sdlab.train.stage import Trained
 
 
 class Learner:
-    """One module of a stage in training. Weights must be in place and on their device when this is made."""
+    """One module of a stage in training. The module's weights must be loaded and on their device."""
 
     def __init__(self, trained: Trained, config: Training) -> None:
         self.module, self.config = trained.module, config
@@ -22,7 +22,7 @@ class Learner:
         self.averages = {name: Average(trained.module, decay) for name, decay in trained.averages.items()}
 
     def backward(self, loss: Tensor) -> Tensor:
-        """Gradients of this module, clipped; returns their norm before clipping."""
+        """Compute and clip this module's gradients. Returns their norm before clipping."""
         self.optimizer.zero_grad(set_to_none=True)  # another module's loss may have left gradients here
         loss.backward()
         return nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip)
@@ -39,13 +39,13 @@ class Learner:
             average.update(self.module, step)
 
     def settle(self) -> None:
-        """Put the first average in place, ready for inference."""
+        """Load the first average into the module, ready for inference."""
         for average in list(self.averages.values())[:1]:
             self.module.load_state_dict(average.state)
         self.module.eval()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs."""
+        """The state that a resumed run needs."""
         return {
             "module": self.module.state_dict(),
             "averages": {name: average.state for name, average in self.averages.items()},
@@ -53,7 +53,7 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`.
+        """Load a state from `state_dict`.
 
         Raises:
             KeyError: a part is missing.

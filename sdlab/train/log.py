@@ -1,4 +1,4 @@
-"""The loss log: a CSV that grows by a row every few steps."""
+"""The loss log, a CSV file with one row every few steps."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sdlab.system.files import replacing
 class LossLog:
     """Values by step, on disk after every row.
 
-    A loss that starts later adds its column; it is empty in earlier rows. Rows from step `start` on, which a resumed
-    run repeats, are dropped first.
+    A loss that starts later adds a column, empty in earlier rows. Rows from step `start` on are dropped first, because
+    a resumed run repeats them.
     """
 
     def __init__(self, path: Path, start: int) -> None:

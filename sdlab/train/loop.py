@@ -1,7 +1,7 @@
-"""The training loop, the same for every stage: schedule, clipping, averages, checkpoints and a log.
+"""The training loop of all stages: schedule, clipping, averages, checkpoints and the log.
 
-A stage says what is trained and what its losses are. The data of a step depend on the seed and the step alone, so an
-interrupted run that is resumed sees what an uninterrupted one would have seen.
+A stage defines the trained modules and their losses. The data of a step depend on the seed and the step alone, so a
+resumed run uses the same data as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _LOG_EVERY = 10  # steps
 
 
 def train(stage: Stage, config: Training, console: Console) -> dict[str, float]:
-    """Train to `config.steps`, from the checkpoint in `config.out` if there is one; returns what the stage measured.
+    """Train to `config.steps`, from the checkpoint in `config.out` if it exists. Returns the stage's measurements.
 
     Raises:
         UsageError: `start` is not usable, or the checkpoint belongs to another run.
         RunError: a gradient is not finite, or a file cannot be read or written.
-        KeyboardInterrupt: after a checkpoint has been written; the same command continues.
+        KeyboardInterrupt: after writing a checkpoint; the same command continues.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -58,7 +58,7 @@ def train(stage: Stage, config: Training, console: Console) -> dict[str, float]:
         bar = progress.add_task(config.out.name, total=config.steps, completed=start, note="")
         try:
             for step in range(start, config.steps):
-                with interrupts.held():  # a step is whole or not taken: an interrupt waits for its end
+                with interrupts.held():  # steps are atomic: an interrupt waits for the end of the step
                     values = _step(stage, learners, config, step)
                     done = step + 1
                 if step % _LOG_EVERY == 0 or done == config.steps:
@@ -81,7 +81,7 @@ def train(stage: Stage, config: Training, console: Console) -> dict[str, float]:
 
 
 def _prepare(trained: Mapping[str, Trained], config: Training, console: Console, *, fresh: bool) -> dict[str, Learner]:
-    """The modules on their device, with the weights in `start` if the run is fresh, and compiled if asked for."""
+    """The modules on their device, with the weights in `start` for a fresh run, and compiled with `compile`."""
     for one in trained.values():
         one.module.to(config.device).train()
         one.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -117,18 +117,18 @@ def _step(stage: Stage, learners: Mapping[str, Learner], config: Training, step:
 
 @contextmanager
 def _mixed_precision(config: Training) -> Iterator[None]:
-    """The forward passes of a step: autocast, and the attention that is fastest to train on the device."""
+    """The forward passes of a step: autocast, and the fastest attention for training on the device."""
     device, dtype = torch.device(config.device).type, getattr(torch, config.precision)
-    # On a CPU, fused attention is slow backwards on short sequences: plain products save a third of a step.
+    # On a CPU, fused attention has a slow backward pass on short sequences. Plain products save a third of a step.
     attention: AbstractContextManager[object] = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
     with torch.autocast(device, dtype, enabled=dtype != torch.float32), attention:
         yield
 
 
 def _take(path: Path, module: nn.Module) -> str:
-    """Copy the tensors of a file whose name and shape match into the module; returns how many, in words.
+    """Copy the tensors of a file with matching name and shape into the module. Returns a text with their number.
 
-    Frozen parameters are left as they are.
+    Frozen parameters are unchanged.
 
     Raises:
         UsageError: the file is missing, or no tensor matches.

@@ -26,13 +26,13 @@ def adamw(lr: float, betas: tuple[float, float], weight_decay: float) -> Callabl
 
 
 def standard(module: nn.Module, config: Training, stored: nn.Module | None = None) -> Trained:
-    """A module with AdamW and one moving average, as the configuration sets them."""
+    """A module with AdamW and one moving average, from the configuration."""
     optimizer = adamw(config.lr, (0.9, config.beta2), config.weight_decay)
     return Trained(module, optimizer, {"ema": exponential(config.ema)}, stored)
 
 
 def learning_rate(step: int, peak: float, warmup: int, steps: int) -> float:
-    """Linear warm-up to `peak`, then half a cosine down to 0 at `steps`."""
+    """Linear warm-up to `peak`, then a half cosine down to 0 at `steps`."""
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)

@@ -28,7 +28,7 @@ class SceneBatch:
         return scenes.render(self.scenes)
 
     def captions(self, generator: torch.Generator) -> list[str]:
-        """Captions in varied words, which may leave attributes out."""
+        """Captions with varied wording, which may omit attributes."""
         return scenes.describe(self.scenes, generator)
 
 
@@ -36,7 +36,7 @@ class SceneBatch:
 class ScenePictures:
     """Fresh scenes for every batch.
 
-    Stages that need the ground truth ask for this type instead of `CaptionedPictures`.
+    Stages that need the ground truth use this type instead of `CaptionedPictures`.
     """
 
     split: Split

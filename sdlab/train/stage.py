@@ -16,10 +16,10 @@ from sdlab.train.average import Decay
 class Trained:
     """A module that is trained, with its optimizer and the moving averages of its weights.
 
-    `optimizer` makes the optimizer, whose learning rates are the peaks of the schedule. `averages` maps the name of
-    each average to its decay. The first average is the one that `Stage.finish` finds in the module; without averages
-    the module keeps its last weights. `stored` is the part whose weights go into the model folder, and so the part that
-    the key `start` fills; by default it is the whole module.
+    `optimizer` builds the optimizer; its learning rates are the peaks of the schedule. `averages` maps the name of each
+    average to its decay. The first average is in the module when `Stage.finish` is called. Without averages the module
+    keeps its last weights. `stored` is the part that is written to the model folder and that the key `start`
+    initialises, by default the whole module.
     """
 
     module: nn.Module
@@ -38,21 +38,21 @@ class Loss:
 
 
 class Stage(Protocol):
-    """What the loop needs from a stage."""
+    """The interface of a stage."""
 
     @property
     def trained(self) -> Mapping[str, Trained]:
-        """What is trained, by name. The key `start` fills the first."""
+        """The trained modules by name. The key `start` initialises the first."""
         ...
 
     def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
         """The losses of a step, in order.
 
-        After each loss its module, and no other, takes an optimizer step; then the next loss is computed. So a
-        discriminator's loss sees the generator that has just been updated. All randomness comes from `generator`.
+        After each loss, only its module takes an optimizer step, and then the next loss is computed. A discriminator's
+        loss therefore uses the updated generator. All randomness comes from `generator`.
         """
         ...
 
     def finish(self) -> dict[str, float]:
-        """Measure the trained weights, write them to the model folder, and return what was measured."""
+        """Measure the trained weights, write them to the model folder, and return the measurements."""
         ...

@@ -1,6 +1,6 @@
 """The registry of training stages: one line per stage.
 
-The registry holds the configurations. They are light; `build` imports the stage itself.
+The registry has the configurations, which import quickly. `build` imports the stage itself.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The CLIP stage: the vision encoder learns to agree with the text encoder, which is trained already and stays fixed.
+"""The CLIP stage: the vision encoder is trained against the frozen, pretrained text encoder.
 
-The loss is CLIP's contrastive loss (Radford et al. 2021, arXiv:2103.00020, figure 3) with a locked text encoder
-(Zhai et al. 2022, arXiv:2111.07991). It adds wrong captions that differ in one fact (Yuksekgonul et al. 2022,
-arXiv:2210.01936). The vision encoder also predicts the facts on which the text encoder was trained.
+The loss is CLIP's contrastive loss (Radford et al. 2021, arXiv:2103.00020, figure 3) with a locked text encoder (Zhai
+et al. 2022, arXiv:2111.07991). It adds wrong captions that differ in one fact (Yuksekgonul et al. 2022,
+arXiv:2210.01936). The vision encoder also predicts the facts that the text encoder was trained on.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sdlab.worlds.scenes.captions import alter, state, word
 
 
 class Agreeing(nn.Module):
-    """A CLIP whose text encoder is locked, and a linear layer that reads facts off its picture embeddings."""
+    """A CLIP with a locked text encoder, and a linear probe for facts on its picture embeddings."""
 
     def __init__(self, clip: Clip) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Agreeing(nn.Module):
 
 
 class ClipStage:
-    """Pictures and captions to a shared space."""
+    """The stage that maps pictures and captions to a shared space."""
 
     def __init__(self, config: ClipTraining, pictures: ScenePictures) -> None:
         self.config, self.pictures, folder = config, pictures, Path(config.model)
@@ -60,7 +60,7 @@ class ClipStage:
         self.tokenizer = tokenizer_in(folder, model.text.context_length)
 
     def _inputs(self, batch: SceneBatch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """The pictures (B, 3, H, W), the tokens of their captions (B, L), and those of a near miss of each (B, L)."""
+        """The pictures (B, 3, H, W), and the tokens of their captions and of one near miss each, (B, L)."""
         statements = state(batch.scenes, generator)
         choices = torch.randint(1 << 30, (len(batch), 10), generator=generator)
         right = [word(s, c[:8]) for s, c in zip(statements, choices, strict=True)]
@@ -69,7 +69,7 @@ class ClipStage:
         return batch.images().to(device), self.tokenizer(right).to(device), self.tokenizer(wrong).to(device)
 
     def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
-        """The mean of two cross-entropies, plus `grounding` times that of the facts.
+        """The mean of two cross-entropies, plus `grounding` times the cross-entropy of the facts.
 
         The first picks the caption of a picture among all captions and near misses, the second the picture of a
         caption.
@@ -86,7 +86,7 @@ class ClipStage:
         yield Loss("clip", (of_texts + of_images) / 2 + self.config.grounding * seen, parts)
 
     def finish(self) -> dict[str, float]:
-        """Measure how often a picture finds its caption among 256, and prefers it to a near miss; write the weights.
+        """Measure how often a picture ranks its caption first among 256, and above a near miss. Write the weights.
 
         Raises:
             RunError: the weights cannot be written.
@@ -106,6 +106,6 @@ class ClipStage:
 
 
 def _nearer(logits: Tensor) -> Tensor:
-    """The share of pictures that are nearer to their caption than to its near miss; logits (B, 2B)."""
+    """The share of pictures closer to their caption than to its near miss, from logits (B, 2B)."""
     n = len(logits)
     return (logits[:, :n].diagonal() > logits[:, n:].diagonal()).float().mean()

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 class ClipTraining(Training):
-    """Trains CLIP's vision encoder to agree with its text encoder, which stays fixed."""
+    """Trains CLIP's vision encoder against its frozen text encoder."""
 
     stage: ClassVar[str] = "clip"
 
-    grounding: float = Field(5.0, ge=0, description="weight of the loss for which objects are in which half")
+    grounding: float = Field(5.0, ge=0, description="weight of the loss on which objects are in which half")
 
     def build(self) -> ClipStage:
-        """The stage on scenes of trained combinations."""
+        """The stage on scenes with trained combinations."""
         from sdlab.train.scene_pictures import ScenePictures
         from sdlab.train.stages.clip import ClipStage
 

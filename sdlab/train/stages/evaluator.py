@@ -1,6 +1,6 @@
-"""The evaluator stage: the reader's network, trained on rendered scenes of all combinations.
+"""The evaluator stage: the reader's network, trained on rendered scenes with all combinations.
 
-The pictures are slightly blurred and noised, so that the network reads generated pictures too.
+The pictures are slightly blurred and noised, so that the network also works on generated pictures.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sdlab.worlds.scenes.world import COLOURS, PIXELS, SHAPES, Scenes
 
 
 class EvaluatorStage:
-    """Pictures to the objects in them: centres, attributes, and the look of the whole."""
+    """The stage that maps pictures to their objects (centres and attributes) and background."""
 
     def __init__(self, config: EvaluatorTraining, pictures: ScenePictures) -> None:
         self.config, self.pictures = config, pictures
@@ -42,7 +42,7 @@ class EvaluatorStage:
         yield Loss("evaluator", torch.stack(list(losses.values())).sum(), shown)
 
     def finish(self) -> dict[str, float]:
-        """Measure the attribute accuracy on unseen clean renders, all attributes stated; write the weights.
+        """Measure the attribute accuracy on unseen clean renders with all attributes stated. Write the weights.
 
         Raises:
             RunError: the weights cannot be written.
@@ -61,7 +61,7 @@ class EvaluatorStage:
 
 
 def weather(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Blur half of the pictures and add noise of a random strength to all: (B, 3, H, W) to (B, 3, H, W)."""
+    """Blur half of the pictures and add noise of random strength to all: (B, 3, H, W) -> (B, 3, H, W)."""
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     mix = (torch.rand(len(images), 1, 1, 1, generator=generator) * 2 - 1).clamp(min=0)
     strength = 0.1 * torch.rand(len(images), 1, 1, 1, generator=generator).square()
@@ -69,7 +69,7 @@ def weather(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _cell_losses(heads: dict[str, Tensor], world: Scenes) -> dict[str, Tensor]:
-    """Losses of the heads per cell; the heat map's is the focal loss of Zhou et al. 2019, arXiv:1904.07850, eq. 1."""
+    """Losses of the cell heads, with a focal loss for the heat map (Zhou et al. 2019, arXiv:1904.07850, eq. 1)."""
     there = torch.stack([torch.ones_like(world.count), world.count - 1], 1).bool()  # (B, 2)
     cells = (torch.arange(CELLS) + 0.5) * STRIDE
     dx = (cells.view(1, 1, 1, -1) - world.centre[..., 0, None, None]) / STRIDE  # (B, 2, 1, 16)
@@ -86,7 +86,7 @@ def _cell_losses(heads: dict[str, Tensor], world: Scenes) -> dict[str, Tensor]:
     empty = (1 - centre) * (1 - target).pow(4) * p.square() * F.logsigmoid(-heat)
     losses = {"heat": -(found + empty).sum() / len(picture)}
 
-    # Every cell within 1.5 cells of a centre learns the attributes, so that a peak one cell off is still read right.
+    # All cells within 1.5 cells of a centre are trained on the attributes, so a peak one cell off is still correct.
     near, which, row, column = (closeness > 0.32).nonzero(as_tuple=True)
 
     def at(name: str) -> Tensor:
@@ -102,7 +102,7 @@ def _cell_losses(heads: dict[str, Tensor], world: Scenes) -> dict[str, Tensor]:
 
 
 def _picture_losses(heads: dict[str, Tensor], world: Scenes) -> dict[str, Tensor]:
-    """Losses of the heads per picture."""
+    """Losses of the picture heads."""
     pairs = torch.zeros(len(world), len(SHAPES) * len(COLOURS))
     kind = world.shape * len(COLOURS) + world.colour
     pairs.scatter_(1, kind[:, :1], 1)

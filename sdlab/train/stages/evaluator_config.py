@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 class EvaluatorTraining(Training):
-    """Trains the reader, which checks generated pictures and computes the features of FID and KID."""
+    """Trains the evaluator, which checks generated pictures and provides the features of FID and KID."""
 
     stage: ClassVar[str] = "evaluator"
 
     def build(self) -> EvaluatorStage:
-        """The stage on scenes of all combinations, held-out ones included."""
+        """The stage on scenes with all combinations, held-out ones included."""
         from sdlab.train.scene_pictures import ScenePictures
         from sdlab.train.stages.evaluator import EvaluatorStage
 

@@ -1,9 +1,8 @@
-"""The text stage: CLIP's text encoder learns which colours, shapes and sizes are in which half of the picture.
+"""The text stage: CLIP's text encoder is trained to encode which colours, shapes and sizes are in which half.
 
-A contrastive loss alone teaches bags of words (Yuksekgonul et al. 2022, arXiv:2210.01936). That "red left of
-blue" puts the red object on the left is a fact of three words, which a short contrastive training does not find. So the
-text encoder is trained on the scenes themselves first, and the vision encoder then learns to agree with it in the clip
-stage.
+A contrastive loss alone yields bags of words (Yuksekgonul et al. 2022, arXiv:2210.01936). "red left of blue" places the
+red object through three words together, and a short contrastive training does not learn that. The text encoder is
+therefore trained first, on the scenes themselves. The clip stage then trains the vision encoder against it.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ FACTS = len(_HALVES) * sum(_KINDS)
 
 
 class Grounded(nn.Module):
-    """A CLIP, and linear layers that read facts off the states of its text encoder."""
+    """A CLIP, and linear probes for facts on the states of its text encoder."""
 
     def __init__(self, clip: Clip, text: ClipTextConfig) -> None:
         super().__init__()
@@ -48,7 +47,7 @@ class Grounded(nn.Module):
 
 
 def where(world: Scenes) -> Tensor:
-    """Whether each half of a picture has the centre of an object of each colour, shape and size, (B, F) of 0 and 1."""
+    """Whether each half of a picture has an object's centre of each colour, shape and size, (B, F), 0 or 1."""
     x, y = world.centre.unbind(-1)  # (B, 2)
     middle = PIXELS / 2
     there = torch.arange(2) < world.count[:, None]
@@ -59,7 +58,7 @@ def where(world: Scenes) -> Tensor:
 
 
 class TextStage:
-    """Captions to the objects in the scenes they describe, and where those objects are."""
+    """The stage that maps captions to the described objects and their positions."""
 
     def __init__(self, config: TextTraining, pictures: ScenePictures) -> None:
         self.config, self.pictures, folder = config, pictures, Path(config.model)
@@ -81,11 +80,11 @@ class TextStage:
         return self.pictures.batch(20_000, generator).captions(generator)
 
     def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
-        """Cross-entropies of the facts and of each object's place.
+        """Cross-entropies of the facts and of each object's position.
 
-        The facts are read from any token from the end token on. The place is read from the object's noun: there a
-        causal transformer cannot know it for the first object, and for the second it depends on one fact, the
-        relation. This is the step from which the rest is learnt.
+        The facts are predicted from every token from the end token on. The position is predicted from the object's
+        noun. There it is unknown to a causal transformer for the first object, and for the second it depends on one
+        fact, the relation. The rest is learnt from this step.
         """
         batch = self.pictures.batch(self.config.batch, generator)
         world = batch.scenes
@@ -105,7 +104,7 @@ class TextStage:
         yield Loss("text", facts + 0.1 * ground + 0.3 * side, {"facts": facts, "background": ground, "side": side})
 
     def finish(self) -> dict[str, float]:
-        """Measure how often the side of an object is right, for unseen captions of two objects; write the weights.
+        """Measure the accuracy of an object's side on unseen captions of two objects. Write the weights.
 
         Raises:
             UsageError: `config.json` is invalid.

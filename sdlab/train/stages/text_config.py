@@ -16,7 +16,7 @@ class TextTraining(Training):
     stage: ClassVar[str] = "text"
 
     def build(self) -> TextStage:
-        """The stage on scenes of trained combinations."""
+        """The stage on scenes with trained combinations."""
         from sdlab.train.scene_pictures import ScenePictures
         from sdlab.train.stages.text import TextStage
 

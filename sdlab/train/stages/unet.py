@@ -1,4 +1,4 @@
-"""The U-Net stage: denoising of latents, with the VAE and the text encoder fixed.
+"""The U-Net stage: denoising of latents, with frozen VAE and text encoder.
 
 The network predicts the noise (Ho et al. 2020, arXiv:2006.11239, eq. 14) or v (Salimans & Ho 2022, arXiv:2202.00512,
 appendix D). Captions are dropped at random for classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598,
@@ -26,11 +26,11 @@ from sdlab.train.stages.unet_config import UnetTraining
 from sdlab.weights.model_folder import load_part, read_config, save_part
 from sdlab.weights.vocabulary import tokenizer_in
 
-_SHARE, _WIDTH = 0.7, 0.8  # of the timesteps drawn around `focus`: their share, and their spread in logits
+_SHARE, _WIDTH = 0.7, 0.8  # the share of timesteps drawn around `focus`, and their spread in logits
 
 
 class UnetStage:
-    """Noisy latents, a timestep and a caption to the noise, or to v."""
+    """The stage that maps noisy latents, a timestep and a caption to the noise or v."""
 
     def __init__(
         self, config: UnetTraining, pictures: CaptionedPictures, unseen: Mapping[str, CaptionedPictures]
@@ -87,7 +87,7 @@ class UnetStage:
         return F.mse_loss(predicted.float(), target)
 
     def finish(self) -> dict[str, float]:
-        """Measure the loss on each set of unseen pictures; write the weights.
+        """Measure the loss on each set of unseen pictures. Write the weights.
 
         Raises:
             RunError: the weights cannot be written.
@@ -109,9 +109,9 @@ class UnetStage:
 def fractions(n: int, generator: torch.Generator, focus: float | None) -> Tensor:
     """n positions in the noise schedule in [0, 1), (n,).
 
-    They are uniform without `focus`. With it most are logit-normal around it (Esser et al. 2024, arXiv:2403.03206,
-    section 3.1), and a share stays uniform so that every timestep is learnt. Each distribution is stratified: every
-    n-th of it gets one draw, which has the mean of independent draws and less variance.
+    They are uniform without `focus`. With `focus` most are logit-normal around it (Esser et al. 2024, arXiv:2403.03206,
+    section 3.1), and the rest are uniform so that every timestep is learnt. Each distribution is stratified, with one
+    draw per quantile bin. That has the mean of independent draws and less variance.
     """
 
     def spread(count: int) -> Tensor:

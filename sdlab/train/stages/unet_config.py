@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class UnetTraining(Training):
-    """Trains the U-Net to denoise latents, conditioned on captions. The VAE and the text encoder stay fixed."""
+    """Trains the U-Net to denoise latents, conditioned on captions. The VAE and the text encoder are frozen."""
 
     stage: ClassVar[str] = "unet"
 
-    scenes: int = Field(40_000, gt=0, description="pictures that are encoded once, before training")
+    scenes: int = Field(40_000, gt=0, description="number of pictures, encoded once before training")
     drop_caption: float = Field(
-        0.1, ge=0, le=1, description="share of captions replaced by the empty one, for classifier-free guidance"
+        0.1, ge=0, le=1, description="share of captions replaced by the empty caption, for classifier-free guidance"
     )
     focus: float | None = Field(
         None,
@@ -38,7 +38,7 @@ class UnetTraining(Training):
         return value
 
     def build(self) -> UnetStage:
-        """The stage on scenes of trained combinations; it is measured on those and on held-out combinations."""
+        """The stage on scenes with trained combinations; measured on those and on held-out combinations."""
         from sdlab.train.scene_pictures import ScenePictures
         from sdlab.train.stages.unet import UnetStage
 

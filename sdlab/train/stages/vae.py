@@ -19,7 +19,7 @@ from sdlab.weights.model_folder import save_part
 
 
 class VaeStage:
-    """Pictures to latents and back to the same pictures."""
+    """The stage that trains the reconstruction of pictures from latents."""
 
     def __init__(self, config: VaeTraining, pictures: CaptionedPictures, unseen: CaptionedPictures) -> None:
         self.config, self.model = config, configuration(Path(config.model))
@@ -31,8 +31,8 @@ class VaeStage:
     def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
         """Mean absolute and squared error per pixel, plus `kl` times the mean divergence per latent value.
 
-        The absolute error alone is minimal at the median, which is slow to leave the background where objects are
-        small.
+        The absolute error alone is minimal at the median, which stays at the background for a long time where objects
+        are small.
         """
         batch = self.config.batch
         images = self.pictures.batch(batch, generator).images().to(self.config.device)
@@ -46,7 +46,7 @@ class VaeStage:
         yield Loss("vae", l1 + 3 * squared + self.config.kl * kl, parts)
 
     def finish(self) -> dict[str, float]:
-        """Measure the PSNR on unseen pictures and the mean and spread of the latents; write weights, scale and shift.
+        """Measure the PSNR on unseen pictures and the mean and spread of the latents. Write weights, scale and shift.
 
         Raises:
             RunError: a file cannot be written.

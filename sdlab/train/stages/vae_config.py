@@ -20,7 +20,7 @@ class VaeTraining(Training):
     kl: float = Field(2e-4, ge=0, description="weight of the KL divergence, averaged over latent values")
 
     def build(self) -> VaeStage:
-        """The stage on scenes of trained combinations; it is measured on scenes of all combinations."""
+        """The stage on scenes with trained combinations; measured on scenes with all combinations."""
         from sdlab.train.scene_pictures import ScenePictures
         from sdlab.train.stages.vae import VaeStage
 

@@ -1,7 +1,7 @@
 """Captions of scenes, and their parser.
 
-Captions vary in wording and sometimes leave out attributes. `parse` recovers exactly what a caption states, so a
-picture can be checked against any caption, not only those that `describe` writes.
+Captions vary in wording and may omit attributes. `parse` recovers exactly the facts that a caption states, so a picture
+can be checked against any caption, not only those from `describe`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ NOUNS = (*SHAPES, _ANY_SHAPE)  # a caption has one per object
 _OPENINGS = ("", "", "a picture of ", "an image of ")
 _GROUNDS = ("on a {} background", "against a {} background", "with a {} background", "on {}")
 
-# How often an attribute is left out.
+# How often an attribute is omitted.
 _UNSAID = {"size": 0.25, "colour": 0.12, "shape": 0.05, "background": 0.2, "relation": 0.1}
 
 
 @dataclass(frozen=True)
 class Thing:
-    """What a caption says about one object. None means that it says nothing."""
+    """The attributes of one object in a caption. None means not stated."""
 
     shape: int | None = None
     colour: int | None = None
@@ -40,7 +40,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Statement:
-    """What a caption says about a picture."""
+    """The facts that a caption states about a picture."""
 
     things: tuple[Thing, ...]
     relation: int | None = None
@@ -48,7 +48,7 @@ class Statement:
 
 
 def state(scenes: Scenes, generator: torch.Generator, leave_out: bool = True) -> list[Statement]:
-    """What to say about each scene: everything, or less at random with `leave_out`, but never nothing."""
+    """One statement per scene: all facts, or with `leave_out` a random non-empty subset."""
     n = len(scenes)
     unsaid = {
         name: (torch.rand(n, 2, generator=generator) < (rate if leave_out else 0.0)).tolist()
@@ -62,7 +62,7 @@ def state(scenes: Scenes, generator: torch.Generator, leave_out: bool = True) ->
         for k in range(count):
             said = {name: None if unsaid[name][i][k] else values[name][i][k] for name in values}
             if said["shape"] is None and said["colour"] is None:
-                said["colour"] = values["colour"][i][k]  # "a shape" alone would say nothing
+                said["colour"] = values["colour"][i][k]  # "a shape" alone would state nothing
             things.append(Thing(**said))
         related = None if count == 1 or unsaid["relation"][i][0] else relation
         statements.append(Statement(tuple(things), related, None if unsaid["background"][i][0] else background))
@@ -70,7 +70,7 @@ def state(scenes: Scenes, generator: torch.Generator, leave_out: bool = True) ->
 
 
 def word(statement: Statement, choose: torch.Tensor) -> str:
-    """The statement as a caption. The eight random integers in `choose` pick the wording."""
+    """The statement as a caption. The eight random integers in `choose` select the wording."""
     picks = iter(choose.tolist())
 
     def pick(options: tuple[str, ...]) -> str:
@@ -110,7 +110,7 @@ _GROUND = re.compile(r"\b(?:on|against|with)(?: an?)? ({})\b".format("|".join(BA
 
 
 def parse(caption: str) -> Statement | None:
-    """What the caption states, or None if it names no object of this world, since then nothing can be checked."""
+    """The caption's statement, or None if it names no object of this world and so cannot be checked."""
     text = " ".join(caption.lower().replace(",", " ").rstrip(". ").split())
     found = list(_THING.finditer(text))[:2]
     if not found:
@@ -144,9 +144,9 @@ def facts(statement: Statement) -> list[str]:
 
 
 def alter(statement: Statement, choose: torch.Tensor) -> Statement:
-    """A statement that differs in one fact. The two random integers in `choose` pick which, and the new value.
+    """A statement that differs in one fact. The two random integers in `choose` select the fact and its new value.
 
-    With two objects it may also swap their colours or their order, so that a bag of words does not tell the two apart.
+    With two objects it may also swap their colours or their order, which a bag of words cannot distinguish.
     """
     which, by = choose.tolist()
     options: list[Statement] = []

@@ -1,9 +1,9 @@
-"""The lab evaluator, and the reader that checks a picture against what a caption states.
+"""The lab evaluator, and the reader that checks a picture against a caption's statement.
 
-The evaluator is a small convolutional network that sees only the picture, never the caption. It predicts a heat map of
-object centres (Zhou et al. 2019, arXiv:1904.07850) with shape, colour and size at each centre, and the background of
-the whole picture. FID and KID use its pooled features. It is trained separately from the generator and its text
-encoder.
+The evaluator is a small convolutional network whose only input is the picture, never the caption. It predicts a heat
+map of object centres (Zhou et al. 2019, arXiv:1904.07850) with shape, colour and size at each centre, and the
+background of the whole picture. FID and KID use its pooled features. It is trained separately from the generator and
+its text encoder.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Residual(nn.Module):
 
 
 class Evaluator(nn.Module):
-    """Pictures (B, 3, 64, 64) in [−1, 1] -> predictions for every cell and for the whole picture."""
+    """Pictures (B, 3, 64, 64) in [−1, 1] -> predictions per cell and for the whole picture."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Evaluator(nn.Module):
         fine = self.fine(images)
         coarse = self.coarse(fine)
         cells = self.cells(self.joint(fine + F.interpolate(self.back(coarse), scale_factor=2.0)))
-        # Four quadrants rather than one mean, so that the features depend on where things are.
+        # Four quadrants rather than one mean, so that the features depend on positions.
         features = self.pooled(F.adaptive_avg_pool2d(F.silu(coarse), 2).flatten(1))
         picture = self.picture(features)
         heads = dict(zip(_PER_CELL, cells.split(list(_PER_CELL.values()), 1), strict=True))
@@ -78,7 +78,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the reader found in one picture."""
+    """The objects and background that the reader found in one picture."""
 
     objects: tuple[Seen, ...]
     background: int
@@ -86,7 +86,7 @@ class Reading:
 
 @torch.no_grad()
 def read(evaluator: Evaluator, images: Tensor) -> list[Reading]:
-    """Read pictures (B, 3, 64, 64) in [−1, 1]."""
+    """The readings of pictures (B, 3, 64, 64) in [−1, 1]."""
     return readings(evaluator(images))
 
 
@@ -117,7 +117,7 @@ def readings(heads: dict[str, Tensor]) -> list[Reading]:
 def check(statement: Statement, reading: Reading) -> list[bool]:
     """Whether each stated fact is true: the number of objects, the attributes of each, the relation, the background.
 
-    Objects are matched to those of the caption in the order that makes most facts true.
+    Objects are matched to the caption's objects in the order that makes the most facts true.
     """
     best: list[bool] = []
     seen: list[Seen | None] = [*reading.objects, *[None] * len(statement.things)]

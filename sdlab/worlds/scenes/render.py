@@ -89,7 +89,7 @@ def _triangle(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _star(x: Tensor, y: Tensor, tip: float = 1.12, notch: float = 0.47) -> Tensor:
-    """Five points. The plane is folded into the tenth beside a tip, where the star has one straight edge."""
+    """A five-pointed star. The plane is folded into the tenth next to a tip, where the star has one straight edge."""
     tenth = math.pi / 5
     angle = torch.atan2(x, y) % (2 * tenth)
     angle = torch.minimum(angle, 2 * tenth - angle)
@@ -105,7 +105,7 @@ def _cross(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _heart(x: Tensor, y: Tensor, h: float = 0.54) -> Tensor:
-    """A square on its corner, with a disc on each of its upper edges."""
+    """A square standing on a corner, with a disc on each upper edge."""
     y = y + 0.06
     u, v = (x + y) / math.sqrt(2), (y - x) / math.sqrt(2)
     return torch.minimum(_box(u, v, h, h), torch.minimum(_disc(u - h, v, h), _disc(u, v - h, h)))

@@ -31,7 +31,7 @@ def held_out(shape: Tensor, colour: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Scenes:
-    """A batch of B scenes. With one object, the second column of the object tensors has no meaning."""
+    """A batch of B scenes. With one object, the second column of the object tensors is unused."""
 
     background: Tensor  # (B,) index into BACKGROUNDS
     count: Tensor  # (B,) 1 or 2

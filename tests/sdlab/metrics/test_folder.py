@@ -104,8 +104,7 @@ def test_what_cannot_be_measured_on_a_folder_is_refused(folder: Path, tmp_path: 
     assert "the prompt 'a cat' names no object" in refusal("prompt_accuracy", prompts=["a cat"] * 6)
     save(tmp_path / "large", torch.zeros(5, 3, 80, 96))
     assert refusal("psnr", inputs=tmp_path / "large") == (
-        f"{tmp_path}/large: holds 5 of 80 × 96, and {folder} 6 of 64 × 64; the input pictures should be as many and of "
-        "the same size"
+        f"{tmp_path}/large: has 5 of 80 × 96, but {folder} has 6 of 64 × 64; number and size should match"
     )
     assert refusal("fid", of=tmp_path / "large").startswith(
         f"metrics: fid: the lab evaluator reads pictures of 64 × 64 pixels, but those of {tmp_path}/large are 80 × 96;"

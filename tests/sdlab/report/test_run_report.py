@@ -248,5 +248,5 @@ def test_a_repeated_sweep_draws_only_what_is_missing_or_old(run, tmp_path):
 
 
 def test_a_directory_without_results_is_reported(tmp_path: Path):
-    with pytest.raises(UsageError, match=r"holds no results: results.sqlite is missing$"):
+    with pytest.raises(UsageError, match=r"has no results: results.sqlite is missing$"):
         report(tmp_path, Console(file=io.StringIO()))
