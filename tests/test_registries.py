@@ -172,11 +172,11 @@ def example(heading: str) -> tuple[str, str, str, str]:
     """File, code, place of the line ("SAMPLERS of samplers/__init__.py"), and the line, of a section."""
     section = re.search(rf"^### {heading}$(.*?)(?=^##|\Z)", TEXT, re.DOTALL | re.MULTILINE)
     assert section is not None
-    code, line = re.findall(r"```python\n(.*?)```", section[1], re.DOTALL)
-    place = re.search(r"The line, in `(\w+)` of `([\w/.]+)`", section[1])
+    (code,) = re.findall(r"```python\n(.*?)```", section[1], re.DOTALL)
+    place = re.search(r"The line, in `(\w+)` of `([\w/.]+)`:\n\n    (.*)", section[1])
     assert place is not None
     assert place[1] in (ROOT / place[2]).read_text(encoding="utf-8")
-    return code.partition("\n")[0].removeprefix("# "), code, place[2], line.strip()
+    return code.partition("\n")[0].removeprefix("# "), code, place[2], place[3]
 
 
 def added(heading: str, folder: Path) -> Any:
