@@ -53,7 +53,7 @@ def steps_within(budget: int, cell: Cell, levels: samplers.Levels) -> int:
     """The largest number of steps with which the cell takes no more than `budget` network passes per image.
 
     Raises:
-        ValueError: there is none, because one step costs more or the sampler chooses its steps by what it sees.
+        ValueError: there is none, because one step costs more or the sampler chooses its own step sizes.
     """
     sampler = SAMPLER.build(cell.sampler.name, **cell.sampler.options)
     for steps in range(budget, 0, -1):
@@ -65,7 +65,7 @@ def steps_within(budget: int, cell: Cell, levels: samplers.Levels) -> int:
         calls = sampler.nfe(sigmas)
         if calls is None:
             raise ValueError(
-                f"{cell.sampler.label} chooses its own step sizes, so it has no budget; give steps instead"
+                f"{cell.sampler.label} chooses its own step sizes, so no budget can be planned; give `steps`"
             )
         if calls <= budget and network_passes(candidate, levels) <= budget:
             return steps

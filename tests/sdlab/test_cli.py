@@ -31,7 +31,7 @@ def sdlab(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complete
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=500,
         env={**os.environ, "COLUMNS": "140", **environment},
     )
 
@@ -227,7 +227,7 @@ def test_a_picture_depends_on_its_seed_alone():
 @pytest.mark.slow
 def test_a_wheel_works_outside_the_clone(tmp_path: Path):
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", str(tmp_path), str(ROOT)]
-    subprocess.run(build, check=True, timeout=300)
+    subprocess.run(build, check=True, timeout=500)
     (wheel,) = tmp_path.glob("*.whl")
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     zipfile.ZipFile(wheel).extractall(site)

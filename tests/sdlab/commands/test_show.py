@@ -90,7 +90,7 @@ def test_one_of_many_pictures_and_the_contact_sheet_have_commands_of_their_own(h
 def test_a_shell_takes_the_command_as_it_is_printed(here: Path):
     [first] = run("generate", "--steps", "1", "--negative", "$PATH 'x'", "--", AWKWARD)
     script = f'sdlab() {{ {shlex.quote(sys.executable)} -m sdlab.cli "$@"; }}; {run_show(first)}'
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=dict(os.environ), timeout=240)
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=dict(os.environ), timeout=500)
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).read_bytes() == Path(first).read_bytes()
 
