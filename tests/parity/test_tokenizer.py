@@ -190,4 +190,6 @@ def test_generate_says_what_it_cut(tmp_path):
     done = CliRunner().invoke(app, ["generate", prompt, "--steps", "1", "--device", "cpu", "--out", str(tmp_path)])
     assert done.exit_code == 0
     said = " ".join(done.stderr.split())
-    assert "the prompt is too long, dropped from its end: 'on white and a BLUE [bold] Square'" in said
+    assert (
+        "the prompt is too long for the text encoder; its end is ignored: 'on white and a BLUE [bold] Square'" in said
+    )

@@ -1,4 +1,4 @@
-"""On the lab model every deterministic rule comes to one picture, the converged one, as calls become more."""
+"""On the lab model every deterministic sampler converges to the same picture as calls increase."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor
 
 import samplers
 from samplers.denoiser import Unguided
-from sdlab.certify.orders import with_tolerance
 
 PROMPTS = ["a large red circle left of a large blue square on a white background", "a small green star on black"]
 DETERMINISTIC = [name for name in samplers.SAMPLERS if not samplers.make(name).stochastic]
@@ -22,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 class Scenes:
-    """The unguided flow of the lab model, in float32, from noise to σ_min: a last step to 0 is not a rule's own."""
+    """The unguided flow of the lab model, in float32, from noise to σ_min. A last step to 0 does not belong to a sampler."""
 
     def __init__(self) -> None:
         pipeline = lab_pipeline()
@@ -42,19 +41,19 @@ class Scenes:
         """Even in σ^{1/7}: between what rules in σ and rules in log σ would like best."""
         return samplers.grid("karras", steps=steps, levels=self.levels, ending="stop_at_sigma_min")
 
-    def within(self, rule: samplers.Sampler, calls: int) -> tuple[float, ...]:
-        """The finest grid on which the rule makes no more than so many calls."""
+    def within(self, sampler: samplers.Sampler, calls: int) -> tuple[float, ...]:
+        """The finest grid on which the sampler makes no more than so many calls."""
         grids = (self.grid(steps) for steps in range(calls, 0, -1))
-        return next(grid for grid in grids if (rule.nfe(grid) or 0) <= calls)
+        return next(grid for grid in grids if (sampler.nfe(grid) or 0) <= calls)
 
     def distance(self, latents: Tensor) -> Tensor:
         """RMS to the reference, an image each, in deviations of the latents."""
         return (latents - self.reference).square().mean((1, 2, 3)).sqrt() / self.deviation
 
     @torch.inference_mode()
-    def gap(self, rule: samplers.Sampler, sigmas: tuple[float, ...]) -> Tensor:
-        rule = rule.with_levels(self.levels)
-        return self.distance(samplers.run(rule, self.denoise, self.noise, sigmas))
+    def gap(self, sampler: samplers.Sampler, sigmas: tuple[float, ...]) -> Tensor:
+        sampler = sampler.with_levels(self.levels)
+        return self.distance(samplers.run(sampler, self.denoise, self.noise, sigmas))
 
 
 @cache
@@ -67,19 +66,19 @@ def test_the_latents_of_every_image_come_to_the_converged_ones(name):
     """Nearer with more calls, and in the end as near as the order lets expect.
 
     A trained network is no smooth function (its timesteps are a table, between whose entries it was never asked), so
-    beyond the first order distances fall more slowly than for a closed form. What is asked of those rules is that
+    beyond the first order distances fall more slowly than for a closed form. What is asked of those samplers is that
     nothing of the distance is left to see: a grey level of 255. Euler itself ends within a step in log σ.
     """
-    scenes, rule = the_model(), samplers.make(name)
-    first, second, last = (scenes.gap(rule, scenes.within(rule, calls)) for calls in CALLS)
+    scenes, sampler = the_model(), samplers.make(name)
+    first, second, last = (scenes.gap(sampler, scenes.within(sampler, calls)) for calls in CALLS)
     assert (second < first).all()
     assert (last < second).all()
     step = log(scenes.levels.sigma_max / scenes.levels.sigma_min) / CALLS[-1]
-    assert (last < (1 / 255 if rule.order > 1 else step)).all()
+    assert (last < (1 / 255 if sampler.order > 1 else step)).all()
 
 
-def test_a_rule_that_chooses_its_steps_comes_there_with_its_tolerance():
+def test_a_sampler_that_chooses_its_steps_comes_there_with_its_tolerance():
     """A hundredth of the tolerance for at least a tenth of the distance: its error follows it, if not one for one."""
-    scenes, rule = the_model(), samplers.make("dpm_adaptive")
-    coarse, fine = (scenes.gap(with_tolerance(rule, rtol), scenes.grid(1)) for rtol in (1e-1, 1e-3))
+    scenes, sampler = the_model(), samplers.make("dpm_adaptive")
+    coarse, fine = (scenes.gap(sampler.with_tolerance(rtol), scenes.grid(1)) for rtol in (1e-1, 1e-3))
     assert (fine < coarse / 10 + scenes.resolution).all()

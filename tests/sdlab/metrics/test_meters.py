@@ -12,7 +12,7 @@ from torch import Tensor
 
 import samplers
 from samplers.exact import law
-from sdlab.backends.exact import gaussian
+from sdlab.backends.exact_models import gaussian
 from sdlab.metrics import METRICS, Batch, Meters, MetricFiles, Result, Run, Tools, fid, inception, kid
 from sdlab.metrics.base import INPUTS, PICTURES, PROMPTS, SAMPLES
 from sdlab.metrics.features import Statistics

@@ -175,7 +175,7 @@ def test_what_a_sweep_cannot_do_is_reported_before_it_begins(refused: Refused, t
     assert refused(toml(image=PHOTO)) == ["image: photo.png: no such file or directory"]
     Path("photo.png").write_text("dear diary")
     [line] = refused(toml(image=PHOTO))
-    assert line == f"image: {tmp_path}/photo.png: is not a picture of a kind that can be read"
+    assert line == f"image: {tmp_path}/photo.png: is not a picture in a supported format"
     [line] = refused(toml(prompts='[prompts]\nlist = ["a red circle", "a cat"]'))
     assert "prompt_accuracy: the prompt 'a cat' names no object of the scenes world" in line
     photo("p.png")
