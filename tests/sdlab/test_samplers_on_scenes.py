@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 class Scenes:
-    """The unguided flow of the lab model, in float32, from noise to σ_min. A last step to 0 does not belong to a sampler."""
+    """The unguided flow of the lab model, in float32, from noise to σ_min, without the last step to 0."""
 
     def __init__(self) -> None:
         pipeline = lab_pipeline()
