@@ -24,12 +24,12 @@ from sdlab.picture import FITS, Fit, read_picture, to_bytes
 from sdlab.pipeline import TILES, Pipeline, Tiles, latent_shape, tail
 from sdlab.report.contact_sheet import grid_of
 from sdlab.sweep.axes import GUIDANCE, SAMPLER, grids
-from sdlab.system.device import enough_memory, resolve
+from sdlab.system.device import enough_memory, resolve, resolve_dtype
 from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import add, make_folder
 from sdlab.weights.model_loader import StoredModel, load, open_model
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 STRENGTH = 0.6  # the default of --strength
 _CFG = {"scenes": 3.0}  # default CFG scale of a model; for others 7.5, as is usual for Stable Diffusion
 _GAP, _WIDEST = 4, 4096  # pixels: between the pictures of a contact sheet, and its longer side
@@ -122,7 +122,7 @@ def _checked(request: Request) -> Request:
             raise UsageError(f"{option} needs --init-image")
     if request.compile and request.offload:
         raise UsageError("--compile and --offload cannot be combined; leave one out")
-    return replace(request, device=device)
+    return replace(request, device=device, dtype=resolve_dtype(request.dtype, device))
 
 
 def _chosen(request: Request, config: ModelConfig) -> Request:

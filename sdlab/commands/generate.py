@@ -44,7 +44,7 @@ def command(
     n: Annotated[int, typer.Option("-n", help="number of pictures")] = 1,
     out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("out/generate"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16")] = "float32",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "float32",
     offload: Annotated[bool, typer.Option("--offload", help="keep only the network in use on the device")] = False,
     compile: Annotated[
         bool, typer.Option("--compile", help="compile the U-Net, for GPUs; takes minutes before the first step")

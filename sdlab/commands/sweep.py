@@ -30,7 +30,7 @@ def command(
     seed: Annotated[int | None, typer.Option(help="first seed, instead of the file's")] = None,
     batch: Annotated[int | None, typer.Option(help="images per batch, instead of the file's")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda, instead of the file's")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16, instead of the file's")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16, instead of the file's")] = None,
     model: Annotated[
         str | None, typer.Option(help="name, file or folder of a model, or file.py:function, instead of the file's")
     ] = None,

@@ -173,7 +173,7 @@ def _prompt(value: object) -> Prompt:
 
 
 Listed = Annotated[list[T], BeforeValidator(_as_list), Field(min_length=1)]
-Dtype = Literal["float32", "bfloat16", "float16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Natural = Annotated[int, Field(ge=1)]
 Strength = Annotated[float, Field(ge=0, le=1)]
 Steps = Annotated[int, Field(ge=1), AfterValidator(_fits)]
@@ -318,7 +318,8 @@ class Document(_Table):
     batch: Natural = 32
     """Images that are sampled at once. It does not change the images."""
     dtype: Dtype = "float32"
-    """Data type of the networks. The state of the sampler is float32."""
+    """Data type of the networks. The state of the sampler is float32. `"auto"` is bfloat16 on hardware that multiplies
+    in it, and float32 elsewhere."""
     compile: bool = False
     """Compile the U-Net. This takes minutes before the first cell and is meant for GPUs."""
     device: Annotated[str, AfterValidator(_device)] = Field("auto", validate_default=True)

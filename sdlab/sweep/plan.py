@@ -24,6 +24,7 @@ from sdlab.sweep.document import Cells, Document, Exclude, Extra, Image, Prompt,
 from sdlab.sweep.pairs import pairs
 from sdlab.sweep.passes import steps_within
 from sdlab.system import resources
+from sdlab.system.device import resolve_dtype
 from sdlab.system.errors import UsageError
 
 # Raised when an unchanged plan would give other values than before, so that old rows are not taken for new ones.
@@ -168,7 +169,7 @@ def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -
         images=document.images,
         seed=document.seed,
         batch=document.batch,
-        dtype=document.dtype,
+        dtype=resolve_dtype(document.dtype, document.device),
         compile=document.compile,
         device=document.device,
         metrics=tuple(dict.fromkeys(document.metrics)),

@@ -1,4 +1,4 @@
-"""Device selection by name, and errors when a device runs out of memory."""
+"""Device and dtype selection by name, and errors when a device runs out of memory."""
 
 from __future__ import annotations
 
@@ -27,6 +27,18 @@ def resolve(name: str) -> str:
             return name
         raise ValueError(f'{name!r} is not on this machine, which has {count} CUDA devices; use "auto"')
     raise ValueError(f'should be "auto", "cpu", "cuda", "cuda:1" or "mps" (on a Mac), got {name!r}')
+
+
+def resolve_dtype(name: str, device: str) -> str:
+    """The dtype called `name`. `auto` is bfloat16 on hardware that multiplies in it, and float32 elsewhere.
+
+    Without such hardware bfloat16 is emulated, which is many times slower than float32.
+    """
+    if name != "auto":
+        return name
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bfloat16" if device == "cpu" and torch.cpu._is_avx512_bf16_supported() else "float32"
 
 
 @contextmanager

@@ -365,7 +365,7 @@ BAD = [
     ("images = 16", "images = 1.5", ["images: should be a whole number, got 1.5"]),
     ("images = 16", "images = true", ["images: should be a whole number, got True"]),
     ("images = 16", 'dtype = "bf16"', [
-        "dtype: should be one of float32, bfloat16, float16, got 'bf16' (did you mean 'bfloat16'?)",
+        "dtype: should be one of auto, float32, bfloat16, float16, got 'bf16' (did you mean 'bfloat16'?)",
     ]),
     ("images = 16", 'name = "a/b"', ["name: should be letters, digits, '_', '-' and '.', got 'a/b'"]),
     ('device = "cpu"', 'device = "gpu"', [
