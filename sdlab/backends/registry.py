@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ def open_model(name: str, options: Mapping[str, Any], folder: Path) -> Opened:
         Mistakes: there is no such model, or its options are wrong.
     """
     named = [kind for kind in BACKENDS.values() if name in kind.names()]
+    if len(named) > 1:
+        print(f"warning: two models are called {name!r}; the one of sdlab is used", file=sys.stderr)
     for kind in named or [kind for kind in BACKENDS.values() if kind.reads(name)]:
         return kind.open(name, options, folder)
     if "/" in name:

@@ -54,10 +54,10 @@ METRICS: dict[str, Metric] = {
 }
 
 _LACKING = {
-    "pictures": "needs pictures, but {name} makes none",
-    "prompts": "needs prompts, but {name} has none",
-    "inputs": "needs input pictures, but some images of {name} have none",
-    "samples": "needs the samples of a sweep, but {name} is not a sweep",
+    "pictures": "not possible, because {name} makes no pictures of a known size",
+    "prompts": "not possible, because {name} has no prompts",
+    "inputs": "not possible, because some images of {name} have no input picture",
+    "samples": "not possible, because {name} is not a sweep",
 }
 
 

@@ -48,7 +48,10 @@ class ModelBench:
         self.backend = plan.opened.load(plan.device, getattr(torch, plan.dtype), plan.compile)
         for prompt in dict.fromkeys((*plan.prompts, plan.negative)):
             if cut := self.backend.cut(prompt):
-                print(f"note: the prompt {prompt!r} is too long; dropped from its end: {cut!r}", file=sys.stderr)
+                print(
+                    f"note: the prompt {prompt!r} is too long for the text encoder; its end is ignored: {cut!r}",
+                    file=sys.stderr,
+                )
         self.context, self.uncond = self.backend.contexts(plan.prompts, plan.negative)
         self.pictures: Tensor | None = None  # (P, 3, H, W), white where a prompt has none
         side = self.opened.image_size

@@ -132,7 +132,7 @@ def test_the_denoiser_of_a_large_set_keeps_its_digits_near_the_data():
         (lambda: GaussianMixture(torch.zeros(2, 5), torch.ones(3)), "stds must have shape (2,)"),
     ],
 )
-def test_a_slip_is_answered_in_one_clear_line(slip, line):
+def test_a_mistake_is_reported_in_one_line(slip, line):
     with pytest.raises(ValueError) as caught:
         slip()
     assert line in str(caught.value)

@@ -121,7 +121,7 @@ def test_zero_terminal_snr_demands_another_prediction_than_noise():
         ),
     ],
 )
-def test_a_slip_is_answered_in_one_clear_line(slip, line):
+def test_a_mistake_is_reported_in_one_line(slip, line):
     with pytest.raises(ValueError) as caught:
         slip()
     assert line in str(caught.value)

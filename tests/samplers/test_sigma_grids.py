@@ -265,7 +265,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("slip", "line"), ERRORS, ids=[line[:40] for _, line in ERRORS])
-def test_a_slip_is_answered_in_one_clear_line(slip, line):
+def test_a_mistake_is_reported_in_one_line(slip, line):
     with pytest.raises(ValueError) as caught:
         slip()
     assert line in str(caught.value)

@@ -110,7 +110,7 @@ SLIPS = [
 
 
 @pytest.mark.parametrize(("name", "options", "line"), SLIPS, ids=str)
-def test_a_slip_is_answered_in_one_clear_line(name, options, line):
+def test_a_mistake_is_reported_in_one_line(name, options, line):
     with pytest.raises(ValueError) as caught:
         samplers.make(name, **options)
     assert line in str(caught.value)

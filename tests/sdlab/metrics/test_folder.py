@@ -94,9 +94,9 @@ def test_what_cannot_be_measured_on_a_folder_is_refused(folder: Path, tmp_path: 
         return str(raised.value)
 
     assert refusal("fidd").startswith("unknown metric 'fidd' (did you mean 'fid'?); known: changes_made, ")
-    assert refusal("prompt_accuracy") == f"metrics: prompt_accuracy: needs prompts, but {folder} has none"
+    assert refusal("prompt_accuracy") == f"metrics: prompt_accuracy: not possible, because {folder} has no prompts"
     assert refusal("reference_error", "w2") == (
-        f"metrics: reference_error, w2: needs the samples of a sweep, but {folder} is not a sweep"
+        f"metrics: reference_error, w2: not possible, because {folder} is not a sweep"
     )
     assert refusal("prompt_accuracy", prompts=["a red star"]) == (
         f"{folder}: has 6 pictures for 1 prompts; give one per picture"

@@ -79,22 +79,22 @@ def test_values_are_written_with_their_digits_or_in_powers_of_ten():
         (
             ["psnr", "ssim"],
             sd15(lacks="inputs"),
-            "metrics: psnr, ssim: needs input pictures, but some images of sd15 have none",
+            "metrics: psnr, ssim: not possible, because some images of sd15 have no input picture",
         ),
         (
             ["fid", "psnr"],
             sd15(lacks="pictures"),
-            "metrics: fid, psnr: needs pictures, but sd15 makes none",
+            "metrics: fid, psnr: not possible, because sd15 makes no pictures of a known size",
         ),
         (
             ["prompt_accuracy"],
             sd15(lacks="prompts"),
-            "metrics: prompt_accuracy: needs prompts, but sd15 has none",
+            "metrics: prompt_accuracy: not possible, because sd15 has no prompts",
         ),
         (
             ["reference_error", "w2"],
             sd15(lacks="samples"),
-            "metrics: reference_error, w2: needs the samples of a sweep, but sd15 is not a sweep",
+            "metrics: reference_error, w2: not possible, because sd15 is not a sweep",
         ),
         (
             ["w2"],

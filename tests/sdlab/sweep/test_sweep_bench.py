@@ -138,7 +138,9 @@ def test_the_words_that_a_long_prompt_loses_are_reported(run: Sweep, capsys: pyt
     prompts = f'[prompts]\nlist = ["a red circle{" on a grey background" * 30} at last", "a blue star"]'
     assert run(toml(metrics="metrics = []", prompts=prompts, image="", strength="")) == 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"note: the prompt 'a red circle .*' is too long; dropped from its end: '.* at last'", line)
+    assert re.fullmatch(
+        r"note: the prompt 'a red circle .*' is too long for the text encoder; its end is ignored: '.* at last'", line
+    )
 
 
 def test_another_picture_in_the_file_is_another_sweep(run: Sweep):
@@ -181,7 +183,7 @@ def test_what_a_sweep_cannot_do_is_reported_before_it_begins(refused: Refused, t
     photo("p.png")
     half = '[prompts]\nlist = ["a red circle", { text = "a star", image = "p.png" }]'
     [line] = refused(toml(prompts=half, image=""))
-    assert line.startswith("metrics: changes_made, psnr, ssim, feature_distance: needs input pictures, but some")
+    assert line.startswith("metrics: changes_made, psnr, ssim, feature_distance: not possible, because some")
 
 
 @pytest.fixture(scope="module")

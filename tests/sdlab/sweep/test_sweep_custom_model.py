@@ -179,6 +179,20 @@ def test_a_model_of_an_installed_package_sweeps_by_its_name(monkeypatch: pytest.
     assert errors()[0] > 2 * errors()[1] > 0
 
 
+def test_a_package_cannot_replace_a_model_of_sdlab(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    point = Point()
+    point.name = "gaussian"
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: {"sdlab.models": [point]}.get(group, []))
+    monkeypatch.setattr(plugins, "_discovered", False)
+    plugins.discover()
+    try:
+        Path("sweep.toml").write_text(TOML.replace("mine.py:mine", "gaussian"), "utf-8")
+        assert load_plan("sweep.toml").opened.label == "gaussian"
+        assert "warning: two models are called 'gaussian'; the one of sdlab is used" in capsys.readouterr().err
+    finally:
+        del plugins.MODELS["gaussian"]
+
+
 def test_settings_that_the_model_has_no_use_for_are_ignored_with_a_note():
     toml = TOML.replace("images = 6", 'images = 6\ndtype = "bfloat16"\ncompile = true')
     Path("sweep.toml").write_text(toml.replace("[cells]", '[prompts]\nlist = ["a"]\nnegative = "b"\n[cells]'), "utf-8")
@@ -311,9 +325,9 @@ def test_a_file_that_gives_no_model_is_reported_in_a_line_with_its_traceback_in_
 
 ASKED = [
     ('"reference_error"', '"fid", "clip_score"',
-     "metrics: fid, clip_score: needs pictures, but mine.py:mine makes none"),
+     "metrics: fid, clip_score: not possible, because mine.py:mine makes no pictures of a known"),
     ('"reference_error"', '"w2"', "metrics: w2: needs a model with Gaussian data, like "),
-    ('"reference_error"', "", 'metrics: model mine.py:mine draws no pictures; ask for values, like ["reference_err'),
+    ('"reference_error"', "", 'metrics: model mine.py:mine draws no pictures; choose a metric that needs '),
     ("steps =", 'guidance = { name = "cfg", scale = 3.0 }\nsteps =', 'guidance: cfg scale=3: model mine.py:mine has no '
      'conditions; use "none"'),
     ('"mine.py:mine"', '{ path = "mine.py:mine", sdt = 1.0 }', "sweep.toml: model.sdt: unknown option of mine.py:mine "

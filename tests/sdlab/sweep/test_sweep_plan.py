@@ -198,7 +198,7 @@ def test_what_is_compared_is_an_axis_or_an_option_that_cells_differ_in(file):
     assert load_plan(file).compare == "guidance.scale"
 
 
-def test_one_picture_serves_every_prompt_or_each_prompt_brings_its_own(file, tmp_path, monkeypatch):
+def test_one_picture_serves_every_prompt_or_each_prompt_has_its_own(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (file.parent / "a.png").touch()
     one = EDIT.replace('set = "scenes"', 'init = "a.png"\nfit = "pad"')
