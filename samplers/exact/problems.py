@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
 Sigma = float | Tensor
@@ -133,6 +132,8 @@ class GaussianMixture:
         Raises:
             RuntimeError: the integration fails.
         """
+        from scipy.integrate import solve_ivp  # slow to import
+
         exact = x.detach().to("cpu", torch.float64)
         bare = sigma_next == 0 and bool((self._stds(exact) == 0).any())
         last = min(sigma, self._resolved()) if bare else sigma_next

@@ -12,7 +12,6 @@ from math import exp, log
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.integrate import solve_ivp
 from torch import Tensor
 
 from samplers.base import Denoiser, run
@@ -36,6 +35,8 @@ def reference(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], rtol: float
         ValueError: `sigmas` has no step.
         RuntimeError: the denoiser is not finite, or the integration fails.
     """
+    from scipy.integrate import solve_ivp  # slow to import
+
     top, low = _span(sigmas)
     exact = x.double()
     if low < top and x.numel():

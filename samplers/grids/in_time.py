@@ -6,8 +6,6 @@ of a table σ is interpolated log-linearly, as in `DiscreteLevels.t`, so the net
 
 from __future__ import annotations
 
-from scipy.special import betaincinv
-
 from samplers.checks import positive, whole
 from samplers.levels import DiscreteLevels, Levels, TimedLevels
 
@@ -106,6 +104,8 @@ def beta(steps: int, levels: Levels, alpha: float = 0.6, beta: float = 0.6) -> t
 
 def beta_quantile(share: float, alpha: float, beta: float) -> float:
     """F⁻¹(share) of the Beta(alpha, beta) distribution, in [0, 1]."""
+    from scipy.special import betaincinv  # slow to import
+
     return min(float(betaincinv(alpha, beta, share)), 1.0)
 
 

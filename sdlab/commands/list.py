@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+from sdlab.commands.source import Definition, entries
 
 EXAMPLE = "sdlab list samplers"
 
@@ -24,6 +26,15 @@ class Listed(StrEnum):
     models = "models"
 
 
+# The module and the name of each registry that is read from the source code.
+_REGISTRIES = {
+    Listed.samplers: ("samplers", "SAMPLERS"),
+    Listed.grids: ("samplers.grids.registry", "GRIDS"),
+    Listed.guidance: ("sdlab.guidance", "GUIDANCE"),
+    Listed.metrics: ("sdlab.metrics", "METRICS"),
+}
+
+
 def command(what: Annotated[Listed, typer.Argument(help="what to list")]) -> None:
     """List what can be used in a sweep, one line each."""
     described = _described(what)
@@ -36,17 +47,30 @@ def command(what: Annotated[Listed, typer.Argument(help="what to list")]) -> Non
 
 def _described(what: Listed) -> list[tuple[str, str]]:
     """Names and descriptions."""
-    import samplers
+    if what is Listed.models:
+        from sdlab import plugins
+        from sdlab.backends.registry import names
+
+        plugins.discover()
+        return list(names().items())
+    built_in = entries(*_REGISTRIES[what])
+    if what is Listed.metrics:
+        return [(name, _metric(entry)) for name, entry in built_in.items()]
+    return sorted([*((name, entry.first_line) for name, entry in built_in.items()), *_custom(what)])
+
+
+def _metric(entry: Definition) -> str:
+    return f"{entry.constant('label')}, {entry.constant('better')} is better: {entry.constant('about')}"
+
+
+def _custom(what: Listed) -> list[tuple[str, str]]:
+    """The entries of installed packages. Only these have to be imported."""
+    if not importlib.metadata.entry_points(group=f"sdlab.{what}"):
+        return []
+    from samplers import describe
     from sdlab import plugins
-    from sdlab.backends.registry import names
-    from sdlab.guidance import GUIDANCE
-    from sdlab.metrics import METRICS
 
     plugins.discover()
-    if what is Listed.metrics:
-        return [(m.name, f"{m.label}, {m.better} is better: {m.about}") for m in METRICS.values()]
-    if what is Listed.models:
-        return list(names().items())
-    registries: dict[Listed, Mapping[str, Callable[..., object]]]
-    registries = {Listed.samplers: samplers.SAMPLERS, Listed.grids: samplers.GRIDS, Listed.guidance: GUIDANCE}
-    return [(name, samplers.describe(entry)) for name, entry in sorted(registries[what].items())]
+    kind = next(kind for kind, group in plugins.GROUPS.items() if group == f"sdlab.{what}")
+    known = plugins.REGISTRIES[kind]
+    return [(name, describe(known[name])) for name in known if plugins.is_custom(kind, name)]

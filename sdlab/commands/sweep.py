@@ -69,9 +69,7 @@ def sweep(
     """
     from rich.console import Console
 
-    from sdlab.report.run_report import report
     from sdlab.sweep.plan import load_plan
-    from sdlab.sweep.run import run_sweep
 
     console = console or Console()
     try:
@@ -80,6 +78,9 @@ def sweep(
         if dry_run:
             _describe(plan, identify(plan), directory, console)
             return 0
+        from sdlab.report.run_report import report  # not needed by a dry run, and slow to import
+        from sdlab.sweep.run import run_sweep
+
         outcome = run_sweep(plan, identify(plan), lambda: open_bench(plan), directory, console)
         if not outcome.interrupted:
             report(directory, console, redraw=outcome.ran > 0)

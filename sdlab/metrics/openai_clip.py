@@ -16,6 +16,7 @@ from torch import Tensor
 from sdlab.model.clip import Clip
 from sdlab.model.config import ClipTextConfig, ClipVisionConfig
 from sdlab.model.tokenizer import Tokenizer
+from sdlab.model.unfilled import unfilled
 from sdlab.picture import to_bytes
 from sdlab.system.errors import UsageError
 from sdlab.system.files import reason
@@ -65,7 +66,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[Clip, Tokeni
     if lacking := missing_files(folder):
         raise UsageError("\n".join(lacking))
     text, vision = _configurations(folder / "config.json")
-    with torch.device("meta"):
+    with unfilled():
         clip = Clip(text, vision)
     path = _weights(folder)
     ours = {_theirs(name): name for name in clip.state_dict()}

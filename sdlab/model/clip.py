@@ -84,7 +84,8 @@ class ClipVision(nn.Module):
         self.config = config
         width, tokens = config.width, (config.image_size // config.patch) ** 2 + 1
         self.patch = nn.Conv2d(3, width, config.patch, stride=config.patch, bias=False)
-        self.class_token = nn.Parameter(torch.randn(width) * width**-0.5)
+        self.class_token = nn.Parameter(torch.empty(width))
+        nn.init.normal_(self.class_token, std=width**-0.5)
         self.position = nn.Embedding(tokens, width)
         self.norm_in = nn.LayerNorm(width)
         self.layers = _layers(width, config.heads, config.layers)

@@ -11,6 +11,7 @@ from sdlab.model.clip import Clip, ClipText
 from sdlab.model.config import ModelConfig
 from sdlab.model.diffusion import Unet
 from sdlab.model.tokenizer import Tokenizer
+from sdlab.model.unfilled import unfilled
 from sdlab.model.vae import Vae
 
 PARTS = ("clip", "vae", "unet")
@@ -35,6 +36,6 @@ def networks(config: ModelConfig) -> dict[str, nn.Module]:
 
     Without a vision tower in the configuration, `clip` is the text transformer alone.
     """
-    with torch.device("meta"):
+    with unfilled():
         clip = ClipText(config.text) if config.vision is None else Clip(config.text, config.vision)
         return dict(zip(PARTS, (clip, Vae(config.vae), Unet(config.unet)), strict=True))

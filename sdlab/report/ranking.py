@@ -13,19 +13,13 @@ from matplotlib.lines import Line2D
 
 from sdlab.metrics import Metric
 from sdlab.report.figures import log_axis, save, tidy
+from sdlab.report.shown import name_of
 from sdlab.report.statistics import standard_error, standings
 from sdlab.report.table import BEST, TIE
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
 
-_LINES = 12  # more cannot be distinguished in one plot
 _AHEAD, _BEHIND = "#1b6ca8", "0.55"
-
-
-def is_crowded(rows: Sequence[Row]) -> bool:
-    """Whether a plot with one line per sampler, grid and guidance would have too many lines."""
-    strengths = {row.cell.strength for row in rows}
-    return len(strengths) < 2 and len({(_name(row, rows), row.cell.guidance.label) for row in rows}) > _LINES
 
 
 class Panel(NamedTuple):
@@ -119,11 +113,6 @@ def _key() -> list[Line2D]:
 def _label(row: Row, panel: Panel, rows: Sequence[Row]) -> str:
     """The label that distinguishes a row within its panel, with its passes if below the budget."""
     cell, several = row.cell, len({other.cell.guidance.label for other in rows}) > 1
-    name = _name(row, rows) + (f", {cell.guidance.label}" if several and cell.guidance.name != "none" else "")
+    name = name_of(row, rows) + (f", {cell.guidance.label}" if several and cell.guidance.name != "none" else "")
     short = panel.budget is not None and row.network_passes < panel.budget
     return f"{name} ({row.network_passes:.3g})" if short else name
-
-
-def _name(row: Row, rows: Sequence[Row]) -> str:
-    several = len({other.cell.grid.label for other in rows}) > 1
-    return row.cell.sampler.label + (f", {row.cell.grid.label}" if several else "")

@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
+from sdlab.metrics import Metric
 from sdlab.report.contact_sheet import Strip, contact_sheet
 from sdlab.report.differences import make_differences
-from sdlab.report.plots import plot_metric
-from sdlab.report.ranking import is_crowded, plot_ranking
+from sdlab.report.shown import Pair, is_crowded, trade_offs
 from sdlab.report.table import Table, csv_text, make_table
-from sdlab.report.trade_off import plot_trade_off, trade_offs
 from sdlab.sweep.cell import Cell, digest
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.run import REAL, STORE, read_plan
@@ -91,13 +90,12 @@ def _files(run: Run, tables: list[Table], directory: Path) -> Iterator[tuple[lis
     if any(run.pictures(row) for row in rows):
         path = directory / "contact_sheet.png"
         yield [path], partial(_draw_sheet, path, run)
-    draw = plot_ranking if is_crowded(rows) else plot_metric
     for metric in plan.measures:
         path = directory / f"{metric.name}.png"
-        yield [path], partial(draw, path, plan, metric, rows, run.real.get(metric.name, [None])[0])
-    for gain, loss in trade_offs(plan):
-        path = directory / f"{gain.name}_for_{loss.name}.png"
-        yield [path], partial(plot_trade_off, path, plan, gain, loss, rows)
+        yield [path], partial(_plot, path, run, metric)
+    for pair in trade_offs(plan):
+        path = directory / f"{pair[0].name}_for_{pair[1].name}.png"
+        yield [path], partial(_plot_trade_off, path, run, pair)
     for row in rows if not plan.metrics else ():
         if row.ok:
             paths = _picture_paths(directory / "pictures", plan, row)
@@ -107,6 +105,21 @@ def _files(run: Run, tables: list[Table], directory: Path) -> Iterator[tuple[lis
 def _write_text(path: Path, text: str) -> None:
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def _plot(path: Path, run: Run, metric: Metric) -> None:
+    """Plot a metric. Matplotlib is imported here, since it is slow to import."""
+    from sdlab.report.plots import plot_metric
+    from sdlab.report.ranking import plot_ranking
+
+    draw = plot_ranking if is_crowded(run.rows) else plot_metric
+    draw(path, run.plan, metric, run.rows, run.real.get(metric.name, [None])[0])
+
+
+def _plot_trade_off(path: Path, run: Run, pair: Pair) -> None:
+    from sdlab.report.trade_off import plot_trade_off
+
+    plot_trade_off(path, run.plan, *pair, run.rows)
 
 
 def _picture_paths(folder: Path, plan: Plan, row: Row) -> list[Path]:

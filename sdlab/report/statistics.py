@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import ndtri, stdtrit
 
 from sdlab.metrics import Metric
 from sdlab.sweep.store import Row
@@ -56,6 +55,8 @@ def difference(metric: Metric, row: Row, other: Row) -> Standing:
     independent values. That interval is too wide, because the two sets share their noise. It errs towards ties. Without
     standard errors only equal values tie.
     """
+    from scipy.special import ndtri, stdtrit  # slow to import
+
     a, b = row.per_image.get(metric.name), other.per_image.get(metric.name)
     if a is not None and b is not None:
         paired = np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64)

@@ -15,19 +15,6 @@ from sdlab.report.statistics import standard_error
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
 
-Pair = tuple[Metric, Metric]  # a metric of prompt following, and one of resemblance to the input
-
-_PROMPT = ("prompt_accuracy", "changes_made", "clip_score")
-_INPUT = ("psnr", "ssim", "feature_distance")
-
-
-def trade_offs(plan: Plan) -> list[Pair]:
-    """The pairs to plot if strength varies: each prompt metric with each resemblance metric."""
-    if len({cell.strength for cell in plan.cells}) < 2:
-        return []
-    gains = [info for info in plan.measures if info.name in _PROMPT]
-    return [(gain, loss) for gain in gains for loss in plan.measures if loss.name in _INPUT]
-
 
 def plot_trade_off(path: Path, plan: Plan, gain: Metric, loss: Metric, rows: Sequence[Row]) -> None:
     """`gain` against `loss`: one line per sampler and guidance through its strengths, which label the points.

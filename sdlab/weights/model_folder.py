@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import nn
 
 from sdlab.model.config import ModelConfig
+from sdlab.model.unfilled import unfilled
 from sdlab.system.errors import UsageError
 from sdlab.system.files import make_folder, reason, replacing
 from sdlab.weights import weights_file
@@ -54,7 +55,7 @@ def load_part(
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
-    with torch.device("meta"):
+    with unfilled():
         module = build()
     tensors, _ = weights_file.read(path)
     check(tensors, module, str(path))

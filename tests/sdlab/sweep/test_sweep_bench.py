@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import json
 import re
@@ -67,9 +66,8 @@ Sweep = Callable[..., int]
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     """Run a sweep of this text, in `tmp_path`; its results are in runs/mine. Plots are looked at elsewhere."""
     monkeypatch.chdir(tmp_path)
-    module = importlib.import_module("sdlab.report.run_report")
-    for name in ("plot_metric", "plot_trade_off"):
-        monkeypatch.setattr(module, name, lambda path, *_: path.touch())
+    for name in ("plots.plot_metric", "trade_off.plot_trade_off"):
+        monkeypatch.setattr(f"sdlab.report.{name}", lambda path, *_: path.touch())
 
     def run_it(text: str, name: str = "mine", **overrides: Any) -> int:
         Path(f"{name}.toml").write_text(text, encoding="utf-8")

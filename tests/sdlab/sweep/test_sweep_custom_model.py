@@ -59,8 +59,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     models, own = dict(plugins.MODELS), dict(plugins._PLUGINS)
     write("mine.py", MINE)
-    module = importlib.import_module("sdlab.report.run_report")
-    monkeypatch.setattr(module, "plot_metric", lambda path, *_: path.touch())
+    monkeypatch.setattr("sdlab.report.plots.plot_metric", lambda path, *_: path.touch())
     yield
     plugins.MODELS.clear()
     plugins.MODELS.update(models)

@@ -1,7 +1,6 @@
 """Whatever happens to a sweep, finished cells are kept, and the same command runs the rest and nothing else."""
 
 import contextlib
-import importlib
 import json
 import multiprocessing
 import os
@@ -37,8 +36,7 @@ fork = multiprocessing.get_context("fork")
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch):
     """Plots take longer than all else here, and are looked at elsewhere."""
-    module = importlib.import_module("sdlab.report.run_report")
-    monkeypatch.setattr(module, "plot_metric", lambda path, *_: path.touch())
+    monkeypatch.setattr("sdlab.report.plots.plot_metric", lambda path, *_: path.touch())
 
 
 @pytest.fixture

@@ -1,0 +1,35 @@
+"""Which plots a run gets. Nothing is drawn here, so that an up-to-date report needs no plotting library."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sdlab.metrics import Metric
+from sdlab.sweep.plan import Plan
+from sdlab.sweep.store import Row
+
+_LINES = 12  # more cannot be distinguished in one plot
+Pair = tuple[Metric, Metric]  # a metric of prompt following, and one of resemblance to the input
+
+_PROMPT = ("prompt_accuracy", "changes_made", "clip_score")
+_INPUT = ("psnr", "ssim", "feature_distance")
+
+
+def trade_offs(plan: Plan) -> list[Pair]:
+    """The pairs to plot if strength varies: each prompt metric with each resemblance metric."""
+    if len({cell.strength for cell in plan.cells}) < 2:
+        return []
+    gains = [info for info in plan.measures if info.name in _PROMPT]
+    return [(gain, loss) for gain in gains for loss in plan.measures if loss.name in _INPUT]
+
+
+def is_crowded(rows: Sequence[Row]) -> bool:
+    """Whether a plot with one line per sampler, grid and guidance would have too many lines."""
+    strengths = {row.cell.strength for row in rows}
+    return len(strengths) < 2 and len({(name_of(row, rows), row.cell.guidance.label) for row in rows}) > _LINES
+
+
+def name_of(row: Row, rows: Sequence[Row]) -> str:
+    """The sampler of a row, with its grid if the rows have several."""
+    several = len({other.cell.grid.label for other in rows}) > 1
+    return row.cell.sampler.label + (f", {row.cell.grid.label}" if several else "")
