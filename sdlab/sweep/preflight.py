@@ -71,7 +71,8 @@ def _impossible(plan: Plan) -> Iterator[str]:
             "use `init`, which takes a picture of any size"
         )
     if not plan.metrics and not model.draws_pictures:
-        yield f'metrics: model {model.name} draws no pictures; choose a metric that needs none, like ["reference_error"]'
+        free = 'choose a metric that needs none, like ["reference_error"]'
+        yield f"metrics: model {model.name} draws no pictures; {free}"
     guided = dict.fromkeys(cell.guidance.label for cell in plan.cells if cell.guidance.name != "none")
     if guided and not model.conditional:
         yield f'guidance: {", ".join(guided)}: model {model.name} has no conditions; use "none"'
