@@ -52,7 +52,12 @@ class Registry:
         return [self.known[name], *([self.shared] if self.shared else [])]
 
     def complete(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """All options of `name`, with defaults filled in, and the digest of its code if it is custom."""
+        """All options of `name`, with defaults filled in, and the digest of its code if it is custom.
+
+        The defaults of an unknown name, for instance a custom entry in the stored run of another process, are unknown.
+        """
+        if name not in self.known:
+            return dict(options)
         filled = {key: options.get(key, parameter.default) for key, parameter in self.parameters(name).items()}
         filled = self.settle(name, filled) if self.settle else filled
         code = plugins.digest(self.kind, name)

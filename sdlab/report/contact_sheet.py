@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil, sqrt
 from pathlib import Path
@@ -17,6 +17,7 @@ from sdlab.system.files import replacing
 _GAP, _MARGIN = 4, 12  # pixels
 _SIDE, _LARGEST = 112, 256  # pixels of a picture on the sheet: small pictures are enlarged, large ones reduced
 _TALLEST = 30_000  # pixels; some viewers refuse more
+_WIDEST = 1000  # pixels of a label
 _INK, _FAINT, _PAPER, _RED = (25, 25, 25), (120, 120, 120), (255, 255, 255), (170, 30, 30)
 
 
@@ -61,6 +62,7 @@ def draw_sheet(prompts: Sequence[str], strips: Sequence[Strip]) -> Image.Image:
     wanted = min(max(largest, _SIDE), _LARGEST)
     side = max(32, min(wanted, _TALLEST // max(len(strips), 1) - _GAP))
     font, small = _font(13), _font(11)
+    strips = [replace(strip, label=tuple(_cut(line, font, _WIDEST) for line in strip.label)) for strip in strips]
     headings = [_wrapped(prompt, small, side) for prompt in prompts]
     head = max((len(lines) for lines in headings), default=0) * 14 + 2 * _MARGIN
     left = max((int(font.getlength(line)) for strip in strips for line in strip.label), default=0) + 2 * _MARGIN
@@ -105,7 +107,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int = 6) -> list[str]:
     """The text in at most `most` lines, no wider than `width` pixels."""
     lines: list[str] = []
-    for word in text.split():
+    for word in text[: most * width].split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:
             lines[-1] += f" {word}"
         else:
@@ -115,6 +117,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int = 6)
 
 
 def _cut(line: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    line = line[: width + 1]  # no letter is narrower than a pixel
     if font.getlength(line) <= width:
         return line
     while line and font.getlength(line + "…") > width:

@@ -20,6 +20,7 @@ def make_differences(plan: Plan, rows: Sequence[Row]) -> Table | None:
     if plan.compare is None:
         return None
     axis, _, option = plan.compare.partition(".")
+    axis = {"passes": "budget"}.get(axis, axis)  # as the cells and the table call it
     done = [row for row in rows if row.ok]
     found = [(done[first], done[other]) for first, other in pairs([row.cell for row in done], plan.compare)]
     alike = [Row("", _without(other.cell, axis, option)) for _, other in found]
@@ -58,7 +59,7 @@ def _without(cell: Cell, axis: str, option: str) -> Cell:
 
 
 def _value(cell: Cell, axis: str, option: str) -> str:
-    return str(cell.complete()[axis][option]) if option else AXES[axis](Row("", cell))
+    return str(cell.complete()[axis].get(option, "default")) if option else AXES[axis](Row("", cell))
 
 
 def _change(metric: Metric, row: Row, other: Row) -> Field:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
@@ -18,26 +15,16 @@ from sdlab.metrics import Metric
 from sdlab.report.contact_sheet import Strip, contact_sheet
 from sdlab.report.differences import make_differences
 from sdlab.report.shown import Pair, is_crowded, trade_offs
+from sdlab.report.stored_run import StoredRun, read_run
 from sdlab.report.table import Table, csv_text, make_table
 from sdlab.sweep.cell import Cell, digest
 from sdlab.sweep.plan import Plan
-from sdlab.sweep.run import REAL, STORE, read_plan
+from sdlab.sweep.run import STORE
 from sdlab.sweep.store import Row, Store
-from sdlab.system.errors import UsageError
+from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import make_folder, replacing
 
 _DRAWN = "report"  # the note in the store that records the contents of the report files
-
-
-@dataclass(frozen=True)
-class Run:
-    """The data of a report."""
-
-    plan: Plan
-    rows: list[Row]  # in the order of the plan
-    real: dict[str, list[float]]  # value and standard error of each metric on real pictures, if known
-    pictures: Callable[[Row], tuple[list[str], NDArray[np.uint8]] | None]  # prompts (K) and pictures (K, H, W, 3)
-    inputs: NDArray[np.uint8] | None  # (K, H, W, 3), of image-to-image
 
 
 def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]:
@@ -52,7 +39,7 @@ def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]
     if not (directory / STORE).is_file():
         raise UsageError(f"{directory} has no results: {STORE} is missing")
     with Store(directory / STORE) as store:
-        run = _read(store)
+        run = read_run(store)
         tables = [make_table(run.plan, run.rows, run.real), *filter(None, [make_differences(run.plan, run.rows)])]
         files = list(_files(run, tables, directory))
         paths = [path for group, _ in files for path in group]
@@ -61,26 +48,14 @@ def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]
             for _, write in files:
                 write()
             store.set_note(_DRAWN, shown)
-    for note in run.plan.notes:
+    for note in run.notes:
         console.print(f"note: {note}", highlight=False, markup=False)
     for table in tables:
         console.print(table.rich())
     return paths
 
 
-def _read(store: Store) -> Run:
-    """The data of a report from a store. Pictures are read one cell at a time, while the store is open."""
-    plan, keys = read_plan(store)
-    return Run(
-        plan,
-        store.rows(keys),
-        json.loads(store.note(REAL) or "{}"),
-        lambda row: store.thumbnails(row.key),
-        store.inputs() if plan.pictures is not None else None,
-    )
-
-
-def _files(run: Run, tables: list[Table], directory: Path) -> Iterator[tuple[list[Path], Callable[[], object]]]:
+def _files(run: StoredRun, tables: list[Table], directory: Path) -> Iterator[tuple[list[Path], Callable[[], object]]]:
     """The files of the report, with the functions that write them."""
     plan, rows = run.plan, run.rows
     path = directory / "table.csv"
@@ -107,19 +82,34 @@ def _write_text(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
-def _plot(path: Path, run: Run, metric: Metric) -> None:
+def _plot(path: Path, run: StoredRun, metric: Metric) -> None:
     """Plot a metric. Matplotlib is imported here, since it is slow to import."""
     from sdlab.report.plots import plot_metric
     from sdlab.report.ranking import plot_ranking
 
     draw = plot_ranking if is_crowded(run.rows) else plot_metric
-    draw(path, run.plan, metric, run.rows, run.real.get(metric.name, [None])[0])
+    with _drawing(path):
+        draw(path, run.plan, metric, run.rows, run.real.get(metric.name, [None])[0])
 
 
-def _plot_trade_off(path: Path, run: Run, pair: Pair) -> None:
+def _plot_trade_off(path: Path, run: StoredRun, pair: Pair) -> None:
     from sdlab.report.trade_off import plot_trade_off
 
-    plot_trade_off(path, run.plan, *pair, run.rows)
+    with _drawing(path):
+        plot_trade_off(path, run.plan, *pair, run.rows)
+
+
+@contextmanager
+def _drawing(path: Path) -> Iterator[None]:
+    """Report values that cannot be drawn, such as 1e308 on a logarithmic axis. Matplotlib raises anything on those.
+
+    Raises:
+        RunError: instead of any other error.
+    """
+    try:
+        yield
+    except (ArithmeticError, ValueError, TypeError, LookupError, MemoryError) as error:
+        raise RunError(f"{path} cannot be drawn: {type(error).__name__}: {error}") from error
 
 
 def _picture_paths(folder: Path, plan: Plan, row: Row) -> list[Path]:
@@ -128,24 +118,26 @@ def _picture_paths(folder: Path, plan: Plan, row: Row) -> list[Path]:
     return [folder / f"{name}-{plan.seed + i}.png" for i in range(plan.images)]
 
 
-def _write_pictures(paths: list[Path], run: Run, row: Row) -> None:
+def _write_pictures(paths: list[Path], run: StoredRun, row: Row) -> None:
     found = run.pictures(row)
-    assert found is not None
-    make_folder(paths[0].parent)
-    for path, picture in zip(paths, found[1], strict=True):
-        with replacing(path) as draft:
-            Image.fromarray(picture).save(draft, format="PNG")
+    if found is not None:
+        make_folder(paths[0].parent)
+        for path, picture in zip(paths, found[1], strict=False):  # a damaged store may have another number of them
+            with replacing(path) as draft:
+                Image.fromarray(picture).save(draft, format="PNG")
 
 
-def _draw_sheet(path: Path, run: Run) -> None:
+def _draw_sheet(path: Path, run: StoredRun) -> None:
     prompts: list[str] = []
-    strips = [] if run.inputs is None else [Strip(("input",), run.inputs)]
+    inputs = run.inputs()
+    strips = [] if inputs is None else [Strip(("input",), inputs)]
     grids = len({row.cell.grid.label for row in run.rows}) > 1
     for row in run.rows:
         found = run.pictures(row)
         prompts = prompts or (found[0] if found else [])
         strips.append(Strip(_label(row.cell, grids), found[1] if found else None, row.reason or "no pictures"))
-    contact_sheet(path, prompts, strips)
+    with _drawing(path):
+        contact_sheet(path, prompts, strips)
 
 
 def _label(cell: Cell, grid: bool) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ def pairs(cells: Sequence[Cell], what: str) -> list[tuple[int, int]]:
 
 def _without(cell: Cell, what: str) -> dict[str, Any]:
     parts, (axis, _, option) = cell.complete(), what.partition(".")
-    if option and isinstance(parts[axis], dict):
+    if option and isinstance(parts.get(axis), dict):
         parts[axis] = {key: value for key, value in parts[axis].items() if key != option}
     elif not option:
         parts.pop({"passes": "budget"}.get(axis, axis), None)

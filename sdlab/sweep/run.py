@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.markup import escape
 
@@ -28,6 +29,7 @@ from sdlab.system.lock import locked
 STORE = "results.sqlite"
 PLAN = "plan.json"
 REAL = "real"  # the note in the store with the metrics of real pictures
+_MOST_IMAGES = 10**7  # of a cell, in a plan that is read
 _ROOM = 16 * 2**20  # bytes that must be free on the disk before a cell starts
 
 
@@ -159,11 +161,18 @@ def read_plan(store: Store) -> tuple[Plan, list[str]]:
     """The plan a store was last run with, and the keys of its cells.
 
     Raises:
-        RunError: the store has none.
+        RunError: the store has none, or it is damaged.
     """
     text = store.note(PLAN)
     if text is None:
         raise RunError(f"{store.path} contains no plan; no sweep has been run there")
-    fields = json.loads(text)
-    fields.setdefault("source", {"name": fields["model"]})  # which earlier versions did not write
-    return Plan.model_validate({name: fields[name] for name in Plan.model_fields if name in fields}), fields["keys"]
+    try:
+        fields = json.loads(text)
+        fields.setdefault("source", {"name": fields["model"]})  # which earlier versions did not write
+        plan = Plan.model_validate({name: fields[name] for name in Plan.model_fields if name in fields})
+        keys = TypeAdapter(list[str]).validate_python(fields["keys"])
+        if len(keys) != len(plan.cells) or not 0 < plan.images <= _MOST_IMAGES or plan.seed < 0:
+            raise ValueError("its cells, images or seeds")
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        raise RunError(f"{store.path} contains a damaged plan; run the sweep again") from None
+    return plan, keys

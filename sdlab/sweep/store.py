@@ -1,7 +1,7 @@
 """The store of results: one SQLite file with one row per cell, written whole or not at all.
 
 The rollback journal (SQLite's default) makes every transaction safe against a kill or a power cut at any moment, and
-leaves a single file behind.
+leaves a single file behind. A file may come from a stranger: what is read from it has limits, and is never executed.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import io
 import json
 import math
 import sqlite3
+import warnings
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import TypeAdapter
 
 from sdlab.sweep.cell import Cell
 from sdlab.sweep.results import CellResult
@@ -49,7 +52,15 @@ CREATE TABLE cells (
 CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 _INPUTS = "inputs"  # the note with the input pictures
+_LARGEST = 2**28  # bytes of one value, as stored and as decompressed
+_PIXELS = 2**27  # of all pictures of a cell
+_REASON = 120  # characters of the reason why a row cannot be read
+_NUMBERS, _TEXTS, _TABLE = TypeAdapter(dict[str, float]), TypeAdapter(list[str]), TypeAdapter(dict[str, Any])
 _COSTS = ("network_passes", "seconds_per_image", "ms_per_pass", "network_share")
+
+
+class Damaged(Exception):
+    """A row or its pictures cannot be read. The message is the reason; other rows are not affected."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,7 @@ class Store:
         self.path = path
         with self._reporting():
             self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
+            self._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST)
         try:
             with self._reporting():
                 self._check()
@@ -106,6 +118,10 @@ class Store:
             raise RunError(
                 f"{self.path} was written by a newer sdlab (format {version}; this version reads up to {_VERSION})"
             )
+        elif self._one("SELECT count(*) FROM sqlite_master WHERE type NOT IN ('table', 'index')"):
+            raise RunError(f"{self.path} was not written by sdlab: it has views or triggers")
+        elif self._one("SELECT count(*) FROM pragma_table_xinfo('cells') WHERE hidden"):
+            raise RunError(f"{self.path} was not written by sdlab: it has computed columns")
         elif self._one("PRAGMA quick_check(1)") != "ok":
             raise sqlite3.DatabaseError("quick_check failed")
 
@@ -125,21 +141,39 @@ class Store:
             return {key for (key,) in self._db.execute("SELECT key FROM cells WHERE status = 'ok'")}
 
     def rows(self, keys: Iterable[str] | None = None) -> list[Row]:
-        """The rows of `keys` that exist, in their order; or every row, oldest first."""
-        columns = f"key, cell, reason, metrics, stderr, per_image, {', '.join(_COSTS)}, provenance, created"
-        with self._reporting():
-            found = self._db.execute(f"SELECT {columns} FROM cells ORDER BY created, rowid").fetchall()
-        rows = {row.key: row for row in map(_row, found)}
-        return list(rows.values()) if keys is None else [rows[key] for key in keys if key in rows]
+        """The rows of `keys` that exist and can be read, in their order; or every such row, oldest first."""
+        if keys is None:
+            with self._reporting():
+                keys = [key for (key,) in self._db.execute("SELECT key FROM cells ORDER BY created, rowid")]
+        found = []
+        for key in keys:
+            with suppress(Damaged):
+                found.append(self.row(key))
+        return [row for row in found if row is not None]
+
+    def row(self, key: str) -> Row | None:
+        """The row of a key, if it exists.
+
+        Raises:
+            Damaged: it cannot be read.
+        """
+        names = f"cell, reason, metrics, stderr, per_image, {', '.join(_COSTS)}, provenance, created"
+        with self._reporting(), _intact():
+            found = self._db.execute(f"SELECT {names} FROM cells WHERE key = ?", (key,)).fetchone()
+            return None if found is None else _row(key, *found)
 
     def thumbnails(self, key: str) -> tuple[list[str], NDArray[np.uint8]] | None:
-        """The prompts (K) and pictures (K, H, W, 3) of a cell, if it has any."""
-        with self._reporting():
+        """The prompts (K) and pictures (K, H, W, 3) of a cell, if it has any.
+
+        Raises:
+            Damaged: they cannot be read.
+        """
+        with self._reporting(), _intact():
             found = self._db.execute("SELECT prompts, thumbnails FROM cells WHERE key = ?", (key,)).fetchone()
-        if found is None or found[1] is None:
-            return None
-        prompts = json.loads(found[0])
-        return prompts, _unstrip(found[1], len(prompts))
+            if found is None or found[1] is None:
+                return None
+            prompts = _TEXTS.validate_json(found[0])
+            return prompts, _unstrip(found[1], len(prompts))
 
     def add(self, key: str, cell: Cell, result: CellResult, prompts: Sequence[str], provenance: dict[str, Any]) -> None:
         """Write a finished cell. `prompts` are those of its thumbnails.
@@ -198,12 +232,17 @@ class Store:
             self._db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
 
     def inputs(self) -> NDArray[np.uint8] | None:
-        """The input pictures (K, H, W, 3) of image-to-image."""
-        text = self.note(_INPUTS)
-        if text is None:
-            return None
-        count, strip = json.loads(text)
-        return _unstrip(base64.b64decode(strip), count)
+        """The input pictures (K, H, W, 3) of image-to-image.
+
+        Raises:
+            Damaged: they cannot be read.
+        """
+        with _intact():
+            text = self.note(_INPUTS)
+            if text is None:
+                return None
+            count, strip = json.loads(text)
+            return _unstrip(base64.b64decode(strip), count)
 
     def set_inputs(self, pictures: NDArray[np.uint8]) -> None:
         """Keep the input pictures beside the cells.
@@ -234,21 +273,46 @@ class Store:
             raise RunError(text) from error
 
 
-def _row(columns: tuple[Any, ...]) -> Row:
-    key, cell, reason, metrics, stderr, per_image, *costs, provenance, created = columns
-    with np.load(io.BytesIO(per_image), allow_pickle=False) as arrays:
-        images = {name: arrays[name] for name in arrays.files}
+@contextmanager
+def _intact() -> Iterator[None]:
+    """Report a value that cannot be read in one line. The readers of NumPy, Pillow and JSON raise anything on those."""
+    try:
+        yield
+    except (sqlite3.DatabaseError, RunError):
+        raise
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise Damaged(f"{text[:_REASON]}…" if len(text) > _REASON else text) from None
+
+
+def _row(key: str, cell: str, reason: str, metrics: str, stderr: str, per_image: bytes, *rest: Any) -> Row:
+    *costs, provenance, created = rest
+    errors = _NUMBERS.validate_json(stderr)
+    if any(error < 0 for error in errors.values()):
+        raise ValueError("a standard error is negative")
     return Row(
         key=key,
-        cell=Cell.model_validate(json.loads(cell)),
-        reason=reason,
-        metrics=json.loads(metrics),
-        stderr=json.loads(stderr),
-        per_image=images,
-        provenance=json.loads(provenance),
-        created=created,
-        **{name: math.nan if cost is None else cost for name, cost in zip(_COSTS, costs, strict=True)},
+        cell=Cell.model_validate_json(cell),
+        reason=str(reason),
+        metrics=_NUMBERS.validate_json(metrics),
+        stderr=errors,
+        per_image=_arrays(per_image),
+        provenance=_TABLE.validate_json(provenance),
+        created=str(created),
+        **{name: math.nan if cost is None else float(cost) for name, cost in zip(_COSTS, costs, strict=True)},
     )
+
+
+def _arrays(stored: bytes) -> dict[str, NDArray[np.floating]]:
+    """The inverse of `_npz`. Pickles are refused."""
+    with zipfile.ZipFile(io.BytesIO(stored)) as archive:
+        if (size := sum(member.file_size for member in archive.infolist())) > _LARGEST:
+            raise ValueError(f"{size / 2**20:.0f} MiB of numbers")
+    with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
+        found = {name: arrays[name] for name in arrays.files}
+    if not all(array.ndim == 1 and array.dtype.kind in "fiu" for array in found.values()):
+        raise ValueError("the numbers per image are not lists of numbers")
+    return found
 
 
 def _npz(arrays: dict[str, NDArray[np.floating]]) -> bytes:
@@ -268,5 +332,9 @@ def _strip(pictures: NDArray[np.uint8]) -> bytes | None:
 
 def _unstrip(strip: bytes, count: int) -> NDArray[np.uint8]:
     """The inverse of `_strip`."""
-    pixels = np.asarray(Image.open(io.BytesIO(strip)).convert("RGB"))
-    return np.stack(np.split(pixels, count, axis=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours
+        image = Image.open(io.BytesIO(strip), formats=["PNG"])
+    if image.width * image.height > _PIXELS:
+        raise ValueError(f"the pictures have {image.width} × {image.height} pixels")
+    return np.stack(np.split(np.asarray(image.convert("RGB")), count, axis=1))
