@@ -125,7 +125,8 @@ def run(
 
     Raises:
         ValueError: x is not floating-point, `sigmas` are not finite and strictly decreasing to 0 or above, or a
-            stochastic sampler gets no `noise`. All are checked before the first step.
+            stochastic sampler gets no `noise`; all are checked before the first step. Or a step does not return x in
+            its shape with a memory.
     """
     levels = [float(sigma) for sigma in sigmas]
     if not levels or not isfinite(levels[0]) or not levels[-1] >= 0 or not all(a > b for a, b in pairwise(levels)):
@@ -138,10 +139,19 @@ def run(
     draw = _no_noise if noise is None else noise
     memory = sampler.prepare(tuple(levels))
     for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
-        x, memory = sampler.step(denoise, x, sigma, sigma_next, memory, draw)
+        x, memory = _checked(sampler.step(denoise, x, sigma, sigma_next, memory, draw), x.shape, i)
         if on_step is not None:
             on_step(i, x)
     return x
+
+
+def _checked(made: tuple[Tensor, Any], shape: torch.Size, i: int) -> tuple[Tensor, Any]:
+    """What step `i` returned. A wrong shape could otherwise broadcast to values that look right."""
+    if not isinstance(made, tuple) or len(made) != 2 or not isinstance(made[0], Tensor):
+        raise ValueError(f"step {i + 1} must return (x, memory), got {type(made).__name__}")
+    if made[0].shape != shape:
+        raise ValueError(f"step {i + 1} turns x of shape {tuple(shape)} into {tuple(made[0].shape)}")
+    return made
 
 
 def between(noise: Noise, sigma: float, sigma_next: float, like: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from sdlab.model.config import ModelConfig, Size
 from sdlab.model.stable_diffusion import StableDiffusion
 from sdlab.model.tiling import tiled
 from sdlab.picture import rounded
+from sdlab.system.errors import RunError
 
 Tiles = Literal["auto", "always", "never"]
 TILES: tuple[str, ...] = get_args(Tiles)
@@ -101,6 +102,7 @@ class Pipeline:
 
         Raises:
             ValueError: `strength` is outside [0, 1] or has no `init`, or a side is not a multiple of the VAE's factor.
+            NotFinite: the latents have NaN or infinity.
         """
         if init is None and strength != 1:
             raise ValueError(f"strength {strength!r} needs `init`, the latents of a picture")
@@ -113,15 +115,22 @@ class Pipeline:
         with self._using(self.model.unet):
             denoise = Guided(strategy, watch(self.denoiser), {"cond": cond, "uncond": uncond})
             sampler = sampler.with_levels(self.levels)
-            return samplers.run(sampler, denoise, x, sigmas, noise=noise, on_step=on_step)
+            latents = samplers.run(sampler, denoise, x, sigmas, noise=noise, on_step=on_step)
+        check_finite("the latents", latents)
+        return latents
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in float32 in [−1, 1], rounded to the 256 values of a PNG."""
+        """Pictures (B, 3, H, W) in float32 in [−1, 1], rounded to the 256 values of a PNG.
+
+        Raises:
+            NotFinite: the VAE returned NaN or infinity, which rounding would hide.
+        """
         vae, factor = self.model.vae, self.model.config.vae.factor
         with self._using(vae):
             parts = vae.from_latents(latents.to(self.device)).split(_at_once(latents, factor))
             images = torch.cat([self._in_tiles(vae.decode, part, 1, factor) for part in parts]).float()
+        check_finite("the pictures", images)
         return rounded(images)
 
     def _in_tiles(self, network: Callable[[Tensor], Tensor], x: Tensor, inner: int, outer: int) -> Tensor:
@@ -140,6 +149,30 @@ class Pipeline:
         finally:
             if self.offloaded:
                 network.to(self.model.device)
+
+
+class NotFinite(RunError):
+    """A model returned NaN or infinity. `rows` are the images of the batch that have any."""
+
+    def __init__(self, what: str, rows: list[int]) -> None:
+        super().__init__(f"the model returned NaN or infinity in {what}")
+        self.rows = rows
+
+    def advice(self, dtype: str) -> str:
+        """`"; in float16 networks may overflow, so try --dtype float32 or bfloat16"`; empty for float32."""
+        others = {"float16": "float32 or bfloat16", "bfloat16": "float32"}
+        return f"; in {dtype} networks may overflow, so try --dtype {others[dtype]}" if dtype in others else ""
+
+
+def check_finite(what: str, values: Tensor) -> None:
+    """Check that the rows of `values` (B, …), called `what`, are finite.
+
+    Raises:
+        NotFinite: they are not.
+    """
+    broken = ~values.flatten(1).isfinite().all(1)
+    if broken.any():
+        raise NotFinite(what, broken.nonzero().flatten().tolist())
 
 
 def latent_shape(config: ModelConfig, size: Size | None = None) -> tuple[int, int, int]:

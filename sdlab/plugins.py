@@ -21,6 +21,7 @@ import hashlib
 import importlib.metadata
 import inspect
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, cast
+from typing import Any, Literal, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -37,8 +38,11 @@ import samplers
 from samplers.checks import did_you_mean
 from samplers.denoiser import Unguided
 from sdlab import guidance
-from sdlab.system.errors import SdlabError, UsageError
+from sdlab.system.device import out_of_memory
+from sdlab.system.errors import RunError, SdlabError, UsageError
 
+P = ParamSpec("P")
+T = TypeVar("T")
 Kind = Literal["sampler", "grid", "guidance", "model"]
 LOG = Path("out") / "plugins.log"
 MODELS: dict[str, Callable[..., Any]] = {}  # custom models; those of sdlab are known to their backends
@@ -66,6 +70,8 @@ class Plugin:
 
 _LIBRARIES = [Path(str(module.__file__)).resolve().parent for module in (samplers, guidance, torch, importlib)]
 _LIBRARIES[1] = _LIBRARIES[1].parent  # all of sdlab
+_STANDARD = Path(inspect.__file__).resolve().parent  # which may contain site-packages
+_LONGEST = 300  # characters of a message
 _PLUGINS: dict[tuple[Kind, str], Plugin] = {}
 _folders: list[Path] = []
 _discovered = False
@@ -184,31 +190,93 @@ def reported_as(name: str, what: str) -> Iterator[None]:
     except (SdlabError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        message, place = " ".join(str(error).split()), ""
-        if not isinstance(error, InvalidEntry):
-            message, place = f"{type(error).__name__}: {message}", _place(error)
-        raise UsageError(f"{name}: {what}: {message}{place}{_logged(name)}") from None
+        raise UsageError(f"{name}: {what}: {explain(error)}{logged(name, traceback.format_exc())}") from None
+
+
+def explain(error: BaseException) -> str:
+    """An error in one line: its type, its message, and the line of custom code that raised it.
+
+    The type is left out where the message is a sentence of sdlab.
+    """
+    message, place = textwrap.shorten(str(error), _LONGEST, placeholder=" …"), _place(error)
+    if message and not place and type(error) in (InvalidEntry, RuntimeError, ValueError):
+        return message
+    return ": ".join(filter(None, (type(error).__name__, message))) + place
+
+
+class CodeError(RunError):
+    """Custom code or the numerics of sampling failed: the reason in one line, and the traceback."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(explain(error))
+        self.trace = "".join(traceback.format_exception(error))
+
+
+class Boundary:
+    """The boundary between sdlab and the code it runs: samplers, grids, guidance strategies and models.
+
+        boundary = Boundary()
+        with boundary.crossed():
+            samplers.run(…, on_step=boundary.back(show_progress))
+
+    Any error inside the block is one of that code. Interrupts, running out of memory, errors that are already explained
+    and errors of the functions that the code calls back into sdlab pass unchanged.
+    """
+
+    def __init__(self) -> None:
+        self._ours: BaseException | None = None
+
+    def back(self, function: Callable[P, T]) -> Callable[P, T]:
+        """The function of sdlab, to be called from inside the block."""
+
+        def called(*args: P.args, **options: P.kwargs) -> T:
+            try:
+                return function(*args, **options)
+            except BaseException as error:
+                self._ours = error
+                raise
+
+        return called
+
+    @contextmanager
+    def crossed(self) -> Iterator[None]:
+        """A block that runs the code.
+
+        Raises:
+            CodeError: the code raised any error, `SystemExit` and `StopIteration` included.
+        """
+        try:
+            yield
+        except (SdlabError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            if error is self._ours or out_of_memory(error):
+                raise
+            raise CodeError(error) from None
 
 
 def _place(error: BaseException) -> str:
     """`" (line 12 of my_sampler.py)"`, the last line outside the libraries."""
     if isinstance(error, SyntaxError):
         return f" (line {error.lineno})"
+    if isinstance(error, InvalidEntry):
+        return ""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
     return f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
 
 
 def _is_users(filename: str) -> bool:
     path = Path(filename)
-    return not filename.startswith("<") and not any(path.is_relative_to(folder) for folder in _LIBRARIES)
+    standard = path.is_relative_to(_STANDARD) and "site-packages" not in path.parts
+    return not (filename.startswith("<") or standard or any(path.is_relative_to(folder) for folder in _LIBRARIES))
 
 
-def _logged(name: str) -> str:
-    """Append the traceback to the log. Returns a note on where it is, empty if the log cannot be written."""
+def logged(name: str, trace: str) -> str:
+    """Append a traceback to the log. Returns a note on where it is, empty if the log cannot be written."""
     try:
         LOG.parent.mkdir(parents=True, exist_ok=True)
         with LOG.open("a", encoding="utf-8") as log:
-            log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {name}\n{traceback.format_exc()}\n")
+            log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {name}\n{trace}\n")
     except OSError:
         return ""
     return f"; traceback in {LOG}"
@@ -237,11 +305,7 @@ def _try_sampler(entry: Callable[..., Any]) -> None:
         shapes.append(x.shape)
         return x / (1 + torch.as_tensor(sigma).to(x).reshape(-1, *[1] * (x.ndim - 1)) ** 2)
 
-    def check(i: int, new: object) -> None:
-        if not isinstance(new, Tensor) or new.shape != x.shape:
-            raise InvalidEntry(f"step {i + 1} turns x of shape {tuple(x.shape)} into {shape_or_type(new)}")
-
-    samplers.run(sampler, Unguided(denoise), x, sigmas, noise=samplers.seeded([0, 1]), on_step=check)
+    samplers.run(sampler, Unguided(denoise), x, sigmas, noise=samplers.seeded([0, 1]))
     if any(shape != x.shape for shape in shapes):
         raise InvalidEntry("it calls the denoiser with x of another shape")
     sampler.nfe(sigmas)
@@ -270,9 +334,7 @@ def _try_guidance(entry: Callable[..., Any]) -> None:
         queries = strategy.queries(float(torch.as_tensor(sigma).min()))
         if not queries or not all(isinstance(query, guidance.Query) for query in queries):
             raise InvalidEntry(f"queries(sigma) must return a tuple of sdlab.guidance.Query, got {queries!r}")
-        out = denoise(x, sigma)
-        if not isinstance(out, Tensor) or out.shape != x.shape:
-            raise InvalidEntry(f"combine turns predictions of shape {tuple(x.shape)} into {shape_or_type(out)}")
+        denoise(x, sigma)
 
 
 def _try_model(entry: Callable[..., Any]) -> None:

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, Val
 
 from samplers.checks import did_you_mean, option_types, unknown
 from sdlab import plugins
-from sdlab.system.errors import UsageError
+from sdlab.system.errors import SdlabError, UsageError
 
 Mistake = tuple[str, str]  # the key inside a choice, and the message
 
@@ -87,8 +87,9 @@ class Registry:
         if found or not build:
             return found
         try:
-            self.build(name, **options)
-        except (ValueError, TypeError, UsageError) as error:
+            with plugins.Boundary().crossed():
+                self.build(name, **options)
+        except SdlabError as error:
             return [("", str(error))]
         return []
 

@@ -18,6 +18,7 @@ from sdlab.backends.base import Backend, Opened, Setting
 from sdlab.backends.custom_model import CustomModel
 from sdlab.denoiser import Sigma, Watch, unwatched
 from sdlab.guidance import Guided, Strategy
+from sdlab.pipeline import check_finite
 from sdlab.plugins import InvalidEntry
 from sdlab.system.errors import UsageError
 
@@ -26,7 +27,7 @@ Guard = Callable[[], AbstractContextManager[None]]  # a block that calls the mod
 
 @dataclass(frozen=True)
 class OpenedDenoiser(Opened):
-    """A `CustomModel` under a name and options. Its functions are called inside `guard`, which explains what fails."""
+    """A `CustomModel` under a name and options. `guard` explains what fails when it is tried out."""
 
     name: str
     options: Mapping[str, Any]
@@ -125,26 +126,28 @@ class BareDenoiser(Backend):
         """Samples (B, …) in float32, each from its row of the contexts and its seed; always from noise alone.
 
         Raises:
-            UsageError: the denoiser of a custom model fails, or changes the shape of x.
+            InvalidEntry: the denoiser changes the shape of x. An error of a custom denoiser is left as it is.
         """
         noise = samplers.seeded(seeds, self.device)
         x, sampler = self._white(noise, len(seeds)) * sigmas[0], sampler.with_levels(self.levels)
         denoise = Guided(strategy, watch(self._denoise), {"cond": cond, "uncond": uncond})
-        return samplers.run(sampler, denoise, x, sigmas, noise=noise, on_step=on_step)
+        samples = samplers.run(sampler, denoise, x, sigmas, noise=noise, on_step=on_step)
+        check_finite("the samples", samples)
+        return samples
 
     @torch.no_grad()
     def decode(self, samples: Tensor) -> Tensor | None:
         """Pictures (B, 3, H, W) in [−1, 1], where the model has any."""
         if self.model.decode is None:
             return None
-        with self._guard():
-            pictures = self.model.decode(samples)
-            if not isinstance(pictures, Tensor) or pictures.ndim != 4 or pictures.shape[:2] != (len(samples), 3):
-                made = plugins.shape_or_type(pictures)
-                raise InvalidEntry(
-                    f"decode should make pictures ({len(samples)}, 3, H, W) of {len(samples)} samples, not {made}"
-                )
-            return pictures
+        pictures = self.model.decode(samples)
+        if not isinstance(pictures, Tensor) or pictures.ndim != 4 or pictures.shape[:2] != (len(samples), 3):
+            made = plugins.shape_or_type(pictures)
+            raise InvalidEntry(
+                f"decode should make pictures ({len(samples)}, 3, H, W) of {len(samples)} samples, not {made}"
+            )
+        check_finite("the pictures", pictures)
+        return pictures
 
     @torch.no_grad()
     def flow(self, seeds: Sequence[int], sigma: float, sigma_next: float) -> Tensor | None:
@@ -152,13 +155,11 @@ class BareDenoiser(Backend):
         if self.model.flow is None or self.model.contexts is not None:
             return None
         x = self._white(samplers.seeded(seeds, self.device), len(seeds)) * sigma
-        with self._guard():
-            return _in_shape("flow", x, self.model.flow(x.double(), sigma, sigma_next))
+        return _in_shape("flow", x, self.model.flow(x.double(), sigma, sigma_next))
 
     def _denoise(self, x: Tensor, sigma: Sigma, context: Tensor) -> Tensor:
-        with self._guard():
-            conditions = () if self.model.contexts is None else (context,)
-            return _in_shape("denoiser", x, self.model.denoise(x, sigma, *conditions)).to(x)
+        conditions = () if self.model.contexts is None else (context,)
+        return _in_shape("denoiser", x, self.model.denoise(x, sigma, *conditions)).to(x)
 
     def _white(self, noise: samplers.Noise, images: int) -> Tensor:
         return noise(torch.empty(images, *self.model.shape, device=self.device))

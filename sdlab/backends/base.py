@@ -118,12 +118,16 @@ class Backend(Protocol):
             watch: wraps the network for this run, to count its passes for instance.
 
         Raises:
-            UsageError: the denoiser of a custom model fails, or changes the shape of x.
+            NotFinite: a sample has NaN or infinity. Errors of custom code are left as they are.
         """
         ...
 
     def decode(self, samples: Tensor) -> Tensor | None:
-        """Pictures (B, 3, H, W) in [−1, 1]; None for a model that draws none."""
+        """Pictures (B, 3, H, W) in [−1, 1]; None for a model that draws none.
+
+        Raises:
+            NotFinite: a picture has NaN or infinity.
+        """
         return None
 
     def flow(self, seeds: Sequence[int], sigma: float, sigma_next: float) -> Tensor | None:

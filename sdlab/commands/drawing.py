@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from pathlib import Path
@@ -21,7 +23,7 @@ from sdlab.commands.request import FIELD, Request
 from sdlab.cpu.optimise import optimise_for_inference
 from sdlab.model.config import ModelConfig
 from sdlab.picture import FITS, Fit, read_picture, to_bytes
-from sdlab.pipeline import TILES, Pipeline, Tiles, latent_shape, tail
+from sdlab.pipeline import TILES, NotFinite, Pipeline, Tiles, latent_shape, tail
 from sdlab.report.contact_sheet import grid_of
 from sdlab.sweep.axes import GUIDANCE, SAMPLER, grids
 from sdlab.system.device import enough_memory, resolve, resolve_dtype
@@ -51,7 +53,8 @@ def generate(request: Request, out: Path, console: Console) -> list[Path]:
 
     Raises:
         UsageError: an option is unknown or its value is invalid. Found before any weights are loaded.
-        RunError: a file cannot be read or written, or the model returned NaN.
+        RunError: a file cannot be read or written, the model returned NaN or infinity, or a sampler or custom code
+            failed.
     """
     request = _checked(request)
     stored = open_model(request.source)
@@ -71,22 +74,37 @@ def generate(request: Request, out: Path, console: Console) -> list[Path]:
         cond, uncond = pipeline.encode([request.prompt]), pipeline.encode([request.negative])
         init = None if picture is None else pipeline.encode_image(picture)
         progress.reset(bar, total=request.n * steps)
-        paths, small = list[Path](), list[Image.Image]()
+        paths, small, boundary = list[Path](), list[Image.Image](), plugins.Boundary()
         for i in range(request.n):
             progress.update(bar, description=f"picture {i + 1} of {request.n}")
-            latents = pipeline.sample(
-                cond, uncond, method.sampler, method.sigmas, method.strategy,
-                [request.seed + i], lambda *_: progress.advance(bar), request.size, init, strength,
-            )  # fmt: skip
-            if not latents.isfinite().all():
-                raise RunError(f"the model returned NaN or infinity in {request.dtype}; use --dtype float32")
-            drawn = _image(pipeline.decode(latents))
+            with _explained(request.dtype), boundary.crossed():
+                latents = pipeline.sample(
+                    cond, uncond, method.sampler, method.sigmas, method.strategy,
+                    [request.seed + i], boundary.back(lambda *_: progress.advance(bar)), request.size, init, strength,
+                )  # fmt: skip
+                decoded = pipeline.decode(latents)
+            drawn = _image(decoded)
             paths.append(_write(drawn, replace(request, seed=request.seed + i, n=1), out, str(request.seed + i)))
             small.append(_shrunk(drawn, request.n))
     if request.n > 1:
         sheet = _write(grid_of(small, gap=_GAP), request, out, f"{request.seed}-to-{request.seed + request.n - 1}")
         console.print(f"contact sheet: {sheet}", highlight=False, markup=False, soft_wrap=True)
     return paths
+
+
+@contextmanager
+def _explained(dtype: str) -> Iterator[None]:
+    """Add to an error of sampling what helps: another data type, or where the traceback is.
+
+    Raises:
+        RunError: sampling failed.
+    """
+    try:
+        yield
+    except NotFinite as error:
+        raise RunError(f"{error}{error.advice(dtype)}") from None
+    except plugins.CodeError as error:
+        raise RunError(f"{error}{plugins.logged('sdlab generate', error.trace)}") from None
 
 
 def _progress(console: Console) -> Progress:

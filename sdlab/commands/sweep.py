@@ -94,11 +94,14 @@ def sweep(
 
 
 def _print_outcome(outcome: SweepOutcome, directory: Path, console: Console) -> None:
+    from sdlab.sweep.run import LOG
+
     done = outcome.kept + outcome.ran
     if outcome.interrupted:
         text = f"interrupted: {done} of {outcome.total} cells are kept in {directory}; the same command runs the rest"
     elif outcome.failed:
         text = f"{len(outcome.failed)} of {outcome.total} cells failed, {done} are done; see {directory}"
+        text += f". Tracebacks are in {directory / LOG}" * outcome.logged
         text += ". The same command tries the failed ones again"
     elif not outcome.ran:
         text = f"all {outcome.total} cells were done already; see {directory}"
@@ -127,10 +130,12 @@ def _describe(plan: Plan, model: str, directory: Path, console: Console) -> None
     for header, side in (("", "right"), ("cell", "left"), ("passes/image", "right"), ("time", "right"), ("", "left")):
         table.add_column(header, justify=side)  # type: ignore[arg-type]
     for i, cell in enumerate(plan.cells):
-        state = "to run" if i in todo else "done"
-        table.add_row(str(i + 1), cell.label, f"{cost.passes[i]:g}", duration(cost.seconds([i])), state)
+        state = "done" if i not in todo else "cannot run" if cost.problems[i] else "to run"
+        price = ("?", "?") if cost.problems[i] else (f"{cost.passes[i]:g}", duration(cost.seconds([i])))
+        table.add_row(str(i + 1), cell.label, *price, state)
     console.print(table)
-    for line in (*(f"note: {note}" for note in plan.notes), *_totals(plan, cost, todo)):
+    problems = [f"{plan.cells[i].label}: {problem}" for i, problem in enumerate(cost.problems) if problem]
+    for line in (*(f"note: {note}" for note in (*plan.notes, *problems)), *_totals(plan, cost, todo)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -138,7 +143,7 @@ def _totals(plan: Plan, cost: Estimate, todo: list[int]) -> list[str]:
     from sdlab.sweep.passes import reference_passes
     from sdlab.sweep.progress import duration
 
-    passes = sum(cost.passes[i] for i in todo) * plan.images
+    passes = cost.total(todo)
     references = reference_passes(plan, [plan.cells[i] for i in todo]) * plan.images
     beside = f", and {references:,.0f} for the reference errors" if references else ""
     seconds = cost.seconds(todo) + references * cost.seconds_per_pass

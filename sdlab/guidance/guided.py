@@ -57,6 +57,9 @@ class Guided:
             parts = tuple(_take(predictions[query], rows) for query in wanted[level])
             state = _stacked([self._states[i] for i in rows])
             x0, state = self.strategy.combine(parts, _take(x, rows), level, state)
+            if not isinstance(x0, Tensor) or x0.shape != parts[0].shape:
+                found = tuple(x0.shape) if isinstance(x0, Tensor) else type(x0).__name__
+                raise ValueError(f"combine turns predictions of shape {tuple(parts[0].shape)} into {found}")
             guided.append((rows, x0))
             for i, row in zip(rows, _rows_of(state, len(rows)), strict=True):
                 self._states[i] = row

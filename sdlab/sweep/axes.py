@@ -9,7 +9,7 @@ from typing import Any
 
 import samplers
 from samplers.grids import OURS, default_ending
-from sdlab import guidance
+from sdlab import guidance, plugins
 from sdlab.registry import Registry
 
 
@@ -19,7 +19,12 @@ def grids(levels: samplers.Levels) -> Registry:
 
 
 def _grid(name: str, levels: samplers.Levels, steps: int | None = None, **options: Any) -> tuple[float, ...]:
-    """A grid to try a choice with: of ten steps or as many as the model has timesteps, or of those that it lists."""
+    """A grid to try a choice with: of ten steps or as many as the model has timesteps, or of those that it lists.
+
+    A custom grid is tried with four levels, as when it was loaded. Its code may fail with more; that fails its cells.
+    """
+    if steps is None and plugins.is_custom("grid", name):
+        steps = 4 - (_ending(name, options) != "to_zero")
     if steps is None:
         listed = options.get("sigmas") or options.get("timesteps") if name == "explicit" else None
         most = max(1, levels.n - 1) if isinstance(levels, samplers.DiscreteLevels) else 10

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import ceil, nan
 from pathlib import Path
@@ -20,6 +21,8 @@ import samplers
 from sdlab import guidance
 from sdlab.metrics import Batch, Measurement, Meters, Result, Run, Tools
 from sdlab.picture import read_picture, to_bytes
+from sdlab.pipeline import NotFinite
+from sdlab.plugins import Boundary, CodeError
 from sdlab.sweep.cell import Cell
 from sdlab.sweep.flow_ends import FlowEnds
 from sdlab.sweep.pass_clock import PassClock
@@ -85,25 +88,33 @@ class ModelBench:
         return {name: (result.value, result.stderr or 0.0) for name, result in found.items()}
 
     def run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:
-        """Make the images of a cell, batch by batch, and measure them."""
+        """Make the images of a cell, batch by batch, and measure them.
+
+        Raises:
+            CellFailed: a sampler, custom code or a metric failed, a model returned NaN, or memory ran out.
+        """
         try:
             with enough_memory("use a smaller batch"):
                 return self._run(cell, on_progress)
-        except SdlabError as error:  # a custom model that fails at some level only, or a metric without a value
+        except CodeError as error:
+            raise CellFailed(str(error), error.trace) from None
+        except SdlabError as error:
             raise CellFailed(str(error)) from None
 
     def _run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:
-        plan, backend = self.plan, self.backend
-        sampler = samplers.make(cell.sampler.name, **cell.sampler.options)
-        strategy = guidance.make(cell.guidance.name, **cell.guidance.options)
-        sigmas = samplers.grid(cell.grid.name, steps=cell.steps, levels=backend.levels, **cell.grid.options)
-        run = Run(
-            images=plan.images,
-            sampler=sampler.with_levels(backend.levels),
-            sigmas=sigmas,
-            law=self.opened.law,
-            flow_ends=lambda: self.flow_ends.of(cell.guidance, sigmas, on_step=lambda: on_progress(0.0)),
-        )
+        plan, backend, boundary = self.plan, self.backend, Boundary()
+        report = boundary.back(on_progress)
+        with boundary.crossed():
+            sampler = samplers.make(cell.sampler.name, **cell.sampler.options)
+            strategy = guidance.make(cell.guidance.name, **cell.guidance.options)
+            sigmas = samplers.grid(cell.grid.name, steps=cell.steps, levels=backend.levels, **cell.grid.options)
+            fitted = sampler.with_levels(backend.levels)
+
+        def flow_ends() -> Tensor:
+            with boundary.crossed():
+                return self.flow_ends.of(cell.guidance, sigmas, on_step=lambda: report(0.0))
+
+        run = Run(plan.images, fitted, sigmas, self.opened.law, flow_ends)
         feed = _Feed(self.meters.start(run), self._batch)
         thumbnails: dict[int, Tensor] = {}
         batches = self._batches(cell)
@@ -112,19 +123,19 @@ class ModelBench:
         began = perf_counter()
         for k, (strength, indices) in enumerate(batches):
             clock, start = PassClock(), perf_counter()
-            samples = backend.sample(
-                *self._contexts(indices),
-                sampler,
-                sigmas,
-                strategy,
-                [plan.seed + i for i in indices],
-                on_step=lambda i, _, k=k: on_progress((k + (i + 1) / len(sigmas)) / len(batches)),  # type: ignore[misc]
-                init=None if strength == 1 else self.init[self._rows(indices)],
-                strength=strength,
-                watch=clock.watch,
-            )
-            self._check(samples, indices)
-            pictures = backend.decode(samples)
+            with self._finite(indices), boundary.crossed():
+                samples = backend.sample(
+                    *self._contexts(indices),
+                    sampler,
+                    sigmas,
+                    strategy,
+                    [plan.seed + i for i in indices],
+                    on_step=lambda i, _, k=k: report((k + (i + 1) / len(sigmas)) / len(batches)),  # type: ignore[misc]
+                    init=None if strength == 1 else self.init[self._rows(indices)],
+                    strength=strength,
+                    watch=clock.watch,
+                )
+                pictures = backend.decode(samples)
             seconds.append((perf_counter() - start) / len(indices))
             if clock.passes:
                 per_pass.append(clock.seconds / clock.passes)
@@ -190,23 +201,32 @@ class ModelBench:
         factor = ceil(max(pictures.shape[-2:]) / _SIDE) if self.plan.metrics else 1
         return to_bytes(F.avg_pool2d(pictures, factor))
 
-    def _check(self, samples: Tensor, indices: list[int]) -> None:
-        broken = ~samples.flatten(1).isfinite().all(1)
-        if broken.any():
-            first = indices[int(broken.nonzero()[0])]
-            raise CellFailed(
-                f"the model gave NaN or infinity in {int(broken.sum())} of {len(indices)} images, "
-                f"the first with seed {self.plan.seed + first}"
-            )
+    @contextmanager
+    def _finite(self, indices: list[int]) -> Iterator[None]:
+        """Name the seed of the first image with NaN or infinity, and a data type that may help.
+
+        Raises:
+            CellFailed: an image has any.
+        """
+        try:
+            yield
+        except NotFinite as error:
+            seed = self.plan.seed + indices[error.rows[0]]
+            which = f"of {len(error.rows)} of {len(indices)} images, the first with seed {seed}"
+            raise CellFailed(f"{error} {which}{error.advice(self.plan.dtype)}") from None
 
     def _warm_up(self) -> None:
-        """Run every network once at the size it will see: the first call of a kernel is slower than the others."""
+        """Run every network once at the size it will see: the first call of a kernel is slower than the others.
+
+        What fails here fails in the cells too, each of which is reported with its reason.
+        """
         n = min(self.plan.batch, self.plan.images)
-        for strategy in (guidance.make("none"), guidance.make("cfg", scale=2.0)):
-            sigmas = (self.backend.levels.sigma_max, self.backend.levels.sigma_min, 0.0)
-            contexts, seeds = self._contexts(list(range(n))), list(range(n))
-            samples = self.backend.sample(*contexts, samplers.make("euler"), sigmas, strategy, seeds)
-        self.backend.decode(samples)
+        sigmas = (self.backend.levels.sigma_max, self.backend.levels.sigma_min, 0.0)
+        contexts, seeds = self._contexts(list(range(n))), list(range(n))
+        with suppress(SdlabError), enough_memory(""), Boundary().crossed():
+            for strategy in (guidance.make("none"), guidance.make("cfg", scale=2.0)):
+                samples = self.backend.sample(*contexts, samplers.make("euler"), sigmas, strategy, seeds)
+            self.backend.decode(samples)
 
 
 @dataclass

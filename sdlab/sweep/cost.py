@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sdlab.sweep.passes import passes_per_image
+from sdlab.sweep.passes import counted
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
 
@@ -15,15 +15,19 @@ from sdlab.sweep.store import Row
 class Estimate:
     """Network passes per image of each cell, and the time of a pass with where that value is from."""
 
-    passes: tuple[float, ...]
+    passes: tuple[float, ...]  # NaN for a cell that cannot run
+    problems: tuple[str, ...]  # why it cannot; empty for the others
     images: int
     seconds_per_pass: float
     source: str
 
-    def seconds(self, cells: Sequence[int] | None = None) -> float:
-        """Of the cells with these indices, or of all."""
-        chosen = range(len(self.passes)) if cells is None else cells
-        return sum(self.passes[i] for i in chosen) * self.images * self.seconds_per_pass
+    def total(self, cells: Sequence[int]) -> float:
+        """Network passes of all images of the cells with these indices, as far as they can run."""
+        return sum(self.passes[i] for i in cells if not self.problems[i]) * self.images
+
+    def seconds(self, cells: Sequence[int]) -> float:
+        """Their time."""
+        return self.total(cells) * self.seconds_per_pass
 
 
 def estimate(plan: Plan, rows: Sequence[Row] = ()) -> Estimate:
@@ -34,10 +38,11 @@ def estimate(plan: Plan, rows: Sequence[Row] = ()) -> Estimate:
         for row in rows
         if row.network_passes > 0 and all(row.provenance.get(key, False) == getattr(plan, key) for key in alike)
     ]
-    passes = tuple(passes_per_image(plan, cell) for cell in plan.cells)
+    found = [counted(plan, cell) for cell in plan.cells]
+    passes, problems = tuple(count for count, _ in found), tuple(problem for _, problem in found)
     if like:
         source = f"the median of {len(like)} cell{'s' * (len(like) > 1)} measured here before"
-        return Estimate(passes, plan.images, statistics.median(like), source)
+        return Estimate(passes, problems, plan.images, statistics.median(like), source)
     kind = plan.device.partition(":")[0]
     seconds = plan.opened.seconds_per_pass[kind]
-    return Estimate(passes, plan.images, seconds, f"assumed for {kind} until the first cell is measured")
+    return Estimate(passes, problems, plan.images, seconds, f"assumed for {kind} until the first cell is measured")

@@ -31,6 +31,7 @@ from sdlab.backends.base import Mistakes, Opened
 from sdlab.backends.registry import open_model
 from sdlab.metrics import METRICS, MetricFiles
 from sdlab.picture import Fit
+from sdlab.plugins import explain, is_custom
 from sdlab.registry import PLAIN, Mistake, Registry, named
 from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER, grids
 from sdlab.sweep.cell import Choice
@@ -84,10 +85,12 @@ def _grids(info: ValidationInfo) -> Registry:
 def _fits(steps: int, info: ValidationInfo) -> int:
     chosen = info.data.get("grid", [])
     for grid in chosen if isinstance(chosen, list) else [chosen]:
+        if is_custom("grid", grid.name):
+            continue  # its code may fail in any way, which then fails the cell and not the sweep
         try:
             _grids(info).build(grid.name, steps=steps, **grid.options)
-        except ValueError as error:
-            raise _wrong(("", str(error))) from None
+        except (ValueError, ArithmeticError) as error:
+            raise _wrong(("", explain(error))) from None
     return steps
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import nan
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,7 @@ from samplers.exact.reference import CONVERGING, fine_grid
 from sdlab.denoiser import Sigma
 from sdlab.guidance import Guided
 from sdlab.pipeline import tail
+from sdlab.plugins import Boundary, CodeError
 from sdlab.sweep.axes import GUIDANCE, SAMPLER, grids
 from sdlab.sweep.cell import Cell, Choice
 from sdlab.sweep.flow_ends import STEPS, shared, span
@@ -21,8 +23,20 @@ if TYPE_CHECKING:
     from sdlab.sweep.plan import Plan  # which asks this module how many steps a budget buys
 
 
+def counted(plan: Plan, cell: Cell) -> tuple[float, str]:
+    """Network passes per image of this plan, or NaN and the reason why the cell cannot run."""
+    try:
+        with Boundary().crossed():
+            return passes_per_image(plan, cell), ""
+    except CodeError as error:
+        return nan, str(error)
+
+
 def passes_per_image(plan: Plan, cell: Cell) -> float:
-    """Network passes per image of this plan, the mean of images that start from a picture and those that do not."""
+    """Network passes per image of this plan, the mean of images that start from a picture and those that do not.
+
+    An error of the cell's sampler, grid or guidance strategy is left as it is.
+    """
     levels = plan.opened.levels
     if cell.strength is None:
         return network_passes(cell, levels)
@@ -44,7 +58,8 @@ def reference_passes(plan: Plan, cells: Iterable[Cell]) -> float:
     if "reference_error" not in plan.metrics or plan.opened.knows_flow:
         return 0.0
     levels = plan.opened.levels
-    spans = [(cell.guidance, span(_sigmas(cell, levels), levels)) for cell in cells]
+    able = [cell for cell in cells if not counted(plan, cell)[1]]
+    spans = [(cell.guidance, span(_sigmas(cell, levels), levels)) for cell in able]
     once = {shared(guidance, ends): (guidance, ends) for guidance, ends in spans}
     return sum(_passes(CONVERGING, guidance, fine_grid(ends, STEPS)) for guidance, ends in once.values())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from math import isnan
 from types import TracebackType
 
 from rich.console import Console
@@ -17,6 +18,7 @@ class SweepProgress:
     """
 
     def __init__(self, console: Console, passes: Sequence[float]) -> None:
+        """`passes` are the network passes per image of each cell, NaN for one that cannot run."""
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -25,7 +27,8 @@ class SweepProgress:
             console=console,
             transient=True,
         )
-        self._passes = [max(1.0, cell) for cell in passes]  # with no step at all there are still pictures to decode
+        # With no step at all there are still pictures to decode. A cell that cannot run takes no time.
+        self._passes = [1.0 if isnan(cell) else max(1.0, cell) for cell in passes]
         self._total = sum(self._passes)
         self._done = 0.0
         self._index = -1

@@ -29,7 +29,14 @@ class CellResult:
 
 
 class CellFailed(Exception):
-    """A cell without values, because of a NaN for instance; the message is the reason. The sweep goes on."""
+    """A cell without values, because of a NaN for instance. The sweep goes on.
+
+    The message is the reason in one line. `trace` is the traceback if code failed, otherwise it is empty.
+    """
+
+    def __init__(self, reason: str, trace: str = "") -> None:
+        super().__init__(reason)
+        self.trace = trace
 
 
 class Bench(Protocol):

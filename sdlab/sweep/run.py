@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from sdlab.sweep.cell import Cell
-from sdlab.sweep.passes import passes_per_image
+from sdlab.sweep.passes import counted
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.progress import SweepProgress, duration
 from sdlab.sweep.provenance import provenance
@@ -28,6 +29,7 @@ from sdlab.system.lock import locked
 
 STORE = "results.sqlite"
 PLAN = "plan.json"
+LOG = "errors.log"  # tracebacks of failed cells
 REAL = "real"  # the note in the store with the metrics of real pictures
 _MOST_IMAGES = 10**7  # of a cell, in a plan that is read
 _ROOM = 16 * 2**20  # bytes that must be free on the disk before a cell starts
@@ -42,6 +44,7 @@ class SweepOutcome:
     ran: int  # and those that are new there
     failed: tuple[tuple[str, str], ...] = ()  # (cell, reason)
     interrupted: bool = False
+    logged: bool = False  # whether tracebacks of failed cells are in the log of the run
 
     @property
     def status(self) -> int:
@@ -68,7 +71,7 @@ def run_sweep(
         try:
             _write_plan(plan, model, keys, directory, store)
             if todo:
-                progress = SweepProgress(console, [passes_per_image(plan, cell) for _, cell in todo])
+                progress = SweepProgress(console, [counted(plan, cell)[0] for _, cell in todo])
                 bench = open_bench()
                 store.set_note(REAL, json.dumps(bench.real()))
                 if (inputs := bench.inputs) is not None:
@@ -82,7 +85,8 @@ def run_sweep(
                         runner.run(key, cell)
         except KeyboardInterrupt:
             tally.interrupted = True
-    return SweepOutcome(len(keys), len(keys) - len(todo), tally.ran, tuple(tally.failed), tally.interrupted)
+    kept = len(keys) - len(todo)
+    return SweepOutcome(len(keys), kept, tally.ran, tuple(tally.failed), tally.interrupted, tally.logged)
 
 
 @dataclass
@@ -91,6 +95,7 @@ class _Tally:
 
     ran: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
+    logged: bool = False
     interrupted: bool = False
 
 
@@ -115,6 +120,8 @@ class _Runner:
             _check_finite(self.plan, result)
         except CellFailed as failure:
             with self.interrupts.held():
+                if failure.trace:
+                    self._log(cell, failure.trace)
                 self.store.add_failed(key, cell, str(failure), self.origin)
                 self.tally.failed.append((cell.label, str(failure)))
             self.progress.end(f"[red]✗ {escape(cell.label)}: {escape(str(failure))}[/]")
@@ -125,6 +132,12 @@ class _Runner:
         numbers = "  ".join(info.text(result.metrics[info.name]) for info in self.plan.measures)
         label = f"{cell.label:<{max(len(other.label) for other in self.plan.cells)}}"
         self.progress.end(f"{escape(label)}  {numbers}  [dim]{duration(time.monotonic() - start)}[/]")
+
+    def _log(self, cell: Cell, trace: str) -> None:
+        """Append a traceback to the log of the run."""
+        with (self.store.path.parent / LOG).open("a", encoding="utf-8") as log:
+            log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {cell.label}\n{trace}\n")
+        self.tally.logged = True
 
     def _on_progress(self, share: float) -> None:
         self.interrupts.check()

@@ -50,9 +50,15 @@ def enough_memory(advice: str) -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError):
-        raise RunError(f"out of memory; {advice}") from None
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):  # PyTorch's message when host memory runs out
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
             raise
         raise RunError(f"out of memory; {advice}") from None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the error means that the device or the machine ran out of memory."""
+    # The text is PyTorch's when host memory runs out.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )

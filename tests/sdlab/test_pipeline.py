@@ -20,7 +20,7 @@ from sdlab.model.stable_diffusion import StableDiffusion
 from sdlab.model.tiling import tiled
 from sdlab.model.vae import DiagonalGaussian
 from sdlab.picture import from_bytes, to_bytes
-from sdlab.pipeline import Pipeline, Tiles, latent_shape, tail
+from sdlab.pipeline import NotFinite, Pipeline, Tiles, latent_shape, tail
 from sdlab.weights.model_loader import load
 from sdlab.worlds import scenes
 
@@ -275,3 +275,23 @@ def test_offloading_changes_no_number_and_leaves_every_network_where_it_was(mode
 def test_what_decode_gives_is_what_a_png_keeps(pipeline: Pipeline, latents: Tensor):
     images = pipeline.decode(latents)
     assert torch.equal(from_bytes(to_bytes(images)), images)
+
+
+def test_infinity_of_the_vae_is_an_error_before_rounding_hides_it(
+    pipeline: Pipeline, latents: Tensor, monkeypatch: pytest.MonkeyPatch
+):
+    def decode(z: Tensor) -> Tensor:
+        return torch.stack([torch.zeros(3, 64, 64), torch.full((3, 64, 64), torch.inf)])
+
+    monkeypatch.setattr(pipeline.model.vae, "decode", decode)
+    with pytest.raises(NotFinite, match="the model returned NaN or infinity in the pictures") as caught:
+        pipeline.decode(latents[:2])
+    assert caught.value.rows == [1]
+    assert caught.value.advice("float16") == "; in float16 networks may overflow, so try --dtype float32 or bfloat16"
+    assert caught.value.advice("float32") == ""
+
+
+def test_nan_of_the_unet_is_an_error(pipeline: Pipeline):
+    cond = pipeline.encode([PROMPT]) * torch.nan
+    with pytest.raises(NotFinite, match="the model returned NaN or infinity in the latents"):
+        pipeline.sample(cond, cond, samplers.make("euler"), (1.0, 0.5, 0.0), guidance.make("none"), [0])

@@ -261,7 +261,7 @@ WRONG = [
         "sampler",
         SAMPLER_FILE.replace("sigma_next / sigma), None", "sigma_next / sigma)[:, :1], None"),
         "MySampler",
-        NO + "step 1 turns x of shape (2, 2) into one of shape (2, 1)",
+        NO + "step 1 turns x of shape (2, 2) into (2, 1)",
     ),
     (
         "sampler",
@@ -309,19 +309,19 @@ WRONG = [
         "guidance",
         GUIDANCE_FILE.replace("predictions[0], None", "predictions[0].sum(), None"),
         "Half",
-        "is not a guidance strategy: combine turns predictions of shape (2, 3, 8, 8) into one of shape ()",
+        "is not a guidance strategy: combine turns predictions of shape (2, 3, 8, 8) into ()",
     ),
     (
         "guidance",
         GUIDANCE_FILE.replace("predictions[0], None", "predictions[0], (x.new_zeros(1),)"),
         "Half",
-        "ValueError: the state of a guidance strategy must have one row per image, 2 here; got (1,)",
+        "is not a guidance strategy: the state of a guidance strategy must have one row per image, 2 here; got (1,)",
     ),
     (
         "guidance",
         GUIDANCE_FILE.replace('Query("cond")', 'Query("con")'),
         "Half",
-        "is not a guidance strategy: ValueError: unknown context 'con' (did you mean 'cond'?); known: cond, uncond",
+        "is not a guidance strategy: unknown context 'con' (did you mean 'cond'?); known: cond, uncond",
     ),
 ]
 

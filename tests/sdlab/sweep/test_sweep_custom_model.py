@@ -358,4 +358,8 @@ def test_a_denoiser_that_fails_in_the_middle_fails_its_cells():
     status, out = run()
     assert status == 1
     assert "3 of 3 cells failed" in out
-    assert "is not a model: ValueError: not here (line 6 of mine.py); traceback in out/plugins.log" in out
+    assert out.count("ValueError: not here (line 6 of mine.py)") == 6  # as each cell ends, and in the report
+    assert "Tracebacks are in runs/sweep/errors.log" in out
+    log = Path("runs/sweep/errors.log").read_text(encoding="utf-8")
+    assert log.count("ValueError: not here") == 3
+    assert "in denoise" in log
