@@ -5,6 +5,7 @@ Data N(μ, s²) makes every rule here affine in its start and its draws, so `sam
 
 import math
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -220,3 +221,26 @@ def test_churn_is_bounded_as_in_the_paper():
         expected = samplers.run(samplers.make("euler"), denoise, first, (1.0, 0.5))
         got = samplers.run(rule, denoise, x, sigmas, noise=lambda x: z)
         torch.testing.assert_close(got, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["edm_euler", "edm_heun"])
+def test_churn_acts_on_both_ends_of_its_interval_and_not_beyond(name: str):
+    """The paper's Algorithm 2: S_tmin ≤ σ ≤ S_tmax."""
+    x, sigmas = torch.full((1, 2), 2.0, dtype=torch.float64), (4.0, 2.0, 1.0, 0.5)
+
+    def churned(low: float, high: float) -> list[bool]:
+        """Whether each step draws noise."""
+        draws, steps = list[int](), list[int]()
+
+        def noise(like: torch.Tensor) -> torch.Tensor:
+            draws.append(1)
+            return torch.ones_like(like)
+
+        rule = samplers.make(name, s_churn=1.0, s_tmin=low, s_tmax=high)
+        samplers.run(rule, MIXTURE.denoise, x, sigmas, noise=noise, on_step=lambda i, _: steps.append(len(draws)))
+        return [after > before for before, after in pairwise([0, *steps])]
+
+    assert churned(1.0, 2.0) == [False, True, True]
+    assert churned(2.0, 2.0) == [False, True, False]
+    assert churned(1.01, 1.99) == [False, False, False]
+    assert churned(0.0, math.inf) == [True, True, True]

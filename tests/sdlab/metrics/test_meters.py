@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 from torch import Tensor
 
 import samplers
@@ -194,3 +195,41 @@ def test_statistics_of_another_form_are_refused_in_one_line(tmp_path: Path):
         spoil()
         with pytest.raises(UsageError, match=r"is not an \.npz file with the arrays mu and sigma"):
             inception.read_statistics(path, 2048)
+
+
+def test_every_field_of_a_batch_is_split_alike():
+    n = 7
+    rows = torch.arange(n, dtype=torch.float32).view(n, 1, 1, 1)
+    whole = Batch(range(n), rows, [str(i) for i in range(n)], 10 + rows, 20 + rows)
+    parts = list(whole.split(3))
+    assert [len(part.indices) for part in parts] == [3, 3, 1]
+    for part in parts:
+        indices = list(part.indices)
+        assert part.prompts == [str(i) for i in indices]
+        for field, first in ((part.pictures, 0), (part.inputs, 10), (part.samples, 20)):
+            assert field is not None
+            assert field.flatten().tolist() == [first + i for i in indices]
+
+
+def test_each_picture_is_scored_with_its_own_prompt_in_every_batch(tools: Tools):
+    """In one call of 150 images, and in calls of 7: each as if it were measured alone."""
+    pictures, prompts = captioned(150)
+    meters = Meters([METRICS["clip_score"], METRICS["prompt_accuracy"]], tools)
+    together, apart = meters.start(Run(150)), meters.start(Run(150))
+    together.update(Batch(range(150), pictures, prompts))
+    for start in range(0, 150, 7):
+        part = slice(start, start + 7)
+        apart.update(Batch(range(150)[part], pictures[part], prompts[part]))
+    for name in ("clip_score", "prompt_accuracy"):
+        alone = [
+            float(measure(meters, pictures[i : i + 1], prompts[i : i + 1])[name].value) for i in (0, 63, 64, 100, 149)
+        ]
+        for found in (together, apart):
+            values = found.results()[name].per_image
+            assert values is not None
+            assert values[[0, 63, 64, 100, 149]].tolist() == pytest.approx(alone, abs=1e-3)
+
+
+def test_the_standard_error_of_a_mean_is_the_textbook_one():
+    values = torch.tensor([1.0, 2.0, 4.0, 9.0])
+    assert Result.mean(values).stderr == pytest.approx(stats.sem(values.numpy()), rel=1e-6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import numpy as np
 import pytest
 import torch
@@ -123,3 +125,24 @@ def test_a_metric_leaves_the_global_random_stream_alone(name: str):
     torch.manual_seed(5)
     measure(name, cloud(50, 0), cloud(50, 1))
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(("metric", "size", "distinct"), [(kid, 30, True), (fid, 60, False)])
+def test_the_draws_behind_a_standard_error_spread_a_mean_as_its_own_error(
+    metric: ModuleType, size: int, distinct: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """Halves without replacement and bootstrap samples of size n both give a mean the spread s/√n."""
+    n, draws, features = 60, list[Tensor](), torch.randn(60, 1, generator=torch.Generator().manual_seed(0)).double()
+
+    def mean(drawn: Tensor, _: object) -> float:
+        draws.append(drawn)
+        return float(drawn.mean())
+
+    monkeypatch.setattr(metric, "distance", mean)
+    monkeypatch.setattr(metric, "_RESAMPLES", 2000)
+    found = metric.estimate(features, features)
+    *draws, whole = draws
+    assert torch.equal(whole, features)
+    assert {len(drawn) for drawn in draws} == {size}
+    assert all((len(drawn.unique()) == size) is distinct for drawn in draws)
+    assert found.stderr == pytest.approx(float(features.std()) / n**0.5, rel=0.08)  # 5 × 1/√(2 × 2000)

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from sdlab.metrics import METRICS
-from sdlab.report.statistics import difference, standings
+from sdlab.report.statistics import difference, standard_error, standings
 from sdlab.sweep.cell import Cell, Choice
 from sdlab.sweep.store import Row
 
@@ -61,3 +61,11 @@ def test_better_is_lower_or_higher_as_the_metric_says_and_failures_have_no_stand
     assert [s and s.best for s in standings(FID, rows)] == [None, False, True]
     rows = [scored(np.full(4, 20.0)), scored(np.full(4, 30.0))]
     assert [s.best for s in standings(CLIP, rows)] == [False, True]
+
+
+def test_standard_errors_are_those_of_the_textbook():
+    a, b = np.random.default_rng(0).normal(size=(2, 30))
+    assert standard_error(CLIP, scored(a)) == pytest.approx(stats.sem(a), rel=1e-12)
+    assert difference(CLIP, scored(a), scored(b)).error == pytest.approx(stats.sem(a - b), rel=1e-12)
+    assert standard_error(FID, set_value(20, 1.5)) == 1.5
+    assert difference(FID, set_value(20, 3.0), set_value(10, 4.0)).error == pytest.approx(5.0)
