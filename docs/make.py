@@ -127,6 +127,11 @@ def training() -> str:
         own = [key for key in kind.model_fields if key not in shared]
         lines += ["", f"### `{name}`", "", _docstring(kind), ""]
         lines += _keys(kind, own) if own else ["It has no keys of its own."]
+        for key in own:
+            if table := _table(kind.model_fields[key].annotation):
+                heading, _, about = _docstring(table).partition(": ")
+                lines += ["", f"#### {heading}", "", about[0].upper() + about[1:], ""]
+                lines += _keys(table, list(table.model_fields))
     return "\n".join(lines)
 
 
@@ -142,6 +147,12 @@ def _keys(table: type[BaseModel], names: list[str], like: type[BaseModel] | None
             raise ValueError(f"{table.__name__}.{name} has no description")
         lines.append(f"| `{field.alias or name}` | {values} | {default} | {' '.join(meaning.split())} |")
     return lines
+
+
+def _table(annotation: Any) -> type[BaseModel] | None:
+    """The pydantic model of a key that is a table."""
+    kinds = typing.get_args(annotation) or (annotation,)
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def _values(annotation: Any, metadata: tuple[object, ...] = ()) -> str:

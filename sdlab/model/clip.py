@@ -93,14 +93,23 @@ class ClipVision(nn.Module):
         # Larger than the paper's width^−½, so that the content of a patch does not drown out its position.
         nn.init.normal_(self.position.weight, std=0.5)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) in [−1, 1] at the configured size -> the class token after the last norm, (B, width)."""
+    def states(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, S, S) in [−1, 1] at the configured size -> the tokens after each layer, (B, T, width).
+
+        The class token is the first.
+        """
         x = self.patch(images.to(self.patch.weight.dtype)).flatten(2).transpose(1, 2)  # (B, T − 1, width)
         x = torch.cat([self.class_token.expand(len(x), 1, -1).to(x.dtype), x], dim=1)
         x = self.norm_in(x + self.position.weight)
+        states = []
         for layer in self.layers:
             x = layer(x, causal=False)
-        return self.norm_out(x[:, 0])
+            states.append(x)
+        return states
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) in [−1, 1] at the configured size -> the class token after the last norm, (B, width)."""
+        return self.norm_out(self.states(images)[-1][:, 0])
 
 
 class Clip(nn.Module):

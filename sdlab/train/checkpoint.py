@@ -65,7 +65,9 @@ def resume(path: Path, config: Training, learners: Mapping[str, Learner]) -> tup
 def _compare(path: Path, config: Training, saved: Mapping[str, Any]) -> None:
     if saved["stage"] != config.stage:
         raise UsageError(f"{path} belongs to a run of the {saved['stage']} stage; give `out` another folder")
-    now, then = json.loads(config.model_dump_json()), json.loads(saved["config"])
+    # A key that is newer than the checkpoint had its default.
+    defaults = type(config).model_construct(out=config.out, steps=0, batch=0, lr=0.0).model_dump_json()
+    now, then = json.loads(config.model_dump_json()), json.loads(defaults) | json.loads(saved["config"])
     changed = [k for k in now if k not in _FREE and now[k] != then.get(k)]
     if changed:
         what = ", ".join(f"`{k}` was {then.get(k)!r} and is now {now[k]!r}" for k in changed)

@@ -1,21 +1,38 @@
-"""The VAE stage: reconstruction with a small KL divergence (Rombach et al. 2022, arXiv:2112.10752, appendix G)."""
+"""The VAE stage (Rombach et al. 2022, arXiv:2112.10752, appendix G).
+
+The loss is the reconstruction error and a small KL divergence, and optionally a perceptual distance and the loss of a
+patch discriminator (Esser et al. 2021, arXiv:2012.09841, section 3.1).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from sdlab.metrics import openai_clip
 from sdlab.metrics.psnr import psnr
+from sdlab.model.clip import Clip
 from sdlab.model.vae import Vae
+from sdlab.system.errors import UsageError
 from sdlab.train.data import CaptionedPictures
 from sdlab.train.folder import configuration, update
-from sdlab.train.optimizer import standard
-from sdlab.train.stage import Loss
-from sdlab.train.stages.vae_config import VaeTraining
-from sdlab.weights.model_folder import save_part
+from sdlab.train.losses.adversarial import (
+    PatchDiscriminator,
+    adaptive_weight,
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+)
+from sdlab.train.losses.perceptual import ClipFeatures, perceptual_distance
+from sdlab.train.optimizer import adamw, standard
+from sdlab.train.stage import Loss, Trained
+from sdlab.train.stages.vae_config import Adversarial, Perceptual, VaeTraining
+from sdlab.weights.model_folder import load_part, save_part
 
 
 class VaeStage:
@@ -27,12 +44,27 @@ class VaeStage:
         torch.manual_seed(config.seed)
         self.vae = Vae(self.model.vae)
         self.trained = {"vae": standard(self.vae, config)}
+        self.features = None if config.perceptual is None else self._frozen_features(config.perceptual)
+        if (adversarial := config.adversarial) is not None:
+            self.discriminator = PatchDiscriminator(adversarial.width, adversarial.spectral_norm)
+            betas = adversarial.beta1, adversarial.beta2
+            vae = replace(self.trained["vae"], optimizer=adamw(config.lr, betas, config.weight_decay))
+            critic = Trained(self.discriminator, adamw(adversarial.lr or config.lr, betas, config.weight_decay))
+            self.trained = {"vae": vae, "discriminator": critic}
+
+    def _frozen_features(self, perceptual: Perceptual) -> ClipFeatures:
+        if perceptual.weights is not None:
+            return ClipFeatures(openai_clip.load(perceptual.weights, self.config.device)[0].vision)
+        if self.model.vision is None:
+            raise UsageError("`perceptual` needs a vision encoder in config.json, or `perceptual.weights`")
+        clip = partial(Clip, self.model.text, self.model.vision)
+        return ClipFeatures(load_part(Path(self.config.model) / "clip.safetensors", clip, self.config.device).vision)
 
     def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
-        """Mean absolute and squared error per pixel, plus `kl` times the mean divergence per latent value.
+        """The VAE's loss, and from `adversarial.start` on the discriminator's.
 
         The absolute error alone is minimal at the median, which stays at the background for a long time where objects
-        are small.
+        are small. The KL divergence is a mean over latent values.
         """
         batch = self.config.batch
         images = self.pictures.batch(batch, generator).images().to(self.config.device)
@@ -43,7 +75,31 @@ class VaeStage:
         l1, squared = error.abs().mean(), error.square().mean()
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         parts = {"l1": l1, "kl": kl, "psnr": psnr(decoded.detach().clamp(-1, 1), images).mean()}
-        yield Loss("vae", l1 + 3 * squared + self.config.kl * kl, parts)
+        reconstruction = self.config.l1 * l1 + self.config.l2 * squared
+        if self.config.perceptual is not None and self.features is not None:
+            parts["perceptual"] = perceptual_distance(self.features, decoded, images).mean()
+            reconstruction = reconstruction + self.config.perceptual.weight * parts["perceptual"]
+        loss = reconstruction + self.config.kl * kl
+        adversarial = self.config.adversarial
+        if adversarial is None or step < adversarial.start:
+            yield Loss("vae", loss, parts)
+            return
+        fooled = generator_loss(self.discriminator(decoded), adversarial.form)
+        weight = torch.tensor(adversarial.weight)
+        if adversarial.adaptive:
+            weight = weight * adaptive_weight(reconstruction, fooled, self.vae.decoder.conv_out.weight)
+        yield Loss("vae", loss + weight * fooled, {**parts, "adversarial": fooled, "adversarial_weight": weight})
+        yield self._critic(step, images, decoded.detach(), adversarial)
+
+    def _critic(self, step: int, real: Tensor, fake: Tensor, adversarial: Adversarial) -> Loss:
+        logits = self.discriminator(real), self.discriminator(fake)
+        loss = discriminator_loss(*logits, adversarial.form)
+        parts = {"real_logit": logits[0].mean(), "fake_logit": logits[1].mean()}
+        if adversarial.r1 and step % adversarial.r1_every == 0:
+            parts["r1"] = gradient_penalty(self.discriminator, real)
+            # As much in sum as a penalty at every step (Karras et al. 2020, arXiv:1912.04958, section 3.1).
+            loss = loss + adversarial.r1 / 2 * adversarial.r1_every * parts["r1"]
+        return Loss("discriminator", loss, parts)
 
     def finish(self) -> dict[str, float]:
         """Measure the PSNR on unseen pictures and the mean and spread of the latents. Write weights, scale and shift.

@@ -52,7 +52,7 @@ def test_a_key_of_another_stage_is_refused(owner: str, key: str, tmp_path: Path)
 def test_each_stage_has_its_own_keys():
     assert {name: own for name, own in OWN.items() if own} == {
         "clip": ["grounding"],
-        "vae": ["kl"],
+        "vae": ["kl", "l1", "l2", "perceptual", "adversarial"],
         "unet": ["scenes", "drop_caption", "focus"],
     }
 

@@ -98,6 +98,17 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path):
         fit(toy(tmp_path, lr=0.5))
 
 
+def test_a_key_newer_than_the_checkpoint_had_its_default(tmp_path: Path):
+    class Newer(Toy):
+        extra: float = 1.0
+
+    fit(toy(tmp_path, steps=3))
+    assert fit(Newer(**keys(tmp_path, steps=6)))
+    fit(Newer(**keys(tmp_path / "other", extra=2.0)))
+    with pytest.raises(UsageError, match=r"`extra` was 2\.0 and is now 1\.0"):
+        fit(Newer(**keys(tmp_path / "other")))
+
+
 def test_a_checkpoint_of_another_stage_is_refused(tmp_path: Path):
     class Other(Toy):
         stage = "other"
