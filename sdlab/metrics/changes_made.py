@@ -11,9 +11,7 @@ from torch import Tensor
 from sdlab.metrics import lab
 from sdlab.metrics.base import INPUTS, PICTURES, PROMPTS, Complaint, Meter, Metric, PerImage, Subject, Tools, given
 from sdlab.metrics.files import MetricFiles
-from sdlab.system.resources import find
-from sdlab.worlds.scenes import Statement
-from sdlab.worlds.scenes.reader import Reading, check, read
+from sdlab.worlds.base import R, S, T, World
 
 
 class ChangesMade(Metric):
@@ -28,7 +26,7 @@ class ChangesMade(Metric):
 
     def missing(self, files: MetricFiles) -> Iterable[Complaint]:
         """The evaluator's weights."""
-        return lab.missing()
+        return lab.missing(files)
 
     def check(self, subject: Subject) -> Iterator[Complaint]:
         """Whether the reader can read the pictures and check the prompts."""
@@ -37,24 +35,26 @@ class ChangesMade(Metric):
 
     def content(self, files: MetricFiles) -> Iterable[Path]:
         """The evaluator's weights."""
-        return [find(lab.EVALUATOR)]
+        return [lab.evaluator_file(files)]
 
     def open(self, tools: Tools) -> Meter:
         """Load the evaluator."""
         reader = tools.shared(lab.Lab)
         return PerImage(
             lambda batch: changes_made(
-                lab.statements(given(batch.prompts)),
-                read(reader.evaluator, given(batch.inputs)),
+                reader.world,
+                reader.statements(given(batch.prompts)),
+                reader.world.readings(reader.evaluator(given(batch.inputs))),
                 batch.once(reader.readings),
             )
         )
 
 
-def changes_made(statements: Sequence[Statement], before: Sequence[Reading], after: Sequence[Reading]) -> Tensor:
+def changes_made(world: World[T, S, R], statements: Sequence[S], before: Sequence[R], after: Sequence[R]) -> Tensor:
     """The share of each statement's facts false before that are true after, (B,) in [0, 1]; 1 if all were true."""
     shares = []
     for statement, old, new in zip(statements, before, after, strict=True):
-        now = [holds for holds, held in zip(check(statement, new), check(statement, old), strict=True) if not held]
+        both = zip(world.check(statement, new), world.check(statement, old), strict=True)
+        now = [holds for holds, held in both if not held]
         shares.append(sum(now) / len(now) if now else 1.0)
     return torch.tensor(shares)

@@ -12,8 +12,7 @@ from torch import Tensor
 from sdlab.metrics import lab
 from sdlab.metrics.base import INPUTS, PICTURES, Complaint, Meter, Metric, PerImage, Subject, Tools, given
 from sdlab.metrics.files import MetricFiles
-from sdlab.system.resources import find
-from sdlab.worlds.scenes.reader import Evaluator
+from sdlab.worlds.evaluator import Evaluator
 
 
 class FeatureDistance(Metric):
@@ -33,7 +32,7 @@ class FeatureDistance(Metric):
 
     def missing(self, files: MetricFiles) -> Iterable[Complaint]:
         """The evaluator's weights."""
-        return lab.missing()
+        return lab.missing(files)
 
     def check(self, subject: Subject) -> Iterable[Complaint]:
         """Whether the evaluator can read the pictures."""
@@ -41,7 +40,7 @@ class FeatureDistance(Metric):
 
     def content(self, files: MetricFiles) -> Iterable[Path]:
         """The evaluator's weights."""
-        return [find(lab.EVALUATOR)]
+        return [lab.evaluator_file(files)]
 
     def open(self, tools: Tools) -> Meter:
         """Load the evaluator."""

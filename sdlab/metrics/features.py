@@ -16,8 +16,7 @@ from sdlab.metrics import inception, lab
 from sdlab.metrics.base import PICTURES, Batch, Complaint, Meter, Metric, Result, Rows, Run, Subject, Tools, given
 from sdlab.metrics.files import MetricFiles
 from sdlab.metrics.pictures import pictures_in, read_pictures
-from sdlab.system.resources import find
-from sdlab.worlds import scenes
+from sdlab.worlds.registry import AnyWorld
 
 REFERENCE = 2048  # renders in the lab's reference set
 REFERENCE_SEED = 30_000  # far from the seeds of the prompts and of training
@@ -51,7 +50,7 @@ class SetDistance(Metric):
 
     def missing(self, files: MetricFiles) -> Iterator[Complaint]:
         """The missing files of the feature space."""
-        yield from inception.missing(files, FEWEST) if files.inception else lab.missing()
+        yield from inception.missing(files, FEWEST) if files.inception else lab.missing(files)
 
     def check(self, subject: Subject) -> Iterator[Complaint]:
         """Whether there are enough pictures, of the right size."""
@@ -62,7 +61,7 @@ class SetDistance(Metric):
 
     def content(self, files: MetricFiles) -> Iterable[Path]:
         """The weights, and the real pictures if the user supplies them."""
-        return inception.content(files) if files.inception else [find(lab.EVALUATOR)]
+        return inception.content(files) if files.inception else [lab.evaluator_file(files)]
 
     def open(self, tools: Tools) -> Meter:
         """Load the feature space and the reference set, shared by all such metrics."""
@@ -101,13 +100,13 @@ def load(tools: Tools) -> Features:
 class LabFeatures:
     """The pooled features of the lab evaluator, each with mean 0 and variance 1 over real renders.
 
-    They depend on the objects of a scene, their positions and the light. The common scale keeps one feature from
+    They depend on what captions state and on what they leave open. The common scale keeps one feature from
     dominating, and the cubic kernel of KID from overflowing.
     """
 
     def __init__(self, tools: Tools) -> None:
         self._lab = tools.shared(lab.Lab)
-        raw = torch.cat([self._lab.features(renders.to(tools.device)) for renders in _renders()])
+        raw = torch.cat([self._lab.features(renders.to(tools.device)) for renders in _renders(self._lab.world)])
         self._mean, self._std = raw.mean(0), raw.std(0)
         self.reference: Tensor | Statistics = (raw - self._mean) / self._std
 
@@ -134,11 +133,11 @@ class _Inception:
         return self._network(given(batch.pictures))
 
 
-def _renders() -> Iterator[Tensor]:
-    """Batches of rendered scenes from the training distribution, 2048 in total."""
-    world = scenes.sample(REFERENCE, torch.Generator().manual_seed(REFERENCE_SEED), "train")
+def _renders(world: AnyWorld) -> Iterator[Tensor]:
+    """Batches of rendered pictures from the training distribution, 2048 in total."""
+    truth = world.sample(REFERENCE, torch.Generator().manual_seed(REFERENCE_SEED), "train")
     for start in range(0, REFERENCE, _BATCH):
-        yield scenes.render(world[start : start + _BATCH])
+        yield world.render(truth[start : start + _BATCH])
 
 
 @dataclass(frozen=True)

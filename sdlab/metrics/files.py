@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from samplers.checks import unknown
+from sdlab.worlds.registry import WORLDS
+
+
+def _known_world(name: str) -> str:
+    if name not in WORLDS:
+        raise ValueError(unknown("world", name, WORLDS))
+    return name
 
 
 class MetricFiles(BaseModel):
@@ -22,7 +33,11 @@ class MetricFiles(BaseModel):
     clip: str | None = None
     """A folder with OpenAI's CLIP in the layout of transformers, for the CLIP score."""
 
+    world: Annotated[str, AfterValidator(_known_world)] | None = None
+    """The lab world whose evaluator judges the pictures, `"scenes"` or `"portraits"`. By default the one that most
+    prompts are about."""
+
     @property
     def given(self) -> dict[str, str]:
         """The files that are set, by key."""
-        return self.model_dump(exclude_none=True)
+        return self.model_dump(exclude_none=True, exclude={"world"})

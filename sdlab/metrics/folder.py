@@ -11,6 +11,7 @@ from samplers.checks import unknown
 from sdlab.metrics import METRICS, complaints, missing_files
 from sdlab.metrics.base import Batch, Need, Result, Run, Subject, Tools
 from sdlab.metrics.files import MetricFiles
+from sdlab.metrics.lab import world_of
 from sdlab.metrics.meters import Meters
 from sdlab.metrics.pictures import pictures_in, read_pictures, size_of
 from sdlab.model.config import Size
@@ -42,6 +43,7 @@ def measure_folder(
         UsageError: a metric is unknown or cannot be measured on these pictures, or a file is missing or cannot be read.
     """
     place, files = Path(folder), files or MetricFiles()
+    files = files.model_copy(update={"world": files.world or world_of(prompts or ())})
     for name in metrics:
         if name not in METRICS:
             raise UsageError(unknown("metric", name, METRICS))

@@ -1,34 +1,44 @@
-"""The lab evaluator, loaded once and run once per batch for all metrics."""
+"""The lab evaluator of a world, loaded once and run once per batch for all metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sdlab.metrics.base import Batch, Complaint, Subject, Tools, given
+from sdlab.metrics.files import MetricFiles
 from sdlab.system.resources import find
 from sdlab.weights.model_folder import load_part
-from sdlab.worlds.scenes import PIXELS, Statement, parse
-from sdlab.worlds.scenes.reader import Evaluator, Reading, readings
+from sdlab.worlds.evaluator import Evaluator
+from sdlab.worlds.registry import WORLDS, AnyWorld, open_world
 
-EVALUATOR = "data/scenes/evaluator.safetensors"
+_DEFAULT = next(iter(WORLDS))
+EVALUATOR = "data/{}/evaluator.safetensors"
 
 
 class Lab:
-    """The loaded evaluator. `tools.shared(Lab)` returns the same one to every metric."""
+    """The loaded evaluator and its world. `tools.shared(Lab)` returns the same one to every metric."""
 
     def __init__(self, tools: Tools) -> None:
-        self.evaluator = load_part(find(EVALUATOR), Evaluator, tools.device)
+        self.world = world(tools.files)
+        self.evaluator = load_part(evaluator_file(tools.files), partial(Evaluator, self.world.HEADS), tools.device)
 
-    def heads(self, batch: Batch) -> dict[str, Tensor]:
+    def heads(self, batch: Batch) -> Mapping[str, Tensor]:
         """The outputs of the network for the pictures; use `batch.once(lab.heads)`."""
         return self.evaluator(given(batch.pictures))
 
-    def readings(self, batch: Batch) -> list[Reading]:
-        """The reader's results for the pictures; use `batch.once(lab.readings)`."""
-        return readings(batch.once(self.heads))
+    def readings(self, batch: Batch) -> list[Any]:
+        """What the reader saw in the pictures; use `batch.once(lab.readings)`."""
+        return self.world.readings(batch.once(self.heads))
+
+    def statements(self, prompts: Sequence[str]) -> list[Any]:
+        """The statements of prompts, all of which passed `check_prompts`."""
+        return [given(self.world.parse(prompt)) for prompt in prompts]
 
     @torch.no_grad()
     def features(self, pictures: Tensor) -> Tensor:
@@ -36,37 +46,57 @@ class Lab:
         return raw_features(self.evaluator(pictures))
 
 
-def raw_features(heads: dict[str, Tensor]) -> Tensor:
+def raw_features(heads: Mapping[str, Tensor]) -> Tensor:
     """The pooled features among the outputs of the network, (B, 64) on the CPU."""
     return heads["features"].float().cpu()
 
 
-def missing() -> Iterator[Complaint]:
+def world(files: MetricFiles) -> AnyWorld:
+    """The world whose evaluator judges the pictures."""
+    return open_world(files.world or _DEFAULT)
+
+
+def world_of(prompts: Sequence[str]) -> str | None:
+    """The world that most prompts are about, or None if it is the default one."""
+
+    def about(name: str) -> int:
+        return sum(open_world(name).parse(prompt) is not None for prompt in prompts)
+
+    best = max(WORLDS, key=about)
+    return None if best == _DEFAULT else best
+
+
+def evaluator_file(files: MetricFiles) -> Path:
+    """The weights of the evaluator."""
+    return find(_name(files))
+
+
+def _name(files: MetricFiles) -> str:
+    return EVALUATOR.format(files.world or _DEFAULT)
+
+
+def missing(files: MetricFiles) -> Iterator[Complaint]:
     """A complaint if its weights are missing."""
-    if not find(EVALUATOR).is_file():
-        yield "metrics", f"the weights of the lab evaluator, {EVALUATOR}, were not found"
+    if not evaluator_file(files).is_file():
+        yield "metrics", f"the weights of the lab evaluator, {_name(files)}, were not found"
 
 
 def check_size(subject: Subject, instead: str = "") -> Iterator[Complaint]:
     """A complaint unless the pictures have the evaluator's input size. `instead` suggests another way to measure."""
-    if subject.size != (PIXELS, PIXELS):
+    height, width = world(subject.files).SIZE
+    if subject.size != (height, width):
         size = "of another size" if subject.size is None else f"{subject.size[0]} × {subject.size[1]}"
-        reads = f"the lab evaluator reads pictures of {PIXELS} × {PIXELS} pixels"
+        reads = f"the lab evaluator reads pictures of {height} × {width} pixels"
         yield "metrics", f"{reads}, but those of {subject.name} are {size}{instead}"
 
 
 def check_prompts(subject: Subject) -> Iterator[Complaint]:
     """A complaint with the first prompt that states nothing the reader can check."""
-    wrong = next((prompt for prompt in subject.prompts if parse(prompt) is None), None)
+    judge = world(subject.files)
+    wrong = next((prompt for prompt in subject.prompts if judge.parse(prompt) is None), None)
     if wrong is not None:
-        instead = "'a red circle above a small blue star on a grey background'"
         yield (
             "metrics",
-            f"the prompt {wrong!r} names no object of the scenes world; write it like {instead}, "
-            "or leave the metric out",
+            f"the prompt {wrong!r} states nothing about the {subject.files.world or _DEFAULT} world; "
+            f"write it like {judge.EXAMPLE!r}, or leave the metric out",
         )
-
-
-def statements(prompts: Sequence[str]) -> list[Statement]:
-    """The statements of prompts, all of which passed `check_prompts`."""
-    return [given(parse(prompt)) for prompt in prompts]

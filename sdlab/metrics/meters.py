@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from sdlab.metrics import lab
 from sdlab.metrics.base import PICTURES, PROMPTS, Batch, Meter, Metric, Result, Run, Tools
 from sdlab.metrics.features import REFERENCE_SEED
-from sdlab.worlds import scenes
 
 _BATCH = 64  # pictures per network pass
 
@@ -34,16 +34,17 @@ class Meters:
 
         Empty unless the pictures have the size of the renders.
         """
-        if self._tools.size != (scenes.PIXELS, scenes.PIXELS):
+        world = lab.world(self._tools.files)
+        if self._tools.size != world.SIZE:
             return {}
         measured = {metric: meter for metric, meter in self._open.items() if metric.needs <= PICTURES | PROMPTS}
         generator = torch.Generator().manual_seed(REFERENCE_SEED + 1)
-        world = scenes.sample(images, generator)
-        captions = scenes.describe(world, generator)
+        truth = world.sample(images, generator)
+        captions = world.describe(truth, generator)
         measurement = Measurement(measured, Run(images))
         for start in range(0, images, _BATCH):
             part = slice(start, start + _BATCH)
-            pictures = scenes.render(world[part]).to(self._tools.device)
+            pictures = world.render(truth[part]).to(self._tools.device)
             measurement.update(Batch(range(images)[part], pictures, captions[part]))
         return measurement.results()
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from sdlab.metrics import lab
-from sdlab.metrics.base import PICTURES, PROMPTS, Complaint, Meter, Metric, PerImage, Subject, Tools, given
+from sdlab.metrics.base import PICTURES, PROMPTS, Batch, Complaint, Meter, Metric, PerImage, Subject, Tools, given
 from sdlab.metrics.files import MetricFiles
-from sdlab.system.resources import find
-from sdlab.worlds.scenes.reader import accuracy
+from sdlab.worlds.base import accuracy
 
 
 class PromptAccuracy(Metric):
@@ -24,7 +26,7 @@ class PromptAccuracy(Metric):
 
     def missing(self, files: MetricFiles) -> Iterable[Complaint]:
         """The evaluator's weights."""
-        return lab.missing()
+        return lab.missing(files)
 
     def check(self, subject: Subject) -> Iterator[Complaint]:
         """Whether the reader can read the pictures and check the prompts."""
@@ -33,9 +35,14 @@ class PromptAccuracy(Metric):
 
     def content(self, files: MetricFiles) -> Iterable[Path]:
         """The evaluator's weights."""
-        return [find(lab.EVALUATOR)]
+        return [lab.evaluator_file(files)]
 
     def open(self, tools: Tools) -> Meter:
         """Load the evaluator."""
         reader = tools.shared(lab.Lab)
-        return PerImage(lambda batch: accuracy(lab.statements(given(batch.prompts)), batch.once(reader.readings)))
+
+        def measure(batch: Batch) -> Tensor:
+            statements = reader.statements(given(batch.prompts))
+            return torch.tensor(accuracy(reader.world, statements, batch.once(reader.readings)))
+
+        return PerImage(measure)

@@ -199,8 +199,8 @@ class Prompts(_Table):
     """`[prompts]`: one of `set` (with `count`), `file` and `list`."""
 
     set: Annotated[str, AfterValidator(partial(_known, kind="prompt set", known=PROMPT_SETS))] | None = None
-    """A set of captions of the scenes world. `"scenes_heldout"` has combinations that were never trained on, and
-    `"scenes_altered"` changes one fact of each input picture."""
+    """A set of captions of a world, `"scenes"` or `"portraits"`. `"…_heldout"` has combinations that were never trained
+    on, and `"…_altered"` changes one fact of each input picture."""
     count: Annotated[int, Field(ge=1, le=SIZE)] | None = None
     """How many prompts of the set. By default one per image."""
     file: Annotated[str, AfterValidator(_readable)] | None = None
@@ -246,7 +246,7 @@ class Image(_Table):
     init: str | None = None
     """One picture for all prompts."""
     set: Annotated[str, AfterValidator(partial(_known, kind="picture set", known=SETS))] | None = None
-    """Rendered pictures of the scenes world, one per prompt."""
+    """Rendered pictures of a world, one per prompt: those that the prompt set of this name describes."""
     fit: Fit = "crop"
     """How `init` is brought to the size of the model."""
 

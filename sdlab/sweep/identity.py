@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sdlab.metrics import content_files
-from sdlab.metrics.lab import EVALUATOR
+from sdlab.metrics.lab import evaluator_file
 from sdlab.metrics.pictures import pictures_in
 from sdlab.sweep.cell import canonical
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.preflight import check
 from sdlab.system.errors import RunError
 from sdlab.system.files import reason
-from sdlab.system.resources import find
 
 
 def identify(plan: Plan) -> str:
@@ -46,7 +45,8 @@ def _files(plan: Plan) -> Iterator[Path]:
     """All files whose content the values depend on, in an order that depends on nothing else."""
     yield from plan.opened.files
     # The evaluator counts for every text-to-image model, measured with it or not: rows of earlier runs stay valid.
-    measured = [find(EVALUATOR)] if "prompts" not in plan.opened.ignores else []
+    evaluator = evaluator_file(plan.metric_files)
+    measured = [evaluator] if "prompts" not in plan.opened.ignores and evaluator.is_file() else []
     for path in map(Path, plan.metric_files.given.values()):
         measured += (pictures_in(path) or _inside(path)) if path.is_dir() else [path]
     yield from dict.fromkeys([*measured, *content_files(plan.metrics, plan.metric_files)])

@@ -16,6 +16,7 @@ from sdlab import plugins
 from sdlab.backends.base import Opened
 from sdlab.backends.registry import open_model
 from sdlab.metrics import Metric, MetricFiles, labelled
+from sdlab.metrics.lab import world_of
 from sdlab.picture import Fit
 from sdlab.registry import Mistake, Registry
 from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER
@@ -174,7 +175,8 @@ def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -
         device=document.device,
         metrics=tuple(dict.fromkeys(document.metrics)),
         metric_files=MetricFiles(
-            **{key: resources.near(path, folder) for key, path in document.metric_files.given.items()}
+            world=document.metric_files.world or world_of([prompt.text for prompt in prompts]),
+            **{key: resources.near(path, folder) for key, path in document.metric_files.given.items()},
         ),
         pictures=_pictures(document, prompts, folder),
         compare=document.compare,

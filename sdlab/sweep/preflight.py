@@ -9,8 +9,8 @@ from sdlab.metrics import Subject, complaints, missing_files
 from sdlab.metrics.base import Need
 from sdlab.picture import opened
 from sdlab.sweep.plan import Plan
+from sdlab.sweep.prompts import picture_size
 from sdlab.system.errors import UsageError
-from sdlab.worlds.scenes import PIXELS
 
 
 def check(plan: Plan) -> None:
@@ -64,12 +64,13 @@ def _unreadable_pictures(plan: Plan) -> Iterator[str]:
 def _impossible(plan: Plan) -> Iterator[str]:
     """What the model of a plan cannot do, one line each."""
     model = plan.opened
-    if plan.pictures is not None and plan.pictures.set is not None and model.image_size != PIXELS:
-        side = model.image_size
-        yield (
-            f"image.set: its pictures are {PIXELS} × {PIXELS} and those of {model.name} are {side} × {side}; "
-            "use `init`, which takes a picture of any size"
-        )
+    if plan.pictures is not None and plan.pictures.set is not None:
+        side, (height, width) = model.image_size, picture_size(plan.pictures.set)
+        if (side, side) != (height, width):
+            yield (
+                f"image.set: its pictures are {height} × {width} and those of {model.name} are {side} × {side}; "
+                "use `init`, which takes a picture of any size"
+            )
     if not plan.metrics and not model.draws_pictures:
         free = 'choose a metric that needs none, like ["reference_error"]'
         yield f"metrics: model {model.name} draws no pictures; {free}"

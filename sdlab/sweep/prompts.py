@@ -1,21 +1,26 @@
-"""The named sets of prompts and of pictures of the scenes world, the same on every machine.
+"""The named sets of prompts and of pictures of each world, the same on every machine.
 
-Picture i of a set shows what prompt i of the set of that name says. Prompt i of `scenes_altered` differs from picture
-i of `scenes` in one fact, which image-to-image is asked to change.
+Picture i of a set shows what prompt i of the set of that name says. Prompt i of an altered set differs from picture i
+of the world's own set in one fact, which image-to-image is asked to change.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from sdlab.worlds.scenes import Scenes, Split, Statement, describe, parse, render, sample
-from sdlab.worlds.scenes.captions import alter, word
-from sdlab.worlds.scenes.world import held_out
+from sdlab.worlds.base import Split
+from sdlab.worlds.registry import WORLDS, AnyWorld, open_world
 
-SETS: dict[str, Split] = {"scenes": "train", "scenes_heldout": "heldout"}
-ALTERED = "scenes_altered"
-PROMPT_SETS = (*SETS, ALTERED)
+SETS: dict[str, tuple[str, Split]] = {
+    **{world: (world, "train") for world in WORLDS},
+    **{f"{world}_heldout": (world, "heldout") for world in WORLDS},
+}
+"""The world and the split of each set of pictures."""
+_ALTERED = {f"{world}_altered": world for world in WORLDS}
+PROMPT_SETS = (*SETS, *_ALTERED)
 SIZE = 4096  # captions in a set
 _SEED = 20_000  # far from the seeds that training draws from
 
@@ -24,44 +29,55 @@ def prompt_set(name: str, count: int) -> list[str]:
     """The first `count` captions of a set. A larger count only adds to a smaller one.
 
     `scenes` says nothing the model has not been trained on, nor does `scenes_altered`; every caption of
-    `scenes_heldout` names a scene with a shape in a colour that training never showed together.
+    `scenes_heldout` describes a scene with a combination that training never showed. So it is with the other worlds.
 
     Raises:
-        KeyError: no such set.
+        KeyError: there is no such set.
         ValueError: `count` is not in 1 … 4096.
     """
-    if name == ALTERED:
-        return [_altered(caption, i) for i, caption in enumerate(prompt_set("scenes", count))]
-    world, generator = _world(name, count)
-    return describe(world, generator)[:count]
+    if name in _ALTERED:
+        world = open_world(_ALTERED[name])
+        return [_altered(world, caption, i) for i, caption in enumerate(prompt_set(_ALTERED[name], count))]
+    world, truth, generator = _drawn(name, count)
+    return world.describe(truth, generator)[:count]
 
 
 def picture_set(name: str, count: int) -> Tensor:
-    """The first `count` pictures of a set, (count, 3, 64, 64) in [−1, 1]. Raises as `prompt_set` does."""
-    return render(_world(name, count)[0][:count])
+    """The first `count` pictures of a set, (count, 3, H, W) in [−1, 1].
+
+    Raises:
+        KeyError: there is no such set.
+        ValueError: `count` is not in 1 … 4096.
+    """
+    world, truth, _ = _drawn(name, count)
+    return world.render(truth[:count])
 
 
-def _world(name: str, count: int) -> tuple[Scenes, torch.Generator]:
+def picture_size(name: str) -> tuple[int, int]:
+    """(height, width) of the pictures of a set.
+
+    Raises:
+        KeyError: there is no such set.
+    """
+    return open_world(SETS[name][0]).SIZE
+
+
+def _drawn(name: str, count: int) -> tuple[AnyWorld, Any, torch.Generator]:
+    """The world, the ground truth of the whole set, and the generator that then words its captions."""
     if not 1 <= count <= SIZE:
         raise ValueError(f"count should be from 1 to {SIZE}, got {count}")
     generator = torch.Generator().manual_seed(_SEED)
-    return sample(SIZE, generator, SETS[name]), generator
+    place, split = SETS[name]
+    world = open_world(place)
+    return world, world.sample(SIZE, generator, split), generator
 
 
-def _altered(caption: str, i: int) -> str:
+def _altered(world: AnyWorld, caption: str, i: int) -> str:
     """The caption with one fact exchanged for another, both within what training shows."""
     generator = torch.Generator().manual_seed(_SEED + 1 + i)
-    statement = parse(caption)
+    statement = world.parse(caption)
     assert statement is not None
     other = statement
-    while other == statement or not _trained(other):
-        other = alter(statement, torch.randint(1 << 30, (2,), generator=generator))
-    return word(other, torch.randint(1 << 30, (8,), generator=generator))
-
-
-def _trained(statement: Statement) -> bool:
-    pairs = [(thing.shape, thing.colour) for thing in statement.things]
-    return not any(
-        shape is not None and colour is not None and held_out(torch.tensor(shape), torch.tensor(colour))
-        for shape, colour in pairs
-    )
+    while other == statement or not world.trained(other):
+        other = world.alter(statement, torch.randint(1 << 30, (2,), generator=generator))
+    return world.word(other, torch.randint(1 << 30, (world.CHOICES,), generator=generator))

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from sdlab.worlds.registry import WORLDS
 
 if TYPE_CHECKING:
     from sdlab.train.stage import Stage
+    from sdlab.train.world_pictures import WorldPictures
+    from sdlab.worlds.base import Split
 
 
 class Training(BaseModel, ABC):
@@ -27,6 +31,8 @@ class Training(BaseModel, ABC):
     model: str = Field(
         "data/scenes", description="model folder; the stage reads the parts it needs from it and writes its part to it"
     )
+    world: str = Field("scenes", description="world whose pictures are trained on: scenes or portraits")
+    complete_captions: bool = Field(False, description="captions state every fact; by default some are left out")
     out: Path = Field(description="folder for the checkpoint and the loss log")
     start: Path | None = Field(
         None, description="weights (safetensors) to start from; tensors whose name and shape match are used"
@@ -47,6 +53,22 @@ class Training(BaseModel, ABC):
     compile: bool = Field(False, description="compile the network (torch.compile); needs a C++ compiler")
     threads: int | None = Field(None, gt=0, description="CPU threads; PyTorch's default if not set")
     save_every: int = Field(200, gt=0, description="steps between checkpoints")
+
+    @field_validator("world")
+    @classmethod
+    def _known_world(cls, value: str) -> str:
+        if value not in WORLDS:
+            from samplers.checks import unknown  # imports torch, so only when it is needed
+
+            raise ValueError(f"`world`: {unknown('world', value, WORLDS)}")
+        return value
+
+    def pictures(self, split: Split) -> WorldPictures[Any]:
+        """Fresh pictures of the world. Imports torch."""
+        from sdlab.train.world_pictures import WorldPictures
+        from sdlab.worlds.registry import open_world
+
+        return WorldPictures(open_world(self.world), split, self.complete_captions)
 
     @abstractmethod
     def build(self) -> Stage:

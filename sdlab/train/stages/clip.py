@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from sdlab.model.clip import Clip
 from sdlab.system.errors import UsageError
 from sdlab.train.optimizer import standard
-from sdlab.train.scene_pictures import SceneBatch, ScenePictures
 from sdlab.train.stage import Loss
 from sdlab.train.stages.clip_config import ClipTraining
 from sdlab.train.stages.text import FACTS, where
+from sdlab.train.world_pictures import WorldBatch, WorldPictures
 from sdlab.weights.model_folder import load_part, read_config, save_part
 from sdlab.weights.vocabulary import tokenizer_in
 from sdlab.worlds.scenes.captions import alter, state, word
+from sdlab.worlds.scenes.world import Scenes
 
 
 class Agreeing(nn.Module):
@@ -46,7 +47,7 @@ class Agreeing(nn.Module):
 class ClipStage:
     """The stage that maps pictures and captions to a shared space."""
 
-    def __init__(self, config: ClipTraining, pictures: ScenePictures) -> None:
+    def __init__(self, config: ClipTraining, pictures: WorldPictures[Scenes]) -> None:
         self.config, self.pictures, folder = config, pictures, Path(config.model)
         model = read_config(folder)
         if model.vision is None:
@@ -59,9 +60,9 @@ class ClipStage:
         self.trained = {"clip": standard(self.agreeing, config, stored=clip)}
         self.tokenizer = tokenizer_in(folder, model.text.context_length)
 
-    def _inputs(self, batch: SceneBatch, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def _inputs(self, batch: WorldBatch[Scenes], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """The pictures (B, 3, H, W), and the tokens of their captions and of one near miss each, (B, L)."""
-        statements = state(batch.scenes, generator)
+        statements = state(batch.truth, generator)
         choices = torch.randint(1 << 30, (len(batch), 10), generator=generator)
         right = [word(s, c[:8]) for s, c in zip(statements, choices, strict=True)]
         wrong = [word(alter(s, c[8:]), c[:8]) for s, c in zip(statements, choices, strict=True)]
@@ -80,7 +81,7 @@ class ClipStage:
         n = len(images)
         target = torch.arange(n, device=logits.device)
         of_texts, of_images = F.cross_entropy(logits, target), F.cross_entropy(logits[:, :n].T, target)
-        seen = F.binary_cross_entropy_with_logits(facts, where(batch.scenes).to(facts.device))
+        seen = F.binary_cross_entropy_with_logits(facts, where(batch.truth).to(facts.device))
         found = (logits.detach().argmax(1) == target).float().mean()
         parts = {"found": found, "near": _nearer(logits.detach()), "facts": seen}
         yield Loss("clip", (of_texts + of_images) / 2 + self.config.grounding * seen, parts)

@@ -21,7 +21,6 @@ class ClipTraining(Training):
 
     def build(self) -> ClipStage:
         """The stage on scenes with trained combinations."""
-        from sdlab.train.scene_pictures import ScenePictures
         from sdlab.train.stages.clip import ClipStage
 
-        return ClipStage(self, ScenePictures("train"))
+        return ClipStage(self, self.pictures("train"))

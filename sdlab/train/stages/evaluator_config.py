@@ -17,7 +17,6 @@ class EvaluatorTraining(Training):
 
     def build(self) -> EvaluatorStage:
         """The stage on scenes with all combinations, held-out ones included."""
-        from sdlab.train.scene_pictures import ScenePictures
         from sdlab.train.stages.evaluator import EvaluatorStage
 
-        return EvaluatorStage(self, ScenePictures("all"))
+        return EvaluatorStage(self, self.pictures("all"))

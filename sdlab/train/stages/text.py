@@ -22,9 +22,9 @@ from sdlab.system.errors import UsageError
 from sdlab.system.files import make_folder
 from sdlab.train.folder import configuration, update
 from sdlab.train.optimizer import standard
-from sdlab.train.scene_pictures import ScenePictures
 from sdlab.train.stage import Loss
 from sdlab.train.stages.text_config import TextTraining
+from sdlab.train.world_pictures import WorldPictures
 from sdlab.weights.model_folder import save_part
 from sdlab.weights.vocabulary import tokenizer_in, write_vocabulary
 from sdlab.worlds.scenes.captions import NOUNS, state, word
@@ -60,7 +60,7 @@ def where(world: Scenes) -> Tensor:
 class TextStage:
     """The stage that maps captions to the described objects and their positions."""
 
-    def __init__(self, config: TextTraining, pictures: ScenePictures) -> None:
+    def __init__(self, config: TextTraining, pictures: WorldPictures[Scenes]) -> None:
         self.config, self.pictures, folder = config, pictures, Path(config.model)
         model = configuration(folder)
         make_folder(folder)
@@ -87,7 +87,7 @@ class TextStage:
         fact, the relation. The rest is learnt from this step.
         """
         batch = self.pictures.batch(self.config.batch, generator)
-        world = batch.scenes
+        world = batch.truth
         n, device = len(world), self.config.device
         tokens = self.tokenizer(batch.captions(generator))
         ends = tokens.argmax(1)
@@ -111,9 +111,9 @@ class TextStage:
             RunError: a file cannot be written.
         """
         generator = torch.Generator().manual_seed(2**40 + self.config.seed)
-        world = self.pictures.batch(4096, generator).scenes
+        world = self.pictures.batch(4096, generator).truth
         world = world[(world.count == 2).nonzero().squeeze(1)]
-        captions = [word(s, c) for s, c in zip(state(world, generator, leave_out=False), _picks(world), strict=True)]
+        captions = [word(s, c) for s, c in zip(state(world, generator, complete=True), _picks(world), strict=True)]
         tokens = self.tokenizer(captions).to(self.config.device)
         n, rows = len(world), torch.arange(len(world))
         states = self.grounded.clip.text(tokens)[rows, tokens.argmax(1)]

@@ -17,7 +17,6 @@ class TextTraining(Training):
 
     def build(self) -> TextStage:
         """The stage on scenes with trained combinations."""
-        from sdlab.train.scene_pictures import ScenePictures
         from sdlab.train.stages.text import TextStage
 
-        return TextStage(self, ScenePictures("train"))
+        return TextStage(self, self.pictures("train"))

@@ -39,8 +39,7 @@ class UnetTraining(Training):
 
     def build(self) -> UnetStage:
         """The stage on scenes with trained combinations; measured on those and on held-out combinations."""
-        from sdlab.train.scene_pictures import ScenePictures
         from sdlab.train.stages.unet import UnetStage
 
-        unseen = {"train": ScenePictures("train"), "heldout": ScenePictures("heldout")}
-        return UnetStage(self, ScenePictures("train"), unseen)
+        unseen = {"train": self.pictures("train"), "heldout": self.pictures("heldout")}
+        return UnetStage(self, self.pictures("train"), unseen)

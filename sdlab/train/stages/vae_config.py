@@ -57,7 +57,6 @@ class VaeTraining(Training):
 
     def build(self) -> VaeStage:
         """The stage on scenes with trained combinations; measured on scenes with all combinations."""
-        from sdlab.train.scene_pictures import ScenePictures
         from sdlab.train.stages.vae import VaeStage
 
-        return VaeStage(self, ScenePictures("train"), unseen=ScenePictures("all"))
+        return VaeStage(self, self.pictures("train"), unseen=self.pictures("all"))

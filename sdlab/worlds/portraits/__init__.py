@@ -1,7 +1,23 @@
-"""The portraits world: people in pixel art, their pictures and captions."""
+"""The portraits world: people in pixel art."""
 
-from sdlab.worlds.portraits.captions import Statement, describe, parse
+from sdlab.worlds.base import Split
+from sdlab.worlds.portraits.captions import (
+    CHOICES,
+    EXAMPLE,
+    Statement,
+    alter,
+    describe,
+    facts,
+    parse,
+    state,
+    trained,
+    word,
+)
+from sdlab.worlds.portraits.reader import HEADS, check, losses, readings
 from sdlab.worlds.portraits.render import render
-from sdlab.worlds.portraits.world import FACTS, SIZE, Portraits, Split, sample
+from sdlab.worlds.portraits.world import FACTS, SIZE, Portraits, sample
 
-__all__ = ["FACTS", "SIZE", "Portraits", "Split", "Statement", "describe", "parse", "render", "sample"]
+__all__ = [
+    "CHOICES", "EXAMPLE", "FACTS", "HEADS", "SIZE", "Portraits", "Split", "Statement", "alter", "check", "describe",
+    "facts", "losses", "parse", "readings", "render", "sample", "state", "trained", "word",
+]  # fmt: skip

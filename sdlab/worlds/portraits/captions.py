@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from sdlab.worlds.portraits.world import FACTS, Portraits, labels
+from sdlab.worlds.portraits.world import FACTS, Portraits, held_out, labels
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ _MOUTH_WORDS = (("smiling", "happy"), ("sad", "unhappy"))
 _OPENINGS = ("", "", "a portrait of ", "a picture of ")
 _GROUNDS = ("on a {} background", "against a {} background", "in front of a {} background")
 _TOPS = ("top", "shirt")
-_PICKS = 24  # random integers for the wording of one caption
+CHOICES = 24  # random integers for the wording of one caption
+EXAMPLE = "a smiling person with long red hair, wearing black sunglasses and a green hat on a light blue background"
 
 
 def state(portraits: Portraits, generator: torch.Generator, complete: bool = False) -> list[Statement]:
@@ -128,7 +129,7 @@ def _listed(items: list[str], conjunction: str = "and") -> str:
 def describe(portraits: Portraits, generator: torch.Generator, complete: bool = False) -> list[str]:
     """One caption per portrait."""
     statements = state(portraits, generator, complete)
-    choices = torch.randint(1 << 30, (len(portraits), _PICKS), generator=generator)
+    choices = torch.randint(1 << 30, (len(portraits), CHOICES), generator=generator)
     return [word(statement, choose) for statement, choose in zip(statements, choices, strict=True)]
 
 
@@ -211,3 +212,9 @@ def alter(statement: Statement, choose: Tensor) -> Statement:
     other = replace(statement, **{name: (getattr(statement, name) + 1 + by % (n - 1)) % n})
     lost = {colour: None for colour, thing in _COLOUR_OF.items() if getattr(other, thing) == 0}
     return replace(other, **lost)
+
+
+def trained(statement: Statement) -> bool:
+    """Whether the colours of hair and top, where both are stated, are not held out of training."""
+    hair, top = statement.hair_colour, statement.top
+    return hair is None or top is None or not held_out(torch.tensor(hair), torch.tensor(top))

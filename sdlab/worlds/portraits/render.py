@@ -9,7 +9,8 @@ from sdlab.worlds.portraits.palette import ROLES
 from sdlab.worlds.portraits.parts import CELLS, GRID, PARTS
 from sdlab.worlds.portraits.world import SIZE, Portraits
 
-_PAINTED = [ROLES.index(role) for role in (*(part.role for part in reversed(PARTS.values())), "background")]
+_FROM_TOP = tuple(PARTS.values())[::-1]
+_PAINTED = [ROLES.index(role) for role in (*(part.role for part in _FROM_TOP), "background")]
 
 
 def render(portraits: Portraits) -> Tensor:
@@ -19,9 +20,7 @@ def render(portraits: Portraits) -> Tensor:
     shares = torch.empty(n, len(PARTS) + 2, CELLS)
     through = torch.ones(n, CELLS)
     white = torch.zeros(n, CELLS)
-    for k, (part, variant) in enumerate(
-        zip(reversed(PARTS.values()), portraits.variants.flip(1).unbind(1), strict=True)
-    ):
+    for k, (part, variant) in enumerate(zip(_FROM_TOP, portraits.variants.flip(1).unbind(1), strict=True)):
         torch.mul(through, part.own[variant], out=shares[:, k])
         white.addcmul_(through, part.white[variant])
         through.mul_(part.through[variant])

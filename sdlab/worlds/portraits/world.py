@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from sdlab.worlds.base import Split
 from sdlab.worlds.portraits.palette import NAMES, PALETTE, ROLES, VARIATION, skin
 from sdlab.worlds.portraits.parts import GRID, PARTS
 
 SIZE = (64, 64)
-Split = Literal["train", "heldout", "all"]
 
 HAIR_LENGTHS = ("short", "long")
 MOUTHS = ("smiling", "sad")

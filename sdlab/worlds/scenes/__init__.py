@@ -1,7 +1,26 @@
-"""The scenes world: scenes, their pictures and captions, and a reader that checks a picture against a caption."""
+"""The scenes world: objects with a spatial relation on plain backgrounds."""
 
-from sdlab.worlds.scenes.captions import Statement, Thing, describe, parse
+from sdlab.worlds.base import Split
+from sdlab.worlds.scenes.captions import (
+    CHOICES,
+    EXAMPLE,
+    Statement,
+    Thing,
+    alter,
+    describe,
+    facts,
+    parse,
+    state,
+    trained,
+    word,
+)
+from sdlab.worlds.scenes.reader import HEADS, Reading, Seen, check, readings
+from sdlab.worlds.scenes.reader_losses import losses
 from sdlab.worlds.scenes.render import render
-from sdlab.worlds.scenes.world import PIXELS, Scenes, Split, sample
+from sdlab.worlds.scenes.world import PIXELS, SIZE, Scenes, sample
 
-__all__ = ["PIXELS", "Scenes", "Split", "Statement", "Thing", "describe", "parse", "render", "sample"]
+__all__ = [
+    "CHOICES", "EXAMPLE", "HEADS", "PIXELS", "SIZE", "Reading", "Scenes", "Seen", "Split", "Statement", "Thing",
+    "alter", "check", "describe", "facts", "losses", "parse", "readings", "render", "sample", "state", "trained",
+    "word",
+]  # fmt: skip

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sdlab.worlds.scenes.world import BACKGROUNDS, COLOURS, RELATIONS, SHAPES, SIZES, Scenes
+from sdlab.worlds.scenes.world import BACKGROUNDS, COLOURS, RELATIONS, SHAPES, SIZES, Scenes, held_out
 
 _SIZE_WORDS = (("small", "little", "tiny"), ("large", "big", "huge"))
 _RELATION_WORDS = (
@@ -24,6 +24,8 @@ _ANY_SHAPE = "shape"
 NOUNS = (*SHAPES, _ANY_SHAPE)  # a caption has one per object
 _OPENINGS = ("", "", "a picture of ", "an image of ")
 _GROUNDS = ("on a {} background", "against a {} background", "with a {} background", "on {}")
+CHOICES = 8  # random integers for the wording of one caption
+EXAMPLE = "a red circle above a small blue star on a grey background"
 
 # How often an attribute is omitted.
 _UNSAID = {"size": 0.25, "colour": 0.12, "shape": 0.05, "background": 0.2, "relation": 0.1}
@@ -47,11 +49,11 @@ class Statement:
     background: int | None = None
 
 
-def state(scenes: Scenes, generator: torch.Generator, leave_out: bool = True) -> list[Statement]:
-    """One statement per scene: all facts, or with `leave_out` a random non-empty subset."""
+def state(scenes: Scenes, generator: torch.Generator, complete: bool = False) -> list[Statement]:
+    """One statement per scene: a random non-empty subset of its facts, or with `complete` all of them."""
     n = len(scenes)
     unsaid = {
-        name: (torch.rand(n, 2, generator=generator) < (rate if leave_out else 0.0)).tolist()
+        name: (torch.rand(n, 2, generator=generator) < (0.0 if complete else rate)).tolist()
         for name, rate in _UNSAID.items()
     }
     values = {name: getattr(scenes, name).tolist() for name in ("shape", "colour", "size")}
@@ -91,10 +93,10 @@ def word(statement: Statement, choose: torch.Tensor) -> str:
     return text
 
 
-def describe(scenes: Scenes, generator: torch.Generator, leave_out: bool = True) -> list[str]:
+def describe(scenes: Scenes, generator: torch.Generator, complete: bool = False) -> list[str]:
     """One caption per scene."""
-    statements = state(scenes, generator, leave_out)
-    choices = torch.randint(1 << 30, (len(scenes), 8), generator=generator)
+    statements = state(scenes, generator, complete)
+    choices = torch.randint(1 << 30, (len(scenes), CHOICES), generator=generator)
     return [word(statement, choose) for statement, choose in zip(statements, choices, strict=True)]
 
 
@@ -167,3 +169,12 @@ def alter(statement: Statement, choose: torch.Tensor) -> Statement:
         options += [replace(statement, things=exchanged)] * (first.colour != second.colour) * 2
         options += [replace(statement, things=(second, first))] * (statement.relation is not None) * 2
     return options[which % len(options)]
+
+
+def trained(statement: Statement) -> bool:
+    """Whether no object has a shape and a colour that are held out of training."""
+    pairs = [(thing.shape, thing.colour) for thing in statement.things]
+    return not any(
+        shape is not None and colour is not None and held_out(torch.tensor(shape), torch.tensor(colour))
+        for shape, colour in pairs
+    )

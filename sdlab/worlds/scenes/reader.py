@@ -1,70 +1,28 @@
-"""The lab evaluator, and the reader that checks a picture against a caption's statement.
+"""The reader of scenes, which checks a picture against a caption's statement.
 
-The evaluator is a small convolutional network whose only input is the picture, never the caption. It predicts a heat
-map of object centres (Zhou et al. 2019, arXiv:1904.07850) with shape, colour and size at each centre, and the
-background of the whole picture. FID and KID use its pooled features. It is trained separately from the generator and
-its text encoder.
+The evaluator predicts a heat map of object centres (Zhou et al. 2019, arXiv:1904.07850) with shape, colour and size at
+each centre, and the background of the whole picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import permutations
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from sdlab.worlds.base import Heads
+from sdlab.worlds.evaluator import STRIDE
 from sdlab.worlds.scenes.captions import Statement, Thing
 from sdlab.worlds.scenes.world import BACKGROUNDS, COLOURS, PIXELS, SHAPES, SIZES
 
-STRIDE = 4  # pixels per cell of the heat map
 CELLS = PIXELS // STRIDE
-FEATURES = 64
-_PER_CELL = {"heat": 1, "shape": len(SHAPES), "colour": len(COLOURS), "size": len(SIZES), "offset": 2, "fine": 4}
-_PER_PICTURE = {"background": len(BACKGROUNDS), "pairs": len(SHAPES) * len(COLOURS), "light": 2, "tone": 3, "where": 4}
-
-
-class _Residual(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1),
-            nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1),
-        )  # fmt: skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
-
-
-class Evaluator(nn.Module):
-    """Pictures (B, 3, 64, 64) in [−1, 1] -> predictions per cell and for the whole picture."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fine = nn.Sequential(
-            nn.Conv2d(3, 32, 3, stride=2, padding=1), _Residual(32),
-            nn.Conv2d(32, 64, 3, stride=2, padding=1), _Residual(64), _Residual(64),
-        )  # fmt: skip
-        self.coarse = nn.Sequential(nn.Conv2d(64, 128, 3, stride=2, padding=1), _Residual(128), _Residual(128))
-        self.back = nn.Conv2d(128, 64, 1)
-        self.joint = nn.Sequential(_Residual(64), nn.GroupNorm(8, 64), nn.SiLU())
-        self.cells = nn.Conv2d(64, sum(_PER_CELL.values()), 1)
-        self.pooled = nn.Linear(128 * 4, FEATURES)
-        self.picture = nn.Sequential(nn.SiLU(), nn.Linear(FEATURES, sum(_PER_PICTURE.values())))
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Cell heads (B, k, 16, 16), picture heads (B, k), and "features" (B, 64)."""
-        fine = self.fine(images)
-        coarse = self.coarse(fine)
-        cells = self.cells(self.joint(fine + F.interpolate(self.back(coarse), scale_factor=2.0)))
-        # Four quadrants rather than one mean, so that the features depend on positions.
-        features = self.pooled(F.adaptive_avg_pool2d(F.silu(coarse), 2).flatten(1))
-        picture = self.picture(features)
-        heads = dict(zip(_PER_CELL, cells.split(list(_PER_CELL.values()), 1), strict=True))
-        heads |= dict(zip(_PER_PICTURE, picture.split(list(_PER_PICTURE.values()), 1), strict=True))
-        return {**heads, "features": features}
+HEADS = Heads(
+    cells={"heat": 1, "shape": len(SHAPES), "colour": len(COLOURS), "size": len(SIZES), "offset": 2, "fine": 4},
+    picture={"background": len(BACKGROUNDS), "pairs": len(SHAPES) * len(COLOURS), "light": 2, "tone": 3, "where": 4},
+)
 
 
 @dataclass(frozen=True)
@@ -84,15 +42,9 @@ class Reading:
     background: int
 
 
-@torch.no_grad()
-def read(evaluator: Evaluator, images: Tensor) -> list[Reading]:
-    """The readings of pictures (B, 3, 64, 64) in [−1, 1]."""
-    return readings(evaluator(images))
-
-
-def readings(heads: dict[str, Tensor]) -> list[Reading]:
+def readings(outputs: Mapping[str, Tensor]) -> list[Reading]:
     """The objects in the evaluator's outputs whose centre has a probability above ½, at most four per picture."""
-    heads = {name: value.float().cpu() for name, value in heads.items()}
+    heads = {name: value.float().cpu() for name, value in outputs.items()}
     heat = heads["heat"].sigmoid().squeeze(1)
     # A centre is the maximum of its 5 × 5 cells. The centres of two objects are at least 16 pixels apart.
     peak = (heat == F.max_pool2d(heat.unsqueeze(1), 5, stride=1, padding=2).squeeze(1)) & (heat > 0.5)
@@ -141,9 +93,3 @@ def _related(relation: int, first: Seen | None, second: Seen | None) -> bool:
     dx, dy = second.x - first.x, second.y - first.y
     along, across = (dx, dy) if relation < 2 else (dy, dx)
     return abs(along) > abs(across) and (along > 0) == (relation % 2 == 0)
-
-
-def accuracy(statements: Sequence[Statement], found: Sequence[Reading]) -> Tensor:
-    """The share of each statement's facts that are true of its picture, (B,) in [0, 1]."""
-    checked = (check(s, r) for s, r in zip(statements, found, strict=True))
-    return torch.tensor([sum(facts) / len(facts) for facts in checked])

@@ -8,10 +8,11 @@ captioned, so pictures with the same caption differ. A batch of scenes is a few 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
+
+from sdlab.worlds.base import Split
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "moon")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
@@ -20,8 +21,8 @@ BACKGROUNDS = ("white", "grey", "black", "brown", "navy")
 RELATIONS = ("left of", "right of", "above", "below")
 
 PIXELS = 64
+SIZE = (PIXELS, PIXELS)
 RADIUS = torch.tensor([[8.0, 9.5], [12.5, 14.0]])  # pixels, (small, large) × (min, max)
-Split = Literal["train", "heldout", "all"]
 
 
 def held_out(shape: Tensor, colour: Tensor) -> Tensor:

@@ -101,7 +101,9 @@ def test_what_cannot_be_measured_on_a_folder_is_refused(folder: Path, tmp_path: 
     assert refusal("prompt_accuracy", prompts=["a red star"]) == (
         f"{folder}: has 6 pictures for 1 prompts; give one per picture"
     )
-    assert "the prompt 'a cat' names no object" in refusal("prompt_accuracy", prompts=["a cat"] * 6)
+    assert "the prompt 'a cat' states nothing about the scenes world" in refusal(
+        "prompt_accuracy", prompts=["a cat"] * 6
+    )
     save(tmp_path / "large", torch.zeros(5, 3, 80, 96))
     assert refusal("psnr", inputs=tmp_path / "large") == (
         f"{tmp_path}/large: has 5 of 80 × 96, but {folder} has 6 of 64 × 64; number and size should match"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from math import log10
 
 import pytest
@@ -14,19 +15,20 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 from sdlab.metrics import METRICS
 from sdlab.metrics.changes_made import changes_made
 from sdlab.metrics.feature_distance import feature_distance
-from sdlab.metrics.lab import EVALUATOR
+from sdlab.metrics.files import MetricFiles
+from sdlab.metrics.lab import evaluator_file
 from sdlab.metrics.psnr import EQUAL, psnr
 from sdlab.metrics.ssim import ssim
-from sdlab.system.resources import find
 from sdlab.weights.model_folder import load_part
 from sdlab.worlds import scenes
+from sdlab.worlds.evaluator import Evaluator
 from sdlab.worlds.scenes.captions import Statement, Thing
-from sdlab.worlds.scenes.reader import Evaluator, Reading, Seen
+from sdlab.worlds.scenes.reader import Reading, Seen
 
 
 @pytest.fixture(scope="module")
 def evaluator() -> Evaluator:
-    return load_part(find(EVALUATOR), Evaluator)
+    return load_part(evaluator_file(MetricFiles()), partial(Evaluator, scenes.HEADS))
 
 
 def renders(n: int, seed: int = 0) -> Tensor:
@@ -108,8 +110,8 @@ def test_changes_are_counted_among_what_the_input_lacked():
         return Reading((Seen(Thing(0, colour, 0), 30.0, 30.0),), background)
 
     before, after = seen(5, 2), [seen(5, 2), seen(0, 2), seen(5, 0), seen(0, 0)]
-    found = changes_made([asked] * 4, [before] * 4, after)
+    found = changes_made(scenes, [asked] * 4, [before] * 4, after)
     torch.testing.assert_close(found, torch.tensor([0.0, 0.5, 0.5, 1.0]))
     nothing = Reading((), 0)  # what was there and is lost is no change that was asked for
-    torch.testing.assert_close(changes_made([asked], [before], [nothing]), torch.tensor([0.5]))
-    torch.testing.assert_close(changes_made([asked], [seen(0, 0)], [nothing]), torch.tensor([1.0]))
+    torch.testing.assert_close(changes_made(scenes, [asked], [before], [nothing]), torch.tensor([0.5]))
+    torch.testing.assert_close(changes_made(scenes, [asked], [seen(0, 0)], [nothing]), torch.tensor([1.0]))

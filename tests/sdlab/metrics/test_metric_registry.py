@@ -10,8 +10,7 @@ import pytest
 
 from sdlab.metrics import METRICS, MetricFiles, Subject, complaints, content_files, labelled, missing_files
 from sdlab.metrics.base import Metric, Need
-from sdlab.metrics.lab import EVALUATOR
-from sdlab.system.resources import find
+from sdlab.metrics.lab import evaluator_file
 
 ALL = frozenset[Need]({"pictures", "prompts", "inputs", "samples"})
 INCEPTION = MetricFiles(inception="i.pth", reference="r.npz")
@@ -109,8 +108,8 @@ def test_values_are_written_with_their_digits_or_in_powers_of_ten():
         (
             ["prompt_accuracy", "changes_made"],
             Subject("scenes", 8, ALL, size=(64, 64), prompts=["a red star", "a cat", "a dog"]),
-            "metrics: prompt_accuracy, changes_made: the prompt 'a cat' names no object of the scenes world; write it "
-            "like 'a red circle above a small blue star on a grey background', or leave the metric out",
+            "metrics: prompt_accuracy, changes_made: the prompt 'a cat' states nothing about the scenes world; "
+            "write it like 'a red circle above a small blue star on a grey background', or leave the metric out",
         ),
         (
             ["psnr"],
@@ -167,7 +166,7 @@ def test_values_depend_on_the_files_of_the_metrics_that_are_measured(tmp_path: P
         (tmp_path / "clip" / name).touch()
     files = MetricFiles(inception="i.pth", reference=str(tmp_path / "real"), clip=str(tmp_path / "clip"))
     assert content_files(["psnr", "w2"], files) == []
-    assert content_files(["prompt_accuracy", "fid"], MetricFiles()) == [find(EVALUATOR)]
+    assert content_files(["prompt_accuracy", "fid"], MetricFiles()) == [evaluator_file(MetricFiles())]
     assert content_files(["kid", "fid"], files) == [Path("i.pth"), tmp_path / "real" / "1.png"]
     clip = content_files(["clip_score"], files)
     assert [path.name for path in clip] == ["config.json", "vocab.json", "merges.txt", "model.safetensors"]

@@ -20,7 +20,6 @@ from sdlab.system.errors import RunError, UsageError
 from sdlab.system.lock import locked
 from sdlab.train import run
 from sdlab.train.folder import configuration, update
-from sdlab.train.scene_pictures import ScenePictures
 from sdlab.train.stages import STAGES
 from sdlab.train.stages.evaluator import weather
 from sdlab.train.stages.text import where
@@ -31,7 +30,7 @@ from sdlab.train.stages.vae_config import VaeTraining
 from sdlab.weights.model_folder import load_part, read_config, save_config, save_part
 from sdlab.weights.model_loader import load
 from sdlab.worlds import scenes
-from sdlab.worlds.scenes.reader import Evaluator
+from sdlab.worlds.evaluator import Evaluator
 
 
 def learn(stage: str, folder: Path, **changes: object) -> dict[str, float]:
@@ -51,7 +50,7 @@ def test_the_stages_make_a_model_that_generates(tmp_path: Path):
     context, uncond = pipeline.encode(["a red circle"]), pipeline.encode([""])
     assert context.shape == (1, 24, 16)
     assert not torch.equal(context, uncond)
-    assert isinstance(load_part(folder / "evaluator.safetensors", Evaluator), Evaluator)
+    assert isinstance(load_part(folder / "evaluator.safetensors", partial(Evaluator, scenes.HEADS)), Evaluator)
 
 
 NEEDS = {"clip": ["text"], "unet": ["text", "vae"]}
@@ -136,18 +135,6 @@ def test_vae_and_unet_train_on_any_captioned_pictures(tmp_path: Path):
         assert any(bool(p.grad.any()) for p in stage.trained[loss.name].module.parameters() if p.grad is not None)
     assert unet.latents.shape == (8, 4, 16, 16)
     assert len(unet.latents.flatten(1).unique(dim=0)) == 8
-
-
-def test_scene_batches_follow_the_stream_of_the_world():
-    """The same stream as sampling, rendering and describing by hand; a part of a batch is those scenes."""
-    batch = ScenePictures("train").batch(20, torch.Generator().manual_seed(5))
-    world = scenes.sample(20, torch.Generator().manual_seed(5), "train")
-    chosen = torch.tensor([3, 17, 3])
-    assert len(batch) == 20
-    assert batch.images().equal(scenes.render(world))
-    assert batch[chosen].images().equal(scenes.render(world)[chosen])
-    generators = [torch.Generator().manual_seed(6) for _ in range(2)]
-    assert batch[2:9].captions(generators[0]) == scenes.describe(world[2:9], generators[1])
 
 
 @pytest.mark.parametrize("focus", [None, 0.3, 0.77])

@@ -145,7 +145,7 @@ def test_captions_vary_in_wording_and_leave_things_out():
         assert any(phrase in c for c in captions), phrase
     assert {s.background is None for s in statements} == {True, False}
     assert {t.size is None for s in statements for t in s.things} == {True, False}
-    full = scenes.describe(world, torch.Generator().manual_seed(0), leave_out=False)
+    full = scenes.describe(world, torch.Generator().manual_seed(0), complete=True)
     assert all(t.size is not None for c in full for t in scenes.parse(c).things)
 
 

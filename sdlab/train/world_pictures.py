@@ -1,0 +1,53 @@
+"""A world as training data: fresh pictures for every batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from sdlab.worlds.base import Split, Truth
+from sdlab.worlds.registry import AnyWorld
+
+T = TypeVar("T", bound=Truth)
+
+
+@dataclass(frozen=True)
+class WorldBatch(Generic[T]):
+    """Ground truth of a world with its pictures and captions."""
+
+    world: AnyWorld
+    truth: T
+    complete: bool
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def __getitem__(self, index: slice | Tensor) -> WorldBatch[T]:
+        return WorldBatch(self.world, self.truth[index], self.complete)
+
+    def images(self) -> Tensor:
+        """The rendered pictures, (B, 3, H, W) in [−1, 1]."""
+        return self.world.render(self.truth)
+
+    def captions(self, generator: torch.Generator) -> list[str]:
+        """Captions with varied wording, which may omit facts unless `complete`."""
+        return self.world.describe(self.truth, generator, self.complete)
+
+
+@dataclass(frozen=True)
+class WorldPictures(Generic[T]):
+    """Fresh pictures of one split of a world.
+
+    Stages that need the ground truth use this type instead of `CaptionedPictures`.
+    """
+
+    world: AnyWorld
+    split: Split
+    complete: bool = False  # whether captions state every fact
+
+    def batch(self, n: int, generator: torch.Generator) -> WorldBatch[T]:
+        """n pictures of the split, determined by the generator."""
+        return WorldBatch(self.world, self.world.sample(n, generator, self.split), self.complete)
