@@ -454,7 +454,7 @@ BAD = [
         "image: input pictures come from several places (image.init, image.set); keep one",
     ]),
     ("steps = [5, 10]", 'steps = 5\nstrength = 0.5\n[image]\nset = "scnes"\nfit = "stretch"', [
-        "image.set: unknown picture set 'scnes' (did you mean 'scenes'?); known: scenes, scenes_heldout",
+        "image.set: unknown picture set 'scnes' (did you mean 'scenes'?); known: portraits, portraits_heldout, scenes, scenes_heldout",
         "image.fit: should be one of crop, pad, got 'stretch'",
     ]),
     ('"a red circle", "a blue star", "a green moon"', '"a red circle", { text = "a", picture = "b" }, 3', [
