@@ -454,7 +454,8 @@ BAD = [
         "image: input pictures come from several places (image.init, image.set); keep one",
     ]),
     ("steps = [5, 10]", 'steps = 5\nstrength = 0.5\n[image]\nset = "scnes"\nfit = "stretch"', [
-        "image.set: unknown picture set 'scnes' (did you mean 'scenes'?); known: portraits, portraits_heldout, scenes, scenes_heldout",
+        "image.set: unknown picture set 'scnes' (did you mean 'scenes'?); known: portraits, "
+        "portraits_heldout, scenes, scenes_heldout",
         "image.fit: should be one of crop, pad, got 'stretch'",
     ]),
     ('"a red circle", "a blue star", "a green moon"', '"a red circle", { text = "a", picture = "b" }, 3', [
@@ -465,7 +466,7 @@ BAD = [
     ("[prompts]", "[metric_files]\nincpetion = 'a'\nclip = 3\n[prompts]", [
         "metric_files.clip: should be text in quotes, got 3",
         "metric_files.incpetion: unknown key 'incpetion' (did you mean 'inception'?); known: clip, inception, "
-        "reference",
+        "reference, world",
     ]),
 ]  # fmt: skip
 
