@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import ceil
 from typing import Literal, get_args
 
 import torch
@@ -94,18 +95,20 @@ class Pipeline:
 
         Args:
             cond: contexts of the prompts, (B, L, width).
-            uncond: contexts of the negative prompts, (B, L, width).
+            uncond: contexts of the negative prompts, (B, L, width), or of one for all, (1, L, width).
             seeds: one per picture, or a stream of noise whose first draw is ε.
             size: height and width in pixels, by default the size of the model or of `init`.
-            init: latents of pictures, (B, C, H, W).
+            init: latents of pictures, (B, C, H, W), or of one for all, (1, C, H, W).
             watch: wraps the network for this run, for example to count its passes.
 
         Raises:
-            ValueError: `strength` is outside [0, 1] or has no `init`, or a side is not a multiple of the VAE's factor.
+            ValueError: `strength` has no `init` or is invalid (see `tail`), the numbers of prompts, negative prompts,
+                seeds and pictures differ, or a side is not a multiple of the VAE's factor.
             NotFinite: the latents have NaN or infinity.
         """
         if init is None and strength != 1:
             raise ValueError(f"strength {strength!r} needs `init`, the latents of a picture")
+        uncond = _matched(cond, uncond, seeds, init)
         shape = latent_shape(self.model.config, size) if init is None else tuple(init.shape[1:])
         noise = seeds if callable(seeds) else samplers.seeded(seeds, self.device)
         sigmas = tail(sigmas, strength)
@@ -196,15 +199,36 @@ def tail(sigmas: Sequence[float], strength: float) -> tuple[float, ...]:
     """The part of a grid that image-to-image runs: its last ⌊strength · steps⌋ steps, for every sampler.
 
     The level where it begins is the t₀ of SDEdit (Meng et al. 2021, arXiv:2108.01073). Strength 1 is the whole grid,
-    and a strength below 1/steps leaves only its last level.
+    and strength 0 leaves only its last level, which keeps the picture.
 
     Raises:
-        ValueError: `strength` is outside [0, 1].
+        ValueError: `strength` is outside [0, 1], or is positive and below one step.
     """
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must be in [0, 1], got {strength!r}")
     steps = len(sigmas) - 1
-    return tuple(sigmas[steps - int(strength * steps + 1e-9) :])  # in floats, 0.29 · 100 is slightly below 29
+    count = int(strength * steps + 1e-9)  # in floats, 0.29 · 100 is slightly below 29
+    if strength > 0 and count == 0:
+        raise ValueError(
+            f"strength {strength:g} of {steps} step{'s' * (steps != 1)} is less than one step; "
+            f"give at least {ceil(1e4 / steps) / 1e4:g}, more steps, or 0 to keep the picture"
+        )
+    return tuple(sigmas[steps - count :])
+
+
+def _matched(cond: Tensor, uncond: Tensor, seeds: Sequence[int] | samplers.Noise, init: Tensor | None) -> Tensor:
+    """`uncond` with a row per picture, after a check that each prompt has all it needs.
+
+    Raises:
+        ValueError: two of the numbers differ.
+    """
+    prompts = len(cond)
+    for what, rows in (("negative prompts", uncond), ("input pictures", init)):
+        if rows is not None and len(rows) not in (1, prompts):
+            raise ValueError(f"got {prompts} prompts and {len(rows)} {what}; give one per prompt, or one for all")
+    if not callable(seeds) and len(seeds) != prompts:
+        raise ValueError(f"got {prompts} prompts and {len(seeds)} seeds; give one seed per prompt")
+    return uncond.expand(prompts, *uncond.shape[1:])
 
 
 def _at_once(x: Tensor, factor: int = 1) -> int:

@@ -49,8 +49,16 @@ def passes_per_image(plan: Plan, cell: Cell) -> float:
 def network_passes(cell: Cell, levels: samplers.Levels) -> float:
     """Network passes per image in this cell, on a model with this noise schedule."""
     sampler = SAMPLER.build(cell.sampler.name, **cell.sampler.options)
-    strength = 1.0 if cell.strength is None else cell.strength
-    return _passes(sampler, cell.guidance, tail(_sigmas(cell, levels), strength))
+    return _passes(sampler, cell.guidance, sigmas_of(cell, levels))
+
+
+def sigmas_of(cell: Cell, levels: samplers.Levels) -> tuple[float, ...]:
+    """The part of its grid that the cell runs.
+
+    Raises:
+        ValueError: its strength is less than one step.
+    """
+    return tail(_sigmas(cell, levels), 1.0 if cell.strength is None else cell.strength)
 
 
 def reference_passes(plan: Plan, cells: Iterable[Cell]) -> float:

@@ -23,7 +23,7 @@ from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER
 from sdlab.sweep.cell import Cell, Choice, canonical, digest
 from sdlab.sweep.document import Cells, Document, Exclude, Extra, Image, Prompt, read
 from sdlab.sweep.pairs import pairs
-from sdlab.sweep.passes import steps_within
+from sdlab.sweep.passes import sigmas_of, steps_within
 from sdlab.system import resources
 from sdlab.system.device import resolve_dtype
 from sdlab.system.errors import UsageError
@@ -207,10 +207,14 @@ def _expand(document: Document, levels: samplers.Levels) -> tuple[list[Cell], li
     cells, mistakes = list[Cell](), list[Mistake]()
     single = [(f"extra[{i}]", one) for i, one in enumerate(document.extra)]
     for place, one in [*(("cells", one) for one in crossed), *single]:
+        key = "passes"
         try:
-            cells.append(_cell(one, levels))
+            cells.append(cell := _cell(one, levels))
+            if cell.strength is not None:
+                key = "strength"
+                sigmas_of(cell, levels)
         except ValueError as error:
-            mistakes.append((f"{place}.passes", str(error)))
+            mistakes.append((f"{place}.{key}", str(error)))
     unique: dict[str, Cell] = {}
     for cell in cells:
         unique.setdefault(canonical(cell.complete()), cell)

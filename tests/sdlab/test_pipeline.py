@@ -83,11 +83,10 @@ def test_strength_1_is_text_to_image_bit_for_bit(pipeline: Pipeline, latents: Te
     assert torch.equal(draw(pipeline, sampler, [3, 1, 4, 1], init=latents), expected)
 
 
-@pytest.mark.parametrize("strength", [0.0, 0.2])
-def test_below_one_step_the_picture_is_the_reconstruction_of_the_vae(
-    pipeline: Pipeline, pictures: Tensor, latents: Tensor, strength: float
+def test_at_strength_0_the_picture_is_the_reconstruction_of_the_vae(
+    pipeline: Pipeline, pictures: Tensor, latents: Tensor
 ):
-    kept = draw(pipeline, "ddim", [3, 1, 4, 1], init=latents, strength=strength)
+    kept = draw(pipeline, "ddim", [3, 1, 4, 1], init=latents, strength=0.0)
     assert torch.equal(kept, latents)
     vae = pipeline.model.vae
     with torch.no_grad():
@@ -132,12 +131,47 @@ def test_the_tail_has_as_many_steps_as_in_diffusers(steps: int, sixteenths: int)
     reference.register_modules(scheduler=scheduler)
     _, count = reference.get_timesteps(steps, strength, "cpu")
     grid = samplers.grid("trailing", steps=steps, levels=samplers.discrete_levels())
-    assert tail(grid, strength) == grid[steps - count :]
+    if strength > 0 and count == 0:  # diffusers returns the picture unchanged
+        with pytest.raises(ValueError, match="is less than one step"):
+            tail(grid, strength)
+    else:
+        assert tail(grid, strength) == grid[steps - count :]
 
 
 def test_strengths_that_floats_write_a_little_too_small_name_their_step():
     sigmas = tuple(range(100, -1, -1))
     assert [len(tail(sigmas, k / 100)) - 1 for k in range(101)] == list(range(101))
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(20, 0.04), (1, 0.99), (3, 1e-9)])
+def test_a_strength_below_one_step_is_refused(steps: int, strength: float):
+    sigmas = tuple(range(steps, -1, -1))
+    with pytest.raises(
+        ValueError, match=rf"strength {strength:g} of {steps} steps? is less than one step; give"
+    ) as error:
+        tail(sigmas, strength)
+    message = str(error.value)
+    assert tail(sigmas, 0) == (0,)
+    least = float(message.split("at least ")[1].split(",")[0])
+    assert len(tail(sigmas, least)) == 2
+
+
+def test_one_negative_prompt_and_one_picture_serve_all_prompts(pipeline: Pipeline, latents: Tensor):
+    cond, uncond = pipeline.encode([PROMPT, "a blue square", "a star"]), pipeline.encode([""])
+    sigmas = samplers.grid("trailing", steps=2, levels=pipeline.levels)
+    sampler, seeds, one = samplers.make("euler"), [1, 2, 3], latents[:1]
+    found = pipeline.sample(cond, uncond, sampler, sigmas, GUIDANCE, seeds, init=one, strength=0.5)
+    full = uncond.expand(3, -1, -1), one.expand(3, -1, -1, -1)
+    assert torch.equal(
+        found, pipeline.sample(cond, full[0], sampler, sigmas, GUIDANCE, seeds, init=full[1], strength=0.5)
+    )
+    for negative, start, numbers, message in (
+        (full[0][:2], one, seeds, "got 3 prompts and 2 negative prompts; give one per prompt, or one for all"),
+        (uncond, latents[:2], seeds, "got 3 prompts and 2 input pictures; give one per prompt, or one for all"),
+        (uncond, one, seeds[:2], "got 3 prompts and 2 seeds; give one seed per prompt"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pipeline.sample(cond, negative, sampler, sigmas, GUIDANCE, numbers, init=start, strength=0.5)
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])

@@ -447,6 +447,10 @@ BAD = [
         "cells.strength[1]: should be at most 1.0, got 2",
         "cells.strength[2]: should be a number, got 'x'",
     ]),
+    ("steps = [5, 10]", 'steps = [5, 20]\nstrength = [0.1, 0.5]\n[image]\nset = "scenes"', [
+        "cells.strength: strength 0.1 of 5 steps is less than one step; give at least 0.2, more steps, or 0 to keep "
+        "the picture",
+    ]),
     ("steps = [5, 10]", "steps = 5\nstrength = 0.5\n[image]\nfit = 'pad'", [
         "image: needs `init` (a picture) or `set`",
     ]),
