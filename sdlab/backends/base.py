@@ -51,6 +51,7 @@ class Opened(Protocol):
     seconds_per_pass: Mapping[str, float]  # by kind of device ("cpu"), per image: assumed until a run has measured it
     image_size: int | None = None  # pixels on a side of the pictures, where that is known and they are square
     ignores: frozenset[Setting] = frozenset()
+    notes: tuple[str, ...] = ()  # for the author of a sweep: what is ignored in the model's files
     conditional: bool = False  # has conditions that guidance can use
     starts_from_pictures: bool = False  # image-to-image
     draws_pictures: bool = False

@@ -47,6 +47,7 @@ class OpenedLatent(Opened):
         self._stored = stored
         self.config = stored.config if isinstance(stored, StoredModel) else None
         self.files = stored.located.files if isinstance(stored, StoredModel) else ()
+        self.notes = stored.notes if isinstance(stored, StoredModel) else ()
         self.levels = (self.config or SD15).noise_schedule()
         self.image_size = self.config.image_size if self.config else None
         self.has_clip = self.config is not None and self.config.vision is not None

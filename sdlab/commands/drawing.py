@@ -67,10 +67,12 @@ def generate(request: Request, out: Path, console: Console) -> list[Path]:
     with _progress(console) as progress, enough_memory("use a smaller --size or --dtype bfloat16"):
         bar = progress.add_task(f"loading {request.model}", total=None)
         pipeline = _open(request, stored)
+        notes = [*stored.notes]
         for name, text in (("prompt", request.prompt), ("negative prompt", request.negative)):
             if cut := pipeline.model.tokenizer.cut(text):
-                note = f"note: the {name} is too long for the text encoder; its end is ignored: {cut!r}"
-                console.print(note, highlight=False, markup=False)
+                notes.append(f"the {name} is too long for the text encoder; its end is ignored: {cut!r}")
+        for note in notes:
+            console.print(f"note: {note}", highlight=False, markup=False)
         cond, uncond = pipeline.encode([request.prompt]), pipeline.encode([request.negative])
         init = None if picture is None else pipeline.encode_image(picture)
         progress.reset(bar, total=request.n * steps)

@@ -20,11 +20,21 @@ Size = tuple[int, int]  # height and width, everywhere in code
 _STRICT = ConfigDict(extra="forbid", strict=True)
 
 
-def _positive(config: object, *fields: str) -> None:
+Prediction = Literal["eps", "v"]
+_MOST_LAYERS, _MOST_LEVELS, _MOST_TIMESTEPS, _WIDEST, _LONGEST = 256, 8, 100_000, 2**14, 2**20
+
+
+def _positive(config: object, *fields: str, most: float = _WIDEST) -> None:
+    """Check numbers, or tuples of some numbers, with 0 < value ≤ most, so that no configuration asks for the absurd."""
     for field in fields:
         value = getattr(config, field)
-        if any(v <= 0 for v in (value if isinstance(value, tuple) else (value,))):
+        numbers = value if isinstance(value, tuple) else (value,)
+        if not numbers or not all(number > 0 for number in numbers):
             raise ValueError(f"{type(config).__name__}.{field} must be positive, got {value!r}")
+        if len(numbers) > _MOST_LEVELS:
+            raise ValueError(f"{type(config).__name__}.{field} must have at most {_MOST_LEVELS} values")
+        if max(numbers) > most:
+            raise ValueError(f"{type(config).__name__}.{field} must be at most {most:,}, got {max(numbers)!r}")
 
 
 def _divides(config: object, field: str, *widths: int) -> None:
@@ -46,7 +56,9 @@ class ClipTextConfig:
     heads: int = 12
 
     def __post_init__(self) -> None:
-        _positive(self, "vocab_size", "context_length", "width", "layers", "heads")
+        _positive(self, "vocab_size", "context_length", most=_LONGEST)
+        _positive(self, "layers", most=_MOST_LAYERS)
+        _positive(self, "width", "heads")
         _divides(self, "heads", self.width)
 
 
@@ -63,7 +75,8 @@ class ClipVisionConfig:
     projection: int = 768  # width of the shared space of pictures and texts
 
     def __post_init__(self) -> None:
-        _positive(self, "image_size", "patch", "width", "layers", "heads", "projection")
+        _positive(self, "layers", most=_MOST_LAYERS)
+        _positive(self, "image_size", "patch", "width", "heads", "projection")
         _divides(self, "heads", self.width)
         _divides(self, "patch", self.image_size)
 
@@ -86,9 +99,11 @@ class VaeConfig:
     shift: float = 0.0
 
     def __post_init__(self) -> None:
-        _positive(
-            self, "image_channels", "latent_channels", "width", "multipliers", "residual_blocks", "groups", "scale"
-        )
+        _positive(self, "residual_blocks", most=_MOST_LAYERS)
+        _positive(self, "image_channels", "latent_channels", "width", "multipliers", "groups", "widths")
+        _positive(self, "scale", most=1e6)
+        if not abs(self.shift) <= 1e6:
+            raise ValueError(f"VaeConfig.shift must be from -1e6 to 1e6, got {self.shift!r}")
         _divides(self, "groups", *self.widths)
 
     @property
@@ -117,9 +132,8 @@ class UnetConfig:
     groups: int = 32
 
     def __post_init__(self) -> None:
-        _positive(
-            self, "latent_channels", "width", "multipliers", "residual_blocks", "heads", "context_width", "groups"
-        )
+        _positive(self, "residual_blocks", most=_MOST_LAYERS)
+        _positive(self, "latent_channels", "width", "multipliers", "heads", "context_width", "groups", "widths")
         _divides(self, "groups", *self.widths)
         attended = [w for i, w in enumerate(self.widths) if 2**i in self.attention_rates]
         _divides(self, "heads", *attended, self.widths[-1])
@@ -132,19 +146,36 @@ class UnetConfig:
 
 @dataclass(frozen=True)
 class LevelsConfig:
-    """The noise schedule of the U-Net, as arguments of `samplers.discrete_levels`."""
+    """The noise schedule of the U-Net: arguments of `samplers.discrete_levels`.
+
+    With `zero_snr` it is rescaled so that the last timestep is pure noise (`samplers.zero_terminal_snr`).
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
     betas: Literal["scaled_linear", "linear"] = "scaled_linear"
     start: float = 0.00085
     end: float = 0.012
     n: int = 1000
+    zero_snr: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.start <= self.end < 1:
             raise ValueError(f"LevelsConfig needs 0 < start <= end < 1, got {self.start!r} and {self.end!r}")
-        if self.n < 2:
-            raise ValueError(f"LevelsConfig.n must be at least 2, got {self.n!r}")
+        if not 2 <= self.n <= _MOST_TIMESTEPS:
+            raise ValueError(f"LevelsConfig.n must be from 2 to {_MOST_TIMESTEPS:,}, got {self.n!r}")
+        self.table()
+
+    def table(self) -> samplers.DiscreteLevels:
+        """The noise schedule.
+
+        Raises:
+            ValueError: the levels do not rise, or are too large to be computed.
+        """
+        try:
+            levels = samplers.discrete_levels(self.betas, self.start, self.end, self.n)
+            return samplers.zero_terminal_snr(levels) if self.zero_snr else levels
+        except OverflowError:
+            raise ValueError("LevelsConfig: the last level is too large; give a smaller end or n") from None
 
 
 @dataclass(frozen=True)
@@ -159,7 +190,7 @@ class ModelConfig:
     vae: VaeConfig
     unet: UnetConfig
     levels: LevelsConfig
-    prediction: Literal["eps", "v"]
+    prediction: Prediction
 
     def __post_init__(self) -> None:
         _positive(self, "image_size")
@@ -171,6 +202,8 @@ class ModelConfig:
             a, b = self._field(left), self._field(right)
             if a != b:
                 raise ValueError(f"ModelConfig.{left} must equal {right} = {b!r}, got {a!r}")
+        if self.levels.zero_snr and self.prediction == "eps":
+            raise ValueError("ModelConfig.prediction must be 'v' with levels.zero_snr, got 'eps'")
         coarsest = self.vae.factor * 2 ** (len(self.unet.multipliers) - 1)
         if self.image_size % coarsest:
             raise ValueError(f"ModelConfig.image_size must be a multiple of {coarsest}, got {self.image_size!r}")
@@ -189,8 +222,7 @@ class ModelConfig:
 
     def noise_schedule(self) -> samplers.DiscreteLevels:
         """The noise schedule that the U-Net was trained on."""
-        levels = self.levels
-        return samplers.discrete_levels(levels.betas, levels.start, levels.end, levels.n)
+        return self.levels.table()
 
     def to_json(self) -> str:
         """The configuration as indented JSON."""

@@ -158,6 +158,7 @@ def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -
     for key, default in ignored.items():
         if (value := getattr(document, key)) != default:
             notes.append(f"model {opened.name} ignores {f'dtype {value}' if key == 'dtype' else key}")
+    notes += opened.notes
     document, negative = document.model_copy(update=ignored), ""
     if document.prompts is not None:
         prompts, negative = document.prompts.read(document.images), document.prompts.negative

@@ -48,7 +48,7 @@ def export(model: Model, layout: Layout, out: Path, dtype: torch.dtype | None = 
                 (_to_diffusers if layout == "diffusers" else _to_sdlab)(whole, folder, dtype)
     except OSError as error:
         raise RunError(f"cannot write {out}: {reason(error)}") from None
-    return _remarks(stored.config, layout)
+    return [*stored.notes, *_remarks(stored.config, layout)]
 
 
 def _to_sdlab(stored: StoredModel, folder: Path, dtype: torch.dtype | None) -> None:

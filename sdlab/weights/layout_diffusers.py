@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from sdlab.model.config import SD15, ModelConfig, UnetConfig, VaeConfig
 from sdlab.model.stable_diffusion import networks
 from sdlab.model.tokenizer import END, START
 from sdlab.system.errors import UsageError
-from sdlab.system.files import reason
-from sdlab.weights import recognise
+from sdlab.weights import recognise, scheduler_config
+from sdlab.weights.extras import is_extra
+from sdlab.weights.json_file import read_object
 from sdlab.weights.rename_rules import CLIP_TEXT, TRANSFORMER, Rules, rename, table
 from sdlab.weights.stored_tensor import StoredTensor
 
@@ -32,17 +33,28 @@ CONFIGS = {
     "unet": "unet/config.json",
     "scheduler": "scheduler/scheduler_config.json",
 }
-# The first file that exists is read. Files with `fp16` in their name come last, because they have lost precision.
+NON_EMA = "non_ema"
+# Half precision has lost digits. The weights before averaging (non_ema) are for further training.
+_VARIANTS = ("", ".fp32", ".fp16", ".bf16", f".{NON_EMA}")
+
+
+def _weights(*names: str) -> tuple[str, ...]:
+    """The possible names of a part's weights, best first: each variant as one file or as the index of its shards."""
+    found = []
+    for variant in _VARIANTS:
+        for stem, suffix in (name.rsplit(".", 1) for name in names):
+            single = f"{stem}{variant}.{suffix}"
+            found += [single, f"{stem}.{suffix}.index{variant}.json", f"{single}.index.json"]
+    return tuple(dict.fromkeys(found))
+
+
+# The first file that exists is read.
+_UNET_OR_VAE = _weights("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 WEIGHTS = {
-    "clip": ("model.safetensors", "pytorch_model.bin", "model.fp16.safetensors", "pytorch_model.fp16.bin"),
-    "vae": (
-        "diffusion_pytorch_model.safetensors",
-        "diffusion_pytorch_model.bin",
-        "diffusion_pytorch_model.fp16.safetensors",
-        "diffusion_pytorch_model.fp16.bin",
-    ),
+    "clip": _weights("model.safetensors", "pytorch_model.bin"),
+    "vae": _UNET_OR_VAE,
+    "unet": _UNET_OR_VAE,
 }
-WEIGHTS["unet"] = WEIGHTS["vae"]
 
 # Settings that are fixed in our networks. They are also the defaults for settings that a file omits.
 FIXED: dict[str, Json] = {
@@ -88,9 +100,9 @@ FIXED: dict[str, Json] = {
         "transformer_layers_per_block": 1,
         "use_linear_projection": False,
     },
-    "scheduler": {"rescale_betas_zero_snr": False, "trained_betas": None},
 }
-PREDICTIONS = {"eps": "epsilon", "v": "v_prediction"}
+_MOST_LEVELS = 8  # of resolution; v1 has 4
+_LARGEST = 2**31  # of any whole number in a file
 
 # Old names of the VAE's attention: diffusers before 0.18, and the published files of v1.4 and v1.5.
 OLD_ATTENTION: Rules = (
@@ -99,7 +111,6 @@ OLD_ATTENTION: Rules = (
     (r"\.value\.", ".to_v."),
     (r"\.proj_attn\.", ".to_out.0."),
 )
-IGNORED = {r"(^|\.)position_ids$": "the values 0, 1, 2, …"}
 
 
 def vae_rules(config: VaeConfig) -> Rules:
@@ -142,30 +153,32 @@ def unet_rules(config: UnetConfig) -> Rules:
     )
 
 
-def split(part: str, tensors: Mapping[str, StoredTensor], config: ModelConfig) -> dict[str, StoredTensor]:
-    """The tensors of one part under our names.
+def split(
+    part: str, tensors: Mapping[str, StoredTensor], config: ModelConfig
+) -> tuple[dict[str, StoredTensor], list[str]]:
+    """The tensors of one part under our names, and the names of those that no network uses.
 
     Raises:
-        KeyError: a key is unknown and not in `IGNORED`.
+        KeyError: another key is unknown.
     """
     known = names(config)[part]
-    parts = {}
+    parts, extra = {}, []
     for key, tensor in tensors.items():
-        if any(re.search(pattern, key) for pattern in IGNORED):
-            continue
         # transformers 5 no longer writes the prefix of the text encoder.
         whole = "text_model." + key.removeprefix("text_model.") if part == "clip" else rename(key, OLD_ATTENTION)
-        if whole not in known:
+        if whole in known:
+            parts[known[whole]] = tensor
+        elif is_extra(key):
+            extra.append(key)
+        else:
             raise KeyError(key)
-        linear = _is_linear(part, whole) and len(tensor.shape) == 2
-        parts[known[whole]] = tensor.reshaped((*tensor.shape, 1, 1)) if linear else tensor
-    return parts
+    return parts, extra
 
 
 def join(part: str, tensors: Mapping[str, StoredTensor], config: ModelConfig) -> dict[str, StoredTensor]:
     """The inverse of `split`."""
     found = {theirs: tensors[ours] for theirs, ours in names(config)[part].items()}
-    return {key: t.reshaped(t.shape[:2]) if _is_linear(part, key) else t for key, t in found.items()}
+    return {key: t.with_axes(2) if _is_linear(part, key) else t for key, t in found.items()}
 
 
 @cache
@@ -184,8 +197,8 @@ def _is_linear(part: str, key: str) -> bool:
 
 
 def settings(config: ModelConfig) -> dict[str, Json]:
-    """All settings that affect what the networks compute, by component, as diffusers and transformers name them."""
-    text, vae, unet, levels = config.text, config.vae, config.unet, config.levels
+    """All settings that affect what the networks compute, by network, as diffusers and transformers name them."""
+    text, vae, unet = config.text, config.vae, config.unet
     cross = [2**level in unet.attention_rates for level in range(len(unet.multipliers))]
     sizes: dict[str, Json] = {
         "text_encoder": {
@@ -220,13 +233,6 @@ def settings(config: ModelConfig) -> dict[str, Json]:
             "sample_size": config.image_size // vae.factor,
             "up_block_types": ["CrossAttnUpBlock2D" if c else "UpBlock2D" for c in reversed(cross)],
         },
-        "scheduler": {
-            "beta_end": levels.end,
-            "beta_schedule": levels.betas,
-            "beta_start": levels.start,
-            "num_train_timesteps": levels.n,
-            "prediction_type": PREDICTIONS[config.prediction],
-        },
     }
     return {component: {**FIXED[component], **sizes[component]} for component in FIXED}
 
@@ -239,15 +245,17 @@ def read_config(folder: Path) -> ModelConfig:
     """
     # Old files omit settings that had only one value at the time, which is the value of v1.5.
     usual = settings(SD15)
-    found = {c: {**usual[c], **_json(folder / path)} for c, path in CONFIGS.items()}
+    files = {component: read_object(folder / path) for component, path in CONFIGS.items()}
+    found = {c: {**values, **_shared(files[c], values)} for c, values in usual.items()}
     for component, values in usual.items():
         for key, value in values.items():
-            if not _alike(theirs := found[component][key], value):
-                path = folder / CONFIGS[component]
-                raise UsageError(f"{path}: {key} must be of the same type as {value!r}, got {theirs!r}")
+            if mistake := _mistake(found[component][key], value):
+                raise UsageError(f"{folder / CONFIGS[component]}: {key} {mistake}")
     if what := recognise.unet_settings(found["unet"]):
         raise UsageError(f"{folder / CONFIGS['unet']}: this is {what}; {recognise.LOADED}")
-    config = ModelConfig.from_json(json.dumps(_config(found)), source=str(folder))
+    levels, prediction = scheduler_config.read(files["scheduler"], folder / CONFIGS["scheduler"])
+    content = {**_config(found), "levels": asdict(levels), "prediction": prediction}
+    config = ModelConfig.from_json(json.dumps(content), source=str(folder))
     for component, wanted in settings(config).items():
         for key, value in wanted.items():
             if (theirs := found[component][key]) != value:
@@ -305,7 +313,8 @@ def write_config(folder: Path, config: ModelConfig) -> None:
             "tokenizer_class": "CLIPTokenizer",
         },
     }
-    files |= {CONFIGS[c]: {**extra[c], **values} for c, values in settings(config).items()}
+    written = {**settings(config), "scheduler": scheduler_config.written(config.levels, config.prediction)}
+    files |= {CONFIGS[c]: {**extra[c], **values} for c, values in written.items()}
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -313,9 +322,8 @@ def write_config(folder: Path, config: ModelConfig) -> None:
 
 
 def _config(found: Mapping[str, Json]) -> Json:
-    """Their settings as the JSON of a `ModelConfig`. `read_config` converts them back to find misfits."""
-    text, vae, unet, scheduler = (found[c] for c in CONFIGS)
-    predictions = {theirs: ours for ours, theirs in PREDICTIONS.items()}
+    """Their settings as the JSON of a `ModelConfig`, but for the noise schedule. `read_config` converts them back."""
+    text, vae, unet = (found[network] for network in FIXED)
     return {
         "name": SD15.name,
         "image_size": unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1),
@@ -345,18 +353,35 @@ def _config(found: Mapping[str, Json]) -> Json:
             "context_width": unet["cross_attention_dim"],
             "groups": unet["norm_num_groups"],
         },
-        "levels": {
-            "betas": scheduler["beta_schedule"],
-            "start": scheduler["beta_start"],
-            "end": scheduler["beta_end"],
-            "n": scheduler["num_train_timesteps"],
-        },
-        "prediction": predictions.get(scheduler["prediction_type"], scheduler["prediction_type"]),
     }
 
 
 def _widths(channels: list[int]) -> Json:
     return {"width": channels[0], "multipliers": [c // channels[0] for c in channels]}
+
+
+def _shared(settings: Json, usual: Json) -> Json:
+    """The settings, with one value in place of a list that repeats it for every level of resolution."""
+    return {
+        key: value[0]
+        if isinstance(value, list) and value and value == value[:1] * len(value) and type(usual.get(key)) in (int, bool)
+        else value
+        for key, value in settings.items()
+    }
+
+
+def _mistake(value: object, usual: object) -> str | None:
+    """What is wrong with a setting that has the value `usual` in v1.5, if it has another type or no sane size."""
+    if isinstance(value, list) and type(usual) in (int, bool):
+        return f"is {value!r}, but sdlab supports only the same value at all levels"
+    if not _alike(value, usual):
+        return f"must be of the same type as {usual!r}, got {value!r}"
+    if isinstance(usual, list) and isinstance(value, list) and len(value) > _MOST_LEVELS:
+        return f"has {len(value)} levels, but sdlab supports at most {_MOST_LEVELS}"
+    least, numbers = (1, value) if isinstance(value, list) else (0, [value])
+    if bad := [n for n in numbers if type(n) is int and not least <= n < _LARGEST]:
+        return f"must be from {least} to {_LARGEST - 1:,}, got {bad[0]!r}"
+    return None
 
 
 def _alike(value: object, usual: object) -> bool:
@@ -365,15 +390,3 @@ def _alike(value: object, usual: object) -> bool:
         return isinstance(value, list) and bool(value) and all(_alike(item, usual[0]) for item in value)
     number = isinstance(usual, float) and type(value) is int
     return usual is None or number or type(value) is type(usual)
-
-
-def _json(path: Path) -> Json:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: {reason(error)}") from None
-    except ValueError as error:
-        raise UsageError(f"{path}: not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path}: must be a JSON object with settings, got {content!r}")
-    return content

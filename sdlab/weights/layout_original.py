@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from sdlab.model.config import SD15, ModelConfig, UnetConfig
 from sdlab.model.stable_diffusion import networks
+from sdlab.weights.extras import is_extra
 from sdlab.weights.rename_rules import CLIP_TEXT, TRANSFORMER, Rules, table
 
 T = TypeVar("T")
@@ -39,14 +40,8 @@ RESIDUAL: Rules = (
     (r"\.residual\.skip\.", ".residual.skip_connection."),
 )
 
-IGNORED = {
-    r"^cond_stage_model\.transformer\.(text_model\.)?embeddings\.position_ids$": "the values 0, 1, 2, …",
-    r"^(betas|(sqrt_|log_)?(one_minus_|recip_|recipm1_)?alphas_cumprod(_prev)?)$": "computed from the configuration",
-    r"^posterior_(variance|log_variance_clipped|mean_coef[12])$": "computed from the configuration",
-    r"^logvar$": "a weight of the training loss",
-    r"^first_stage_model\.loss\.": "the discriminator and the feature network that the VAE was trained with",
-    r"^model_ema\.": "moving averages kept during training; in the 'emaonly' files they are the weights",
-}
+# All that the networks compute is below these names.
+_NETWORKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")
 
 
 def unet_rules(config: UnetConfig) -> Rules:
@@ -86,31 +81,32 @@ def names(config: ModelConfig = SD15) -> dict[str, tuple[str, str]]:
 
 
 def rename(key: str, config: ModelConfig = SD15) -> tuple[str, str] | None:
-    """(part, our name) of an original key, or None if the key is in `IGNORED`.
+    """(part, our name) of an original key, or None if no network uses the tensor.
 
     Raises:
-        KeyError: the key is unknown.
+        KeyError: the key is unknown and within a network.
     """
-    if any(re.search(pattern, key) for pattern in IGNORED):
-        return None
     # Some tools omit the last part of the text encoder's prefix.
     whole = re.sub(r"^(cond_stage_model\.transformer)\.(?!text_model\.)", r"\1.text_model.", key)
-    if whole not in names(config):
+    if (found := names(config).get(whole)) is None and key.startswith(_NETWORKS) and not is_extra(key):
         raise KeyError(key)
-    return names(config)[whole]
+    return found
 
 
-def split(state_dict: Mapping[str, T], config: ModelConfig = SD15) -> dict[str, dict[str, T]]:
-    """Our state dicts by part: `clip`, `vae`, `unet`.
+def split(state_dict: Mapping[str, T], config: ModelConfig = SD15) -> tuple[dict[str, dict[str, T]], list[str]]:
+    """Our state dicts by part (`clip`, `vae`, `unet`), and the names of the tensors that no network uses.
 
     Raises:
-        KeyError: a key is unknown.
+        KeyError: a key is unknown and within a network.
     """
     parts: dict[str, dict[str, T]] = {part: {} for part in PREFIXES}
+    extra = []
     for key, tensor in state_dict.items():
         if target := rename(key, config):
             parts[target[0]][target[1]] = tensor
-    return parts
+        else:
+            extra.append(key)
+    return parts, extra
 
 
 def join(parts: Mapping[str, Mapping[str, T]], config: ModelConfig = SD15) -> dict[str, T]:

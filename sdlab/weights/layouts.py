@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 from samplers.checks import did_you_mean
 from sdlab.model.config import SD15, ModelConfig
 from sdlab.model.stable_diffusion import PARTS
 from sdlab.system.errors import RunError, UsageError
 from sdlab.weights import layout_diffusers, layout_original, recognise, weights_file
+from sdlab.weights.extras import is_extra, note
 from sdlab.weights.locate import Layout, Located
 from sdlab.weights.model_folder import read_config
+from sdlab.weights.rename_rules import as_kernels
 from sdlab.weights.stored_tensor import StoredTensor
 
 Parts = dict[str, dict[str, StoredTensor]]  # part -> our name -> tensor
 
 CONFIG_KEY = "sdlab.config"  # metadata key of the configuration in the original layout, for models that are not v1
+_V, _ZERO_SNR = "v_pred", "ztsnr"  # names of empty tensors with which merging tools mark a model
+_MARKERS = frozenset({_V, _ZERO_SNR})
 
 
-def read(located: Located) -> tuple[ModelConfig, Parts]:
+@dataclass(frozen=True)
+class Content:
+    """What a model's files contain, without a check that it fits together."""
+
+    config: ModelConfig
+    parts: Parts
+    notes: tuple[str, ...] = ()  # for the user: what was ignored
+
+
+def read(located: Located) -> Content:
     """The configuration and the tensors of a model, without checking that they fit each other.
 
     Raises:
         UsageError: the configuration is invalid, or the files contain another kind of model.
         RunError: a file is damaged, or a tensor has an unknown name.
     """
-    return {"sdlab": _sdlab, "diffusers": _diffusers, "original": _original}[located.layout](located)
+    found = {"sdlab": _sdlab, "diffusers": _diffusers, "original": _original}[located.layout](located)
+    return replace(found, parts={part: as_kernels(tensors) for part, tensors in found.parts.items()})
 
 
 def names(layout: Layout, config: ModelConfig) -> dict[str, dict[str, str]]:
@@ -41,32 +56,53 @@ def names(layout: Layout, config: ModelConfig) -> dict[str, dict[str, str]]:
     return found
 
 
-def _sdlab(located: Located) -> tuple[ModelConfig, Parts]:
-    tensors = {part: weights_file.read(path)[0] for part, path in zip(PARTS, located.weights, strict=True)}
-    return read_config(located.place), tensors
+def _sdlab(located: Located) -> Content:
+    config = read_config(located.place)
+    parts, notes = {}, []
+    for part, path in zip(PARTS, located.weights, strict=True):
+        tensors, _ = weights_file.read(path)
+        extra = {
+            name for name in tensors if is_extra(name) and (config.vision is None or name != "text_projection.weight")
+        }
+        parts[part] = {name: tensor for name, tensor in tensors.items() if name not in extra}
+        notes += note(path, extra)
+    return Content(config, parts, tuple(notes))
 
 
-def _diffusers(located: Located) -> tuple[ModelConfig, Parts]:
+def _diffusers(located: Located) -> Content:
     config = layout_diffusers.read_config(located.place)
-    parts = {}
+    parts, notes = {}, []
     for part, path in zip(PARTS, located.weights, strict=True):
         tensors, _ = weights_file.read(path)
         with _known(layout_diffusers.names(config)[part], str(path)):
-            parts[part] = layout_diffusers.split(part, tensors, config)
-    return config, parts
+            parts[part], extra = layout_diffusers.split(part, tensors, config)
+        notes += note(path, extra)
+        if layout_diffusers.NON_EMA in path.name:
+            notes.append(f"{path.name}: these are the weights before averaging; no file with the averages was found")
+    return Content(config, parts, tuple(notes))
 
 
-def _original(located: Located) -> tuple[ModelConfig, Parts]:
+def _original(located: Located) -> Content:
     path = located.place
     tensors, metadata = weights_file.read(path)
-    if text := metadata.get(CONFIG_KEY):
-        config = ModelConfig.from_json(text, source=f"{path}, {CONFIG_KEY}")
-    elif what := recognise.foreign({key: tensor.shape for key, tensor in tensors.items()}):
+    text = metadata.get(CONFIG_KEY)
+    if what := recognise.named(tensors) if text else recognise.foreign({k: t.shape for k, t in tensors.items()}):
         raise UsageError(f"{path}: this is {what}; {recognise.LOADED}")
-    else:
-        config = SD15
+    config = ModelConfig.from_json(text, source=f"{path}, {CONFIG_KEY}") if text else SD15
     with _known(layout_original.names(config), str(path)):
-        return config, layout_original.split(tensors, config)
+        parts, extra = layout_original.split(tensors, config)
+    config, notes = _as_marked(config, tensors.keys(), path.name)
+    return Content(config, parts, (*notes, *note(path, set(extra) - _MARKERS)))
+
+
+def _as_marked(config: ModelConfig, names: Collection[str], file: str) -> tuple[ModelConfig, list[str]]:
+    """The configuration with the prediction type that marker tensors of a merged model give."""
+    if not (markers := sorted(_MARKERS.intersection(names))):
+        return config, []
+    levels = replace(config.levels, zero_snr=config.levels.zero_snr or _ZERO_SNR in markers)
+    found = f"{file}: its marker{'s' * (len(markers) > 1)} {' and '.join(map(repr, markers))} mean that it predicts v"
+    snr = ", with zero terminal SNR" if levels.zero_snr else ""
+    return replace(config, prediction="v", levels=levels), [found + snr]
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from sdlab.model.stable_diffusion import PARTS
 from sdlab.system import resources
 from sdlab.system.errors import UsageError
 from sdlab.weights import layout_diffusers
+from sdlab.weights.shards import is_index, read_index
 from sdlab.weights.vocabulary import COMBINED
 
 MODELS = {
@@ -62,20 +63,21 @@ class Located:
     configs: tuple[Path, ...]
     vocab: Path
     merges: Path
-    weights: tuple[Path, ...]  # in the order of `PARTS`; in the original layout the same file for all
+    weights: tuple[Path, ...]  # in the order of `PARTS`; in the original layout the same for all
+    shards: tuple[Path, ...] = ()  # the files that those in `weights` list which are indexes
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All files: configuration, vocabulary and weights."""
-        return tuple(dict.fromkeys((*self.configs, self.vocab, self.merges, *self.weights)))
+        return tuple(dict.fromkeys((*self.configs, self.vocab, self.merges, *self.weights, *self.shards)))
 
 
 def locate(model: Model) -> Located:
-    """Find the files of a model without opening them.
+    """Find the files of a model. Of these, only the indexes of shards are opened.
 
     Raises:
         UsageError: the model or some of its files are not found; the message has a line for each, with the
-            places searched.
+            places searched. Or an index is invalid, or shards are missing.
     """
     source = model if isinstance(model, ModelSource) else ModelSource(str(model))
     search = _Search()
@@ -89,7 +91,7 @@ def locate(model: Model) -> Located:
     elif layout == "diffusers":
         configs = [search.find([file], [place]) for file in layout_diffusers.CONFIGS.values()]
         folders = [place / layout_diffusers.FOLDERS[part] for part in PARTS]
-        weights = [search.find(layout_diffusers.WEIGHTS[p], [f]) for p, f in zip(PARTS, folders, strict=True)]
+        weights = [_weights(search, layout_diffusers.WEIGHTS[p], f) for p, f in zip(PARTS, folders, strict=True)]
     beside = _vocabulary_folders(source, place, layout)
     either = [COMBINED] if layout == "diffusers" else []
     vocab, merges = (
@@ -99,7 +101,14 @@ def locate(model: Model) -> Located:
     if search.missing:
         lines = (*search.missing, _FOLDER if layout == "sdlab" else _SD15)
         raise UsageError("\n".join(f"model {source.name!r}: {line}" for line in lines))
-    return Located(layout, place, tuple(configs), vocab, merges, tuple(weights))
+    shards = [file for path in dict.fromkeys(weights) if is_index(path) for file in read_index(path).values()]
+    return Located(layout, place, tuple(configs), vocab, merges, tuple(weights), tuple(dict.fromkeys(shards)))
+
+
+def _weights(search: _Search, names: Sequence[str], folder: Path) -> Path:
+    single, pickle = names[0], next(name for name in names if name.endswith(".bin"))
+    variant = single.replace(".", ".fp16.")
+    return search.find(names, [folder], f"{single} (or {pickle}, a variant like {variant}, or an index of shards)")
 
 
 class _Search:
@@ -108,11 +117,11 @@ class _Search:
     def __init__(self) -> None:
         self.missing: list[str] = []
 
-    def find(self, names: Sequence[str], folders: Sequence[Path]) -> Path:
-        """The first of `names` in the first folder that has any of them."""
+    def find(self, names: Sequence[str], folders: Sequence[Path], what: str | None = None) -> Path:
+        """The first of `names` in the first folder that has any of them; `what` describes them if none is found."""
         if path := _first(names, folders):
             return path
-        what = names[0] if len(names) == 1 else f"{names[0]} (or {', '.join(names[1:])})"
+        what = what or (names[0] if len(names) == 1 else f"{names[0]} (or {', '.join(names[1:])})")
         self.missing.append(f"{what} not found in {' or '.join(f'{folder}/' for folder in folders)}")
         return folders[0] / names[0]
 

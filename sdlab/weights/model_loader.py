@@ -27,6 +27,7 @@ class StoredModel:
     config: ModelConfig
     tokenizer: Tokenizer
     tensors: layouts.Parts
+    notes: tuple[str, ...] = ()  # for the user: what was ignored
 
     def check(self) -> None:
         """Check that the tensors fit the configuration.
@@ -63,11 +64,12 @@ def read_model(model: Model) -> StoredModel:
         RunError: a weight file is damaged.
     """
     located = locate(model)
-    config, tensors = layouts.read(located)
+    content = layouts.read(located)
+    config = content.config
     tokenizer = read_tokenizer(located.vocab, located.merges, config.text.context_length)
     if (found := tokenizer.vocab_size) != (wanted := config.text.vocab_size):
         raise UsageError(f"{located.vocab}: has {found} tokens, but text.vocab_size of {located.place} is {wanted}")
-    return StoredModel(located, config, tokenizer, tensors)
+    return StoredModel(located, config, tokenizer, content.parts, content.notes)
 
 
 def load(

@@ -100,10 +100,18 @@ def container(path: Path) -> Literal["zip", "safetensors"]:
 
 def foreign(shapes: Shapes) -> str | None:
     """The kind of a known model other than Stable Diffusion v1, like `"a LoRA, …"`, from its tensors."""
+    return named(shapes) or _foreign_sizes(shapes) or _named(_PARTS, shapes)
+
+
+def named(names: Collection[str]) -> str | None:
+    """As `foreign`, from the names of the tensors alone, so that models of other sizes are not taken for foreign."""
+    return _named(_MODELS, names)
+
+
+def _foreign_sizes(shapes: Shapes) -> str | None:
     channels = shapes.get("model.diffusion_model.input_blocks.0.0.weight", ())
     contexts = [shape[1] for key, shape in shapes.items() if key.endswith(".attn2.to_k.weight") and len(shape) == 2]
-    unet = _unet(channels[1] if len(channels) == 4 else None, contexts[0] if contexts else None)
-    return _named(_MODELS, shapes) or unet or _named(_PARTS, shapes)
+    return _unet(channels[1] if len(channels) == 4 else None, contexts[0] if contexts else None)
 
 
 def unet_settings(settings: Mapping[str, Any]) -> str | None:

@@ -7,7 +7,9 @@ looks names up in that table, so one set of rules serves both directions.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+
+from sdlab.weights.stored_tensor import StoredTensor
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 Rules = tuple[Rule, ...]
@@ -23,6 +25,18 @@ def rename(name: str, rules: Rules) -> str:
 def table(names: Iterable[str], rules: Rules, prefix: str = "") -> dict[str, str]:
     """Their name -> our name for all names of a network."""
     return {prefix + rename(name, rules): name for name in names}
+
+
+# Our names of 1 × 1 convolutions that other tools may store as matrices.
+_AS_MATRIX = re.compile(r".+(\.mid\.1\.(query|key|value|out)|\.transformer\.proj_(in|out))\.weight")
+
+
+def as_kernels(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The tensors of a network under our names, with each 1 × 1 convolution of shape (C, C, 1, 1)."""
+    return {
+        name: tensor.with_axes(4) if len(tensor.shape) in (2, 3) and _AS_MATRIX.fullmatch(name) else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 # Parts with the same names in all other layouts.

@@ -13,7 +13,6 @@ from math import prod
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from sdlab.system.errors import RunError
 from sdlab.system.files import reason, replacing
@@ -33,6 +32,8 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+_LARGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
+_MOST_AXES = 64  # as many as PyTorch allows
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
@@ -43,23 +44,48 @@ def read(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
         RunError: the file is damaged or truncated, or a dtype is unknown.
     """
     try:
-        with safe_open(path, framework="pt"):  # checks that the header is valid and its ranges fill the file
-            pass
+        size = path.stat().st_size
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(_LARGEST_HEADER, size - 8):
+                raise _damaged(path, f"its header of {length:,} bytes does not fit in {size:,} bytes")
             header = json.loads(file.read(length))
-    except SafetensorError as error:
-        raise RunError(f"{path}: not a complete safetensors file ({error}); download or train it again") from None
+    except (ValueError, RecursionError):
+        raise _damaged(path, "its header is not JSON") from None
     except OSError as error:
         raise RunError(f"cannot read {path}: {reason(error)}") from None
-    metadata = header.pop("__metadata__", {})
-    tensors = {}
-    for name, entry in header.items():
-        if (dtype := DTYPES.get(entry["dtype"])) is None:
-            raise RunError(f"{path}: tensor {name!r} has unknown dtype {entry['dtype']}; known: {', '.join(DTYPES)}")
-        shape = tuple(entry["shape"])
-        tensors[name] = StoredTensor(path, 8 + length + entry["data_offsets"][0], shape, dense(shape), dtype)
+    metadata = header.pop("__metadata__", {}) if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise _damaged(path, "its header is not a table of tensors")
+    tensors = {name: _tensor(path, name, entry, 8 + length) for name, entry in header.items()}
+    end = 8 + length
+    for tensor in sorted(tensors.values(), key=lambda tensor: (tensor.offset, tensor.extent)):
+        if tensor.offset != end:
+            raise _damaged(path, "the ranges of its tensors leave gaps or overlap")
+        end += tensor.extent
+    if end != size:
+        raise _damaged(path, f"it has {size:,} bytes, and its header describes {end:,}")
     return tensors, metadata
+
+
+def _tensor(path: Path, name: str, entry: object, start: int) -> StoredTensor:
+    """The tensor that an entry of the header describes; data begin at byte `start` of the file."""
+    match entry:
+        case {"dtype": str(code), "shape": [*shape], "data_offsets": [int(first), int(last)]} if all(
+            type(n) is int and n >= 0 for n in (*shape, first, last)
+        ):
+            pass
+        case _:
+            raise _damaged(path, f"its header does not give dtype, shape and range of tensor {name!r}")
+    if (dtype := DTYPES.get(code)) is None:
+        raise RunError(f"{path}: tensor {name!r} has unknown dtype {code!r}; known: {', '.join(DTYPES)}")
+    if len(shape) > _MOST_AXES or last - first != prod(shape) * dtype.itemsize:
+        raise _damaged(path, f"the range of tensor {name!r} does not have the size of its shape")
+    return StoredTensor(path, start + first, tuple(shape), dense(shape), dtype)
+
+
+def _damaged(path: Path, why: str) -> RunError:
+    return RunError(f"{path}: not a complete safetensors file: {why}; download or train it again")
 
 
 def write(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -47,21 +48,29 @@ class StoredTensor:
             return torch.empty(self.shape, dtype=self.dtype)
         start = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
         with self.path.open("rb") as file:
-            # Copy on write, because torch needs writable memory and the file must not change.
-            view = mmap.mmap(file.fileno(), self.offset + self.extent - start, access=mmap.ACCESS_COPY, offset=start)
+            try:
+                # Copy on write, because torch needs writable memory and the file must not change.
+                size = self.offset + self.extent - start
+                data: Any = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY, offset=start)
+            except OSError:  # some network file systems cannot map files into memory
+                start = self.offset
+                file.seek(start)
+                data = bytearray(file.read(self.extent))
         count = self.extent // self.dtype.itemsize
-        flat = torch.frombuffer(view, dtype=self.dtype, count=count, offset=self.offset - start)
+        flat = torch.frombuffer(data, dtype=self.dtype, count=count, offset=self.offset - start)
         return flat.as_strided(self.shape, self.stride)
 
-    def reshaped(self, shape: tuple[int, ...]) -> StoredTensor:
-        """The same elements in another shape. The tensor must have no gaps.
+    def with_axes(self, count: int) -> StoredTensor:
+        """The same elements with `count` axes: axes of length 1 are added or removed at the end.
 
         Raises:
-            ValueError: the tensor has gaps, or the shape has another number of elements.
+            ValueError: an axis to be removed is longer.
         """
-        if self.stride != dense(self.shape) or prod(shape) != prod(self.shape):
-            raise ValueError(f"cannot reshape {self.shape} with strides {self.stride} to {shape}")
-        return StoredTensor(self.path, self.offset, shape, dense(shape), self.dtype)
+        kept, removed = self.shape[:count], self.shape[count:]
+        if any(length != 1 for length in removed):
+            raise ValueError(f"a tensor of shape {self.shape} cannot have {count} axes")
+        more = (1,) * (count - len(kept))
+        return replace(self, shape=kept + more, stride=self.stride[:count] + more)
 
 
 AnyTensor = StoredTensor | Tensor

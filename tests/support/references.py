@@ -184,7 +184,7 @@ def unpack_vocabulary(folder: Path) -> Path:
 
 def _ours(part: str, weights: Weights, config: ModelConfig) -> Any:
     config = replace(config, vision=None)
-    model = _filled(networks(config)[part], original.split(weights, config)[part])
+    model = _filled(networks(config)[part], original.split(weights, config)[0][part])
     return model.to(memory_format=torch.channels_last)  # as the loader does
 
 

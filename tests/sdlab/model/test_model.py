@@ -60,9 +60,10 @@ def test_every_other_key_of_the_checkpoint_is_ignored_by_name():
     assert not any(".weight" in key or ".bias" in key for key in ignored)
 
 
-def test_an_unknown_key_is_not_passed_over():
-    with pytest.raises(KeyError, match="control_model"):
-        original.rename("control_model.input_blocks.0.weight")
+def test_an_unknown_key_of_a_network_is_not_passed_over():
+    for key in ("model.diffusion_model.label_emb.0.0.weight", "first_stage_model.quantize.embedding.weight"):
+        with pytest.raises(KeyError, match=key):
+            original.rename(key)
 
 
 @pytest.mark.parametrize(("part", "parameters"), [("clip", 123060480), ("vae", 83653863), ("unet", 859520964)])

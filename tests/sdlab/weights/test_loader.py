@@ -184,8 +184,8 @@ def test_original_names_must_be_complete(tmp_path):
     path, config = tmp_path / "a.safetensors", replace(NARROW, name="narrower")
     clip_vocabulary(tmp_path)
     weights = random_weights(config)
-    write_with_config(path, config, weights | {"lora.weight": torch.zeros(1)})
-    with pytest.raises(RunError, match=r"a\.safetensors: unknown tensor 'lora\.weight'"):
+    write_with_config(path, config, weights | {"first_stage_model.decoder.extra.weight": torch.zeros(1)})
+    with pytest.raises(RunError, match=r"a\.safetensors: unknown tensor 'first_stage_model\.decoder\.extra\.weight'"):
         open_model(path)
     del weights["first_stage_model.quant_conv.bias"]
     write_with_config(path, config, weights)
@@ -341,10 +341,10 @@ def test_variants_of_checkpoints_hold_the_same_weights(tmp_path, variant):
     weights = random_weights(NARROW, torch.float16)
     torch.save(variant({key: tensor.float() for key, tensor in weights.items()}), tmp_path / "a.ckpt")
     tensors, _ = weights_file.read(tmp_path / "a.ckpt")
-    found = original.split(tensors, NARROW)
+    found, _ = original.split(tensors, NARROW)
     for part, network in networks(NARROW).items():
         fill(network, found[part], "cpu", torch.float32)
-        wanted = original.split(weights, NARROW)[part]
+        wanted = original.split(weights, NARROW)[0][part]
         assert network.state_dict().keys() == wanted.keys()
         assert all(torch.equal(tensor, wanted[key].float()) for key, tensor in network.state_dict().items())
 

@@ -86,14 +86,14 @@ def test_strides_of_a_tensor_without_gaps():
         assert dense(shape) == torch.empty(shape).stride()
 
 
-def test_a_stored_tensor_takes_another_shape_only_without_gaps(tmp_path):
+def test_a_stored_tensor_gains_and_loses_axes_of_length_1(tmp_path):
     (tmp_path / "six").write_bytes(torch.arange(6.0).numpy().tobytes())
-    stored = StoredTensor(tmp_path / "six", 0, (2, 3), (3, 1), torch.float32)
-    assert torch.equal(stored.reshaped((3, 2, 1)).read(), torch.arange(6.0).reshape(3, 2, 1))
-    with pytest.raises(ValueError, match="cannot reshape"):
-        stored.reshaped((4, 2))
-    with pytest.raises(ValueError, match="cannot reshape"):
-        StoredTensor(tmp_path / "six", 0, (3, 2), (1, 3), torch.float32).reshaped((6,))
+    for stride in ((3, 1), (1, 2)):  # the second is transposed in the file
+        stored = StoredTensor(tmp_path / "six", 0, (2, 3), stride, torch.float32)
+        assert torch.equal(stored.with_axes(4).read(), stored.read().reshape(2, 3, 1, 1))
+        assert stored.with_axes(4).with_axes(2) == stored.with_axes(2) == stored
+    with pytest.raises(ValueError, match=r"a tensor of shape \(2, 3\) cannot have 1 axes"):
+        stored.with_axes(1)
 
 
 # Objects of other packages
