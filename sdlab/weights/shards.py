@@ -28,7 +28,7 @@ def read_index(path: Path) -> dict[str, Path]:
         raise UsageError(f"{path}: is not an index of shards; its `weight_map` must map tensor names to file names")
     folder = path.parent
     for file in dict.fromkeys(files.values()):
-        if Path(file).name != file or is_index(Path(file)):
+        if file in ("", "..") or Path(file).name != file or is_index(Path(file)):
             raise UsageError(f"{path}: {file!r} is not the name of a weight file in the same folder")
     if missing := [file for file in dict.fromkeys(files.values()) if not _exists(folder / file)]:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
