@@ -115,3 +115,8 @@ def test_changes_are_counted_among_what_the_input_lacked():
     nothing = Reading((), 0)  # what was there and is lost is no change that was asked for
     torch.testing.assert_close(changes_made(scenes, [asked], [before], [nothing]), torch.tensor([0.5]))
     torch.testing.assert_close(changes_made(scenes, [asked], [seen(0, 0)], [nothing]), torch.tensor([1.0]))
+
+
+def test_equal_pictures_have_the_documented_psnr():
+    picture = torch.zeros(1, 3, 8, 8)
+    assert psnr(picture, picture).tolist() == [100.0]

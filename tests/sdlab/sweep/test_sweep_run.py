@@ -338,3 +338,14 @@ def test_a_dry_run_uses_the_speed_that_was_measured(run):
 
 def test_options_of_the_command_line_replace_those_of_the_file(file):
     assert load_plan(file, {"images": 4, "seed": 7}).images == 4
+
+
+def test_rows_come_oldest_first_and_those_of_given_keys_in_their_order(store_path: Path):
+    store_path.parent.mkdir(parents=True)
+    with Store(store_path) as store:
+        for key in "bac":
+            store.add(key, CELL, result(CELL), PROMPTS, {})
+            time.sleep(0.01)
+        store.add("b", CELL, result(CELL), PROMPTS, {})  # again: now the newest
+        assert [row.key for row in store.rows()] == ["a", "c", "b"]
+        assert [row.key for row in store.rows("cxb")] == ["c", "b"]
