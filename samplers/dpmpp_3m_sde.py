@@ -30,7 +30,11 @@ class DPMpp3MSDE(Sampler):
     This integrates the parabola through the three predictions exactly. Published code has other factors of Δ₂:
         corrected    2 H φ₃       as above
         published    H φ₃         k-diffusion and code derived from it; second order at any eta
-        diffusers    H φ₃ − 1     diffusers' DPMSolverMultistepScheduler, where a sign is lost; first order
+        diffusers    H φ₃ − 1     diffusers' DPMSolverMultistepScheduler, where a sign is lost; no order
+
+    The variant "diffusers" converges at first order where ∂D/∂x ≤ 1, as on a Gaussian, and is unstable elsewhere. For
+    h → 0 an error δx grows by the roots of z² + p z/2 − p/2, where p is an eigenvalue of ∂D/∂x. One root is below −1
+    if p > 1. Between the modes of a mixture more steps then make it worse.
 
     `eta` ≥ 0 scales the noise: 0 is DPM-Solver++(3M), 1 is the reverse SDE. The first steps use as many predictions as
     there are. The step to σ⁺ = 0 uses D alone. (Crowson 2023, k-diffusion; Lu et al. 2022, arXiv:2211.01095)
@@ -48,10 +52,10 @@ class DPMpp3MSDE(Sampler):
 
     @property
     def order(self) -> int:
-        """2 in law; 3 without noise; 1 for the variant "diffusers"."""
+        """2 in law; 3 without noise; 0, no claim, for the variant "diffusers"."""
         if self.variant == "corrected" and self.eta == 0:
             return 3
-        return 1 if self.variant == "diffusers" else 2
+        return 0 if self.variant == "diffusers" else 2
 
     @property
     def stochastic(self) -> bool:

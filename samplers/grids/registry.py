@@ -60,7 +60,7 @@ def grid(
 
     Raises:
         ValueError: a name, ending, dialect or option is unknown (the message suggests the nearest name), `steps` is
-            below 1 or above the model's number of timesteps, or neighbouring levels coincide.
+            below 1 or above the model's number of timesteps, or the levels do not fall strictly.
     """
     spacing = look_up("grid", name, GRIDS)
     if ending is None:
@@ -74,8 +74,10 @@ def grid(
     sigmas = tuple(map(float, spacing(steps if ending == "to_zero" else steps + 1, levels, **options)))
     if ending != "stop_at_sigma_min":
         sigmas = (*(sigmas if ending == "to_zero" else sigmas[:-1]), 0.0)
-    if not all(a > b for a, b in pairwise(sigmas)):
-        raise ValueError(f"grid {name!r} has coinciding levels at {steps} steps with options {options}")
+    for a, b in pairwise(sigmas):
+        if not a > b:
+            fault = f"rises from {a:.6g} to {b:.6g}" if a < b else f"has coinciding levels, {a:.6g} and {b:.6g},"
+            raise ValueError(f"grid {name!r} {fault} at {steps} steps with options {options}")
     return sigmas
 
 

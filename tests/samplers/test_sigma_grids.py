@@ -213,7 +213,14 @@ ERRORS = [
         lambda: samplers.grid("explicit", steps=2, levels=SD, sigmas=[3.0, 0.0]),
         "grid 'explicit' must end above 0, got 0.0; the ending adds the 0",
     ),
-    (lambda: samplers.grid("explicit", steps=2, levels=SD, sigmas=[1.0, 2.0]), "grid 'explicit' has coinciding levels"),
+    (
+        lambda: samplers.grid("explicit", steps=3, levels=SD, sigmas=[3.0, 1.0, 2.0]),
+        "grid 'explicit' rises from 1 to 2 at 3 steps",
+    ),
+    (
+        lambda: samplers.grid("explicit", steps=3, levels=SD, sigmas=[3.0, 1.0, 1.0]),
+        "grid 'explicit' has coinciding levels, 1 and 1, at 3 steps",
+    ),
     (
         lambda: samplers.grid("blend", steps=2, levels=SD, first="karas"),
         "unknown grid 'karas' (did you mean 'karras'?)",
@@ -232,7 +239,7 @@ ERRORS = [
     (lambda: samplers.grid("karras", steps=5, levels=SD, rho="7"), "karras.rho must be a number above 0, got '7'"),
     (
         lambda: samplers.grid("karras", steps=500, levels=SD, rho=1e17),
-        "grid 'karras' has coinciding levels at 500 steps",
+        "grid 'karras' has coinciding levels, ",
     ),
     *(
         (

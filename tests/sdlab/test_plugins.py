@@ -138,7 +138,7 @@ def test_grids_of_custom_values_are_a_choice_too():
     """A list written out by hand, and a blend of a table and its options."""
     assert GRIDS.mistakes("explicit", {"sigmas": [14.6, 5.0, 1.0]}) == []
     assert GRIDS.mistakes("explicit", {"timesteps": [999, 500], "ending": "stop_at_sigma_min"}) == []
-    assert GRIDS.mistakes("explicit", {"sigmas": [1.0, 5.0]})[0][1].startswith("grid 'explicit' has coinciding levels")
+    assert GRIDS.mistakes("explicit", {"sigmas": [1.0, 5.0]})[0][1].startswith("grid 'explicit' rises from 1 to 5")
     assert GRIDS.mistakes("blend", {"first": {"name": "karras", "rho": 5.0}, "share": 0.25}) == []
     assert GRIDS.mistakes("beta", {"dialect": "comfyui"}) == []
 
