@@ -64,8 +64,8 @@ def _metric(entry: Definition) -> str:
 
 
 def _custom(what: Listed) -> list[tuple[str, str]]:
-    """The entries of installed packages. Only these have to be imported."""
-    if not importlib.metadata.entry_points(group=f"sdlab.{what}"):
+    """The entries of installed packages, and those added in this process. Only for these is anything imported."""
+    if "sdlab.plugins" not in sys.modules and not importlib.metadata.entry_points(group=f"sdlab.{what}"):
         return []
     from samplers import describe
     from sdlab import plugins

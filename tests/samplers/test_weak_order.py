@@ -36,7 +36,6 @@ CASES = [
     ("dpmpp_2s_ancestral", {"eta": 0.5}),
     ("dpmpp_3m_sde", {}),
     ("dpmpp_3m_sde", {"variant": "published"}),
-    ("dpmpp_3m_sde", {"variant": "diffusers"}),
     ("dpmpp_sde", {}),
     ("dpmpp_sde", {"eta": 0.5}),
     ("dpmpp_sde", {"variant": "published"}),
@@ -67,7 +66,12 @@ CASES = [
 ]
 # Better than claimed: little noise leaves the third order of the drift in front at any number of steps that matters,
 # and the trapezoidal corrector keeps the variance of a linear equation.
-BETTER = [("er_sde", {}), ("sa_solver", {"predictor": 2, "corrector": 2})]
+# The variant that loses a sign claims nothing, since it is unstable where ∂D/∂x > 1; on a Gaussian it is of order 1.
+BETTER = [
+    ("er_sde", {}),
+    ("sa_solver", {"predictor": 2, "corrector": 2}),
+    ("dpmpp_3m_sde", {"variant": "diffusers"}),
+]
 EVERY = pytest.mark.parametrize(("name", "options"), [*CASES, *BETTER], ids=str)
 
 
@@ -125,7 +129,7 @@ def test_marginals_are_kept_at_every_level_as_steps_grow(name, options):
     """At the worst level of the grid too."""
     claimed = samplers.make(name, **options).order
     assert order(name, options, lambda e: e.max().item()) > claimed - 0.15
-    assert errors(name, tuple(options.items()), 256).max() < {1: 0.05, 2: 3e-3}[claimed]
+    assert errors(name, tuple(options.items()), 256).max() < {0: 0.05, 1: 0.05, 2: 3e-3}[claimed]
 
 
 # How strongly the SDE that a rule follows forgets its start, η of dx = (1+η)(D − x) dλ + √(2η) σ dB, and at what order:
