@@ -188,7 +188,7 @@ def _bound(item: object) -> str:
         case Gt(gt=low):
             return f"> {low}"
         case Le(le=high):
-            return f"≤ {high}"
+            return f"≤ {int(high) if high == int(high) else high}"
         case Lt(lt=high):
             return f"< {'2^62' if high == 2**62 else high}"
     return ""

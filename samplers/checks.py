@@ -62,14 +62,16 @@ def check_options(what: str, target: Callable[..., object], options: Mapping[str
             raise ValueError(f"{what} has no option {option!r}{did_you_mean(option, known)}; {takes}")
 
 
-def whole(where: str, value: object, low: int) -> None:
-    """Check an integer of at least `low`.
+def whole(where: str, value: object, low: int, high: int = 10_000) -> None:
+    """Check an integer with low ≤ value ≤ high. The default `high` is far above what makes sense for an option.
 
     Raises:
         ValueError: it is not.
     """
     if not isinstance(value, int) or isinstance(value, bool) or value < low:
         raise ValueError(f"{where} must be an integer of at least {low}, got {value!r}")
+    if value > high:
+        raise ValueError(f"{where} must be an integer of at most {high}, got {value!r}")
 
 
 def one_of(where: str, value: object, known: Iterable[str | int]) -> None:
@@ -105,4 +107,7 @@ def positive(where: str, value: object) -> None:
 
 
 def _finite(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # of an integer beyond the range of floats
+        return False

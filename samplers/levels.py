@@ -229,7 +229,7 @@ def discrete_levels(
         ValueError: the name is unknown, or not 0 < start ≤ end < 1, or n is below 2.
     """
     spacing = look_up("beta table", betas, BETAS)
-    whole("n", n, 2)
+    whole("n", n, 2, 1_000_000)
     if not 0 < start <= end < 1:
         raise ValueError(f"betas need 0 < start <= end < 1, got start {start!r} and end {end!r}")
     return levels_of_betas(spacing(start, end, n))
@@ -243,7 +243,7 @@ def cosine_levels(n: int = 1000, offset: float = 0.008, cap: float = 0.999) -> D
     Raises:
         ValueError: n is below 2, offset is not above 0, or cap is not between 0 and 1.
     """
-    whole("n", n, 2)
+    whole("n", n, 2, 1_000_000)
     positive("offset", offset)
     if not 0 < cap < 1:
         raise ValueError(f"cap must be between 0 and 1, got {cap!r}")

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, Val
 from samplers.checks import did_you_mean, option_types, unknown
 from sdlab import plugins
 from sdlab.system.errors import SdlabError, UsageError
+from sdlab.system.limits import brief
 
 Mistake = tuple[str, str]  # the key inside a choice, and the message
 
@@ -83,7 +84,7 @@ class Registry:
                 takes = ", ".join(parameters) or "none"
                 found.append((key, f"unknown option of {name}{did_you_mean(key, parameters)}; it takes: {takes}"))
             elif complaint := _complaint(hints.get(key, Any), value):
-                found.append((key, f"{complaint}, got {value!r}"))
+                found.append((key, f"{complaint}, got {brief(value)}"))
         if found or not build:
             return found
         try:

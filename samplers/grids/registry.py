@@ -69,7 +69,7 @@ def grid(
     if dialect != OURS:
         spacing = _theirs(name, dialect).spacing
     check_options(f"grid {name!r}", spacing, options)
-    whole("steps", steps, 1)
+    whole("steps", steps, 1, 1_000_000)
     # A grid function may return any iterable of numbers, such as integers or a tensor.
     sigmas = tuple(map(float, spacing(steps if ending == "to_zero" else steps + 1, levels, **options)))
     if ending != "stop_at_sigma_min":

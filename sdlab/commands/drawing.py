@@ -29,6 +29,7 @@ from sdlab.sweep.axes import GUIDANCE, SAMPLER, grids
 from sdlab.system.device import enough_memory, resolve, resolve_dtype
 from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import add, make_folder
+from sdlab.system.limits import IMAGES, SEED, SIDE, STEPS
 from sdlab.weights.model_loader import StoredModel, load, open_model
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -134,9 +135,11 @@ def _checked(request: Request) -> Request:
     ):
         if value not in known:
             raise UsageError(f"{option} must be one of {', '.join(filter(None, known))}, got {value!r}")
-    for option, number, least in (("-n", request.n, 1), ("--seed", request.seed, 0)):
-        if number < least:
-            raise UsageError(f"{option} must be at least {least}, got {number}")
+    for option, number, limits in (
+        ("-n", request.n, IMAGES), ("--seed", request.seed, SEED), ("--steps", request.steps, STEPS),
+        *(("--size: each side", side, SIDE) for side in request.size or ()),
+    ):  # fmt: skip
+        limits.check(option, number)
     for option, given in (("--strength", request.strength), ("--fit", request.fit)):
         if given is not None and request.init_image is None:
             raise UsageError(f"{option} needs --init-image")

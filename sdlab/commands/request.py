@@ -12,6 +12,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 import sdlab
 from sdlab.model.config import Size
 from sdlab.system.errors import UsageError
+from sdlab.system.limits import SIDE, brief
 from sdlab.weights.locate import ModelSource
 
 FIELD = "sdlab"  # the text field of the PNG
@@ -92,8 +93,11 @@ def parse_size(text: str) -> Size:
     """
     width, cross, height = text.lower().partition("x")
     if not (cross and width.isascii() and width.isdigit() and height.isascii() and height.isdigit()):
-        raise UsageError(f"--size must be width x height in pixels, like 512x384, got {text!r}")
-    return int(height), int(width)
+        raise UsageError(f"--size must be width x height in pixels, like 512x384, got {brief(text)}")
+    size = int(height.lstrip("0")[:9] or 0), int(width.lstrip("0")[:9] or 0)  # Python reads no thousands of digits
+    for side in size:
+        SIDE.check("--size: each side", side)
+    return size
 
 
 def size_text(size: Size) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
@@ -37,6 +38,7 @@ from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER, grids
 from sdlab.sweep.cell import Choice
 from sdlab.sweep.prompts import PROMPT_SETS, SETS, SIZE, prompt_set
 from sdlab.system.device import resolve
+from sdlab.system.limits import BATCH, CELLS, IMAGES, PASSES, SEED, STEPS, brief
 
 T = TypeVar("T")
 
@@ -61,7 +63,7 @@ def _choice(value: object, axis: Registry, build: bool = True) -> Choice:
         mistakes = axis.mistakes(choice.name, choice.options, build)
     else:
         like = f'"{next(iter(axis.known))}"'
-        raise _wrong(("", f"should be a name like {like} or a table like {{name = {like}, …}}, got {value!r}"))
+        raise _wrong(("", f"should be a name like {like} or a table like {{name = {like}, …}}, got {brief(value)}"))
     if mistakes:
         raise _wrong(*mistakes)
     return choice
@@ -116,7 +118,7 @@ def _model(value: object, info: ValidationInfo) -> Opened:
     value = {"name": value} if short else value
     if not (isinstance(value, dict) and isinstance(value.get("name"), str)):
         like = '"scenes" or {name = "sd15", weights = "…"}'
-        raise _wrong(("", f"should be a name, a file or a folder, like {like}, got {value!r}"))
+        raise _wrong(("", f"should be a name, a file or a folder, like {like}, got {brief(value)}"))
     options = {key: item for key, item in value.items() if key != "name"}
     try:
         opened = open_model(value["name"], options, _context(info)["folder"])
@@ -172,14 +174,15 @@ def _prompt(value: object) -> Prompt:
             return Prompt(text)
         case {"text": str(text), "image": str(image), **other} if not other:
             return Prompt(text, image)
-    raise _wrong(("", f'should be a text in quotes or a table like {{text = "…", image = "…"}}, got {value!r}'))
+    raise _wrong(("", f'should be a text in quotes or a table like {{text = "…", image = "…"}}, got {brief(value)}'))
 
 
 Listed = Annotated[list[T], BeforeValidator(_as_list), Field(min_length=1)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-Natural = Annotated[int, Field(ge=1)]
+Passes = Annotated[int, Field(ge=PASSES.low, le=PASSES.high)]
+AnySteps = Annotated[int, Field(ge=STEPS.low, le=STEPS.high)]
 Strength = Annotated[float, Field(ge=0, le=1)]
-Steps = Annotated[int, Field(ge=1), AfterValidator(_fits)]
+Steps = Annotated[AnySteps, AfterValidator(_fits)]
 Sampler = Annotated[Choice, PlainValidator(partial(_choice, axis=SAMPLER))]
 Guidance = Annotated[Choice, PlainValidator(partial(_choice, axis=GUIDANCE))]
 Grid = Annotated[Choice, PlainValidator(_grid)]
@@ -270,12 +273,19 @@ class Cells(_Table):
     """The [grids](grids.md)."""
     guidance: Listed[Guidance] = [Choice(name="none")]
     """The [guidance strategies](guidance.md)."""
-    passes: Listed[Natural] | None = None
+    passes: Listed[Passes] | None = None
     """Budgets of network passes per image, in place of `steps`. Each cell takes as many steps as fit."""
     steps: Annotated[Listed[Steps] | None, AfterValidator(_steps_or_passes)] = Field(None, validate_default=True)
     """Steps of the sampler."""
     strength: Listed[Strength] | None = None
     """For image-to-image: 0 keeps the input picture, 1 ignores it."""
+
+    @model_validator(mode="after")
+    def _not_too_many(self) -> Cells:
+        axes = (getattr(self, key) for key in Cells.model_fields)
+        if (count := prod(len(values) for values in axes if values is not None)) > CELLS.high:
+            raise _wrong(("", f"makes {count:,} cells, and a sweep has at most {CELLS.high:,}; list fewer values"))
+        return self
 
 
 class Extra(_Table):
@@ -284,7 +294,7 @@ class Extra(_Table):
     sampler: Sampler
     grid: Grid
     guidance: Guidance
-    passes: Natural | None = None
+    passes: Passes | None = None
     steps: Annotated[Steps | None, AfterValidator(_steps_or_passes)] = Field(None, validate_default=True)
     strength: Strength | None = None
 
@@ -295,8 +305,8 @@ class Exclude(_Table):
     sampler: Listed[AnySampler] | None = None
     grid: Listed[AnyGrid] | None = None
     guidance: Listed[AnyGuidance] | None = None
-    passes: Listed[Natural] | None = None
-    steps: Listed[Natural] | None = None
+    passes: Listed[Passes] | None = None
+    steps: Listed[AnySteps] | None = None
     strength: Listed[Strength] | None = None
 
     @model_validator(mode="after")
@@ -314,11 +324,11 @@ class Document(_Table):
     """Name of the run directory. By default the name of the file."""
     model: Annotated[Opened, PlainValidator(_model)]
     """The model to sample."""
-    images: Natural = 128
+    images: Annotated[int, Field(ge=IMAGES.low, le=IMAGES.high)] = 128
     """Images per cell."""
-    seed: Annotated[int, Field(ge=0, lt=2**62)] = 0
+    seed: Annotated[int, Field(ge=SEED.low, lt=SEED.high + 1)] = 0
     """Image i has seed `seed` + i, in every cell."""
-    batch: Natural = 32
+    batch: Annotated[int, Field(ge=BATCH.low, le=BATCH.high)] = 32
     """Images that are sampled at once. It does not change the images."""
     dtype: Dtype = "float32"
     """Data type of the networks. The state of the sampler is float32. `"auto"` is bfloat16 on hardware that multiplies
@@ -439,19 +449,22 @@ def _explain(fault: ErrorDetails) -> Iterator[Mistake]:
         yield path, several or f"missing; it should be {_RIGHT[key]}"
     elif kind == "literal_error":
         known_values = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
-        yield path, f"should be one of {', '.join(known_values)}, got {value!r}{did_you_mean(str(value), known_values)}"
+        yield (
+            path,
+            f"should be one of {', '.join(known_values)}, got {brief(value)}{did_you_mean(str(value), known_values)}",
+        )
     elif kind == "too_short":
         yield path, "should have at least one value, got []"
     elif kind in ("greater_than_equal", "less_than_equal"):
         bound = "at least" if kind.startswith("greater") else "at most"
-        yield path, f"should be {bound} {fault['ctx'].get('ge', fault['ctx'].get('le'))}, got {value!r}"
+        yield path, f"should be {bound} {fault['ctx'].get('ge', fault['ctx'].get('le'))}, got {brief(value)}"
     elif kind == "string_pattern_mismatch":
-        yield path, f"should be letters, digits, '_', '-' and '.', got {value!r}"
+        yield path, f"should be letters, digits, '_', '-' and '.', got {brief(value)}"
     elif kind in ("model_type", "model_attributes_type"):
-        yield path, f"should be a table, got {value!r}"
+        yield path, f"should be a table, got {brief(value)}"
     else:
         sentence = fault["msg"].removeprefix("Input ")
-        yield path, f"{PLAIN.get(kind, sentence)}, got {value!r}"
+        yield path, f"{PLAIN.get(kind, sentence)}, got {brief(value)}"
 
 
 def _path(location: tuple[int | str, ...]) -> str:

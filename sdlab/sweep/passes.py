@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import nan
+from math import ceil, nan
 from typing import TYPE_CHECKING
 
 import torch
@@ -79,19 +79,25 @@ def steps_within(budget: int, cell: Cell, levels: samplers.Levels) -> int:
         ValueError: there is none, because one step costs more or the sampler chooses its own step sizes.
     """
     sampler = SAMPLER.build(cell.sampler.name, **cell.sampler.options)
-    for steps in range(budget, 0, -1):
+    steps = budget
+    while steps > 0:
         candidate = cell.model_copy(update={"steps": steps})
         try:
             sigmas = _sigmas(candidate, levels)
         except ValueError:  # the grid cannot have as many
+            steps -= 1
             continue
-        calls = sampler.nfe(sigmas)
-        if calls is None:
+        cost: float | None = sampler.nfe(sigmas)
+        if cost is None:
             raise ValueError(
                 f"{cell.sampler.label} chooses its own step sizes, so no budget can be planned; give `steps`"
             )
-        if calls <= budget and network_passes(candidate, levels) <= budget:
+        if cost <= budget:
+            cost = network_passes(candidate, levels)
+        if cost <= budget:
             return steps
+        # One step less costs at most a few times the mean of all, so a large excess takes many steps less.
+        steps -= max(1, int((cost - budget) / (4 * ceil(cost / steps))))
     parts = " · ".join((cell.sampler.label, cell.grid.label, cell.guidance.label))
     raise ValueError(f"{parts} takes more than {budget} network pass{'es' * (budget != 1)} for any number of steps")
 

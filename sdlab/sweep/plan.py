@@ -144,7 +144,7 @@ def _parse(file: Path) -> dict[str, Any]:
         raise UsageError(f"cannot read {file}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UsageError(f"{file}: is not UTF-8 text, as TOML must be") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of integers with thousands of digits, and deep nesting
         raise UsageError(f"{file}: is not TOML: {error}") from None
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from sdlab.system.limits import BATCH, LARGEST, SEED, THREADS, TRAINING_STEPS
 from sdlab.worlds.registry import WORLDS
 
 if TYPE_CHECKING:
@@ -20,10 +21,13 @@ if TYPE_CHECKING:
     from sdlab.worlds.base import Split
 
 
+TABLE = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)  # of a training file
+
+
 class Training(BaseModel, ABC):
     """A training run. On one machine, two runs of the same configuration use the same data in the same order."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = TABLE
 
     stage: ClassVar[str]
     """The stage's name on the command line."""
@@ -33,26 +37,36 @@ class Training(BaseModel, ABC):
     )
     world: str = Field("scenes", description="world whose pictures are trained on: scenes or portraits")
     complete_captions: bool = Field(False, description="captions state every fact; by default some are left out")
-    out: Path = Field(description="folder for the checkpoint and the loss log")
+    out: Path = Field(strict=False, description="folder for the checkpoint and the loss log")
     start: Path | None = Field(
-        None, description="weights (safetensors) to start from; tensors whose name and shape match are used"
+        None,
+        strict=False,
+        description="weights (safetensors) to start from; tensors whose name and shape match are used",
     )
-    steps: int = Field(gt=0, description="number of training steps")
-    batch: int = Field(gt=0, description="examples per step")
-    lr: float = Field(gt=0, description="learning rate after the warm-up; it then decays to 0 along a half cosine")
-    warmup: int = Field(200, ge=0, description="steps of linear warm-up")
-    weight_decay: float = Field(0.01, ge=0, description="weight decay of matrices and kernels, not of biases and gains")
+    steps: int = Field(ge=TRAINING_STEPS.low, le=TRAINING_STEPS.high, description="number of training steps")
+    batch: int = Field(ge=BATCH.low, le=BATCH.high, description="examples per step")
+    lr: float = Field(
+        gt=0, le=LARGEST, description="learning rate after the warm-up; it then decays to 0 along a half cosine"
+    )
+    warmup: int = Field(200, ge=0, le=TRAINING_STEPS.high, description="steps of linear warm-up")
+    weight_decay: float = Field(
+        0.01, ge=0, le=LARGEST, description="weight decay of matrices and kernels, not of biases and gains"
+    )
     beta2: float = Field(0.99, gt=0, lt=1, description="AdamW's β₂")
-    clip: float = Field(1.0, gt=0, description="maximum gradient norm; larger gradients are scaled down")
+    clip: float = Field(1.0, gt=0, le=LARGEST, description="maximum gradient norm; larger gradients are scaled down")
     ema: float = Field(
         0.999, ge=0, lt=1, description="decay of the moving average of the weights; the average is saved"
     )
-    seed: int = Field(0, description="seed of the initial weights, the data and the noise")
+    seed: int = Field(
+        0, ge=SEED.low, lt=SEED.high + 1, description="seed of the initial weights, the data and the noise"
+    )
     precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="autocast dtype")
     device: str = Field("cpu", description="auto, cpu or cuda")
     compile: bool = Field(False, description="compile the network (torch.compile); needs a C++ compiler")
-    threads: int | None = Field(None, gt=0, description="CPU threads; PyTorch's default if not set")
-    save_every: int = Field(200, gt=0, description="steps between checkpoints")
+    threads: int | None = Field(
+        None, ge=THREADS.low, le=THREADS.high, description="CPU threads; PyTorch's default if not set"
+    )
+    save_every: int = Field(200, ge=1, le=TRAINING_STEPS.high, description="steps between checkpoints")
 
     @field_validator("world")
     @classmethod

@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from sdlab.system.errors import UsageError
 from sdlab.system.files import reason
+from sdlab.system.limits import brief
 from sdlab.system.resources import find
 from sdlab.train.config import Training
 from sdlab.train.stages import STAGES
@@ -33,7 +34,7 @@ def load_config(stage: str, path: Path) -> Training:
         raise UsageError(f"{path}: no such file") from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {reason(error)}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also of integers with thousands of digits, and deep nesting
         raise UsageError(f"{path}: not valid TOML: {error}") from None
     try:
         return kind(**table)
@@ -51,7 +52,7 @@ def _sentence(kind: type[Training], error: ErrorDetails) -> str:
         case "value_error":  # raised by our validators, with a complete sentence
             return error["msg"].removeprefix("Value error, ")
         case _:
-            return f"`{key}` = {error['input']!r} is invalid: {error['msg'][0].lower()}{error['msg'][1:]}"
+            return f"`{key}` = {brief(error['input'])} is invalid: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def _stray(kind: type[Training], key: str) -> str:

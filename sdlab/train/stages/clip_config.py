@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from sdlab.system.limits import LARGEST
 from sdlab.train.config import Training
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ class ClipTraining(Training):
 
     stage: ClassVar[str] = "clip"
 
-    grounding: float = Field(5.0, ge=0, description="weight of the loss on which objects are in which half")
+    grounding: float = Field(5.0, ge=0, le=LARGEST, description="weight of the loss on which objects are in which half")
 
     def build(self) -> ClipStage:
         """The stage on scenes with trained combinations."""

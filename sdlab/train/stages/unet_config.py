@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, field_validator
 
+from sdlab.system.limits import TRAINING_PICTURES
 from sdlab.train.config import Training
 
 if TYPE_CHECKING:
@@ -17,7 +18,12 @@ class UnetTraining(Training):
 
     stage: ClassVar[str] = "unet"
 
-    scenes: int = Field(40_000, gt=0, description="number of pictures, encoded once before training")
+    scenes: int = Field(
+        40_000,
+        ge=TRAINING_PICTURES.low,
+        le=TRAINING_PICTURES.high,
+        description="number of pictures, encoded once before training",
+    )
     drop_caption: float = Field(
         0.1, ge=0, le=1, description="share of captions replaced by the empty caption, for classifier-free guidance"
     )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from sdlab.train.config import Training
+from sdlab.system.limits import LARGEST, TRAINING_STEPS, WIDTH
+from sdlab.train.config import TABLE, Training
 
 if TYPE_CHECKING:
     from sdlab.train.stages.vae import VaeStage
@@ -16,30 +17,36 @@ if TYPE_CHECKING:
 class Perceptual(BaseModel):
     """`[perceptual]`: a loss on the features of a frozen CLIP vision encoder."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = TABLE
 
-    weight: float = Field(gt=0, description="weight of the perceptual distance")
+    weight: float = Field(gt=0, le=LARGEST, description="weight of the perceptual distance")
     weights: Path | None = Field(
-        None, description="a CLIP model folder in transformers layout; by default the CLIP of the model folder"
+        None,
+        strict=False,
+        description="a CLIP model folder in transformers layout; by default the CLIP of the model folder",
     )
 
 
 class Adversarial(BaseModel):
     """`[adversarial]`: a patch discriminator, trained in turn with the VAE, and its loss for the VAE."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = TABLE
 
-    weight: float = Field(gt=0, description="weight of the adversarial loss")
-    start: int = Field(0, ge=0, description="first step with the discriminator")
+    weight: float = Field(gt=0, le=LARGEST, description="weight of the adversarial loss")
+    start: int = Field(0, ge=0, le=TRAINING_STEPS.high, description="first step with the discriminator")
     form: Literal["hinge", "non-saturating"] = Field("hinge", description="form of the losses")
     adaptive: bool = Field(
         True, description="scale the loss so that it pulls on the decoder's last layer as much as the reconstruction"
     )
-    r1: float = Field(0.0, ge=0, description="weight of the gradient penalty R₁ on real pictures")
-    r1_every: int = Field(16, gt=0, description="steps between gradient penalties; their weight grows alike")
+    r1: float = Field(0.0, ge=0, le=LARGEST, description="weight of the gradient penalty R₁ on real pictures")
+    r1_every: int = Field(
+        16, ge=1, le=TRAINING_STEPS.high, description="steps between gradient penalties; their weight grows alike"
+    )
     spectral_norm: bool = Field(True, description="keep the spectral norm of the discriminator's layers at 1")
-    width: int = Field(32, gt=0, description="channels of the discriminator's first layer")
-    lr: float | None = Field(None, gt=0, description="the discriminator's learning rate; by default that of the VAE")
+    width: int = Field(32, ge=WIDTH.low, le=WIDTH.high, description="channels of the discriminator's first layer")
+    lr: float | None = Field(
+        None, gt=0, le=LARGEST, description="the discriminator's learning rate; by default that of the VAE"
+    )
     beta1: float = Field(0.5, ge=0, lt=1, description="Adam's β₁ of both networks")
     beta2: float = Field(0.999, gt=0, lt=1, description="Adam's β₂ of both networks")
 
@@ -49,9 +56,9 @@ class VaeTraining(Training):
 
     stage: ClassVar[str] = "vae"
 
-    kl: float = Field(2e-4, ge=0, description="weight of the KL divergence, averaged over latent values")
-    l1: float = Field(1.0, ge=0, description="weight of the absolute error")
-    l2: float = Field(3.0, ge=0, description="weight of the squared error")
+    kl: float = Field(2e-4, ge=0, le=LARGEST, description="weight of the KL divergence, averaged over latent values")
+    l1: float = Field(1.0, ge=0, le=LARGEST, description="weight of the absolute error")
+    l2: float = Field(3.0, ge=0, le=LARGEST, description="weight of the squared error")
     perceptual: Perceptual | None = Field(None, description="the perceptual loss; off by default")
     adversarial: Adversarial | None = Field(None, description="the adversarial loss; off by default")
 

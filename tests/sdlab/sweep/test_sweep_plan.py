@@ -546,3 +546,41 @@ def test_the_digest_is_the_same_on_every_machine():
 def test_network_passes_are_counted_exactly(sampler, guidance, passes):
     cell = Cell(sampler=Choice(name=sampler), grid=Choice(name="trailing"), guidance=guidance, steps=10)
     assert network_passes(cell, LEVELS) == passes
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wrong"),
+    [
+        ("images = 16", "images = 1000000000", "images: should be at most 1000000, got 1000000000"),
+        ("images = 16", 'images = "64"', "images: should be a whole number, got '64'"),
+        ("images = 16", f"images = 0x{'f' * 6000}", "images: should be at most 1000000, got an integer of 24000 bits"),
+        ("images = 16", "batch = 100000000000", "batch: should be at most 65536, got 100000000000"),
+        ("images = 16", f"seed = {2**64}", f"seed: should be less than 4611686018427387904, got {2**64}"),
+        ("[5, 10]", "1000000000", "cells.steps[0]: should be at most 10000, got 1000000000"),
+        ("steps = [5, 10]", "passes = 1000000000", "cells.passes[0]: should be at most 10000, got 1000000000"),
+        ("[5, 10]", str([5] * 2501), "cells: makes 10,004 cells, and a sweep has at most 10,000; list fewer values"),
+        (
+            '"ddim"',
+            '{ name = "restart", repeats = 1000000000 }',
+            "cells.sampler[0]: Restart.repeats must be an integer of at most 10000, got 1000000000",
+        ),
+        (
+            '"ddim"',
+            f'{{ name = "ddim", eta = {10**400} }}',
+            "cells.sampler[0]",
+        ),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_every_number_has_a_limit(file, old, new, wrong):
+    (found,) = mistakes(file, TOML.replace(old, new))
+    assert found.startswith(wrong)
+
+
+def test_a_large_budget_is_planned_at_once(file):
+    toml = BUDGET.replace("[5, 10]", "[999, 1500]").replace('["ddim", "heun"]', '["heun", "restart"]')
+    file.write_text(toml, encoding="utf-8")
+    for cell in load_plan(file).cells:
+        assert network_passes(cell, LEVELS) <= cell.budget
+        more = cell.model_copy(update={"steps": cell.steps + 1})
+        assert network_passes(more, LEVELS) > cell.budget

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+import typing
 from pathlib import Path
 
 import pytest
+from annotated_types import Le, Lt
+from pydantic import BaseModel
 
 from sdlab.commands.train import Stage
 from sdlab.system.errors import UsageError
@@ -32,8 +36,8 @@ def test_mistakes_are_reported_all_at_once(tmp_path: Path):
     known = ", ".join(STAGES["vae"].model_fields)
     assert found == [
         "`out` is missing; add it",
-        "`steps` = -1 is invalid: input should be greater than 0",
-        "`batch` = 'many' is invalid: input should be a valid integer, unable to parse string as an integer",
+        "`steps` = -1 is invalid: input should be greater than or equal to 1",
+        "`batch` = 'many' is invalid: input should be a valid integer",
         f"unknown key `learn_rate`; the vae stage has {known}",
         f"unknown key `warmpu` (did you mean 'warmup'?); the vae stage has {known}",
     ]
@@ -109,3 +113,42 @@ def test_the_shipped_configurations_are_valid():
 
 def test_the_command_line_offers_every_stage():
     assert [stage.value for stage in Stage] == list(STAGES)
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("threads = 100000", "`threads` = 100000 is invalid: input should be less than or equal to 256"),
+        ("seed = 18446744073709551616", "`seed` = 18446744073709551616 is invalid: input should be less than"),
+        ("seed = -1", "`seed` = -1 is invalid: input should be greater than or equal to 0"),
+        ('warmup = "3"', "`warmup` = '3' is invalid: input should be a valid integer"),
+        ('kl = "0.1"', "`kl` = '0.1' is invalid: input should be a valid number"),
+        ("weight_decay = inf", "`weight_decay` = inf is invalid: input should be a finite number"),
+        ("save_every = 10000000000", "`save_every` = 10000000000 is invalid: input should be less than or equal to"),
+        (f"save_every = 0x{'f' * 6000}", "`save_every` = an integer of 24000 bits is invalid"),
+        (f"save_every = {'9' * 6000}", "not valid TOML: Exceeds the limit"),
+        (f"save_every = {'[' * 9000}", "not valid TOML: "),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_numbers_have_limits_and_are_written_without_quotes(line: str, wrong: str, tmp_path: Path):
+    good = 'out = "out"\nsteps = 4\nbatch = 2\nlr = 1\n'
+    (found,) = complaints("vae", tmp_path / "bad.toml", f"{good}{line}\n")
+    assert wrong in found
+
+
+def unlimited(table: type[BaseModel]) -> list[str]:
+    """The keys of a table, and of those inside it, whose numbers have no upper limit."""
+    found = []
+    for key, field in table.model_fields.items():
+        for kind in typing.get_args(field.annotation) or [field.annotation]:
+            if kind in (int, float) and not any(isinstance(limit, Le | Lt) for limit in field.metadata):
+                found.append(key)
+            elif inspect.isclass(kind) and issubclass(kind, BaseModel):
+                found += [f"{key}.{inner}" for inner in unlimited(kind)]
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_number_has_a_limit(stage: str):
+    assert unlimited(STAGES[stage]) == []

@@ -1,0 +1,53 @@
+"""Limits of numbers in sweep files, training files and options, checked before anything runs.
+
+They are far above what makes sense, and low enough that a slip of the keyboard is reported and does not hang the
+machine. Whether a request fits into memory is found out when it runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sdlab.system.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included."""
+
+    low: int
+    high: int
+
+    def check(self, where: str, value: int) -> None:
+        """Check a number; `where` names it in the message.
+
+        Raises:
+            UsageError: it is outside the range.
+        """
+        if not self.low <= value <= self.high:
+            raise UsageError(f"{where} must be from {self.low} to {self.high}, got {brief(value)}")
+
+
+def brief(value: object) -> str:
+    """`repr(value)` for a message, cut if it is long. Python writes out no integer of more than 4300 digits."""
+    if isinstance(value, int) and value.bit_length() > 400:
+        return f"an integer of {value.bit_length()} bits"
+    try:
+        text = repr(value)
+    except ValueError:  # a list with such an integer
+        return f"a {type(value).__name__} with a huge integer"
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+STEPS = Range(1, 10_000)  # of a sampler
+PASSES = Range(1, 10_000)  # per image: a budget
+IMAGES = Range(1, 1_000_000)  # per cell, or of one `sdlab generate`
+BATCH = Range(1, 65_536)
+SIDE = Range(1, 16_384)  # pixels
+SEED = Range(0, 2**62 - 1)  # of the first image; the others follow
+CELLS = Range(1, 10_000)  # of a sweep
+TRAINING_STEPS = Range(1, 100_000_000)
+TRAINING_PICTURES = Range(1, 10_000_000)
+THREADS = Range(1, 256)
+WIDTH = Range(1, 8192)  # channels of a layer
+LARGEST = 1e6  # of rates and weights in training files
