@@ -126,9 +126,9 @@ class Clip(nn.Module):
         nn.init.normal_(self.image_projection.weight, std=vision.width**-0.5)
 
     def embed_text(self, tokens: Tensor) -> Tensor:
-        """Token ids (B, L) -> unit vectors (B, projection), taken at the first end token, which has the highest id."""
+        """Token ids (B, L) -> unit vectors (B, projection), taken at the first end token. Every row ends with one."""
         hidden = self.text(tokens)
-        ends = tokens.argmax(dim=1)
+        ends = (tokens == tokens[:, -1:]).int().argmax(dim=1)
         return F.normalize(self.text_projection(hidden[torch.arange(len(tokens), device=tokens.device), ends]), dim=-1)
 
     def embed_image(self, images: Tensor) -> Tensor:

@@ -12,11 +12,12 @@ It first repairs broken encodings (ftfy) and decodes HTML entities twice, while 
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 
 import torch
-from tokenizers import Encoding, Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as BpeTokenizer
 from torch import Tensor
 
@@ -47,13 +48,20 @@ def _prepare(bpe: BpeTokenizer) -> BpeTokenizer:
 class Tokenizer:
     """Prompts -> token ids (B, L), each row: start, at most L − 2 tokens, end, end, …"""
 
-    def __init__(self, vocab: Vocabulary, merges: Merges, context_length: int) -> None:
+    def __init__(
+        self, vocab: Vocabulary, merges: Merges, context_length: int, added: Sequence[AddedToken] = ()
+    ) -> None:
+        """`added` are tokens of the vocabulary that no merge makes, as textual inversion adds them (Gal et al. 2022,
+        arXiv:2208.01618). Each is found whole in a prompt. `<x>` stands for `<x> <x>_1 <x>_2 …`, as in diffusers.
+        """
         if missing := [word for word in (START, END) if word not in vocab]:
             raise ValueError(f"the vocabulary lacks {missing[0]!r}")
         model = models.BPE(vocab=vocab, merges=merges, end_of_word_suffix=WORD_END, unk_token=END)
         self._bpe = _prepare(BpeTokenizer(model))
         self._bpe.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace(WORD_END, " ")])
         self._bpe.add_special_tokens([START, END])
+        self._bpe.add_tokens(list(added))
+        self._vectors = {vocab[token.content]: _vectors(token.content, vocab) for token in added}
         self.context_length = context_length
         self.vocab_size = len(vocab)
         self.start, self.end = vocab[START], vocab[END]
@@ -62,8 +70,8 @@ class Tokenizer:
         """Token ids, int64 (B, L)."""
         room = self.context_length - 2
         rows = []
-        for encoding in self._encode(prompts):
-            row = [self.start, *encoding.ids[:room], self.end]
+        for tokens in self._encode(prompts):
+            row = [self.start, *(token for token, _ in tokens[:room]), self.end]
             rows.append(row + [self.end] * (self.context_length - len(row)))
         return torch.tensor(rows, dtype=torch.long).reshape(len(rows), self.context_length)
 
@@ -72,15 +80,29 @@ class Tokenizer:
 
         If a word is cut, the result starts at the first character that is lost, even in part.
         """
-        dropped = self._encode([prompt])[0].offsets[self.context_length - 2 :]
-        return prompt[dropped[0][0] :] if dropped else ""
+        dropped = self._encode([prompt])[0][self.context_length - 2 :]
+        return prompt[dropped[0][1] :] if dropped else ""
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of the tokens, in lower case, without start and end."""
         return self._bpe.decode(list(tokens)).strip()
 
-    def _encode(self, prompts: Sequence[str]) -> list[Encoding]:
-        return self._bpe.encode_batch(list(prompts), add_special_tokens=False)
+    def _encode(self, prompts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """The tokens of each prompt, each with the index of its first character."""
+        return [
+            [
+                (token, start)
+                for i, (start, _) in zip(e.ids, e.offsets, strict=True)
+                for token in self._vectors.get(i, (i,))
+            ]
+            for e in self._bpe.encode_batch(list(prompts), add_special_tokens=False)
+        ]
+
+
+def _vectors(token: str, vocab: Vocabulary) -> tuple[int, ...]:
+    """The ids of `<x>`, `<x>_1`, `<x>_2`, … as far as the vocabulary has them."""
+    more = itertools.takewhile(vocab.__contains__, (f"{token}_{i}" for i in itertools.count(1)))
+    return (vocab[token], *(vocab[name] for name in more))
 
 
 def train_vocabulary(captions: Iterable[str], size: int) -> tuple[Vocabulary, Merges]:

@@ -59,7 +59,7 @@ def _to_sdlab(stored: StoredModel, folder: Path, dtype: torch.dtype | None) -> N
 
 
 def _to_diffusers(stored: StoredModel, folder: Path, dtype: torch.dtype | None) -> None:
-    layout_diffusers.write_config(folder, stored.config)
+    layout_diffusers.write_config(folder, stored.config, stored.tokenizer.end)
     copy_vocabulary(stored.located.vocab, stored.located.merges, folder / "tokenizer")
     for part, tensors in stored.tensors.items():
         path = folder / layout_diffusers.FOLDERS[part] / layout_diffusers.WEIGHTS[part][0]

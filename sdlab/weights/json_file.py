@@ -1,4 +1,4 @@
-"""JSON files of a model: configurations, vocabularies and indexes."""
+"""Small files of a model: configurations, vocabularies and indexes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sdlab.system.files import reason
 _LARGEST = 64 * 2**20  # bytes; the largest that models have, a tokenizer.json, takes a few million
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The content of a file with a JSON object.
+def read_limited(path: Path) -> bytes:
+    """The bytes of a file that should be small.
 
     Raises:
-        UsageError: the file is missing, too large, not JSON, or has another kind of value at its top level.
+        UsageError: the file is missing or too large.
     """
     try:
         with path.open("rb") as file:
@@ -24,9 +24,20 @@ def read_object(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{path}: {reason(error)}") from None
     if len(data) > _LARGEST:
-        raise UsageError(f"{path}: has more than {_LARGEST:,} bytes, so it is not a JSON file of a model")
+        raise UsageError(
+            f"{path}: has more than {_LARGEST:,} bytes, so it is not the file of a model that it should be"
+        )
+    return data
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The content of a file with a JSON object.
+
+    Raises:
+        UsageError: the file is missing, too large, not JSON, or has another kind of value at its top level.
+    """
     try:
-        content = json.loads(data)
+        content = json.loads(read_limited(path))
     except UnicodeDecodeError:
         raise UsageError(f"{path}: not UTF-8 text") from None
     except RecursionError:

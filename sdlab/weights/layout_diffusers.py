@@ -264,8 +264,9 @@ def read_config(folder: Path) -> ModelConfig:
     return config if config == SD15 else replace(config, name=folder.resolve().name)
 
 
-def write_config(folder: Path, config: ModelConfig) -> None:
-    """Write everything except the weights and the vocabulary into a folder.
+def write_config(folder: Path, config: ModelConfig, end: int | None = None) -> None:
+    """Write everything except the weights and the vocabulary into a folder. `end` is the id of the end token, by
+    default the last of the vocabulary.
 
     Raises:
         OSError: a file cannot be written.
@@ -279,7 +280,7 @@ def write_config(folder: Path, config: ModelConfig) -> None:
     }
     nothing = {"feature_extractor": [None, None], "image_encoder": [None, None], "safety_checker": [None, None]}
     special = {"bos_token": START, "eos_token": END, "pad_token": END, "unk_token": END}
-    last = config.text.vocab_size - 1
+    last = config.text.vocab_size - 1 if end is None else end
     extra: dict[str, Json] = {
         "text_encoder": {
             "architectures": ["CLIPTextModel"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -88,11 +88,19 @@ def _original(located: Located) -> Content:
     text = metadata.get(CONFIG_KEY)
     if what := recognise.named(tensors) if text else recognise.foreign({k: t.shape for k, t in tensors.items()}):
         raise UsageError(f"{path}: this is {what}; {recognise.LOADED}")
-    config = ModelConfig.from_json(text, source=f"{path}, {CONFIG_KEY}") if text else SD15
+    config = ModelConfig.from_json(text, source=f"{path}, {CONFIG_KEY}") if text else _version_1(tensors)
     with _known(layout_original.names(config), str(path)):
         parts, extra = layout_original.split(tensors, config)
     config, notes = _as_marked(config, tensors.keys(), path.name)
     return Content(config, parts, (*notes, *note(path, set(extra) - _MARKERS)))
+
+
+def _version_1(tensors: Mapping[str, StoredTensor]) -> ModelConfig:
+    """The configuration of Stable Diffusion v1, with as many tokens as the text encoder has embeddings."""
+    embeddings = tensors.get(f"{layout_original.PREFIXES['clip']}embeddings.token_embedding.weight")
+    count = embeddings.shape[0] if embeddings is not None and len(embeddings.shape) == 2 else 0
+    more = SD15.text.vocab_size < count < 2 * SD15.text.vocab_size
+    return replace(SD15, text=replace(SD15.text, vocab_size=count)) if more else SD15
 
 
 def _as_marked(config: ModelConfig, names: Collection[str], file: str) -> tuple[ModelConfig, list[str]]:

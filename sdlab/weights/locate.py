@@ -14,7 +14,7 @@ from sdlab.system import resources
 from sdlab.system.errors import UsageError
 from sdlab.weights import layout_diffusers
 from sdlab.weights.shards import is_index, read_index
-from sdlab.weights.vocabulary import COMBINED
+from sdlab.weights.vocabulary import COMBINED, added_file
 
 MODELS = {
     "scenes": "lab model, 64 × 64 pictures of simple scenes; included with sdlab (data/scenes)",
@@ -65,11 +65,13 @@ class Located:
     merges: Path
     weights: tuple[Path, ...]  # in the order of `PARTS`; in the original layout the same for all
     shards: tuple[Path, ...] = ()  # the files that those in `weights` list which are indexes
+    added: Path | None = None  # tokens added to the vocabulary
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All files: configuration, vocabulary and weights."""
-        return tuple(dict.fromkeys((*self.configs, self.vocab, self.merges, *self.weights, *self.shards)))
+        added = () if self.added is None else (self.added,)
+        return tuple(dict.fromkeys((*self.configs, self.vocab, self.merges, *added, *self.weights, *self.shards)))
 
 
 def locate(model: Model) -> Located:
@@ -101,8 +103,9 @@ def locate(model: Model) -> Located:
     if search.missing:
         lines = (*search.missing, _FOLDER if layout == "sdlab" else _SD15)
         raise UsageError("\n".join(f"model {source.name!r}: {line}" for line in lines))
+    added = added_file(vocab)
     shards = [file for path in dict.fromkeys(weights) if is_index(path) for file in read_index(path).values()]
-    return Located(layout, place, tuple(configs), vocab, merges, tuple(weights), tuple(dict.fromkeys(shards)))
+    return Located(layout, place, tuple(configs), vocab, merges, tuple(weights), tuple(dict.fromkeys(shards)), added)
 
 
 def _weights(search: _Search, names: Sequence[str], folder: Path) -> Path:

@@ -249,7 +249,7 @@ def test_a_vocabulary_in_one_file(tmp_path, lab):
         '{"model": {"vocab": {"a": 0}, "merges": [1]}}',
     ):
         (folder / "tokenizer.json").write_text(broken)
-        with pytest.raises(UsageError, match=r"tokenizer\.json: is not a CLIP vocabulary"):
+        with pytest.raises(UsageError, match=r"tokenizer\.json: (is not a CLIP vocabulary|not JSON)"):
             load(tmp_path / "one")
 
 
