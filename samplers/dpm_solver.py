@@ -67,6 +67,9 @@ class DPMpp3M(Sampler):
     φ₃ Δ₂ in place of 2 φ₃ Δ₂. That is `variant` "published", of second order. "corrected" is of third order. The first
     steps use as many predictions as there are. The step to σ⁺ = 0 is an Euler step. (Lu et al. 2022, arXiv:2211.01095)
 
+    diffusers gives other results below 15 steps. By default (`lower_order_final`) the step before the last is of second
+    order there.
+
     Raises:
         ValueError: variant is not "corrected" or "published".
     """
