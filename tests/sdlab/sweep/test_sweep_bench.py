@@ -177,7 +177,7 @@ def test_what_a_sweep_cannot_do_is_reported_before_it_begins(refused: Refused, t
     [line] = refused(toml(image=PHOTO))
     assert line == f"image: {tmp_path}/photo.png: is not a picture in a supported format"
     [line] = refused(toml(prompts='[prompts]\nlist = ["a red circle", "a cat"]'))
-    assert "prompt_accuracy: the prompt 'a cat' names no object of the scenes world" in line
+    assert "prompt_accuracy: the prompt 'a cat' states nothing about the scenes world" in line
     photo("p.png")
     half = '[prompts]\nlist = ["a red circle", { text = "a star", image = "p.png" }]'
     [line] = refused(toml(prompts=half, image=""))
