@@ -54,6 +54,8 @@ class World(Protocol[T, S, R]):
     CHOICES: int
     """How many random integers `word` takes."""
     HEADS: Heads
+    MARKS: int
+    """How many marks `marks` returns."""
 
     def sample(self, n: int, generator: torch.Generator, split: Split = "train") -> T:
         """Ground truth of n pictures, determined by the generator."""
@@ -89,6 +91,10 @@ class World(Protocol[T, S, R]):
 
     def trained(self, statement: S) -> bool:
         """Whether no combination is stated that is held out of training."""
+        ...
+
+    def marks(self, truth: T, /) -> Tensor:
+        """What the pictures show, (B, MARKS) of 0 and 1, for encoders that learn to predict it."""
         ...
 
     def losses(self, outputs: Mapping[str, Tensor], truth: T, /) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,22 +21,19 @@ from sdlab.system.errors import UsageError
 from sdlab.train.optimizer import standard
 from sdlab.train.stage import Loss
 from sdlab.train.stages.clip_config import ClipTraining
-from sdlab.train.stages.text import FACTS, where
 from sdlab.train.world_pictures import WorldBatch, WorldPictures
 from sdlab.weights.model_folder import load_part, read_config, save_part
 from sdlab.weights.vocabulary import tokenizer_in
-from sdlab.worlds.scenes.captions import alter, state, word
-from sdlab.worlds.scenes.world import Scenes
 
 
 class Agreeing(nn.Module):
     """A CLIP with a locked text encoder, and a linear probe for facts on its picture embeddings."""
 
-    def __init__(self, clip: Clip) -> None:
+    def __init__(self, clip: Clip, marks: int) -> None:
         super().__init__()
         self.clip = clip
         clip.text.requires_grad_(False)
-        self.where = nn.Linear(clip.image_projection.out_features, FACTS)
+        self.where = nn.Linear(clip.image_projection.out_features, marks)
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Scaled cosines (B, K) of images (B, 3, S, S) and tokens (K, L), and logits of the images' facts (B, F)."""
@@ -47,7 +45,7 @@ class Agreeing(nn.Module):
 class ClipStage:
     """The stage that maps pictures and captions to a shared space."""
 
-    def __init__(self, config: ClipTraining, pictures: WorldPictures[Scenes]) -> None:
+    def __init__(self, config: ClipTraining, pictures: WorldPictures[Any]) -> None:
         self.config, self.pictures, folder = config, pictures, Path(config.model)
         model = read_config(folder)
         if model.vision is None:
@@ -56,16 +54,20 @@ class ClipStage:
         clip = Clip(model.text, model.vision)
         ready = load_part(folder / "clip.safetensors", partial(Clip, model.text, model.vision), config.device)
         clip.text = ready.text
-        self.agreeing = Agreeing(clip)
+        self.agreeing = Agreeing(clip, pictures.world.MARKS)
         self.trained = {"clip": standard(self.agreeing, config, stored=clip)}
         self.tokenizer = tokenizer_in(folder, model.text.context_length)
 
-    def _inputs(self, batch: WorldBatch[Scenes], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def _inputs(self, batch: WorldBatch[Any], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """The pictures (B, 3, H, W), and the tokens of their captions and of one near miss each, (B, L)."""
-        statements = state(batch.truth, generator)
-        choices = torch.randint(1 << 30, (len(batch), 10), generator=generator)
-        right = [word(s, c[:8]) for s, c in zip(statements, choices, strict=True)]
-        wrong = [word(alter(s, c[8:]), c[:8]) for s, c in zip(statements, choices, strict=True)]
+        world = batch.world
+        statements = world.state(batch.truth, generator, batch.complete)
+        choices = torch.randint(1 << 30, (len(batch), world.CHOICES + 2), generator=generator)
+        right, wrong = [], []
+        for statement, choose in zip(statements, choices, strict=True):
+            wording, change = choose[: world.CHOICES], choose[world.CHOICES :]
+            right.append(world.word(statement, wording))
+            wrong.append(world.word(world.alter(statement, change), wording))
         device = self.config.device
         return batch.images().to(device), self.tokenizer(right).to(device), self.tokenizer(wrong).to(device)
 
@@ -81,7 +83,7 @@ class ClipStage:
         n = len(images)
         target = torch.arange(n, device=logits.device)
         of_texts, of_images = F.cross_entropy(logits, target), F.cross_entropy(logits[:, :n].T, target)
-        seen = F.binary_cross_entropy_with_logits(facts, where(batch.truth).to(facts.device))
+        seen = F.binary_cross_entropy_with_logits(facts, batch.world.marks(batch.truth).to(facts.device))
         found = (logits.detach().argmax(1) == target).float().mean()
         parts = {"found": found, "near": _nearer(logits.detach()), "facts": seen}
         yield Loss("clip", (of_texts + of_images) / 2 + self.config.grounding * seen, parts)

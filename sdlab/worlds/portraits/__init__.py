@@ -13,11 +13,12 @@ from sdlab.worlds.portraits.captions import (
     trained,
     word,
 )
+from sdlab.worlds.portraits.marks import MARKS, marks
 from sdlab.worlds.portraits.reader import HEADS, check, losses, readings
 from sdlab.worlds.portraits.render import render
 from sdlab.worlds.portraits.world import FACTS, SIZE, Portraits, sample
 
 __all__ = [
-    "CHOICES", "EXAMPLE", "FACTS", "HEADS", "SIZE", "Portraits", "Split", "Statement", "alter", "check", "describe",
-    "facts", "losses", "parse", "readings", "render", "sample", "state", "trained", "word",
+    "CHOICES", "EXAMPLE", "FACTS", "HEADS", "MARKS", "SIZE", "Portraits", "Split", "Statement", "alter", "check",
+    "describe", "facts", "losses", "marks", "parse", "readings", "render", "sample", "state", "trained", "word",
 ]  # fmt: skip

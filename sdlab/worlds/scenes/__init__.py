@@ -14,13 +14,14 @@ from sdlab.worlds.scenes.captions import (
     trained,
     word,
 )
+from sdlab.worlds.scenes.marks import MARKS, marks
 from sdlab.worlds.scenes.reader import HEADS, Reading, Seen, check, readings
 from sdlab.worlds.scenes.reader_losses import losses
 from sdlab.worlds.scenes.render import render
 from sdlab.worlds.scenes.world import PIXELS, SIZE, Scenes, sample
 
 __all__ = [
-    "CHOICES", "EXAMPLE", "HEADS", "PIXELS", "SIZE", "Reading", "Scenes", "Seen", "Split", "Statement", "Thing",
-    "alter", "check", "describe", "facts", "losses", "parse", "readings", "render", "sample", "state", "trained",
-    "word",
+    "CHOICES", "EXAMPLE", "HEADS", "MARKS", "PIXELS", "SIZE", "Reading", "Scenes", "Seen", "Split", "Statement",
+    "Thing", "alter", "check", "describe", "facts", "losses", "marks", "parse", "readings", "render", "sample",
+    "state", "trained", "word",
 ]  # fmt: skip

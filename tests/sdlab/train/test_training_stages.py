@@ -22,7 +22,6 @@ from sdlab.train import run
 from sdlab.train.folder import configuration, update
 from sdlab.train.stages import STAGES
 from sdlab.train.stages.evaluator import weather
-from sdlab.train.stages.text import where
 from sdlab.train.stages.unet import UnetStage, fractions
 from sdlab.train.stages.unet_config import UnetTraining
 from sdlab.train.stages.vae import VaeStage, psnr
@@ -31,6 +30,7 @@ from sdlab.weights.model_folder import load_part, read_config, save_config, save
 from sdlab.weights.model_loader import load
 from sdlab.worlds import scenes
 from sdlab.worlds.evaluator import Evaluator
+from sdlab.worlds.registry import open_world
 
 
 def learn(stage: str, folder: Path, **changes: object) -> dict[str, float]:
@@ -51,6 +51,31 @@ def test_the_stages_make_a_model_that_generates(tmp_path: Path):
     assert context.shape == (1, 24, 16)
     assert not torch.equal(context, uncond)
     assert isinstance(load_part(folder / "evaluator.safetensors", partial(Evaluator, scenes.HEADS)), Evaluator)
+
+
+def test_the_stages_train_on_every_world(tmp_path: Path):
+    """The captions of the model are those of the world, and so is what its reader predicts."""
+    portraits = open_world("portraits")
+    save_config(tmp_path / "model", replace(TINY, text=replace(TINY.text, context_length=64)))
+    measured = {}
+    for stage in ("text", "clip", "evaluator"):
+        measured |= learn(stage, tmp_path, world="portraits")
+    assert {"captions_right", "found_among_256", "attribute_accuracy"} <= set(measured)
+    vocabulary = (tmp_path / "model" / "vocab.json").read_text(encoding="utf-8")
+    assert "without" in vocabulary
+    load_part(tmp_path / "model" / "evaluator.safetensors", partial(Evaluator, portraits.HEADS))
+
+
+def test_pictures_are_of_the_world_that_the_configuration_names(tmp_path: Path):
+    config = VaeTraining(**keys(tmp_path, world="portraits", complete_captions=True))
+    batch = config.pictures("heldout").batch(4, torch.Generator().manual_seed(1))
+    world = open_world("portraits")
+    truth = world.sample(4, torch.Generator().manual_seed(1), "heldout")
+    assert batch.images().equal(world.render(truth))
+    captions = batch.captions(torch.Generator().manual_seed(2))
+    assert captions == world.describe(truth, torch.Generator().manual_seed(2), complete=True)
+    with pytest.raises(UsageError, match=r"`world`: unknown world 'portrait' \(did you mean 'portraits'\?\)"):
+        learn("vae", tmp_path, world="portrait")
 
 
 NEEDS = {"clip": ["text"], "unet": ["text", "vae"]}
@@ -163,7 +188,7 @@ def test_weather_keeps_pictures_recognisable():
 def test_the_halves_of_objects():
     """Read off the relation, which fixes the halves of two objects relative to each other, and off single objects."""
     world = scenes.sample(400, torch.Generator().manual_seed(0), "all")
-    facts = where(world).view(400, 4, 18).bool()
+    facts = scenes.marks(world).view(400, 4, 18).bool()
     assert (facts[:, 0] | facts[:, 1]).equal(facts[:, 2] | facts[:, 3])  # whatever is anywhere is in a half each way
     seen = facts.any(1)
     rows = torch.arange(400)

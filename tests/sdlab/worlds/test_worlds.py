@@ -77,6 +77,21 @@ def test_a_reader_has_the_heads_of_the_world(world: AnyWorld):
         assert share == sum(facts) / len(facts)
 
 
+def test_marks_are_of_the_picture_alone(world: AnyWorld):
+    truth = world.sample(50, generator())
+    marks = world.marks(truth)
+    assert marks.shape == (50, world.MARKS)
+    assert set(marks.unique().tolist()) == {0.0, 1.0}
+    assert world.marks(truth[10:20]).equal(marks[10:20])
+
+
+def test_marks_of_portraits_are_their_shown_facts():
+    world = open_world("portraits")
+    truth = world.sample(200, generator(), "all")
+    stated = world.state(truth, generator(), complete=True)
+    assert world.marks(truth).sum(1).tolist() == [len(world.facts(s)) for s in stated]
+
+
 def test_a_perfect_reader_of_portraits_finds_every_stated_fact():
     world = open_world("portraits")
     from sdlab.worlds.portraits.world import labels

@@ -1,0 +1,102 @@
+"""Linear probes on a text encoder: the losses of the text stage, and what it measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sdlab.model.tokenizer import Tokenizer
+from sdlab.train.world_pictures import WorldPictures
+from sdlab.worlds import scenes
+from sdlab.worlds.registry import AnyWorld
+from sdlab.worlds.scenes import Scenes
+from sdlab.worlds.scenes.captions import NOUNS
+from sdlab.worlds.scenes.world import BACKGROUNDS, COLOURS, PIXELS
+
+_UNSEEN = 4096  # captions that are measured
+
+
+class Encoded(NamedTuple):
+    """Captions and what the text encoder makes of them."""
+
+    tokens: Tensor  # (B, L), on the CPU
+    states: Tensor  # (B, L, W)
+    summary: Tensor  # (B, W), the state of one token from the end token on
+
+
+class Probes(nn.Module):
+    """Probes for the world's marks on the state behind a caption."""
+
+    def __init__(self, width: int, world: AnyWorld, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.where = nn.Linear(width, world.MARKS)
+        self.world = world
+
+    def losses(self, captions: Encoded, truth: Any) -> dict[str, tuple[float, Tensor]]:
+        """The weight of each loss, and the loss."""
+        marks = self.world.marks(truth).to(captions.summary.device)
+        return {"facts": (1.0, F.binary_cross_entropy_with_logits(self.where(captions.summary).float(), marks))}
+
+    def measure(
+        self, encode: Callable[[list[str]], Tensor], pictures: WorldPictures[Any], generator: torch.Generator
+    ) -> dict[str, float]:
+        """Measure the share of unseen complete captions whose marks are all predicted. `encode` returns end states."""
+        truth = pictures.batch(_UNSEEN, generator).truth
+        logits = self.where(encode(self.world.describe(truth, generator, complete=True))).float().cpu()
+        return {"captions_right": float(((logits > 0) == self.world.marks(truth).bool()).all(1).float().mean())}
+
+
+class SceneProbes(Probes):
+    """Probes for objects in halves, for the background, and for the position of each object on its noun."""
+
+    def __init__(self, width: int, world: AnyWorld, tokenizer: Tokenizer) -> None:
+        super().__init__(width, world, tokenizer)
+        self.background = nn.Linear(width, len(BACKGROUNDS))
+        self.side = nn.Linear(width, 2)
+        self.nouns = tokenizer(NOUNS)[:, 1]  # each is a single token
+
+    def losses(self, captions: Encoded, truth: Scenes) -> dict[str, tuple[float, Tensor]]:
+        """The position of the first object is unknown to a causal transformer at its noun.
+
+        For the second it depends on one fact, the relation. The rest is learnt from this step.
+        """
+        device = captions.summary.device
+        ground = F.cross_entropy(self.background(captions.summary).float(), truth.background.to(device))
+        image, place = torch.isin(captions.tokens, self.nouns).nonzero(as_tuple=True)  # in the order of the objects
+        thing = (image[1:] == image[:-1]).long()
+        thing = torch.cat([thing.new_zeros(1), thing])
+        sides = (truth.centre[image, thing] >= PIXELS / 2).float().to(device)
+        side = F.binary_cross_entropy_with_logits(self.side(captions.states[image, place]).float(), sides)
+        return {**super().losses(captions, truth), "background": (0.1, ground), "side": (0.3, side)}
+
+    def measure(
+        self, encode: Callable[[list[str]], Tensor], pictures: WorldPictures[Any], generator: torch.Generator
+    ) -> dict[str, float]:
+        """Measure the accuracy of an object's side on unseen complete captions of two objects."""
+        truth: Scenes = pictures.batch(_UNSEEN, generator).truth
+        truth = truth[(truth.count == 2).nonzero().squeeze(1)]
+        statements = scenes.state(truth, generator, complete=True)
+        choices = torch.randint(1 << 30, (len(truth), 8), generator=torch.Generator().manual_seed(2**40))
+        states = encode([scenes.word(s, c) for s, c in zip(statements, choices, strict=True)])
+        n, rows = len(truth), torch.arange(len(truth))
+        logits = self.where(states).float().cpu().view(n, 4, -1)
+        first, second = truth.centre.unbind(1)
+        horizontal = truth.relation < 2
+        low = torch.where(horizontal, first[:, 0] < second[:, 0], first[:, 1] < second[:, 1])
+        half = torch.where(horizontal, 0, 2) + (~low).long()  # of the first object, along the axis of the relation
+        right = []
+        for offset, values in ((0, truth.colour), (len(COLOURS), truth.shape)):
+            differ = values[:, 0] != values[:, 1]
+            for k in range(2):
+                here, there = half ^ k, half ^ k ^ 1
+                index = offset + values[:, k]
+                right.append((logits[rows, here, index] > logits[rows, there, index])[differ].float().mean())
+        return {"sides_right": float(torch.stack(right).mean())}
+
+
+PROBES: Mapping[str, type[Probes]] = {"scenes": SceneProbes}
+"""The probes of worlds that have more than marks."""
