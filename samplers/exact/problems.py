@@ -94,13 +94,13 @@ class GaussianMixture:
         noise, data = _column(sigma, _rows(x)) ** 2, self._stds(x) ** 2
         share = self.responsibilities(x, sigma)  # (B, K)
         shrunk = (share * data / (data + noise)).sum(1, keepdim=True) * _rows(x)
-        pulled = (share * noise / (data + noise)) @ self._means(x)
+        pulled = self._blended(share * noise / (data + noise), x)
         return (shrunk + pulled).view_as(x)
 
     def score(self, x: Tensor, sigma: Sigma) -> Tensor:
         """∇ log p(x; σ) = Σ_k r_k (μ_k − x)/(s_k² + σ²), in the shape of x."""
         pull = self.responsibilities(x, sigma) / (self._stds(x) ** 2 + _column(sigma, _rows(x)) ** 2)
-        return (pull @ self._means(x) - pull.sum(1, keepdim=True) * _rows(x)).view_as(x)
+        return (self._blended(pull, x) - pull.sum(1, keepdim=True) * _rows(x)).view_as(x)
 
     def responsibilities(self, x: Tensor, sigma: Sigma) -> Tensor:
         """p(component k | x) of shape (B, K), for x of shape (B, …) at level `sigma`."""
@@ -159,6 +159,13 @@ class GaussianMixture:
         component = torch.multinomial(self._weights(z), n, replacement=True, generator=generator)
         x0 = self._means(z)[component] + self._stds(z)[component, None] * z
         return x0.reshape(n, *self.means.shape[1:])
+
+    def _blended(self, weights: Tensor, x: Tensor) -> Tensor:
+        """Σ_k w_k μ_k for weights (B, K), (B, D).
+
+        One product per image. The rounding of a product over the batch depends on the size of the batch.
+        """
+        return torch.bmm(weights.unsqueeze(1), self._means(x).expand(len(weights), -1, -1)).squeeze(1)
 
     def _means(self, x: Tensor) -> Tensor:
         return _rows(self.means).to(x)
