@@ -31,6 +31,7 @@ from sdlab.sweep.prompts import picture_set
 from sdlab.sweep.results import CellFailed, CellResult
 from sdlab.system.device import enough_memory
 from sdlab.system.errors import SdlabError
+from sdlab.system.limits import GALLERY
 
 _THUMBNAILS = 8  # pictures of a cell on the contact sheet
 _SIDE = 256  # pixels, at most, of a thumbnail
@@ -56,11 +57,11 @@ class ModelBench:
                     file=sys.stderr,
                 )
         self.context, self.uncond = self.backend.contexts(plan.prompts, plan.negative)
-        self.pictures: Tensor | None = None  # (P, 3, H, W), white where a prompt has none
+        self.pictures: Tensor | None = None  # (U, 3, H, W), each input picture once, and white for prompts without one
         side = self.opened.image_size
         if plan.pictures is not None:
             assert side is not None
-            self.pictures = _read(plan.pictures, len(plan.prompts), side)
+            self.pictures, self.input_of = _read(plan.pictures, len(plan.prompts), side)
             self.init = self.backend.encode_image(self.pictures)
         size = None if side is None else (side, side)
         tools = Tools(size, self.backend.clip, plan.metric_files, plan.device)
@@ -131,7 +132,7 @@ class ModelBench:
                     strategy,
                     [plan.seed + i for i in indices],
                     on_step=lambda i, _, k=k: report((k + (i + 1) / len(sigmas)) / len(batches)),  # type: ignore[misc]
-                    init=None if strength == 1 else self.init[self._rows(indices)],
+                    init=None if strength == 1 else self.init[self._inputs(indices)],
                     strength=strength,
                     watch=clock.watch,
                 )
@@ -184,17 +185,21 @@ class ModelBench:
     def _of_prompts(self, indices: list[int]) -> Tensor:
         """The input pictures of these images."""
         assert self.pictures is not None
-        return self.pictures[[i % len(self.pictures) for i in indices]]
+        return self.pictures[self._inputs(indices)]
+
+    def _inputs(self, indices: list[int]) -> list[int]:
+        """Which input picture each of these images has."""
+        return [self.input_of[i % len(self.input_of)] for i in indices]
 
     def _prompt(self, i: int) -> str:
         return self.plan.prompts[i % len(self.plan.prompts)]
 
     @property
     def _shown(self) -> int:
-        """How many pictures of a cell are kept: all in a sweep without metrics, which is run for its pictures."""
+        """How many pictures of a cell are kept: more in a sweep without metrics, which is run for its pictures."""
         if not self.opened.draws_pictures:
             return 0
-        return min(_THUMBNAILS, self.plan.images) if self.plan.metrics else self.plan.images
+        return min(_THUMBNAILS if self.plan.metrics else GALLERY, self.plan.images)
 
     def _small(self, pictures: Tensor) -> Tensor:
         """Bytes (B, H, W, 3), made smaller where pictures are large and the sweep is not run for them."""
@@ -265,10 +270,11 @@ def _stacked(thumbnails: list[Tensor]) -> NDArray[np.uint8]:
     return torch.stack(thumbnails).numpy() if thumbnails else np.empty((0, 1, 1, 3), np.uint8)
 
 
-def _read(pictures: Pictures, prompts: int, side: int) -> Tensor:
-    """The input picture of each prompt, (P, 3, side, side), white where there is none."""
+def _read(pictures: Pictures, prompts: int, side: int) -> tuple[Tensor, list[int]]:
+    """Each input picture once, (U, 3, side, side), and which of them each prompt has."""
     if pictures.set is not None:
-        return picture_set(pictures.set, prompts)
-    blank = torch.ones(3, side, side)
-    files = {file: read_picture(Path(file), (side, side), pictures.fit) for file in set(pictures.files) if file}
-    return torch.stack([blank if file is None else files[file] for file in pictures.files])
+        return picture_set(pictures.set, prompts), list(range(prompts))
+    files = list(dict.fromkeys(pictures.files))
+    blank = torch.ones(3, side, side)  # for the prompts without one
+    found = [blank if file is None else read_picture(Path(file), (side, side), pictures.fit) for file in files]
+    return torch.stack(found), [files.index(file) for file in pictures.files]

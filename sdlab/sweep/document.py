@@ -338,7 +338,8 @@ class Document(_Table):
     device: Annotated[str, AfterValidator(_device)] = Field("auto", validate_default=True)
     """`"auto"`, `"cpu"` or `"cuda"`. `"auto"` takes the GPU if there is one."""
     metrics: Annotated[list[Annotated[str, AfterValidator(_metric)]], BeforeValidator(_as_list)] = []
-    """Names of metrics, measured in this order."""
+    """Names of metrics, measured in this order. A sweep without metrics is run for its pictures: it writes the first
+    128 of each cell as files."""
     metric_files: MetricFiles = MetricFiles()
     """Files that some metrics can use."""
     prompts: Annotated[Prompts | None, AfterValidator(_prompts_are_used)] = Field(None, validate_default=True)

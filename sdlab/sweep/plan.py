@@ -27,6 +27,7 @@ from sdlab.sweep.passes import sigmas_of, steps_within
 from sdlab.system import resources
 from sdlab.system.device import resolve_dtype
 from sdlab.system.errors import UsageError
+from sdlab.system.limits import GALLERY
 
 # Raised when an unchanged plan would give other values than before, so that old rows are not taken for new ones.
 _NUMBERS = 1
@@ -159,6 +160,8 @@ def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -
         if (value := getattr(document, key)) != default:
             notes.append(f"model {opened.name} ignores {f'dtype {value}' if key == 'dtype' else key}")
     notes += opened.notes
+    if not document.metrics and document.images > GALLERY:
+        notes.append(f"without metrics, the first {GALLERY} pictures of each cell are kept")
     document, negative = document.model_copy(update=ignored), ""
     if document.prompts is not None:
         prompts, negative = document.prompts.read(document.images), document.prompts.negative

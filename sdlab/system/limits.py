@@ -45,6 +45,7 @@ IMAGES = Range(1, 1_000_000)  # per cell, or of one `sdlab generate`
 BATCH = Range(1, 65_536)
 SIDE = Range(1, 16_384)  # pixels
 SEED = Range(0, 2**62 - 1)  # of the first image; the others follow
+GALLERY = 128  # pictures of a cell that are kept by a sweep without metrics, which is run for its pictures
 CELLS = Range(1, 10_000)  # of a sweep
 TRAINING_STEPS = Range(1, 100_000_000)
 TRAINING_PICTURES = Range(1, 10_000_000)
