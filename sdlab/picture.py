@@ -21,11 +21,18 @@ from torch import Tensor
 from sdlab.model.config import Size
 from sdlab.system.errors import UsageError
 from sdlab.system.files import reason
+from sdlab.system.reading import check_regular
 
 Fit = Literal["crop", "pad"]
 FITS: tuple[str, ...] = get_args(Fit)
 
 _WHITE = (255, 255, 255)
+_ORIENTATION = 0x0112  # the EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 
 
 def read_picture(path: Path, size: Size, fit: Fit = "crop") -> Tensor:
@@ -41,7 +48,7 @@ def read_picture(path: Path, size: Size, fit: Fit = "crop") -> Tensor:
         UsageError: the file is missing, or is not a picture that Pillow can read.
     """
     with opened(path) as file:
-        picture = _opaque(_eight_bits(ImageOps.exif_transpose(file)))
+        picture = _opaque(_eight_bits(_upright(file)))
     width_height = size[1], size[0]
     if fit == "crop":
         picture = ImageOps.fit(picture, width_height, Image.Resampling.LANCZOS)
@@ -77,9 +84,10 @@ def opened(path: Path) -> Iterator[Image.Image]:
     Raises:
         UsageError: the file is missing, or is not a picture that Pillow can read. Also for errors inside the block.
     """
+    check_regular(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large pictures are fine
+            warnings.simplefilter("ignore")  # large pictures are fine, and so are faults in what is not pixels
             with Image.open(path) as file:
                 yield file
     except UnidentifiedImageError:
@@ -90,6 +98,21 @@ def opened(path: Path) -> Iterator[Image.Image]:
         if isinstance(error, OSError) and error.strerror:
             raise UsageError(f"{path}: {reason(error)}") from None
         raise UsageError(f"{path}: is a damaged picture or has an unsupported format ({error})") from None
+
+
+def orientation(picture: Image.Image) -> int:
+    """The EXIF orientation of a picture, 1 to 8. It is 1, upright, if the EXIF data are missing or malformed."""
+    picture.load()  # reports damaged pixels, and some formats keep EXIF data behind them
+    try:
+        value = picture.getexif().get(_ORIENTATION, 1)
+        return value if value in _TURNS else 1
+    except Exception:  # Pillow raises many kinds of errors for malformed EXIF data
+        return 1
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    turn = _TURNS.get(orientation(picture))
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import inspect
+import os
 import sys
 import textwrap
 import traceback
@@ -40,6 +41,10 @@ from samplers.denoiser import Unguided
 from sdlab import guidance
 from sdlab.system.device import out_of_memory
 from sdlab.system.errors import RunError, SdlabError, UsageError
+from sdlab.system.files import open_own
+from sdlab.system.output import remark
+from sdlab.system.paths import user_path
+from sdlab.system.reading import read_bytes
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -112,11 +117,9 @@ def add(kind: Kind, name: str) -> None:
         UsageError: the file is missing or cannot be imported, it does not define the name, or the entry is invalid.
     """
     file, _, attribute = name.partition(":")
-    path = next((f / file for f in _folders if (f / file).is_file()), Path(file).expanduser())
-    try:
-        code = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{file}: cannot be read: {(error.strerror or str(error)).lower()}") from None
+    place = user_path(file)
+    path = next((f / place for f in _folders if (f / place).is_file()), place)
+    code = read_bytes(path)
     content = hashlib.sha256(code).hexdigest()[:16]
     known = _PLUGINS.get((kind, name))
     if known is not None and known == Plugin(str(path.resolve()), content):
@@ -142,7 +145,7 @@ def discover() -> None:
                 version = point.dist.version if point.dist else ""
                 _register(kind, point.name, entry, Plugin(f"{point.value} {version}", _code_digest(entry, version)))
             except UsageError as error:
-                print(f"warning: {error}", file=sys.stderr)
+                remark(f"warning: {error}")
 
 
 def _register(kind: Kind, name: str, entry: Any, plugin: Plugin) -> None:
@@ -275,7 +278,8 @@ def logged(name: str, trace: str) -> str:
     """Append a traceback to the log. Returns a note on where it is, empty if the log cannot be written."""
     try:
         LOG.parent.mkdir(parents=True, exist_ok=True)
-        with LOG.open("a", encoding="utf-8") as log:
+        descriptor = open_own(LOG, os.O_WRONLY | os.O_APPEND)
+        with os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace") as log:
             log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {name}\n{trace}\n")
     except OSError:
         return ""

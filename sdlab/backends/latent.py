@@ -20,6 +20,7 @@ from sdlab.model.config import SD15
 from sdlab.pipeline import Pipeline
 from sdlab.system import resources
 from sdlab.system.errors import SdlabError, UsageError
+from sdlab.system.paths import path_fault
 from sdlab.weights.locate import MODELS, ModelSource
 from sdlab.weights.model_loader import StoredModel, load, read_model
 
@@ -148,6 +149,8 @@ def open_latent(name: str, options: Mapping[str, Any], folder: Path) -> OpenedLa
         raise Mistakes((strange[0], unknown("key", strange[0], {"name", *_FILES})))
     if other := [(key, f"should be a path in quotes, got {v!r}") for key, v in options.items() if type(v) is not str]:
         raise Mistakes(*other)
+    if faulty := [(key, fault) for key, path in options.items() if (fault := path_fault(path))]:
+        raise Mistakes(*faulty)
     files = {key: resources.near(path, folder) for key, path in options.items()}
     try:
         stored: StoredModel | SdlabError = read_model(ModelSource(name, **files))

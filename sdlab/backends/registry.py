@@ -12,6 +12,7 @@ from sdlab.backends.base import Kind, Mistakes, Opened
 from sdlab.backends.custom import CUSTOM
 from sdlab.backends.exact import EXACT
 from sdlab.backends.latent import LATENT
+from sdlab.system.paths import path_fault
 
 BACKENDS: dict[str, Kind] = {
     "latent": LATENT,
@@ -34,6 +35,8 @@ def open_model(name: str, options: Mapping[str, Any], folder: Path) -> Opened:
     Raises:
         Mistakes: there is no such model, or its options are wrong.
     """
+    if fault := path_fault(name):
+        raise Mistakes(("", fault))
     named = [kind for kind in BACKENDS.values() if name in kind.names()]
     if len(named) > 1:
         print(f"warning: two models are called {name!r}; the one of sdlab is used", file=sys.stderr)

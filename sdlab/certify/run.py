@@ -20,6 +20,7 @@ from sdlab.certify.page import write_page
 from sdlab.certify.plot import plot_errors
 from sdlab.certify.subjects import subjects
 from sdlab.certify.table import faults, legend, table, write_json
+from sdlab.system.console import line, show_table
 from sdlab.system.errors import UsageError
 from sdlab.system.files import make_folder
 
@@ -45,7 +46,7 @@ def run(names: Sequence[str], out: Path, console: Console, page: Path | None = N
         for done in _measured(chosen):
             certificates += done
             progress.advance(bar)
-    console.print(table(certificates))
+    show_table(console, table(certificates))
     console.print(legend(), style="dim", highlight=False)
     make_folder(out)
     write_json(certificates, out / JSON)
@@ -53,11 +54,11 @@ def run(names: Sequence[str], out: Path, console: Console, page: Path | None = N
     if page is not None:
         write_page(certificates, page)
     wrong = faults(certificates)
-    for line in wrong:
-        console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
+    for fault in wrong:
+        line(console, fault, "red")
     verdict = f"{len(wrong)} claims fail" if wrong else "every claim holds"
     sets = f"{len(certificates)} option sets of {len(chosen)} sampler{'s' * (len(chosen) != 1)}"
-    console.print(f"{sets}: {verdict}; see {out / JSON} and {out / PLOT}", highlight=False, soft_wrap=True)
+    line(console, f"{sets}: {verdict}; see {out / JSON} and {out / PLOT}")
     return 1 if wrong else 0
 
 

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 import sdlab
 from sdlab.certify.accuracy import PASSES, Accuracy, floor
@@ -16,6 +16,7 @@ from sdlab.certify.certificate import Certificate
 from sdlab.certify.fit import Fit
 from sdlab.certify.orders import Orders
 from sdlab.system.files import replacing
+from sdlab.system.text import shown
 
 
 def table(certificates: Sequence[Certificate]) -> Table:
@@ -32,7 +33,7 @@ def table(certificates: Sequence[Certificate]) -> Table:
         sets = f"{len(others)} more" if others and not bad else f"{len(bad)} of {len(others)} fail" if bad else ""
         errors = {one.budget: percent(one) for one in plain.accuracy}
         found.add_row(
-            escape(name),
+            Text(shown(name)),
             str(plain.claimed) if plain.claimed > 0 else "none",
             order_text(plain.orders),
             short(plain.orders.strong) if plain.orders.strong else "",

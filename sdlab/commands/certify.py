@@ -8,13 +8,18 @@ from typing import Annotated
 
 import typer
 
+from sdlab.commands.paths import path_option
+
 EXAMPLE = "sdlab certify dpmpp_2m my_sampler.py:MySampler"
 
 
 def command(
     names: Annotated[list[str] | None, typer.Argument(help="names of samplers, or file.py:Class; default: all")] = None,
-    out: Annotated[Path, typer.Option(help="folder for certificates.json and certificates.png")] = Path("out/certify"),
-    page: Annotated[Path | None, typer.Option(help="also write a page like docs/samplers.md to this path")] = None,
+    out: Annotated[Path, path_option("folder for certificates.json and certificates.png")] = Path("out/certify"),
+    page: Annotated[
+        Path | None,
+        path_option("also write a page like docs/samplers.md to this path"),
+    ] = None,
 ) -> None:
     """Certify samplers against exact solutions.
 

@@ -26,9 +26,10 @@ from sdlab.picture import FITS, Fit, read_picture, to_bytes
 from sdlab.pipeline import TILES, NotFinite, Pipeline, Tiles, latent_shape, tail
 from sdlab.report.contact_sheet import grid_of
 from sdlab.sweep.axes import GUIDANCE, SAMPLER, grids
+from sdlab.system.console import line
 from sdlab.system.device import enough_memory, resolve, resolve_dtype
 from sdlab.system.errors import RunError, UsageError
-from sdlab.system.files import add, make_folder
+from sdlab.system.files import add, file_words, make_folder
 from sdlab.system.limits import IMAGES, SEED, SIDE, STEPS
 from sdlab.weights.model_loader import StoredModel, load, open_model
 
@@ -73,7 +74,7 @@ def generate(request: Request, out: Path, console: Console) -> list[Path]:
             if cut := pipeline.model.tokenizer.cut(text):
                 notes.append(f"the {name} is too long for the text encoder; its end is ignored: {cut!r}")
         for note in notes:
-            console.print(f"note: {note}", highlight=False, markup=False)
+            line(console, f"note: {note}")
         cond, uncond = pipeline.encode([request.prompt]), pipeline.encode([request.negative])
         init = None if picture is None else pipeline.encode_image(picture)
         progress.reset(bar, total=request.n * steps)
@@ -91,7 +92,7 @@ def generate(request: Request, out: Path, console: Console) -> list[Path]:
             small.append(_shrunk(drawn, request.n))
     if request.n > 1:
         sheet = _write(grid_of(small, gap=_GAP), request, out, f"{request.seed}-to-{request.seed + request.n - 1}")
-        console.print(f"contact sheet: {sheet}", highlight=False, markup=False, soft_wrap=True)
+        line(console, f"contact sheet: {sheet}")
     return paths
 
 
@@ -223,7 +224,7 @@ def _shrunk(picture: Image.Image, n: int) -> Image.Image:
 
 def _write(picture: Image.Image, request: Request, out: Path, ending: str) -> Path:
     """Write a PNG under an unused name, with the request that reproduces it in its text field."""
-    words = "".join(c if c.isalnum() else "-" for c in request.prompt.lower())[:48].strip("-") or "picture"
+    words = file_words(request.prompt.lower()[:48], 192) or "picture"
     info = PngInfo()
-    info.add_itxt(FIELD, request.to_text())
+    info.add_itxt(FIELD, request.anchored().to_text())
     return add(out / f"{words}-{ending}.png", lambda draft: picture.save(draft, format="PNG", pnginfo=info))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from sdlab.commands.paths import path_argument
+from sdlab.system.output import remark, say
 
 EXAMPLE = "sdlab export scenes --to diffusers my-scenes"
 
@@ -30,7 +32,7 @@ class Dtype(StrEnum):
 
 def command(
     model: Annotated[str, typer.Argument(help="name, file or folder of a model")],
-    out: Annotated[Path, typer.Argument(help="a new folder; for the original layout, a new .safetensors file")],
+    out: Annotated[Path, path_argument("a new folder; for the original layout, a new .safetensors file")],
     to: Annotated[Layout, typer.Option(help="the layout to write")],
     dtype: Annotated[Dtype | None, typer.Option(help="dtype of the weights  [default: as stored]")] = None,
 ) -> None:
@@ -39,6 +41,6 @@ def command(
 
     from sdlab.weights.export import export
 
-    for remark in export(model, to.value, out, None if dtype is None else getattr(torch, dtype.value)):
-        print(remark, file=sys.stderr)
-    print(out)
+    for note in export(model, to.value, out, None if dtype is None else getattr(torch, dtype.value)):
+        remark(f"note: {note}")
+    say(out)

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from sdlab.commands.paths import path_option
+from sdlab.system.output import say
+
 EXAMPLE = 'sdlab generate "a red circle above a large blue star on grey" --sampler dpmpp_2m --steps 10 -n 8'
 
 
@@ -17,7 +20,7 @@ def command(
     weights: Annotated[str | None, typer.Option(help="file or folder with the model's weights")] = None,
     vocab: Annotated[str | None, typer.Option(help="vocab.json of the model")] = None,
     merges: Annotated[str | None, typer.Option(help="merges.txt of the model")] = None,
-    init_image: Annotated[Path | None, typer.Option(help="a picture to start from")] = None,
+    init_image: Annotated[Path | None, path_option("a picture to start from")] = None,
     strength: Annotated[float | None, typer.Option(help="0 keeps the picture, 1 ignores it  [default: 0.6]")] = None,
     fit: Annotated[str | None, typer.Option(help="how to fit the picture: crop or pad  [default: crop]")] = None,
     size: Annotated[
@@ -42,7 +45,7 @@ def command(
     ] = None,
     seed: Annotated[int, typer.Option(help="seed of the first picture; the next ones use seed + 1, seed + 2, …")] = 0,
     n: Annotated[int, typer.Option("-n", help="number of pictures")] = 1,
-    out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("out/generate"),
+    out: Annotated[Path, path_option("folder for the pictures")] = Path("out/generate"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "float32",
     offload: Annotated[bool, typer.Option("--offload", help="keep only the network in use on the device")] = False,
@@ -92,4 +95,4 @@ def command(
         tiles=tiles,
     )
     for path in generate(request, out, Console(stderr=True)):
-        print(path)
+        say(path)

@@ -6,8 +6,10 @@ import re
 import tomllib
 from typing import Any
 
+from sdlab import plugins
 from sdlab.registry import Registry
 from sdlab.system.errors import UsageError
+from sdlab.system.paths import user_path
 
 _WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\[[^]]*]|{[^}]*}|\S)+""")  # quotes and brackets may contain spaces
 
@@ -34,6 +36,15 @@ def parse_choice(text: str) -> tuple[str, dict[str, Any]]:
     return str(_value(words[0])), options
 
 
+def absolute_choice(text: str) -> str:
+    """The text with the absolute path of its file, if its name is like my_sampler.py:MySampler."""
+    if (first := _WORD.search(text)) is None or not plugins.is_path(name := str(_value(first[0]))):
+        return text
+    file, colon, entry = name.partition(":")
+    path = str(user_path(file).absolute()) + colon + entry
+    return (path if path.split() == [path] else f'"{path}"') + text[first.end() :]
+
+
 def build_choice(registry: Registry, text: str, **supplied: Any) -> Any:
     """Build the choice in a command-line option, with `supplied` as further arguments. Loads custom files.
 
@@ -45,7 +56,7 @@ def build_choice(registry: Registry, text: str, **supplied: Any) -> Any:
         name, options = parse_choice(text)
         if wrong := registry.mistakes(name, options, build=False):
             lines = [f"{option}: {f'{key}: {message}' if key in options else message}" for key, message in wrong]
-            raise UsageError("\n".join(lines))
+            raise UsageError(*lines)
         return registry.build(name, **supplied, **options)
     except (ValueError, TypeError) as error:
         raise UsageError(f"{option}: {error}") from None

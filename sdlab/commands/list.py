@@ -12,6 +12,8 @@ from typing import Annotated
 import typer
 
 from sdlab.commands.source import Definition, entries
+from sdlab.system.output import say
+from sdlab.system.text import shown
 
 EXAMPLE = "sdlab list samplers"
 
@@ -37,12 +39,13 @@ _REGISTRIES = {
 
 def command(what: Annotated[Listed, typer.Argument(help="what to list")]) -> None:
     """List what can be used in a sweep, one line each."""
-    described = _described(what)
+    described = [(shown(name), shown(about)) for name, about in _described(what)]
     column = max(len(name) for name, _ in described) + 2
     room = max(20, shutil.get_terminal_size().columns - column) if sys.stdout.isatty() else sys.maxsize
     for name, about in described:
         first, *rest = textwrap.wrap(about, room)
-        print(f"{name:<{column}}{first}", *(" " * column + line for line in rest), sep="\n")
+        for line in (f"{name:<{column}}{first}", *(" " * column + line for line in rest)):
+            say(line)
 
 
 def _described(what: Listed) -> list[tuple[str, str]]:

@@ -10,8 +10,10 @@ from typing import Annotated
 
 import typer
 
+from sdlab.commands.paths import path_option
 from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import reason
+from sdlab.system.output import say
 
 EXAMPLE = "sdlab new sampler my_sampler"
 _SKELETON = Path(__file__).with_name("new_sampler.py.txt")
@@ -26,10 +28,10 @@ class Kind(StrEnum):
 def command(
     kind: Annotated[Kind, typer.Argument(help="what to write")],
     name: Annotated[str, typer.Argument(help="name of the sampler and of its file")],
-    out: Annotated[Path, typer.Option(help="folder for the file")] = Path(),
+    out: Annotated[Path, path_option("folder for the file")] = Path(),
 ) -> None:
     """Write a commented sampler to start from."""
-    print(new_sampler(name, out))
+    say(new_sampler(name, out))
 
 
 def new_sampler(name: str, folder: Path) -> Path:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from sdlab.commands.paths import path_argument
 
 EXAMPLE = "sdlab report runs/cfg_vs_steps"
 
 
-def command(directory: Annotated[Path, typer.Argument(help="a run directory")]) -> None:
+def command(directory: Annotated[Path, path_argument("a run directory")]) -> None:
     """Draw the table, contact sheet and plots of a run again."""
     from rich.console import Console
 

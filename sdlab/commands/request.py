@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import shlex
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 import sdlab
+from sdlab.commands.inline_choice import absolute_choice
 from sdlab.model.config import Size
 from sdlab.system.errors import UsageError
 from sdlab.system.limits import SIDE, brief
-from sdlab.weights.locate import ModelSource
+from sdlab.system.resources import find
+from sdlab.system.text import shown
+from sdlab.weights.locate import MODELS, ModelSource
 
 FIELD = "sdlab"  # the text field of the PNG
+_FILES = ("weights", "vocab", "merges", "init_image")
+_CHOICES = ("sampler", "grid", "guidance")
 
 
 @dataclass(frozen=True)
@@ -78,11 +84,16 @@ class Request:
             raise ValueError("the text was not written by sdlab") from None
 
     def command(self) -> str:
-        """The shell command for this request. Every value is written out, so that defaults can change."""
+        """The shell command for this request, in one line. Every value is written out, so that defaults can change."""
         options = [word for field in fields(self)[1:] for word in _option(field.name, getattr(self, field.name))]
-        if self.prompt.startswith("-"):
-            return shlex.join(["sdlab", "generate", *options, "--", self.prompt])
-        return shlex.join(["sdlab", "generate", self.prompt, *options])
+        words = [*options, "--", self.prompt] if self.prompt.startswith("-") else [self.prompt, *options]
+        return " ".join(map(_quoted, ["sdlab", "generate", *words]))
+
+    def anchored(self) -> Request:
+        """The request with absolute paths, which can be drawn again in any folder."""
+        files = {key: _absolute(path) for key in _FILES if (path := getattr(self, key)) is not None}
+        choices = {key: absolute_choice(getattr(self, key)) for key in _CHOICES if getattr(self, key) is not None}
+        return replace(self, **files, **choices, model=self.model if self.model in MODELS else _absolute(self.model))
 
 
 def parse_size(text: str) -> Size:
@@ -103,6 +114,26 @@ def parse_size(text: str) -> Size:
 def size_text(size: Size) -> str:
     """The inverse of `parse_size`: (384, 512) is `"512x384"`."""
     return f"{size[1]}x{size[0]}"
+
+
+def _absolute(path: str) -> str:
+    """The absolute path of a file that exists. Other paths are unchanged, and so are those in folders like b"\\xe9"."""
+    found = str(find(path).absolute())
+    return found if Path(found).exists() and found.isprintable() else path
+
+
+def _quoted(word: str) -> str:
+    """A word for the shell. One with control characters is written with escapes, as Bash and Zsh read them."""
+    if shown(word) == word:
+        return shlex.quote(word)
+    return f"$'{''.join(map(_escaped, word))}'"
+
+
+def _escaped(character: str) -> str:
+    if character in "\\'":
+        return f"\\x{ord(character):02x}"
+    escape = shown(character)
+    return escape if escape == character or character.isascii() else f"\\U{ord(character):08x}"
 
 
 def _rename(content: dict[str, Any]) -> None:

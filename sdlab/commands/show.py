@@ -6,10 +6,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 import sdlab
+from sdlab.commands.paths import path_argument
 from sdlab.system.errors import UsageError
+from sdlab.system.output import say
 
 if TYPE_CHECKING:
     from sdlab.commands.request import Request
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 EXAMPLE = "sdlab show out/generate/a-red-circle-0.png"
 
 
-def command(image: Annotated[Path, typer.Argument(help="a PNG file written by sdlab generate")]) -> None:
+def command(
+    image: Annotated[Path, path_argument("a PNG file written by sdlab generate")],
+) -> None:
     """Print the parameters of a picture and the command that draws it."""
-    print("\n".join(show(image).lines()))
+    for line in show(image).lines():
+        say(line)
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdlab.system.errors import SdlabError, print_error
+from sdlab.commands.paths import path_argument, path_option
+from sdlab.system.errors import SdlabError
+from sdlab.system.interrupts import STATUS
+from sdlab.system.output import print_error, remark
+from sdlab.system.text import shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,8 +26,8 @@ EXAMPLE = "sdlab sweep experiments/cfg_vs_steps.toml --dry-run"
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="sweep file (TOML); those shipped with sdlab work in any folder")],
-    out: Annotated[Path, typer.Option(help="folder for run directories")] = Path("runs"),
+    file: Annotated[Path, path_argument("sweep file (TOML); those shipped with sdlab work in any folder")],
+    out: Annotated[Path, path_option("folder for run directories")] = Path("runs"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only list the cells and estimate the time")] = False,
     images: Annotated[int | None, typer.Option(help="images per cell, instead of the file's")] = None,
     seed: Annotated[int | None, typer.Option(help="first seed, instead of the file's")] = None,
@@ -89,12 +92,13 @@ def sweep(
     except SdlabError as error:
         return print_error(error)
     except KeyboardInterrupt:
-        print("interrupted; finished cells are kept, and the same command runs the rest", file=sys.stderr)
-        return 130
+        remark("interrupted; finished cells are kept, and the same command runs the rest")
+        return STATUS
 
 
 def _print_outcome(outcome: SweepOutcome, directory: Path, console: Console) -> None:
     from sdlab.sweep.run import LOG
+    from sdlab.system.console import line
 
     done = outcome.kept + outcome.ran
     if outcome.interrupted:
@@ -108,17 +112,19 @@ def _print_outcome(outcome: SweepOutcome, directory: Path, console: Console) -> 
     else:
         before = f", {outcome.kept} were done already" if outcome.kept else ""
         text = f"{outcome.ran} cell{'s' * (outcome.ran != 1)} run{before}; see {directory}"
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    line(console, text)
 
 
 def _describe(plan: Plan, model: str, directory: Path, console: Console) -> None:
     """Print the cells and the expected time. Nothing is written."""
     from rich.table import Table
+    from rich.text import Text
 
     from sdlab.sweep.cost import estimate
     from sdlab.sweep.progress import duration
     from sdlab.sweep.run import STORE
     from sdlab.sweep.store import Store
+    from sdlab.system.console import line, show_table
 
     rows, finished = [], set()
     if (directory / STORE).is_file():
@@ -126,17 +132,18 @@ def _describe(plan: Plan, model: str, directory: Path, console: Console) -> None
             rows, finished = store.rows(), store.finished()
     cost = estimate(plan, rows)
     todo = [i for i, cell in enumerate(plan.cells) if plan.key(cell, model) not in finished]
-    table = Table(box=None, pad_edge=False, title=f"{plan.name}: {len(plan.cells)} cells", title_justify="left")
+    title = Text(shown(f"{plan.name}: {len(plan.cells)} cells"))
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
     for header, side in (("", "right"), ("cell", "left"), ("passes/image", "right"), ("time", "right"), ("", "left")):
         table.add_column(header, justify=side)  # type: ignore[arg-type]
     for i, cell in enumerate(plan.cells):
         state = "done" if i not in todo else "cannot run" if cost.problems[i] else "to run"
         price = ("?", "?") if cost.problems[i] else (f"{cost.passes[i]:g}", duration(cost.seconds([i])))
-        table.add_row(str(i + 1), cell.label, *price, state)
-    console.print(table)
+        table.add_row(str(i + 1), Text(shown(cell.label)), *price, state)
+    show_table(console, table)
     problems = [f"{plan.cells[i].label}: {problem}" for i, problem in enumerate(cost.problems) if problem]
-    for line in (*(f"note: {note}" for note in (*plan.notes, *problems)), *_totals(plan, cost, todo)):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for text in (*(f"note: {note}" for note in (*plan.notes, *problems)), *_totals(plan, cost, todo)):
+        line(console, text)
 
 
 def _totals(plan: Plan, cost: Estimate, todo: list[int]) -> list[str]:

@@ -8,6 +8,9 @@ from typing import Annotated
 
 import typer
 
+from sdlab.commands.paths import path_argument
+from sdlab.system.output import say
+
 EXAMPLE = "sdlab train vae experiments/train/vae.toml"
 
 
@@ -23,7 +26,7 @@ class Stage(StrEnum):
 
 def command(
     stage: Annotated[Stage, typer.Argument(help="what to train")],
-    config: Annotated[Path, typer.Argument(help="configuration, a TOML file like those in experiments/train")],
+    config: Annotated[Path, path_argument("configuration, a TOML file like those in experiments/train")],
 ) -> None:
     """Train a part of the lab model. The same command continues an interrupted run."""
     from rich.console import Console
@@ -31,4 +34,4 @@ def command(
     from sdlab.train import run
 
     for name, value in run(stage.value, config, Console()).items():
-        print(f"{name} {value:.5g}")
+        say(f"{name} {value:.5g}")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic_core import PydanticCustomError
 
 from samplers.checks import unknown
+from sdlab.system.paths import path_fault
 from sdlab.worlds.registry import WORLDS
 
 
@@ -14,6 +16,15 @@ def _known_world(name: str) -> str:
     if name not in WORLDS:
         raise ValueError(unknown("world", name, WORLDS))
     return name
+
+
+def _path(path: str) -> str:
+    if fault := path_fault(path):
+        raise PydanticCustomError("path", "{fault}", {"fault": fault})
+    return path
+
+
+_Path = Annotated[str, AfterValidator(_path)]
 
 
 class MetricFiles(BaseModel):
@@ -26,11 +37,11 @@ class MetricFiles(BaseModel):
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
-    inception: str | None = None
+    inception: _Path | None = None
     """Weights of the Inception network of the FID paper, for FID and KID."""
-    reference: str | None = None
+    reference: _Path | None = None
     """Real pictures to compare with: a folder, or for FID alone an `.npz` with `mu` and `sigma`."""
-    clip: str | None = None
+    clip: _Path | None = None
     """A folder with OpenAI's CLIP in the layout of transformers, for the CLIP score."""
 
     world: Annotated[str, AfterValidator(_known_world)] | None = None

@@ -64,7 +64,7 @@ def measure_folder(
             )
     subject = Subject(str(place), len(paths), frozenset(has), size, prompts or (), files=files)
     if wrong := [*complaints(metrics, subject), *missing_files(metrics, files)]:
-        raise UsageError("\n".join(wrong))
+        raise UsageError(*wrong)
     measurement = Meters([METRICS[name] for name in metrics], Tools(size, None, files, device)).start(Run(len(paths)))
     for start in range(0, len(paths), _BATCH):
         part = slice(start, start + _BATCH)

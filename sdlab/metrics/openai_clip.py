@@ -64,7 +64,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[Clip, Tokeni
         RunError: the weights are damaged or do not fit the configuration.
     """
     if lacking := missing_files(folder):
-        raise UsageError("\n".join(lacking))
+        raise UsageError(*lacking)
     text, vision = _configurations(folder / "config.json")
     with unfilled():
         clip = Clip(text, vision)

@@ -9,15 +9,22 @@ import torch
 from torch import Tensor
 
 from sdlab.model.config import Size
-from sdlab.picture import opened, read_picture
+from sdlab.picture import opened, orientation, read_picture
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-_ORIENTATION = 0x0112  # the EXIF tag; from 5 on the picture is on its side
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    """The pictures in a folder and its subfolders, selected by file suffix, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    """The pictures in a folder and its subfolders, selected by file suffix, sorted.
+
+    Hidden files and folders are skipped. macOS and Jupyter keep copies in them that are not part of the set.
+    """
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    return sorted(path for path in found if not _hidden(path.relative_to(folder)) and not path.is_dir())
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def read_pictures(paths: Sequence[Path], size: Size, batch: int = 32) -> Iterator[Tensor]:
@@ -38,4 +45,4 @@ def size_of(path: Path) -> Size:
     """
     with opened(path) as picture:
         width, height = picture.size
-        return (width, height) if picture.getexif().get(_ORIENTATION, 1) >= 5 else (height, width)
+        return (width, height) if orientation(picture) >= 5 else (height, width)  # from 5 on, it is on its side

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from sdlab.system.files import replacing
+from sdlab.system.text import shown
 
 _GAP, _MARGIN = 4, 12  # pixels
 _SIDE, _LARGEST = 112, 256  # pixels of a picture on the sheet: small pictures are enlarged, large ones reduced
@@ -62,8 +63,13 @@ def draw_sheet(prompts: Sequence[str], strips: Sequence[Strip]) -> Image.Image:
     wanted = min(max(largest, _SIDE), _LARGEST)
     side = max(32, min(wanted, _TALLEST // max(len(strips), 1) - _GAP))
     font, small = _font(13), _font(11)
-    strips = [replace(strip, label=tuple(_cut(line, font, _WIDEST) for line in strip.label)) for strip in strips]
-    headings = [_wrapped(prompt, small, side) for prompt in prompts]
+    headings = [_wrapped(shown(prompt), small, side) for prompt in prompts]
+    strips = [
+        replace(
+            strip, label=tuple(_cut(shown(line), font, _WIDEST) for line in strip.label), reason=shown(strip.reason)
+        )
+        for strip in strips
+    ]
     head = max((len(lines) for lines in headings), default=0) * 14 + 2 * _MARGIN
     left = max((int(font.getlength(line)) for strip in strips for line in strip.label), default=0) + 2 * _MARGIN
     width = left + len(prompts) * (side + _GAP) + _MARGIN

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from sdlab.system.files import replacing
+from sdlab.system.text import shown
 
+# For functions that draw: names may contain $, which would start a formula, or be LaTeX in the user's settings.
+literal_text = rc_context({"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False})
 _MOST_TICKS = 12
 _CLOSEST = 1.1  # ratio of neighbouring ticks; the labels of closer ones would overlap
 
@@ -41,10 +47,13 @@ def tidy(axes: Axes, hidden: Collection[str] = ("top", "right")) -> None:
 
 
 def save(figure: Figure, path: Path, dpi: int) -> None:
-    """Write the figure as PNG.
+    """Write the figure as PNG, with control characters in its texts escaped.
 
     Raises:
         RunError: the file cannot be written.
     """
-    with replacing(path) as draft:
+    for text in figure.findobj(Text):
+        text.set_text("\n".join(map(shown, text.get_text().split("\n"))))  # type: ignore[attr-defined]
+    with replacing(path) as draft, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name in a script that the font lacks
         figure.savefig(draft, format="png", dpi=dpi)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sdlab.metrics import Metric
-from sdlab.report.figures import log_axis, save, tidy
+from sdlab.report.figures import literal_text, log_axis, save, tidy
 from sdlab.report.statistics import standard_error
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
@@ -23,6 +23,7 @@ _STYLES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
+@literal_text
 def plot_metric(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], real: float | None = None) -> None:
     """One line per sampler (its colour) and guidance (its stroke and marker), with bars of ± one standard error.
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sdlab.metrics import Metric
-from sdlab.report.figures import log_axis, save, tidy
+from sdlab.report.figures import literal_text, log_axis, save, tidy
 from sdlab.report.shown import name_of
 from sdlab.report.statistics import standard_error, standings
 from sdlab.report.table import BEST, TIE
@@ -47,6 +47,7 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
     return found
 
 
+@literal_text
 def plot_ranking(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], real: float | None = None) -> None:
     """One dot per cell with ± one standard error, the best on top; filled if it ties with the best of its panel.
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,8 +20,9 @@ from sdlab.sweep.cell import Cell, digest
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.run import STORE
 from sdlab.sweep.store import Row, Store
+from sdlab.system.console import line, show_table
 from sdlab.system.errors import RunError, UsageError
-from sdlab.system.files import make_folder, replacing
+from sdlab.system.files import file_words, make_folder, replacing
 
 _DRAWN = "report"  # the note in the store that records the contents of the report files
 
@@ -30,7 +30,7 @@ _DRAWN = "report"  # the note in the store that records the contents of the repo
 def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]:
     """Print the tables of a run directory and write the files of its report; returns their paths.
 
-    Without `redraw`, up-to-date files are not written again.
+    Without `redraw`, up-to-date files are not written again. The tables are printed even if files cannot be written.
 
     Raises:
         UsageError: the directory has no results.
@@ -38,21 +38,34 @@ def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]
     """
     if not (directory / STORE).is_file():
         raise UsageError(f"{directory} has no results: {STORE} is missing")
+    unwritten: list[RunError] = []
     with Store(directory / STORE) as store:
         run = read_run(store)
         tables = [make_table(run.plan, run.rows, run.real), *filter(None, [make_differences(run.plan, run.rows)])]
         files = list(_files(run, tables, directory))
         paths = [path for group, _ in files for path in group]
-        shown = digest([run.plan.model_dump_json(), [(row.key, row.created) for row in run.rows]])
-        if redraw or store.note(_DRAWN) != shown or not all(path.is_file() for path in paths):
-            for _, write in files:
-                write()
-            store.set_note(_DRAWN, shown)
+        drawn = digest([run.plan.model_dump_json(), [(row.key, row.created) for row in run.rows]])
+        if redraw or store.note(_DRAWN) != drawn or not all(path.is_file() for path in paths):
+            unwritten = list(_write(write for _, write in files))
+            if not unwritten:
+                store.set_note(_DRAWN, drawn)
     for note in run.notes:
-        console.print(f"note: {note}", highlight=False, markup=False)
+        line(console, f"note: {note}")
     for table in tables:
-        console.print(table.rich())
+        show_table(console, table.rich())
+    if unwritten:
+        others = f"; {len(unwritten) - 1} more files cannot be written either" if unwritten[1:] else ""
+        raise RunError(f"{unwritten[0]}{others}")
     return paths
+
+
+def _write(functions: Iterable[Callable[[], object]]) -> Iterator[RunError]:
+    """Write all files that can be written. Yields an error for each of the others."""
+    for write in functions:
+        try:
+            write()
+        except RunError as error:
+            yield error
 
 
 def _files(run: StoredRun, tables: list[Table], directory: Path) -> Iterator[tuple[list[Path], Callable[[], object]]]:
@@ -113,8 +126,11 @@ def _drawing(path: Path) -> Iterator[None]:
 
 
 def _picture_paths(folder: Path, plan: Plan, row: Row) -> list[Path]:
-    """One file per picture of a cell, named after the cell and the seed."""
-    name = re.sub(r"[^\w.=]+", "-", row.cell.label)
+    """One file per picture of a cell, named after the cell, the beginning of its key in table.csv, and the seed.
+
+    The key distinguishes cells whose labels differ in signs, in letter case or far from their beginning.
+    """
+    name = f"{file_words(row.cell.label, 160)}-{row.key[:8]}"
     return [folder / f"{name}-{plan.seed + i}.png" for i in range(plan.images)]
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import math
+import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from sdlab.metrics import Metric
 from sdlab.report.statistics import Standing, standard_error, standings
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
+from sdlab.system.text import shown
 
 BEST, TIE = "★", "≈"
 _MARKS = f"{BEST} best, {TIE} not distinguishable from the best at 95 % confidence"
@@ -31,6 +33,7 @@ AXES: dict[str, Callable[[Row], str]] = {
     "steps": lambda row: str(row.cell.steps),
     "strength": lambda row: "" if row.cell.strength is None else f"{row.cell.strength:g}",
 }
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 NUMBERS = ("budget", "steps", "strength")  # the axes whose columns are aligned to the right
 _COSTS: dict[str, Callable[[Row], str]] = {
     "passes": lambda row: _number(row.network_passes, "{:.4g}"),
@@ -60,7 +63,9 @@ class Table:
 
     def rich(self) -> Group:
         """The table for the terminal."""
-        table = RichTable(box=box.SIMPLE_HEAD, padding=0, show_edge=False, title=self.title, title_justify="left")
+        table = RichTable(
+            box=box.SIMPLE_HEAD, padding=0, show_edge=False, title=Text(shown(self.title)), title_justify="left"
+        )
         columns = [
             _Column(header, [row[i] for row in self.rows], i < self.left) for i, header in enumerate(self.headers)
         ]
@@ -71,16 +76,16 @@ class Table:
                 if previous and previous[0] != row[0]:
                     table.add_row()
                 table.add_row(*(column.text(one) for column, one in zip(columns, row, strict=True)))
-        return Group(table, Text(), *(Text(line, style="dim") for line in self.caption))
+        return Group(table, Text(), *(Text(shown(line), style="dim") for line in self.caption))
 
     def markdown(self) -> str:
         """The table as a Markdown document."""
         rule = [":--" if i < self.left else "--:" for i in range(len(self.headers))]
-        body = [[f"**{_marked(one)}**" if one.mark == BEST else _marked(one) for one in row] for row in self.rows]
-        lines = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in (self.headers, rule, *body)]
-        return "\n".join(
-            [f"# {self.title}", "", *(f"| {line} |" for line in lines), "", *_paragraphs(self.caption), ""]
-        )
+        marked = [[(_literal(_marked(one)), one.mark == BEST) for one in row] for row in self.rows]
+        body = [[f"**{text}**" if best else text for text, best in row] for row in marked]
+        lines = [" | ".join(cells) for cells in (map(_literal, self.headers), rule, *body)]
+        caption = _paragraphs([_literal(line) for line in self.caption])
+        return "\n".join([f"# {_literal(self.title)}", "", *(f"| {line} |" for line in lines), "", *caption, ""])
 
 
 def make_table(plan: Plan, rows: Sequence[Row], real: Mapping[str, Sequence[float]] = MappingProxyType({})) -> Table:
@@ -194,7 +199,8 @@ def csv_text(plan: Plan, rows: Sequence[Row]) -> str:
         numbers = [number for metric in metrics for number in _numbers(metric, row, ranked[metric.name][i])]
         spent = ["" if math.isnan(getattr(row, name)) else getattr(row, name) for name in costs]
         status = "ok" if row.ok else "failed"
-        writer.writerow([*(text(row) for text in AXES.values()), *numbers, *spent, status, row.reason, row.key])
+        settings = [_inert(text(row)) for text in AXES.values()]
+        writer.writerow([*settings, *numbers, *spent, status, _inert(row.reason), row.key])
     return out.getvalue()
 
 
@@ -211,6 +217,16 @@ def _number(value: float, form: str) -> str:
     return "–" if math.isnan(value) else form.format(value)
 
 
+def _literal(text: str) -> str:
+    """Text that Markdown shows as it is, without links, HTML, formulas or new columns. `_` stays inside words."""
+    return re.sub(r"[\\`*\[\]<>|$~&]|(?<!\w)_|_(?!\w)", r"\\\g<0>", shown(text))
+
+
+def _inert(text: str) -> str:
+    """Text for a spreadsheet, which takes fields that begin with these characters for formulas."""
+    return f"'{shown(text)}" if text.startswith(_FORMULA) else shown(text)
+
+
 def _marked(one: Field) -> str:
     return f"{one.text} {one.mark}".rstrip()
 
@@ -221,15 +237,15 @@ class _Column:
     def __init__(self, header: str, fields: Sequence[Field], left: bool) -> None:
         self.left = left
         self.marked = any(one.mark for one in fields)
-        self.width = max((len(one.text) for one in fields), default=0)
+        self.width = max((len(shown(one.text)) for one in fields), default=0)
         full = max(self.width + 2 * self.marked, *map(len, header.split()))
         self.width = full - 2 * self.marked
-        heading = textwrap.fill(header, full, break_long_words=False)
+        heading = textwrap.fill(shown(header), full, break_long_words=False)
         self.heading = Text(heading, justify="left" if left else "right")
 
     def text(self, one: Field) -> Text:
         """The field, in bold if it is the best of its column."""
-        text = one.text if self.left else f"{one.text:>{self.width}}"
+        text = shown(one.text) if self.left else f"{shown(one.text):>{self.width}}"
         return Text(f"{text} {one.mark}" if one.mark else text, style="bold green" if one.mark == BEST else "")
 
 

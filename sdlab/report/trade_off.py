@@ -9,13 +9,14 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from sdlab.metrics import Metric
-from sdlab.report.figures import save, tidy
+from sdlab.report.figures import literal_text, save, tidy
 from sdlab.report.plots import lines
 from sdlab.report.statistics import standard_error
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
 
 
+@literal_text
 def plot_trade_off(path: Path, plan: Plan, gain: Metric, loss: Metric, rows: Sequence[Row]) -> None:
     """`gain` against `loss`: one line per sampler and guidance through its strengths, which label the points.
 

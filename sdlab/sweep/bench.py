@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from sdlab.sweep.results import CellFailed, CellResult
 from sdlab.system.device import enough_memory
 from sdlab.system.errors import SdlabError
 from sdlab.system.limits import GALLERY
+from sdlab.system.output import remark
 
 _THUMBNAILS = 8  # pictures of a cell on the contact sheet
 _SIDE = 256  # pixels, at most, of a thumbnail
@@ -52,10 +52,7 @@ class ModelBench:
         self.backend = plan.opened.load(plan.device, getattr(torch, plan.dtype), plan.compile)
         for prompt in dict.fromkeys((*plan.prompts, plan.negative)):
             if cut := self.backend.cut(prompt):
-                print(
-                    f"note: the prompt {prompt!r} is too long for the text encoder; its end is ignored: {cut!r}",
-                    file=sys.stderr,
-                )
+                remark(f"note: the prompt {prompt!r} is too long for the text encoder; its end is ignored: {cut!r}")
         self.context, self.uncond = self.backend.contexts(plan.prompts, plan.negative)
         self.pictures: Tensor | None = None  # (U, 3, H, W), each input picture once, and white for prompts without one
         side = self.opened.image_size

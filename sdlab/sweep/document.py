@@ -36,9 +36,11 @@ from sdlab.plugins import explain, is_custom
 from sdlab.registry import PLAIN, Mistake, Registry, named
 from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER, grids
 from sdlab.sweep.cell import Choice
-from sdlab.sweep.prompts import PROMPT_SETS, SETS, SIZE, prompt_set
+from sdlab.sweep.prompts import PROMPT_SETS, SETS, SIZE, prompt_set, prompts_in
 from sdlab.system.device import resolve
+from sdlab.system.errors import UsageError
 from sdlab.system.limits import BATCH, CELLS, IMAGES, PASSES, SEED, STEPS, brief
+from sdlab.system.paths import path_fault, user_path
 
 T = TypeVar("T")
 
@@ -137,15 +139,18 @@ def _device(name: str) -> str:
 
 def _readable(path: str, info: ValidationInfo) -> str:
     """The path to read; a relative one starts at the folder of the sweep file."""
-    file = Path(_context(info)["folder"], Path(path).expanduser())
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise _wrong(("", f"cannot read {str(file)!r}: {reason}")) from None
-    if not any(line.strip() for line in lines):
-        raise _wrong(("", f"{str(file)!r} contains no prompts; write one per line"))
+        file = Path(_context(info)["folder"], user_path(path))
+        prompts_in(file)
+    except UsageError as error:
+        raise _wrong(("", str(error))) from None
     return str(file)
+
+
+def _path(path: str) -> str:
+    if fault := path_fault(path):
+        raise _wrong(("", fault))
+    return path
 
 
 def _known(name: str, kind: str, known: Iterable[str]) -> str:
@@ -173,7 +178,7 @@ def _prompt(value: object) -> Prompt:
         case str(text):
             return Prompt(text)
         case {"text": str(text), "image": str(image), **other} if not other:
-            return Prompt(text, image)
+            return Prompt(text, _path(image))
     raise _wrong(("", f'should be a text in quotes or a table like {{text = "…", image = "…"}}, got {brief(value)}'))
 
 
@@ -236,8 +241,7 @@ class Prompts(_Table):
         if self.listed is not None:
             return tuple(self.listed)
         assert self.file is not None
-        lines = Path(self.file).read_text(encoding="utf-8").splitlines()
-        return tuple(Prompt(line.strip()) for line in lines if line.strip())
+        return tuple(map(Prompt, prompts_in(Path(self.file))))
 
 
 _ATTRIBUTE = {"list": "listed"}
@@ -246,7 +250,7 @@ _ATTRIBUTE = {"list": "listed"}
 class Image(_Table):
     """`[image]`: the input pictures of image-to-image, one for all prompts (`init`) or one each (`set`)."""
 
-    init: str | None = None
+    init: Annotated[str, AfterValidator(_path)] | None = None
     """One picture for all prompts."""
     set: Annotated[str, AfterValidator(partial(_known, kind="picture set", known=SETS))] | None = None
     """Rendered pictures of a world, one per prompt: those that the prompt set of this name describes."""
@@ -436,7 +440,7 @@ def _with(shared: dict[str, Any], one: dict[str, Any]) -> dict[str, Any]:
 
 
 def _explain(fault: ErrorDetails) -> Iterator[Mistake]:
-    path, value, kind = _path(fault["loc"]), fault["input"], fault["type"]
+    path, value, kind = _key(fault["loc"]), fault["input"], fault["type"]
     if kind == "sweep":
         for key, text in fault["ctx"]["mistakes"]:
             yield ".".join(filter(None, (path, key))), text
@@ -468,6 +472,6 @@ def _explain(fault: ErrorDetails) -> Iterator[Mistake]:
         yield path, f"{PLAIN.get(kind, sentence)}, got {brief(value)}"
 
 
-def _path(location: tuple[int | str, ...]) -> str:
+def _key(location: tuple[int | str, ...]) -> str:
     """`("cells", "sampler", 1, "name")` as `cells.sampler[1].name`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")

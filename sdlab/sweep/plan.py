@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from sdlab.system import resources
 from sdlab.system.device import resolve_dtype
 from sdlab.system.errors import UsageError
 from sdlab.system.limits import GALLERY
+from sdlab.system.reading import read_toml
 
 # Raised when an unchanged plan would give other values than before, so that old rows are not taken for new ones.
 _NUMBERS = 1
@@ -132,25 +132,25 @@ def load_plan(path: str | Path, overrides: Mapping[str, Any] | None = None) -> P
             mistakes = [("compare", f"no two cells differ only in {document.compare}")]
         if not mistakes:
             return _plan(file, document, cells, notes)
-    raise UsageError("\n".join(f"{_place(file, key, overrides)}: {text}" for key, text in mistakes))
+    raise UsageError(*(f"{_place(file, key, overrides)}: {text}" for key, text in mistakes))
 
 
 def _parse(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not file.exists():
         near = did_you_mean(file.name, [other.name for other in file.parent.glob("*.toml")])
-        raise UsageError(f"{file}: no such file{near}") from None
-    except OSError as error:
-        raise UsageError(f"cannot read {file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{file}: is not UTF-8 text, as TOML must be") from None
-    except (ValueError, RecursionError) as error:  # also of integers with thousands of digits, and deep nesting
-        raise UsageError(f"{file}: is not TOML: {error}") from None
+        raise UsageError(f"{file}: no such file{near}")
+    return read_toml(file)
 
 
 def _place(file: Path, key: str, overrides: Mapping[str, Any]) -> str:
     return f"--{key}" if key in overrides else f"{file}: {key}"
+
+
+def _name(file: Path) -> str:
+    """The name of the run directory where the file gives none."""
+    if file.stem.startswith("."):  # also . and .., which are other directories
+        raise UsageError(f'{file}: cannot name the run directory after this file; add `name` to it, like "my_sweep"')
+    return file.stem
 
 
 def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -> Plan:
@@ -166,7 +166,7 @@ def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -
     if document.prompts is not None:
         prompts, negative = document.prompts.read(document.images), document.prompts.negative
     plan = Plan(
-        name=document.name or file.stem,
+        name=document.name or _name(file),
         model=opened.label,
         source=Choice(name=opened.name, options=dict(opened.options)),
         prompts=tuple(prompt.text for prompt in prompts),

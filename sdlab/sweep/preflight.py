@@ -26,7 +26,7 @@ def check(plan: Plan) -> None:
         *_unreadable_pictures(plan),
     ]
     if wrong := missing or [*complaints(plan.metrics, subject(plan)), *_impossible(plan)]:
-        raise UsageError("\n".join(wrong))
+        raise UsageError(*wrong)
 
 
 def subject(plan: Plan) -> Subject:

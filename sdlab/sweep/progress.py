@@ -9,6 +9,9 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.text import Text
+
+from sdlab.system.text import shown
 
 
 class SweepProgress:
@@ -20,7 +23,7 @@ class SweepProgress:
     def __init__(self, console: Console, passes: Sequence[float]) -> None:
         """`passes` are the network passes per image of each cell, NaN for one that cannot run."""
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             TaskProgressColumn(),
             TextColumn("{task.fields[left]}", style="cyan"),
@@ -51,7 +54,7 @@ class SweepProgress:
         if self._index == 0:
             self._start = time.monotonic()  # leaves out loading, which happens once
         self._cell_start = time.monotonic()
-        self._bars.update(self._cell, description=label, completed=0.0, left="", visible=True)
+        self._bars.update(self._cell, description=shown(label), completed=0.0, left="", visible=True)
         self._bars.update(self._sweep, description=f"cell {self._index + 1} of {len(self._passes)}")
 
     def update(self, share: float) -> None:
@@ -61,11 +64,13 @@ class SweepProgress:
         self._bars.update(self._cell, completed=share, left=_left(now - self._cell_start, share))
         self._bars.update(self._sweep, completed=done, left=_left(now - self._start, done / self._total))
 
-    def end(self, text: str) -> None:
-        """Finish the cell with a line of `text` on its outcome."""
+    def end(self, text: str, *, failed: bool = False, aside: str = "") -> None:
+        """Finish the cell with a line of `text` on its outcome, and something less important after it."""
         self.update(1.0)
         self._done += self._passes[self._index]
-        self._bars.console.print(f"[dim]{self._index + 1:>3}/{len(self._passes)}[/] {text}", highlight=False)
+        number = Text(f"{self._index + 1:>3}/{len(self._passes)} ", "dim")
+        outcome = Text(shown(text), "red" if failed else "")
+        self._bars.console.print(number + outcome + Text(aside and f"  {aside}", "dim"))
 
 
 def _left(elapsed: float, share: float) -> str:

@@ -1,4 +1,4 @@
-"""The named sets of prompts and of pictures of each world, the same on every machine.
+"""Prompts from files, and the named sets of prompts and pictures of each world, the same on every machine.
 
 Picture i of a set shows what prompt i of the set of that name says. Prompt i of an altered set differs from picture i
 of the world's own set in one fact, which image-to-image is asked to change.
@@ -6,11 +6,14 @@ of the world's own set in one fact, which image-to-image is asked to change.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sdlab.system.errors import UsageError
+from sdlab.system.reading import read_text
 from sdlab.worlds.base import Split
 from sdlab.worlds.registry import WORLDS, AnyWorld, open_world
 
@@ -40,6 +43,18 @@ def prompt_set(name: str, count: int) -> list[str]:
         return [_altered(world, caption, i) for i, caption in enumerate(prompt_set(_ALTERED[name], count))]
     world, truth, generator = _drawn(name, count)
     return world.describe(truth, generator)[:count]
+
+
+def prompts_in(path: Path) -> list[str]:
+    """The prompts in a text file, one per line. Blank lines are skipped.
+
+    Raises:
+        UsageError: the file cannot be read, is not UTF-8 text, or has no prompts.
+    """
+    lines = [line.strip() for line in read_text(path).split("\n")]
+    if not any(lines):
+        raise UsageError(f"{path}: contains no prompts; write one per line")
+    return [line for line in lines if line]
 
 
 def picture_set(name: str, count: int) -> Tensor:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 from rich.console import Console
-from rich.markup import escape
 
 from sdlab.sweep.cell import Cell
 from sdlab.sweep.passes import counted
@@ -24,6 +23,7 @@ from sdlab.sweep.results import Bench, CellFailed, CellResult
 from sdlab.sweep.store import Store
 from sdlab.system.errors import RunError
 from sdlab.system.files import replacing
+from sdlab.system.interrupts import STATUS as INTERRUPTED
 from sdlab.system.interrupts import Interrupts
 from sdlab.system.lock import locked
 
@@ -49,7 +49,7 @@ class SweepOutcome:
     @property
     def status(self) -> int:
         """The exit status: 130 for an interrupt that kept all, 1 when a cell failed, else 0."""
-        return 130 if self.interrupted else 1 if self.failed else 0
+        return INTERRUPTED if self.interrupted else 1 if self.failed else 0
 
 
 def run_sweep(
@@ -124,14 +124,14 @@ class _Runner:
                     self._log(cell, failure.trace)
                 self.store.add_failed(key, cell, str(failure), self.origin)
                 self.tally.failed.append((cell.label, str(failure)))
-            self.progress.end(f"[red]✗ {escape(cell.label)}: {escape(str(failure))}[/]")
+            self.progress.end(f"✗ {cell.label}: {failure}", failed=True)
             return
         with self.interrupts.held():
             self.store.add(key, cell, result, self.bench.prompts, self.origin)
             self.tally.ran += 1
         numbers = "  ".join(info.text(result.metrics[info.name]) for info in self.plan.measures)
         label = f"{cell.label:<{max(len(other.label) for other in self.plan.cells)}}"
-        self.progress.end(f"{escape(label)}  {numbers}  [dim]{duration(time.monotonic() - start)}[/]")
+        self.progress.end(f"{label}  {numbers}", aside=duration(time.monotonic() - start))
 
     def _log(self, cell: Cell, trace: str) -> None:
         """Append a traceback to the log of the run."""

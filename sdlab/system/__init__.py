@@ -1,1 +1,1 @@
-"""Errors, files, locks, interrupts, devices and shipped resources."""
+"""Errors, text and paths from users, files, locks, output, interrupts, devices and shipped resources."""

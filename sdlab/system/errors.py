@@ -9,18 +9,26 @@ Both are printed without a traceback, one line per mistake. A traceback means a 
 
 from __future__ import annotations
 
-import sys
+from sdlab.system.text import shown
+
+_LONGEST = 2000  # characters of a line; longer values are cut in the middle
 
 
 class SdlabError(Exception):
-    """An error that is reported to the user without a traceback; `status` is the exit status."""
+    """An error that is reported to the user without a traceback; `status` is the exit status.
+
+    Each argument is one mistake and becomes one line, in which control characters are escaped.
+    """
 
     status = 1
 
     @property
     def lines(self) -> list[str]:
         """The lines of the message, one per mistake."""
-        return str(self).splitlines()
+        return [_cut(shown(line)) for line in self.args]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
 
 
 class UsageError(SdlabError):
@@ -33,8 +41,6 @@ class RunError(SdlabError):
     """The request was valid but the work failed. The message gives the reason and the fix."""
 
 
-def print_error(error: SdlabError) -> int:
-    """Print each line of the error to stderr as `error: …`. Returns its exit status."""
-    for line in error.lines:
-        print(f"error: {line}", file=sys.stderr)
-    return error.status
+def _cut(line: str) -> str:
+    half = _LONGEST // 2
+    return line if len(line) <= _LONGEST else f"{line[:half]} … {line[-half:]}"

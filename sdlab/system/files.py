@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from threading import get_ident
 
 from sdlab.system.errors import RunError
+
+_drafts = count()
 
 
 @contextmanager
@@ -59,13 +64,38 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def _draft(path: Path) -> Iterator[Path]:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{get_ident()}.tmp")
+    # Its name is short, whatever the length of the file's own.
+    draft = path.with_name(f".{os.getpid()}.{get_ident()}.{next(_drafts)}.tmp")
     try:
         yield draft
     except OSError as error:
         raise RunError(f"cannot write {path}: {reason(error)}") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):  # which would hide the error above
+            draft.unlink()
+
+
+def open_own(path: Path, flags: int) -> int:
+    """Open a file of sdlab's own for writing, and make it if it is missing. Returns its descriptor.
+
+    A link is not followed, so that no other file of the user is written.
+
+    Raises:
+        OSError: the file is a link, or cannot be opened.
+    """
+    try:
+        return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK):
+            raise OSError(error.errno, f"{path.name} is a link; remove it") from None
+        raise
+
+
+def file_words(text: str, most: int) -> str:
+    """The letters and digits of a text as a part of a file name of at most `most` bytes, with - for everything else."""
+    words = re.sub(r"[^\w.=]+", "-", text)
+    encoding = sys.getfilesystemencoding()
+    return words.encode(encoding, "ignore")[:most].decode(encoding, "ignore").strip("-.")
 
 
 def reason(error: OSError) -> str:

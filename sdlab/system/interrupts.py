@@ -1,11 +1,31 @@
-"""Deferred interrupts: Ctrl-C and SIGTERM wait while results are being written."""
+"""Interrupts: Ctrl-C and SIGTERM, which wait while results are being written."""
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+STATUS = 130  # the exit status after an interrupt
+
+
+def handle_ctrl_c() -> None:
+    """Raise KeyboardInterrupt at Ctrl-C as Python does, except during an import, where Ctrl-C ends the process at once.
+
+    Modules that are interrupted while they are imported print tracebacks, or turn the interrupt into another error.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored, as under nohup
+        signal.signal(signal.SIGINT, _raise)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os._exit(STATUS)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 class Interrupts:
@@ -53,4 +73,4 @@ class Interrupts:
     def _catch(self, number: int, frame: FrameType | None) -> None:
         self._caught = True
         if not self._held:
-            raise KeyboardInterrupt
+            _raise(number, frame)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sdlab.system.errors import UsageError
-from sdlab.system.files import reason
 from sdlab.system.limits import brief
+from sdlab.system.reading import read_toml
 from sdlab.system.resources import find
 from sdlab.train.config import Training
 from sdlab.train.stages import STAGES
@@ -28,18 +27,11 @@ def load_config(stage: str, path: Path) -> Training:
 
         raise UsageError(unknown("stage", stage, STAGES))
     path = find(path)
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {reason(error)}") from None
-    except (ValueError, RecursionError) as error:  # also of integers with thousands of digits, and deep nesting
-        raise UsageError(f"{path}: not valid TOML: {error}") from None
+    table = read_toml(path)
     try:
         return kind(**table)
     except ValidationError as error:
-        raise UsageError("\n".join(f"{path}: {_sentence(kind, e)}" for e in error.errors())) from None
+        raise UsageError(*(f"{path}: {_sentence(kind, e)}" for e in error.errors())) from None
 
 
 def _sentence(kind: type[Training], error: ErrorDetails) -> str:

@@ -18,9 +18,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from sdlab.system.console import line
 from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import make_folder
 from sdlab.system.interrupts import Interrupts
+from sdlab.system.text import shown
 from sdlab.train import checkpoint
 from sdlab.train.config import Training
 from sdlab.train.learner import Learner
@@ -45,7 +47,7 @@ def train(stage: Stage, config: Training, console: Console) -> dict[str, float]:
     learners = _prepare(stage.trained, config, console, fresh=not path.exists())
     start, spent = checkpoint.resume(path, config, learners)
     if start:
-        console.print(f"continuing {path} at step {start} of {config.steps}")
+        line(console, f"continuing {path} at step {start} of {config.steps}")
     began = time.perf_counter() - spent
 
     def save(steps: int) -> None:
@@ -55,7 +57,7 @@ def train(stage: Stage, config: Training, console: Console) -> dict[str, float]:
     make_folder(config.out)
     log = LossLog(config.out / "log.csv", start)
     with Interrupts().listening() as interrupts, _progress(console) as progress:
-        bar = progress.add_task(config.out.name, total=config.steps, completed=start, note="")
+        bar = progress.add_task(shown(config.out.name), total=config.steps, completed=start, note="")
         try:
             for step in range(start, config.steps):
                 with interrupts.held():  # steps are atomic: an interrupt waits for the end of the step
@@ -70,7 +72,7 @@ def train(stage: Stage, config: Training, console: Console) -> dict[str, float]:
                     save(done)
         except KeyboardInterrupt:
             save(done)
-            console.print(f"interrupted at step {done} of {config.steps}; the same command continues from {path}")
+            line(console, f"interrupted at step {done} of {config.steps}; the same command continues from {path}")
             raise
     if start < config.steps:
         save(config.steps)
@@ -87,7 +89,7 @@ def _prepare(trained: Mapping[str, Trained], config: Training, console: Console,
         one.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.start is not None and fresh:
         first = next(iter(trained.values()))
-        console.print(f"{_take(config.start, first.stored or first.module)} from {config.start}")
+        line(console, f"{_take(config.start, first.stored or first.module)} from {config.start}")
     if config.compile:
         for one in trained.values():
             one.module.compile()
@@ -147,5 +149,5 @@ def _take(path: Path, module: nn.Module) -> str:
 
 
 def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)

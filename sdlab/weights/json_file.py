@@ -7,27 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sdlab.system.errors import UsageError
-from sdlab.system.files import reason
-
-_LARGEST = 64 * 2**20  # bytes; the largest that models have, a tokenizer.json, takes a few million
-
-
-def read_limited(path: Path) -> bytes:
-    """The bytes of a file that should be small.
-
-    Raises:
-        UsageError: the file is missing or too large.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(_LARGEST + 1)
-    except OSError as error:
-        raise UsageError(f"{path}: {reason(error)}") from None
-    if len(data) > _LARGEST:
-        raise UsageError(
-            f"{path}: has more than {_LARGEST:,} bytes, so it is not the file of a model that it should be"
-        )
-    return data
+from sdlab.system.reading import read_bytes
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -37,7 +17,7 @@ def read_object(path: Path) -> dict[str, Any]:
         UsageError: the file is missing, too large, not JSON, or has another kind of value at its top level.
     """
     try:
-        content = json.loads(read_limited(path))
+        content = json.loads(read_bytes(path))
     except UnicodeDecodeError:
         raise UsageError(f"{path}: not UTF-8 text") from None
     except RecursionError:

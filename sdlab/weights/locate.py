@@ -12,6 +12,8 @@ from samplers.checks import unknown
 from sdlab.model.stable_diffusion import PARTS
 from sdlab.system import resources
 from sdlab.system.errors import UsageError
+from sdlab.system.paths import user_path
+from sdlab.system.reading import check_regular
 from sdlab.weights import layout_diffusers
 from sdlab.weights.shards import is_index, read_index
 from sdlab.weights.vocabulary import COMBINED, added_file
@@ -100,9 +102,12 @@ def locate(model: Model) -> Located:
         search.find([name, *either], beside) if given is None else search.existing(given)
         for given, name in ((source.vocab, "vocab.json"), (source.merges, "merges.txt"))
     )
+    for path in (vocab, merges, *configs, *weights):
+        if path.exists() and not path.is_dir():
+            check_regular(path)
     if search.missing:
         lines = (*search.missing, _FOLDER if layout == "sdlab" else _SD15)
-        raise UsageError("\n".join(f"model {source.name!r}: {line}" for line in lines))
+        raise UsageError(*(f"model {source.name!r}: {line}" for line in lines))
     added = added_file(vocab)
     shards = [file for path in dict.fromkeys(weights) if is_index(path) for file in read_index(path).values()]
     return Located(layout, place, tuple(configs), vocab, merges, tuple(weights), tuple(dict.fromkeys(shards)), added)
@@ -130,7 +135,7 @@ class _Search:
 
     def existing(self, path: str | Path) -> Path:
         """A path from the user, noted as missing if it does not exist."""
-        path = Path(path).expanduser()
+        path = user_path(path)
         if not path.exists():
             self.missing.append(f"{path}: no such file or folder")
         return path
@@ -159,7 +164,7 @@ def _place(source: ModelSource, search: _Search) -> Path:
 def _vocabulary_folders(source: ModelSource, place: Path, layout: Layout) -> list[Path]:
     if layout == "sdlab":
         return [place]
-    named = [Path(folder).expanduser()] if (folder := os.environ.get(VOCABULARY_VARIABLE)) else []
+    named = [user_path(folder)] if (folder := os.environ.get(VOCABULARY_VARIABLE)) else []
     beside = [place / "tokenizer" if layout == "diffusers" else place.parent]
     # The variable is meant for v1.5. For other models, files next to the model come first.
     folders = named + beside if source.name == "sd15" else beside + named

@@ -12,7 +12,8 @@ from tokenizers import AddedToken
 from sdlab.model.tokenizer import END, START, WORD_END, Merges, Tokenizer, Vocabulary
 from sdlab.system.errors import UsageError
 from sdlab.system.files import replacing
-from sdlab.weights.json_file import read_limited, read_object
+from sdlab.system.reading import read_text
+from sdlab.weights.json_file import read_object
 
 VOCAB, MERGES = "vocab.json", "merges.txt"
 COMBINED = "tokenizer.json"  # written by transformers 5 instead of the two
@@ -152,7 +153,7 @@ def _read_added(path: Path) -> dict[str, tuple[Any, AddedToken]]:
 
 def _read_merges(path: Path) -> Merges:
     pairs: Merges = []
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if (number == 1 and line.startswith("#version")) or not line:
             continue
         left, _, right = line.partition(" ")
@@ -160,10 +161,3 @@ def _read_merges(path: Path) -> Merges:
             raise UsageError(f"{path}: line {number} must be two symbols separated by a space, got {line!r}")
         pairs.append((left, right))
     return pairs
-
-
-def _text(path: Path) -> str:
-    try:
-        return read_limited(path).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: not UTF-8 text") from None

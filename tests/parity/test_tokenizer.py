@@ -11,7 +11,7 @@ from prompts import ACCENTS, CONTRACTIONS, EMOJI, LONG, PROMPTS, WHAT_USERS_WRIT
 from transformers import CLIPTokenizer
 from typer.testing import CliRunner
 
-from sdlab.cli import app
+from sdlab.commands.app import app
 from sdlab.weights.vocabulary import tokenizer_in
 
 LENGTH, START, END = 77, 49406, 49407

@@ -48,7 +48,8 @@ def test_the_version_is_that_of_the_package(tmp_path: Path):
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys, sdlab.cli; print({'torch', 'numpy', 'scipy', 'matplotlib', 'pydantic', 'PIL'} & {*sys.modules})"
+    heavy = {"torch", "numpy", "scipy", "matplotlib", "pydantic", "PIL"}
+    code = f"import sys, sdlab.commands.app; print({heavy} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

@@ -15,7 +15,7 @@ import samplers
 from sdlab import guidance, plugins
 from sdlab.certify.page import _HEAD
 from sdlab.certify.run import run
-from sdlab.cli import app
+from sdlab.commands.app import app
 from sdlab.commands.new import new_sampler
 from sdlab.registry import named
 from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER, grids
@@ -346,9 +346,9 @@ def test_an_error_is_one_line_and_its_traceback_in_the_log(kind, text, attribute
 
 
 def test_a_missing_file_is_an_error():
-    with pytest.raises(UsageError, match=r"^gone\.py: cannot be read: no such file or directory$"):
+    with pytest.raises(UsageError, match=r"^gone\.py: no such file or directory$"):
         plugins.add("sampler", "gone.py:X")
-    assert SAMPLER.mistakes("gone.py:X", {}) == [("name", "gone.py: cannot be read: no such file or directory")]
+    assert SAMPLER.mistakes("gone.py:X", {}) == [("name", "gone.py: no such file or directory")]
 
 
 # To start from.

@@ -29,7 +29,7 @@ from sdlab.certify.page import write_page
 from sdlab.certify.problems import GAUSSIAN, LINE, line_quantiles, use_grid
 from sdlab.certify.run import run
 from sdlab.certify.subjects import FAMILIES
-from sdlab.cli import app
+from sdlab.commands.app import app
 from sdlab.system.errors import UsageError
 from sdlab.system.resources import ROOT
 
@@ -236,7 +236,7 @@ def test_a_claim_that_fails_is_the_exit_status(tmp_path, monkeypatch):
     ("names", "line"),
     [
         (["hein"], "unknown sampler 'hein' (did you mean 'heun'?); known: "),
-        (["gone.py:X"], "gone.py: cannot be read: no such file or directory"),
+        (["gone.py:X"], "gone.py: no such file or directory"),
     ],
 )
 def test_a_name_that_there_is_not_is_told(names, line, tmp_path):

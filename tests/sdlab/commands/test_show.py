@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner
 
 import sdlab
-from sdlab import cli
+from sdlab.commands import app as cli
 from sdlab.commands.request import Request
 from sdlab.commands.show import show
 from sdlab.picture import to_bytes
@@ -64,7 +64,7 @@ def run(*arguments: str) -> list[str]:
 @pytest.mark.parametrize("prompt", [PROMPT, AWKWARD], ids=["plain", "awkward"])
 def test_the_command_makes_the_same_file_again(here: Path, prompt: str, options: list[str]):
     [first] = run("generate", *options, "--", prompt)
-    program, *words = shlex.split(run_show(first))
+    program, *words = in_bash(run_show(first))
     assert program == "sdlab"
     [second] = run(*words)
     assert first != second
@@ -75,6 +75,12 @@ def run_show(path: str) -> str:
     """The command that is printed: all after the empty line, for a prompt may have lines of its own."""
     text = "\n".join(run("show", path))
     return text.rpartition("\n\n")[2]
+
+
+def in_bash(command: str) -> list[str]:
+    """The words of a command as Bash reads them, which may have newlines."""
+    done = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True, check=True)
+    return done.stdout.split("\0")[:-1]
 
 
 def test_one_of_many_pictures_and_the_contact_sheet_have_commands_of_their_own(here: Path):
@@ -99,7 +105,11 @@ def test_every_parameter_is_printed_with_its_value(here: Path):
     [path] = run("generate", PROMPT, "--steps", "2", "--init-image", "my photo.png", "--seed", "3")
     shown = dict(line.split(None, 1) for line in run("show", path) if line and not line.startswith("sdlab "))
     assert (shown["prompt"], shown["seed"], shown["steps"], shown["size"]) == (PROMPT, "3", "2", "64x64")
-    assert (shown["init_image"], shown["strength"], shown["fit"]) == ("my photo.png", "0.6", "crop")
+    assert (shown["init_image"], shown["strength"], shown["fit"]) == (
+        str(Path("my photo.png").resolve()),
+        "0.6",
+        "crop",
+    )
     assert shown["version"] == sdlab.__version__
 
 

@@ -22,7 +22,7 @@ import samplers
 from samplers.exact.families import NO_CLASS
 from sdlab import guidance, plugins
 from sdlab.backends.exact_models import class_mixture, gaussian
-from sdlab.cli import app
+from sdlab.commands.app import app
 from sdlab.commands.sweep import sweep
 from sdlab.sweep import flow_ends as reference_module
 from sdlab.sweep.bench import ModelBench

@@ -14,7 +14,7 @@ from user_files import KEYS, NARROW, clip_vocabulary, random_weights, write_with
 
 import samplers
 from sdlab import guidance
-from sdlab.cli import app
+from sdlab.commands.app import app
 from sdlab.model.config import SCENES, SD15, UnetConfig, VaeConfig
 from sdlab.model.stable_diffusion import networks
 from sdlab.pipeline import Pipeline
