@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from sdlab.backends.base import Kind, Mistakes, Opened
 from sdlab.backends.custom import CUSTOM
 from sdlab.backends.exact import EXACT
 from sdlab.backends.latent import LATENT
+from sdlab.system.output import remark
 from sdlab.system.paths import path_fault
 
 BACKENDS: dict[str, Kind] = {
@@ -39,7 +39,7 @@ def open_model(name: str, options: Mapping[str, Any], folder: Path) -> Opened:
         raise Mistakes(("", fault))
     named = [kind for kind in BACKENDS.values() if name in kind.names()]
     if len(named) > 1:
-        print(f"warning: two models are called {name!r}; the one of sdlab is used", file=sys.stderr)
+        remark(f"warning: two models are called {name!r}; the one of sdlab is used")
     for kind in named or [kind for kind in BACKENDS.values() if kind.reads(name)]:
         return kind.open(name, options, folder)
     if "/" in name:

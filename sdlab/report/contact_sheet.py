@@ -64,12 +64,8 @@ def draw_sheet(prompts: Sequence[str], strips: Sequence[Strip]) -> Image.Image:
     side = max(32, min(wanted, _TALLEST // max(len(strips), 1) - _GAP))
     font, small = _font(13), _font(11)
     headings = [_wrapped(shown(prompt), small, side) for prompt in prompts]
-    strips = [
-        replace(
-            strip, label=tuple(_cut(shown(line), font, _WIDEST) for line in strip.label), reason=shown(strip.reason)
-        )
-        for strip in strips
-    ]
+    labels = [tuple(_cut(shown(line), font, _WIDEST) for line in strip.label) for strip in strips]
+    strips = [replace(s, label=label, reason=shown(s.reason)) for s, label in zip(strips, labels, strict=True)]
     head = max((len(lines) for lines in headings), default=0) * 14 + 2 * _MARGIN
     left = max((int(font.getlength(line)) for strip in strips for line in strip.label), default=0) + 2 * _MARGIN
     width = left + len(prompts) * (side + _GAP) + _MARGIN
