@@ -71,6 +71,6 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise UsageError(f"{path}: is not TOML that can be read: its lists or tables are nested too deeply") from None
+        raise UsageError(f"{path}: is not TOML: its lists or tables are nested too deeply") from None
     except ValueError as error:  # also for numbers with thousands of digits
         raise UsageError(f"{path}: is not TOML: {error}") from None

@@ -126,8 +126,8 @@ def test_the_command_line_offers_every_stage():
         ("weight_decay = inf", "`weight_decay` = inf is invalid: input should be a finite number"),
         ("save_every = 10000000000", "`save_every` = 10000000000 is invalid: input should be less than or equal to"),
         (f"save_every = 0x{'f' * 6000}", "`save_every` = an integer of 24000 bits is invalid"),
-        (f"save_every = {'9' * 6000}", "not valid TOML: Exceeds the limit"),
-        (f"save_every = {'[' * 9000}", "not valid TOML: "),
+        (f"save_every = {'9' * 6000}", "is not TOML: Exceeds the limit"),
+        (f"save_every = {'[' * 9000}", "is not TOML: "),
     ],
     ids=lambda text: text[:20],
 )
