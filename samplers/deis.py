@@ -15,12 +15,13 @@ from samplers.base import Denoiser, Noise, Sampler
 from samplers.checks import one_of
 from samplers.clock import DEFAULT, Clock, clock
 from samplers.levels import Levels
+from samplers.multistep import History, Multistep
 
 _POINTS, _SHARES = (values.tolist() for values in np.polynomial.legendre.leggauss(32))
 
 
 @dataclass(frozen=True)
-class DEIS(Sampler):
+class DEIS(Multistep):
     """DEIS (tAB), Adams–Bashforth in the model's time: up to fourth order by looking back, one call per step.
 
     With ε_j the noise predicted at the last levels, t_j their times, ℓ_j the Lagrange polynomials in t and ⁺ for the
@@ -36,6 +37,9 @@ class DEIS(Sampler):
     The first steps use as many predictions as there are. The step to σ⁺ = 0, which has no time, is an Euler step. A
     table of timesteps is only piecewise smooth. At some hundreds of steps its corners show, and the order drops towards
     2. (Zhang and Chen 2023, arXiv:2204.13902, tAB-DEIS)
+
+    With `lower_order_final`, in a run of fewer than 15 steps, the last step is an Euler step on any grid, and the one
+    before it uses two predictions at most. This is the default of diffusers.
 
     Raises:
         ValueError: max_order is not 1, 2, 3 or 4.
@@ -64,16 +68,16 @@ class DEIS(Sampler):
         x: Tensor,
         sigma: float,
         sigma_next: float,
-        memory: tuple[Node, ...] | None,
+        memory: History | None,
         noise: Noise,
-    ) -> tuple[Tensor, tuple[Node, ...]]:
+    ) -> tuple[Tensor, History]:
         """x at `sigma` -> x at `sigma_next`. Memory: the noise predicted at the last levels."""
         x0 = denoise(x, sigma)
-        history = (Node(sigma, x - x0), *(memory or ()))[: self.max_order]
-        if sigma_next == 0 or len(history) == 1:
-            return torch.lerp(x0, x, sigma_next / sigma), history
-        weights = time_weights(self._clock, [node.sigma for node in history], sigma_next)
-        return along_noise(x, x0, history, weights), history
+        nodes, memory = (memory or History()).look_back(Node(sigma, x - x0), self.max_order)
+        if sigma_next == 0 or len(nodes) == 1:
+            return torch.lerp(x0, x, sigma_next / sigma), memory
+        weights = time_weights(self._clock, [node.sigma for node in nodes], sigma_next)
+        return along_noise(x, x0, nodes, weights), memory
 
 
 def time_weights(clock: Clock, sigmas: Sequence[float], sigma_next: float) -> list[float]:

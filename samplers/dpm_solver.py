@@ -22,15 +22,16 @@ from samplers.adams import (
     log_ratio,
     phi,
 )
-from samplers.base import Denoiser, Noise, Sampler
+from samplers.base import Denoiser, Noise
 from samplers.checks import one_of
+from samplers.multistep import History, Multistep
 
 Variant = Literal["corrected", "published"]
 VARIANTS = ("corrected", "published")
 
 
 @dataclass(frozen=True)
-class DPMpp2M(Sampler):
+class DPMpp2M(Multistep):
     """DPM-Solver++(2M): second order by looking one step back, one call per step.
 
     With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level and ′ for the previous step:
@@ -38,23 +39,26 @@ class DPMpp2M(Sampler):
 
     D is the prediction of x₀ at σ. The first step and the step to σ⁺ = 0 are Euler steps. (Lu et al. 2022,
     arXiv:2211.01095, Algorithm 2)
+
+    With `lower_order_final` the last step of a run of fewer than 15 steps is an Euler step on any grid.
     """
 
     order: ClassVar[int] = 2
 
     def step(
-        self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Node | None, noise: Noise
-    ) -> tuple[Tensor, Node]:
+        self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: History | None, noise: Noise
+    ) -> tuple[Tensor, History]:
         """x at `sigma` -> x at `sigma_next`. Memory: the prediction at `sigma`."""
         d = x0 = denoise(x, sigma)
-        if memory is not None and sigma_next > 0:
-            h, h_last = log_ratio(sigma, sigma_next), log_ratio(memory.sigma, sigma)
-            d = torch.lerp(memory.value, x0, 1 + h / (2 * h_last))
-        return torch.lerp(d, x, sigma_next / sigma), Node(sigma, x0)
+        nodes, memory = (memory or History()).look_back(Node(sigma, x0), 2)
+        if len(nodes) == 2 and sigma_next > 0:
+            h, h_last = log_ratio(sigma, sigma_next), log_ratio(nodes[1].sigma, sigma)
+            d = torch.lerp(nodes[1].value, x0, 1 + h / (2 * h_last))
+        return torch.lerp(d, x, sigma_next / sigma), memory
 
 
 @dataclass(frozen=True)
-class DPMpp3M(Sampler):
+class DPMpp3M(Multistep):
     """DPM-Solver++(3M): third order by looking two steps back, one call per step.
 
     With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level, D, D₁, D₂ the last predictions of x₀, made at θ = 0, −r₁, −r₂ in
@@ -67,8 +71,8 @@ class DPMpp3M(Sampler):
     φ₃ Δ₂ in place of 2 φ₃ Δ₂. That is `variant` "published", of second order. "corrected" is of third order. The first
     steps use as many predictions as there are. The step to σ⁺ = 0 is an Euler step. (Lu et al. 2022, arXiv:2211.01095)
 
-    diffusers gives other results below 15 steps. By default (`lower_order_final`) the step before the last is of second
-    order there.
+    With `lower_order_final`, in a run of fewer than 15 steps, the last step is an Euler step on any grid, and the one
+    before it drops Δ₂. This is the default of diffusers.
 
     Raises:
         ValueError: variant is not "corrected" or "published".
@@ -90,27 +94,29 @@ class DPMpp3M(Sampler):
         x: Tensor,
         sigma: float,
         sigma_next: float,
-        memory: tuple[Node, ...] | None,
+        memory: History | None,
         noise: Noise,
-    ) -> tuple[Tensor, tuple[Node, ...]]:
+    ) -> tuple[Tensor, History]:
         """x at `sigma` -> x at `sigma_next`. Memory: the last predictions."""
         x0 = denoise(x, sigma)
-        history = (Node(sigma, x0), *(memory or ()))[:3]
-        if sigma_next == 0 or len(history) == 1:
-            return torch.lerp(x0, x, sigma_next / sigma), history
+        nodes, memory = (memory or History()).look_back(Node(sigma, x0), 3)
+        if sigma_next == 0 or len(nodes) == 1:
+            return torch.lerp(x0, x, sigma_next / sigma), memory
         h = log_ratio(sigma, sigma_next)
-        weights = [h * weight for weight in _weights(log_nodes(history, h), -h, self.variant)]
-        return along_data(x, sigma_next / sigma, history, weights), history
+        weights = [h * weight for weight in _weights(log_nodes(nodes, h), -h, self.variant)]
+        return along_data(x, sigma_next / sigma, nodes, weights), memory
 
 
 @dataclass(frozen=True)
-class DPMSolver2M(Sampler):
+class DPMSolver2M(Multistep):
     """DPM-Solver-2M, the multistep form on ε: second order by looking one step back, one call per step.
 
     With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level and ′ for the previous step:
         x⁺ = x − σ⁺ (e^h − 1) [ε + (h/2h′)(ε − ε′)]
 
     The first step and the step to σ⁺ = 0 are Euler steps. (Lu et al. 2022, arXiv:2206.00927, in multistep form)
+
+    With `lower_order_final` the last step of a run of fewer than 15 steps is an Euler step on any grid.
     """
 
     order: ClassVar[int] = 2
@@ -121,15 +127,15 @@ class DPMSolver2M(Sampler):
         x: Tensor,
         sigma: float,
         sigma_next: float,
-        memory: tuple[Node, ...] | None,
+        memory: History | None,
         noise: Noise,
-    ) -> tuple[Tensor, tuple[Node, ...]]:
+    ) -> tuple[Tensor, History]:
         """x at `sigma` -> x at `sigma_next`. Memory: the last predictions of the noise."""
         return _noise_step(denoise, x, sigma, sigma_next, memory, 2, "corrected")
 
 
 @dataclass(frozen=True)
-class DPMSolver3M(Sampler):
+class DPMSolver3M(Multistep):
     """DPM-Solver-3M, the multistep form on ε: third order by looking two steps back, one call per step.
 
     With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level, ε, ε₁, ε₂ the last predictions of the noise, made at θ = 0, −r₁,
@@ -141,6 +147,9 @@ class DPMSolver3M(Sampler):
     This integrates the parabola through the three predictions exactly. The authors' code has φ₃ Δ₂ in place of 2 φ₃ Δ₂.
     That is `variant` "published", of second order. "corrected" is of third order. The first steps use as many
     predictions as there are. The step to σ⁺ = 0 is an Euler step. (Lu et al. 2022, arXiv:2206.00927, in multistep form)
+
+    With `lower_order_final`, in a run of fewer than 15 steps, the last step is an Euler step on any grid, and the one
+    before it drops Δ₂. This is the default of diffusers.
 
     Raises:
         ValueError: variant is not "corrected" or "published".
@@ -162,9 +171,9 @@ class DPMSolver3M(Sampler):
         x: Tensor,
         sigma: float,
         sigma_next: float,
-        memory: tuple[Node, ...] | None,
+        memory: History | None,
         noise: Noise,
-    ) -> tuple[Tensor, tuple[Node, ...]]:
+    ) -> tuple[Tensor, History]:
         """x at `sigma` -> x at `sigma_next`. Memory: the last predictions of the noise."""
         return _noise_step(denoise, x, sigma, sigma_next, memory, 3, self.variant)
 
@@ -174,18 +183,18 @@ def _noise_step(
     x: Tensor,
     sigma: float,
     sigma_next: float,
-    memory: tuple[Node, ...] | None,
+    memory: History | None,
     look: int,
     variant: str,
-) -> tuple[Tensor, tuple[Node, ...]]:
+) -> tuple[Tensor, History]:
     """A step on ε with up to `look` predictions."""
     x0 = denoise(x, sigma)
-    history = (Node(sigma, x - x0), *(memory or ()))[:look]
-    if sigma_next == 0 or len(history) == 1:
-        return torch.lerp(x0, x, sigma_next / sigma), history
+    nodes, memory = (memory or History()).look_back(Node(sigma, x - x0), look)
+    if sigma_next == 0 or len(nodes) == 1:
+        return torch.lerp(x0, x, sigma_next / sigma), memory
     h = log_ratio(sigma, sigma_next)
-    weights = [-sigma_next * h * weight for weight in _weights(log_nodes(history, h), h, variant)]
-    return along_noise(x, x0, history, weights), history
+    weights = [-sigma_next * h * weight for weight in _weights(log_nodes(nodes, h), h, variant)]
+    return along_noise(x, x0, nodes, weights), memory
 
 
 def _weights(nodes: tuple[float, ...], z: float, variant: str) -> tuple[float, ...]:

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from samplers.adams import Node, adams_weights, along_data, difference_weights, log_nodes, log_ratio, phi
-from samplers.base import Denoiser, Noise, Sampler, between
+from samplers.base import Denoiser, Noise, between
 from samplers.checks import one_of, within
+from samplers.multistep import History, Multistep
 
 VARIANTS = ("corrected", "published", "diffusers")
 
 
 @dataclass(frozen=True)
-class DPMpp3MSDE(Sampler):
+class DPMpp3MSDE(Multistep):
     """DPM-Solver++(3M) SDE: second order in law, third without noise, one call per step.
 
     The reverse SDE with η times its noise is dx = (1+η)(D − x) dλ + √(2η) σ dB in λ = −log σ. Over a step of h, with
@@ -38,6 +39,9 @@ class DPMpp3MSDE(Sampler):
 
     `eta` ≥ 0 scales the noise: 0 is DPM-Solver++(3M), 1 is the reverse SDE. The first steps use as many predictions as
     there are. The step to σ⁺ = 0 uses D alone. (Crowson 2023, k-diffusion; Lu et al. 2022, arXiv:2211.01095)
+
+    With `lower_order_final`, in a run of fewer than 15 steps, the last step uses D alone on any grid, and the one
+    before it D and D₁. This is the default of diffusers.
 
     Raises:
         ValueError: eta is negative or not finite, or variant is unknown.
@@ -68,20 +72,20 @@ class DPMpp3MSDE(Sampler):
         x: Tensor,
         sigma: float,
         sigma_next: float,
-        memory: tuple[Node, ...] | None,
+        memory: History | None,
         noise: Noise,
-    ) -> tuple[Tensor, tuple[Node, ...]]:
+    ) -> tuple[Tensor, History]:
         """x at `sigma` -> x at `sigma_next`. Memory: the last predictions."""
         x0 = denoise(x, sigma)
-        history = (Node(sigma, x0), *(memory or ()))[:3]
+        nodes, memory = (memory or History()).look_back(Node(sigma, x0), 3)
         if sigma_next == 0:
-            return torch.lerp(x0, x, 0.0), history
+            return torch.lerp(x0, x, 0.0), memory
         h = log_ratio(sigma, sigma_next)
-        weights = self._weights(log_nodes(history, h), (1 + self.eta) * h)
-        x = along_data(x, sigma_next / sigma * exp(-self.eta * h), history, weights)
+        weights = self._weights(log_nodes(nodes, h), (1 + self.eta) * h)
+        x = along_data(x, sigma_next / sigma * exp(-self.eta * h), nodes, weights)
         if self.stochastic:
             x.add_(between(noise, sigma, sigma_next, x), alpha=sigma_next * sqrt(-expm1(-2 * self.eta * h)))
-        return x, history
+        return x, memory
 
     def _weights(self, nodes: tuple[float, ...], h: float) -> list[float]:
         weights = [h * weight for weight in adams_weights(nodes, -h)]

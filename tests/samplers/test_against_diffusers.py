@@ -101,8 +101,9 @@ def test_rules_in_the_sigma_clock(name, options, other, calls, spacing, steps):
 
 
 MULTI = "DPMSolverMultistepScheduler"
-FULL = {"lower_order_final": False}  # full order to the last positive level, as ours
-NOISE = {**FULL, "algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}
+FULL = {"lower_order_final": False}  # full order to the last positive level, as ours by default
+ON_NOISE = {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}
+NOISE = {**FULL, **ON_NOISE}
 VP = [
     ("ddim", {}, MULTI, {**FULL, "solver_order": 1}),
     ("dpmpp_2m", {}, MULTI, {**FULL, "solver_order": 2}),
@@ -140,6 +141,32 @@ def test_rules_on_variance_preserving_states(name, options, other, config, spaci
     x = start(3, 2, sigma=sigmas[0])
     # Where a grid ends at σ_min already, diffusers may repeat that level; ours has no step there.
     assert_same(ours(rule, x, sigmas), theirs_vp(scheduler, x, len(sigmas) - 1))
+
+
+FINAL = [
+    ("dpmpp_2m", {}, MULTI, {"solver_order": 2, "final_sigmas_type": "sigma_min"}),
+    ("res_multistep", {}, MULTI, {"solver_order": 2, "solver_type": "heun", "final_sigmas_type": "sigma_min"}),
+    ("dpmpp_3m", {"variant": "published"}, MULTI, {"solver_order": 3}),
+    ("dpmpp_3m", {"variant": "published"}, MULTI, {"solver_order": 3, "final_sigmas_type": "sigma_min"}),
+    ("dpm_2m", {}, MULTI, {**ON_NOISE, "solver_order": 2}),
+    ("dpm_3m", {"variant": "published"}, MULTI, {**ON_NOISE, "solver_order": 3}),
+    ("deis", {"max_order": 3}, "DEISMultistepScheduler", {"solver_order": 3}),
+]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("steps", [2, 5, 14, 15])
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "karras"])
+@pytest.mark.parametrize(("name", "options", "other", "config"), FINAL, ids=[f"{c[0]}-{c[3]}" for c in FINAL])
+def test_lower_orders_in_the_last_steps_by_default(name, options, other, config, spacing, steps):
+    scheduler = build(other, steps, **config, **SPACINGS[spacing])
+    sigmas, rule = levels_of(scheduler.sigmas), samplers.make(name, lower_order_final=True, **options)
+    if len(sigmas) != steps + 1:
+        pytest.skip("the scheduler repeats its last level")  # its last step, of lower order, goes nowhere
+    x = start(3, 2, sigma=sigmas[0])
+    if name == "deis":
+        rule = rule.with_levels(samplers.continuous_levels(0.01, 20.0))
+    assert_same(ours(rule, x, sigmas), theirs_vp(scheduler, x))
 
 
 @pytest.mark.filterwarnings("ignore")

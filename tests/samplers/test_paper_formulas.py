@@ -218,12 +218,13 @@ def test_dpmpp_3m_published(name, steps):
     rule, x, memory = samplers.make("dpmpp_3m", variant="published"), start(4, 2, sigma=sigmas[0]), None
     compared = 0
     for s, t in pairwise(sigmas[:-1]):
-        before = x
+        before, past = x, memory.nodes if memory else ()
         x, memory = rule.step(D, x, s, t, memory, None)
-        if len(memory) < 3:
+        if len(past) < 2:
             continue
-        (d0, d1, d2), h = (node.value for node in memory), lam(t) - lam(s)
-        r0, r1 = ((lam(a.sigma) - lam(b.sigma)) / h for a, b in pairwise(memory))
+        nodes = (memory.nodes[0], *past)
+        (d0, d1, d2), h = (node.value for node in nodes), lam(t) - lam(s)
+        r0, r1 = ((lam(a.sigma) - lam(b.sigma)) / h for a, b in pairwise(nodes))
         first, second = (d0 - d1) / r0, (d1 - d2) / r1
         slope, bend = first + (first - second) * r0 / (r0 + r1), (first - second) / (r0 + r1)
         phi_2 = math.expm1(-h) / h + 1

@@ -94,6 +94,12 @@ VP = [
     ("dpmpp_2m_sde", {}, MULTI, {**SDE, "solver_order": 2}),
     ("dpmpp_2m_sde", {"solver": "heun"}, MULTI, {**SDE, "solver_order": 2, "solver_type": "heun"}),
     ("dpmpp_3m_sde", {"variant": "diffusers"}, MULTI, {**SDE, "solver_order": 3, "solver_type": "heun"}),
+    (
+        "dpmpp_3m_sde",
+        {"variant": "diffusers", "lower_order_final": True},
+        MULTI,
+        {"algorithm_type": "sde-dpmsolver++", "solver_order": 3, "solver_type": "heun"},
+    ),
 ]
 
 

@@ -9,6 +9,7 @@ from sampler_problems import MIXTURE, SD, start
 import samplers
 from samplers.adams import Node
 from samplers.denoiser import Unguided
+from samplers.multistep import History
 
 GRIDS = [samplers.grid("karras", steps=9, levels=SD), (14.0, 9.0, 8.5, 2.0, 0.5, 0.04)]
 
@@ -81,7 +82,8 @@ def test_without_noise_a_rule_is_a_deterministic_one_to_the_bit(name, options, t
 @pytest.mark.parametrize("variant", ["corrected", "published"])
 def test_without_noise_the_third_order_step_is_the_deterministic_one(variant):
     """With the same two levels to look back on; in the steps before, the two look back differently."""
-    x, memory = start(3, 2, sigma=3.0), tuple(Node(s, start(3, 2, sigma=1.0, seed=int(s))) for s in (5.0, 9.0))
+    x, nodes = start(3, 2, sigma=3.0), tuple(Node(s, start(3, 2, sigma=1.0, seed=int(s))) for s in (5.0, 9.0))
+    memory = History(nodes)
     rules = samplers.make("dpmpp_3m_sde", eta=0.0, variant=variant), samplers.make("dpmpp_3m", variant=variant)
     ours, theirs = (rule.step(MIXTURE.denoise, x, 3.0, 1.7, memory, samplers.philox([0]))[0] for rule in rules)
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
