@@ -85,6 +85,16 @@ def one_of(where: str, value: object, known: Iterable[str | int]) -> None:
         raise ValueError(f"{where} must be one of {', '.join(map(repr, known))}, got {value!r}")
 
 
+def flag(where: str, value: object) -> None:
+    """Check that `value` is True or False.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{where} must be True or False, got {value!r}")
+
+
 def within(where: str, value: object, low: float, high: float = math.inf) -> None:
     """Check a finite number with low ≤ value ≤ high.
 

@@ -42,7 +42,7 @@ class DEIS(Multistep):
     before it uses two predictions at most. This is the default of diffusers.
 
     Raises:
-        ValueError: max_order is not 1, 2, 3 or 4.
+        ValueError: max_order is not 1, 2, 3 or 4, or lower_order_final is not True or False.
     """
 
     max_order: int = 3
@@ -50,6 +50,7 @@ class DEIS(Multistep):
     _clock: Clock = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         one_of("DEIS.max_order", self.max_order, (1, 2, 3, 4))
         object.__setattr__(self, "_clock", clock(self.levels))
 

@@ -41,6 +41,9 @@ class DPMpp2M(Multistep):
     arXiv:2211.01095, Algorithm 2)
 
     With `lower_order_final` the last step of a run of fewer than 15 steps is an Euler step on any grid.
+
+    Raises:
+        ValueError: lower_order_final is not True or False.
     """
 
     order: ClassVar[int] = 2
@@ -75,12 +78,13 @@ class DPMpp3M(Multistep):
     before it drops Δ₂. This is the default of diffusers.
 
     Raises:
-        ValueError: variant is not "corrected" or "published".
+        ValueError: variant is not "corrected" or "published", or lower_order_final is not True or False.
     """
 
     variant: Variant = "corrected"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         one_of("DPMpp3M.variant", self.variant, VARIANTS)
 
     @property
@@ -117,6 +121,9 @@ class DPMSolver2M(Multistep):
     The first step and the step to σ⁺ = 0 are Euler steps. (Lu et al. 2022, arXiv:2206.00927, in multistep form)
 
     With `lower_order_final` the last step of a run of fewer than 15 steps is an Euler step on any grid.
+
+    Raises:
+        ValueError: lower_order_final is not True or False.
     """
 
     order: ClassVar[int] = 2
@@ -152,12 +159,13 @@ class DPMSolver3M(Multistep):
     before it drops Δ₂. This is the default of diffusers.
 
     Raises:
-        ValueError: variant is not "corrected" or "published".
+        ValueError: variant is not "corrected" or "published", or lower_order_final is not True or False.
     """
 
     variant: Variant = "corrected"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         one_of("DPMSolver3M.variant", self.variant, VARIANTS)
 
     @property

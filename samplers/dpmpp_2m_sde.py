@@ -31,7 +31,8 @@ class DPMpp2MSDE(Multistep):
     With `lower_order_final` the last step of a run of fewer than 15 steps uses D alone on any grid.
 
     Raises:
-        ValueError: eta is negative or not finite, or solver is not "midpoint" or "heun".
+        ValueError: eta is negative or not finite, solver is not "midpoint" or "heun", or lower_order_final is not
+            True or False.
     """
 
     order: ClassVar[int] = 2
@@ -39,6 +40,7 @@ class DPMpp2MSDE(Multistep):
     solver: Literal["midpoint", "heun"] = "midpoint"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         within("DPMpp2MSDE.eta", self.eta, 0)
         one_of("DPMpp2MSDE.solver", self.solver, ("midpoint", "heun"))
 

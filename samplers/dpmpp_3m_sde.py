@@ -44,13 +44,14 @@ class DPMpp3MSDE(Multistep):
     before it D and D₁. This is the default of diffusers.
 
     Raises:
-        ValueError: eta is negative or not finite, or variant is unknown.
+        ValueError: eta is negative or not finite, variant is unknown, or lower_order_final is not True or False.
     """
 
     eta: float = 1.0
     variant: Literal["corrected", "published", "diffusers"] = "corrected"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         within("DPMpp3MSDE.eta", self.eta, 0)
         one_of("DPMpp3MSDE.variant", self.variant, VARIANTS)
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from samplers.adams import Node
 from samplers.base import Sampler
+from samplers.checks import flag
 
 FEW = 15  # runs of fewer steps are short
 
@@ -33,9 +34,15 @@ class Multistep(Sampler):
 
     With the option, in a run of fewer than 15 steps, the last step uses one prediction and the one before it two at
     most. Longer runs do not change, and so the order of convergence does not either.
+
+    Raises:
+        ValueError: lower_order_final is not True or False.
     """
 
     lower_order_final: bool = field(default=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        flag(f"{type(self).__name__}.lower_order_final", self.lower_order_final)
 
     def prepare(self, sigmas: tuple[float, ...]) -> History:
         """An empty history that knows the last two steps of a short run."""

@@ -25,6 +25,9 @@ class RESMultistep(Multistep):
     The first step and the step to σ⁺ = 0 are Euler steps. (Zhang et al. 2023, arXiv:2308.02157, the multistep form)
 
     With `lower_order_final` the last step of a run of fewer than 15 steps is an Euler step on any grid.
+
+    Raises:
+        ValueError: lower_order_final is not True or False.
     """
 
     order: ClassVar[int] = 2
