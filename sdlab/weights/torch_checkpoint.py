@@ -100,7 +100,12 @@ _KNOWN: dict[tuple[str, str], object] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+# Entries under which training frameworks save weights, and how deep these may be nested.
+_HOLDERS, _DEEPEST = ("state_dict", "model_state_dict", "model", "module"), 8
+
+
+# In Python, because the memo of the C version is an array as long as the largest index that a pickle names.
+class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         return _KNOWN.get((module, name), Inert)
 
@@ -112,15 +117,15 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a checkpoint by name, from its entry `state_dict` if it has one, otherwise from its top level.
+    """The tensors of a checkpoint by name, from its entry `state_dict` or the like (`_HOLDERS`), or from its top level.
 
     Raises:
         UsageError: the file is another kind of archive, or has no tensors.
         RunError: the file is damaged or truncated.
     """
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-            spans = {info.filename: _span(file, info, path) for info in archive.infolist()}
+        with path.open("rb") as file:
+            spans = {info.filename: _span(file, info, path) for info in _entries(file)}
             root = next((name for name in spans if re.fullmatch(r"([^/]+/)?data\.pkl", name)), None)
             if root is None:
                 raise UsageError(f"{path}: this is a zip archive that was not written by torch.save")
@@ -132,14 +137,23 @@ def read(path: Path) -> dict[str, StoredTensor]:
         raise RunError(f"{path}: this checkpoint is damaged or truncated ({size:,} bytes); download it again") from None
     except OSError as error:
         raise RunError(f"cannot read {path}: {reason(error)}") from None
-    if isinstance(content, dict) and isinstance(state := content.get("state_dict"), dict):
-        content = state
+    content = _state_dict(content)
     found = content.items() if isinstance(content, dict) else ()
     named = {name: value for name, value in found if isinstance(name, str) and isinstance(value, _Tensor)}
     if not named:
         raise UsageError(f"{path}: has no tensors under 'state_dict' or at its top level")
     folder = root.removesuffix("data.pkl") + "data/"
     return {name: _stored(tensor, name, spans, folder, path) for name, tensor in named.items()}
+
+
+def _state_dict(content: object) -> object:
+    """The dictionary of weights inside what a training framework has saved. It may be inside several others."""
+    for _ in range(_DEEPEST):  # a pickle can hold a dictionary that contains itself
+        inner = (content.get(key) for key in _HOLDERS) if isinstance(content, dict) else ()
+        if (found := next((value for value in inner if isinstance(value, dict)), None)) is None:
+            break
+        content = found
+    return content
 
 
 def _unpickle(data: bytes, path: Path) -> object:
@@ -150,10 +164,20 @@ def _unpickle(data: bytes, path: Path) -> object:
         raise RunError(f"{path}: the pickle inside cannot be read ({type(error).__name__}: {error})") from None
 
 
+def _entries(file: BinaryIO) -> list[zipfile.ZipInfo]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.infolist()
+    except OSError:
+        raise
+    except Exception as error:  # a damaged directory also gives ValueError, NotImplementedError and others
+        raise zipfile.BadZipFile from error
+
+
 def _span(file: BinaryIO, info: zipfile.ZipInfo, path: Path) -> tuple[int, int]:
     """Offset and length of an entry's bytes. Its 30-byte header gives the lengths of its name and extra field."""
     if info.compress_type != zipfile.ZIP_STORED:
-        raise RunError(f"{path}: {info.filename} is compressed; unpack the archive and zip it without compression")
+        raise RunError(f"{path}: {info.filename!r} is compressed; unpack the archive and zip it without compression")
     file.seek(info.header_offset)
     header = file.read(30)
     if header[:4] != b"PK\x03\x04":

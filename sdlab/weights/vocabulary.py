@@ -99,7 +99,7 @@ def _read(vocab: Path, merges: Path) -> tuple[Vocabulary, Merges, dict[str, Adde
     added = {word: AddedToken(word) for word, i in words.items() if i > words.get(END, i)}
     if path is not None:
         tokens = _read_added(path)
-        if clash := next((word for word, (i, _) in tokens.items() if words.get(word, i) != i), None):
+        if clash := next((word for word, (i, _) in tokens.items() if word in words and words[word] != i), None):
             raise UsageError(f"{path}: token {clash!r} has id {tokens[clash][0]!r}, but {words[clash]} in {vocab.name}")
         new = {word: i for word, (i, _) in tokens.items() if word not in words}
         words = words | _ids(new, path, len(words))
@@ -129,7 +129,7 @@ def _read_combined(path: Path) -> tuple[Vocabulary, Merges]:
     try:
         model = read_object(path)["model"]
         merges = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in model["merges"]]
-        return dict(model["vocab"]), [(left, right) for left, right in merges]
+        return _ids(dict(model["vocab"]), path, 0), [(left, right) for left, right in merges]
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"{path}: is not a CLIP vocabulary in the format of transformers") from None
 
