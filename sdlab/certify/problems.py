@@ -19,7 +19,7 @@ from samplers.exact import Gaussian, GaussianMixture
 
 TOP, LOW = 10.0, 0.02
 STOPS = 16  # levels at which paths are compared, in every order grid whose step count is a multiple of 16
-_STARTS = 8
+_STARTS = 32  # in the steep problem, only some pass between the modes
 
 GAUSSIAN = Gaussian(
     std=torch.tensor([0.2, 0.7, 1.9], dtype=torch.float64), mean=torch.tensor([0.5, -1.0, 0.0], dtype=torch.float64)
@@ -29,7 +29,14 @@ MIXTURE = GaussianMixture(
     stds=torch.tensor([0.3, 0.5, 0.4], dtype=torch.float64),
     weights=torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64),
 )
-FLOWS: dict[str, Gaussian | GaussianMixture] = {"gaussian": GAUSSIAN, "mixture": MIXTURE}
+# Narrow modes: between them the derivative of the denoiser exceeds 1, as it never does on a Gaussian.
+STEEP = GaussianMixture(
+    means=torch.tensor(
+        [[1.0, 0.0, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, 1.2, 0.0, 0.0], [0.0, 0.0, -1.1, 0.4]], dtype=torch.float64
+    ),
+    stds=0.1,
+)
+FLOWS: dict[str, Gaussian | GaussianMixture] = {"gaussian": GAUSSIAN, "mixture": MIXTURE, "steep": STEEP}
 
 # A one-dimensional mixture, whose laws are compared by quantiles.
 _MEANS, _STDS, _WEIGHTS = (-1.2, 0.1, 1.0), (0.2, 0.3, 0.15), (0.5, 0.2, 0.3)
@@ -49,7 +56,7 @@ def use_grid(steps: int) -> tuple[float, ...]:
 
 @cache
 def exact_path(problem: str) -> list[Tensor]:
-    """States at σ = 10 and the exact flow from them at the `STOPS` levels below, each of shape (8, D)."""
+    """States at σ = 10 and the exact flow from them at the `STOPS` levels below, each of shape (32, D)."""
     law = FLOWS[problem]
     noise = torch.Generator().manual_seed(0)
     path = [TOP * torch.randn((_STARTS, law.marginal_mean(TOP).numel()), generator=noise, dtype=torch.float64)]

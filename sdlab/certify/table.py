@@ -49,15 +49,15 @@ def legend() -> str:
     """The legend below the table."""
     passes = ", ".join(map(str, PASSES))
     return (
-        "order: on a Gaussian / a mixture, * with full memory. For a stochastic sampler, the order of the variance of "
-        "its law. paths: order on Brownian paths.\n"
+        "order: on a Gaussian / a mixture / a steep mixture, * with full memory. For a stochastic sampler, the order "
+        "of the variance of its law. paths: order on Brownian paths.\n"
         f"{passes}: distance to the law of the data at that number of network passes, in % of its spread. Exact on a "
         f"Gaussian / from samples on a mixture, where {100 * floor():.2g} % is the sampling error."
     )
 
 
 def order_text(orders: Orders) -> str:
-    """`"2.00 / 2.01"`, `"3.02 / 3.01*"`, `"1.98"`."""
+    """`"2.00 / 2.01 / 2.02"`, `"3.02 / 3.01 / 2.84*"`, `"1.98"`."""
     if orders.weak:
         return short(orders.weak["variance"])
     return " / ".join(map(short, orders.judged.values())) + ("*" if orders.full else "")

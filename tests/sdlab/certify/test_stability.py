@@ -10,16 +10,11 @@ import torch
 
 import samplers
 from samplers.denoiser import Unguided
-from samplers.exact import GaussianMixture
-from sdlab.certify.problems import LOW, TOP, order_grid
+from samplers.dpmpp_3m_sde import DPMpp3MSDE
+from sdlab.certify.certificate import certify
+from sdlab.certify.problems import LOW, STEEP, TOP, order_grid
 from sdlab.certify.subjects import Subject, subjects
 
-STEEP = GaussianMixture(
-    means=torch.tensor(
-        [[1.0, 0.0, 0.0, 0.0], [-1.0, 0.0, 0.0, 0.0], [0.0, 1.2, 0.0, 0.0], [0.0, 0.0, -1.1, 0.4]], dtype=torch.float64
-    ),
-    stds=0.1,
-)
 START = TOP * torch.randn((32, 4), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 END = STEEP.flow(START, TOP, LOW)
 
@@ -65,3 +60,16 @@ def test_the_variant_that_loses_a_sign_is_unstable_and_claims_no_order():
     lost = samplers.make("dpmpp_3m_sde", eta=0.0, variant="diffusers")
     assert lost.order == 0
     assert error(lost, 1024) > 10 * error(lost, 256)
+
+
+class Boasts(DPMpp3MSDE):
+    """The variant that loses a sign, with the claim that holds on a Gaussian."""
+
+    order = 1  # type: ignore[assignment]
+
+
+def test_a_certificate_refutes_a_claim_that_holds_on_gaussians_alone():
+    certificate = certify(Subject("boasts", Boasts(eta=0.0, variant="diffusers"), {"variant": "diffusers"}))
+    assert certificate.orders.judged["gaussian"].order > 0.75
+    assert not certificate.orders.judged["steep"].order > 0.75
+    assert [fault.name for fault in certificate.faults] == ["order"]
