@@ -151,7 +151,7 @@ def _totals(plan: Plan, cost: Estimate, todo: list[int]) -> list[str]:
     from sdlab.sweep.progress import duration
 
     passes = cost.total(todo)
-    references = reference_passes(plan, [plan.cells[i] for i in todo]) * plan.images
+    references = reference_passes(plan, [plan.cells[i] for i in todo if not cost.problems[i]]) * plan.images
     beside = f", and {references:,.0f} for the reference errors" if references else ""
     seconds = cost.seconds(todo) + references * cost.seconds_per_pass
     speed = f"{1000 * cost.seconds_per_pass:.3g} ms per pass and image ({cost.source})"

@@ -66,8 +66,7 @@ def reference_passes(plan: Plan, cells: Iterable[Cell]) -> float:
     if "reference_error" not in plan.metrics or plan.opened.knows_flow:
         return 0.0
     levels = plan.opened.levels
-    able = [cell for cell in cells if not counted(plan, cell)[1]]
-    spans = [(cell.guidance, span(_sigmas(cell, levels), levels)) for cell in able]
+    spans = [(cell.guidance, span(_sigmas(cell, levels), levels)) for cell in cells]
     once = {shared(guidance, ends): (guidance, ends) for guidance, ends in spans}
     return sum(_passes(CONVERGING, guidance, fine_grid(ends, STEPS)) for guidance, ends in once.values())
 
