@@ -73,7 +73,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> tuple[Clip, Tokeni
     tensors = {ours.get(key, key): t for key, t in weights_file.read(path)[0].items() if "position_ids" not in key}
     check(tensors, clip, str(path), {name: theirs for theirs, name in ours.items()})
     clip.load_state_dict({name: fetch(t).to(device, torch.float32) for name, t in tensors.items()}, assign=True)
-    tokenizer = tokenizer_in(folder, text.context_length)
+    tokenizer = tokenizer_in(folder, text)
     return clip.eval().requires_grad_(False), tokenizer, lambda images: prepare(images, vision.image_size)
 
 

@@ -57,6 +57,8 @@ class ClipTextConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "vocab_size", "context_length", most=_LONGEST)
+        if self.context_length < 3:
+            raise ValueError(f"ClipTextConfig.context_length must be at least 3, got {self.context_length!r}")
         _positive(self, "layers", most=_MOST_LAYERS)
         _positive(self, "width", "heads")
         _divides(self, "heads", self.width)

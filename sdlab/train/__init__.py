@@ -23,6 +23,9 @@ def run(stage: str, path: Path, console: Console) -> dict[str, float]:
         RunError: training diverged, another process trains in the same folder, or a file could not be read or written.
     """
     config = load_config(stage, path)
+    for key, folder in (("model", Path(config.model)), ("out", config.out)):
+        if in_the_way := next((place for place in (folder, *folder.parents) if place.is_file()), None):
+            raise UsageError(f"{path}: `{key}` must be a folder, but {in_the_way} is a file")
     # Imported here, so that a mistake in the file is reported before the slow imports.
     from sdlab.system.device import resolve
     from sdlab.train.loop import train

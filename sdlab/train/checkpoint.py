@@ -42,24 +42,32 @@ def resume(path: Path, config: Training, learners: Mapping[str, Learner]) -> tup
 
     Raises:
         UsageError: the checkpoint belongs to another run.
-        RunError: it cannot be read, or was written by an earlier version of sdlab.
+        RunError: it cannot be read, lacks a part, or was written by an earlier version of sdlab.
     """
     if not path.exists():
         return 0, 0.0
     try:
-        saved: dict[str, Any] = torch.load(path, map_location=config.device, weights_only=True)
+        saved: Any = torch.load(path, map_location=config.device, weights_only=True)
     except Exception as error:
         raise RunError(f"{path}: cannot be read ({type(error).__name__}); delete it to start again") from error
-    if "trained" not in saved:
+    if isinstance(saved, dict) and "trained" not in saved:
         raise RunError(f"{path} was written by an earlier version of sdlab; delete it to start again")
+    match saved:
+        case {
+            "stage": str(), "config": str(), "step": int(step), "seconds": int() | float() as seconds,
+            "trained": dict(trained),
+        } if step >= 0 and seconds >= 0:  # fmt: skip
+            pass
+        case _:
+            raise RunError(f"{path}: is not a complete checkpoint of sdlab; delete it to start again")
     _compare(path, config, saved)
     try:
         for name, learner in learners.items():
-            learner.load_state_dict(saved["trained"][name])
-    except (KeyError, RuntimeError, ValueError) as error:
+            learner.load_state_dict(trained[name])
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         what = str(error).splitlines()[0]
         raise RunError(f"{path} does not fit the stage's networks ({what}); delete it to start again") from error
-    return saved["step"], saved["seconds"]
+    return step, float(seconds)
 
 
 def _compare(path: Path, config: Training, saved: Mapping[str, Any]) -> None:
@@ -67,7 +75,10 @@ def _compare(path: Path, config: Training, saved: Mapping[str, Any]) -> None:
         raise UsageError(f"{path} belongs to a run of the {saved['stage']} stage; give `out` another folder")
     # A key that is newer than the checkpoint had its default.
     defaults = type(config).model_construct(out=config.out, steps=0, batch=0, lr=0.0).model_dump_json()
-    now, then = json.loads(config.model_dump_json()), json.loads(defaults) | json.loads(saved["config"])
+    try:
+        now, then = json.loads(config.model_dump_json()), json.loads(defaults) | json.loads(saved["config"])
+    except (ValueError, TypeError):
+        raise RunError(f"{path}: is not a complete checkpoint of sdlab; delete it to start again") from None
     changed = [k for k in now if k not in _FREE and now[k] != then.get(k)]
     if changed:
         what = ", ".join(f"`{k}` was {then.get(k)!r} and is now {now[k]!r}" for k in changed)

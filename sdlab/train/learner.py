@@ -58,9 +58,13 @@ class Learner:
         Raises:
             KeyError: a part is missing.
             RuntimeError: the weights have other names or shapes.
-            ValueError: the optimizer has other parameters.
+            ValueError: the optimizer has other parameters, or an average has other weights.
+            TypeError, AttributeError: a part is not of its type.
         """
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name, average in self.averages.items():
-            average.state = state["averages"][name]
+            saved = state["averages"][name]
+            if {key: t.shape for key, t in saved.items()} != {key: t.shape for key, t in average.state.items()}:
+                raise ValueError(f"the average {name!r} has other weights")
+            average.state = saved

@@ -12,11 +12,10 @@ from sdlab.model.diffusion import Unet
 from sdlab.model.stable_diffusion import PARTS, StableDiffusion, networks
 from sdlab.model.tokenizer import Tokenizer
 from sdlab.model.vae import Vae
-from sdlab.system.errors import UsageError
 from sdlab.weights import layouts
 from sdlab.weights.fill import check, fill
 from sdlab.weights.locate import Located, Model, locate
-from sdlab.weights.vocabulary import read_tokenizer
+from sdlab.weights.vocabulary import check_size, read_tokenizer
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,7 @@ def read_model(model: Model) -> StoredModel:
     content = layouts.read(located)
     config = content.config
     tokenizer = read_tokenizer(located.vocab, located.merges, config.text.context_length)
-    if (found := tokenizer.vocab_size) != (wanted := config.text.vocab_size):
-        raise UsageError(f"{located.vocab}: has {found} tokens, but text.vocab_size of {located.place} is {wanted}")
+    check_size(tokenizer, config.text, located.vocab, located.place)
     return StoredModel(located, config, tokenizer, content.parts, content.notes)
 
 

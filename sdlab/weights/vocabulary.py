@@ -9,6 +9,7 @@ from typing import Any
 
 from tokenizers import AddedToken
 
+from sdlab.model.config import ClipTextConfig
 from sdlab.model.tokenizer import END, START, WORD_END, Merges, Tokenizer, Vocabulary
 from sdlab.system.errors import UsageError
 from sdlab.system.files import replacing
@@ -45,13 +46,25 @@ def added_file(vocab: Path) -> Path | None:
     return next((path for path in beside if path.exists()), None)
 
 
-def tokenizer_in(folder: Path, context_length: int) -> Tokenizer:
-    """The tokenizer of the `vocab.json` and `merges.txt` in a folder.
+def tokenizer_in(folder: Path, text: ClipTextConfig) -> Tokenizer:
+    """The tokenizer of the `vocab.json` and `merges.txt` in a folder, for a text encoder with this configuration.
 
     Raises:
-        UsageError: a file is missing or not in its format.
+        UsageError: a file is missing or not in its format, or the text encoder has another number of tokens.
     """
-    return read_tokenizer(folder / VOCAB, folder / MERGES, context_length)
+    tokenizer = read_tokenizer(folder / VOCAB, folder / MERGES, text.context_length)
+    check_size(tokenizer, text, folder / VOCAB, folder)
+    return tokenizer
+
+
+def check_size(tokenizer: Tokenizer, text: ClipTextConfig, vocab: Path, model: Path) -> None:
+    """Check that a text encoder has an embedding for each token, and no other. The paths are for the message.
+
+    Raises:
+        UsageError: the numbers differ.
+    """
+    if (found := tokenizer.vocab_size) != (wanted := text.vocab_size):
+        raise UsageError(f"{vocab}: has {found} tokens, but text.vocab_size of {model} is {wanted}")
 
 
 def write_vocabulary(folder: Path, vocab: Vocabulary, merges: Merges) -> None:

@@ -12,6 +12,7 @@ from transformers import CLIPTokenizer
 from typer.testing import CliRunner
 
 from sdlab.commands.app import app
+from sdlab.model.config import SD15
 from sdlab.weights.vocabulary import tokenizer_in
 
 LENGTH, START, END = 77, 49406, 49407
@@ -32,7 +33,7 @@ LONG_TEXTS = st.lists(PIECES, min_size=35, max_size=60).map("".join)
 
 @pytest.fixture(scope="module")
 def ours(clip_bpe):
-    return tokenizer_in(clip_bpe, LENGTH)
+    return tokenizer_in(clip_bpe, SD15.text)
 
 
 @pytest.fixture(scope="module")

@@ -137,7 +137,7 @@ def our_pipeline(weights: Weights, config: ModelConfig, vocabulary: Path) -> Pip
     text = our_text(weights, config)
     model = StableDiffusion(
         config=config,
-        tokenizer=tokenizer_in(vocabulary, config.text.context_length),
+        tokenizer=tokenizer_in(vocabulary, config.text),
         text=text,
         clip=None,
         vae=our_vae(weights, config),

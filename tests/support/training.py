@@ -22,7 +22,7 @@ QUIET = Console(quiet=True)
 TINY = ModelConfig(
     name="tiny",
     image_size=64,
-    text=ClipTextConfig(vocab_size=600, context_length=24, width=16, layers=1, heads=2),
+    text=ClipTextConfig(vocab_size=640, context_length=24, width=16, layers=1, heads=2),
     vision=ClipVisionConfig(image_size=64, patch=16, width=16, layers=1, heads=2, projection=16),
     vae=VaeConfig(width=8, multipliers=(1, 1, 1), residual_blocks=1, groups=2, scale=1.0),
     unet=UnetConfig(

@@ -56,7 +56,7 @@ class ClipStage:
         clip.text = ready.text
         self.agreeing = Agreeing(clip, pictures.world.MARKS)
         self.trained = {"clip": standard(self.agreeing, config, stored=clip)}
-        self.tokenizer = tokenizer_in(folder, model.text.context_length)
+        self.tokenizer = tokenizer_in(folder, model.text)
 
     def _inputs(self, batch: WorldBatch[Any], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """The pictures (B, 3, H, W), and the tokens of their captions and of one near miss each, (B, L)."""

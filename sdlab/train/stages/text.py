@@ -27,7 +27,7 @@ from sdlab.train.stages.text_config import TextTraining
 from sdlab.train.stages.text_probes import PROBES, Encoded, Probes
 from sdlab.train.world_pictures import WorldPictures
 from sdlab.weights.model_folder import save_part
-from sdlab.weights.vocabulary import tokenizer_in, write_vocabulary
+from sdlab.weights.vocabulary import MERGES, VOCAB, read_tokenizer, write_vocabulary
 
 
 class Grounded(nn.Module):
@@ -46,17 +46,23 @@ class TextStage:
         self.config, self.pictures, folder = config, pictures, Path(config.model)
         model = configuration(folder)
         make_folder(folder)
-        if not (folder / "vocab.json").exists():
-            write_vocabulary(folder, *train_vocabulary(self._many_captions(), model.text.vocab_size))
-        self.tokenizer = tokenizer_in(folder, model.text.context_length)
+        try:
+            if not (folder / VOCAB).exists():
+                write_vocabulary(folder, *train_vocabulary(self._many_captions(), model.text.vocab_size))
+        except ValueError as error:
+            raise UsageError(f"{folder / 'config.json'}: text.vocab_size: {error}") from None
+        self.tokenizer = read_tokenizer(folder / VOCAB, folder / MERGES, model.text.context_length)
         self.text = replace(model.text, vocab_size=self.tokenizer.vocab_size)
         if model.vision is None:
             raise UsageError(f"{folder / 'config.json'}: `vision` is null; the text stage needs a vision encoder")
         probes = PROBES.get(config.world, Probes)
         torch.manual_seed(config.seed)
-        self.grounded = Grounded(
-            Clip(self.text, model.vision), partial(probes, self.text.width, pictures.world, self.tokenizer)
-        )
+        try:
+            self.grounded = Grounded(
+                Clip(self.text, model.vision), partial(probes, self.text.width, pictures.world, self.tokenizer)
+            )
+        except ValueError as error:
+            raise UsageError(f"{folder / VOCAB}: {error}") from None
         self.trained = {"text": standard(self.grounded, config, stored=self.grounded.clip)}
 
     def _many_captions(self) -> list[str]:

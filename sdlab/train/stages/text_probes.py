@@ -51,13 +51,23 @@ class Probes(nn.Module):
 
 
 class SceneProbes(Probes):
-    """Probes for objects in halves, for the background, and for the position of each object on its noun."""
+    """Probes for objects in halves, for the background, and for the position of each object on its noun.
+
+    Raises:
+        ValueError: a noun is more than one token of the vocabulary.
+    """
 
     def __init__(self, width: int, world: AnyWorld, tokenizer: Tokenizer) -> None:
         super().__init__(width, world, tokenizer)
         self.background = nn.Linear(width, len(BACKGROUNDS))
         self.side = nn.Linear(width, 2)
-        self.nouns = tokenizer(NOUNS)[:, 1]  # each is a single token
+        tokens = tokenizer(NOUNS)
+        if split := [noun for noun, row in zip(NOUNS, tokens, strict=True) if row[2] != tokenizer.end]:
+            raise ValueError(
+                f"the vocabulary is too small: {split[0]!r} must be one token; delete it and give a larger "
+                "text.vocab_size in config.json"
+            )
+        self.nouns = tokens[:, 1]
 
     def losses(self, captions: Encoded, truth: Scenes) -> dict[str, tuple[float, Tensor]]:
         """The position of the first object is unknown to a causal transformer at its noun.

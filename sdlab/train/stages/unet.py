@@ -42,7 +42,7 @@ class UnetStage:
         whole = load_part(folder / "clip.safetensors", partial(clip, model.text), config.device)
         self.text = whole.text if isinstance(whole, Clip) else whole
         self.vae = load_part(folder / "vae.safetensors", partial(Vae, model.vae), config.device)
-        self.tokenizer = tokenizer_in(folder, model.text.context_length)
+        self.tokenizer = tokenizer_in(folder, model.text)
         sigma = torch.tensor(model.noise_schedule().sigmas, dtype=torch.float64)
         self.alpha = (1 + sigma.square()).rsqrt().float()  # √ᾱ_t
         self.noise = (sigma * (1 + sigma.square()).rsqrt()).float()  # √(1 − ᾱ_t)

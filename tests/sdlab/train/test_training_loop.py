@@ -136,6 +136,54 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path):
         fit(toy(tmp_path))
 
 
+WRONG = {
+    "stage": [None, 3],
+    "config": [None, 3, "x", "[]", "{"],
+    "step": [None, 3.5, "x", -1],
+    "seconds": [None, "x", -1.0, float("nan")],
+    "trained": [None, 3, "x", []],
+}
+
+
+@pytest.mark.parametrize("key", WRONG)
+def test_a_checkpoint_that_lacks_a_part_is_one_line(tmp_path: Path, key: str):
+    config = toy(tmp_path)
+    fit(config)
+    path = config.out / "checkpoint.pt"
+    saved = torch.load(path)
+    without = {name: value for name, value in saved.items() if name != key}
+    for content in [without, *(without | {key: value} for value in WRONG[key])]:
+        torch.save(content, path)
+        with pytest.raises(
+            RunError, match=r"checkpoint\.pt(: is not a complete| was written by).*; delete it"
+        ) as error:
+            fit(config)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("part", ["module", "averages", "optimizer"])
+@pytest.mark.parametrize("value", [None, 3, [], {}, {"ema": {}}])
+def test_a_checkpoint_whose_weights_are_not_there_is_one_line(tmp_path: Path, part: str, value: object):
+    config = toy(tmp_path)
+    fit(config)
+    path = config.out / "checkpoint.pt"
+    saved = torch.load(path)
+    saved["trained"]["line"][part] = value
+    torch.save(saved, path)
+    with pytest.raises(RunError, match=r"checkpoint\.pt does not fit the stage's networks \(.*\); delete it") as error:
+        fit(config)
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_that_is_no_table_is_one_line(tmp_path: Path):
+    config = toy(tmp_path)
+    config.out.mkdir()
+    for content in ([1], torch.zeros(3), "x", {"trained": {}}):
+        torch.save(content, config.out / "checkpoint.pt")
+        with pytest.raises(RunError, match=r"checkpoint\.pt: is not a complete checkpoint of sdlab; delete it"):
+            fit(config)
+
+
 def test_a_diverging_run_stops_with_its_step(tmp_path: Path):
     with pytest.raises(RunError, match="gradient is nan at step 3"):
         fit(toy(tmp_path), poison_at=3)

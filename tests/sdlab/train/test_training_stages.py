@@ -14,6 +14,7 @@ from training import QUIET, TINY, keys, write
 
 from sdlab.model.clip import Clip
 from sdlab.model.config import SCENES
+from sdlab.model.tokenizer import train_vocabulary
 from sdlab.model.vae import Vae
 from sdlab.pipeline import Pipeline
 from sdlab.system.errors import RunError, UsageError
@@ -28,6 +29,7 @@ from sdlab.train.stages.vae import VaeStage, psnr
 from sdlab.train.stages.vae_config import VaeTraining
 from sdlab.weights.model_folder import load_part, read_config, save_config, save_part
 from sdlab.weights.model_loader import load
+from sdlab.weights.vocabulary import write_vocabulary
 from sdlab.worlds import scenes
 from sdlab.worlds.evaluator import Evaluator
 from sdlab.worlds.registry import open_world
@@ -99,6 +101,38 @@ def test_every_stage_learns(stage: str, tmp_path: Path):
 def test_a_stage_says_what_it_lacks(stage: str, tmp_path: Path):
     save_config(tmp_path / "model", TINY)
     with pytest.raises(UsageError, match=r"clip\.safetensors: no such file"):
+        learn(stage, tmp_path)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("key", ["model", "out"])
+def test_a_file_in_place_of_a_folder_is_a_usage_error(stage: str, key: str, tmp_path: Path):
+    (tmp_path / "file").write_text("mine")
+    for place in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        path = write(tmp_path / "t.toml", stage, keys(tmp_path, **{key: place}))
+        with pytest.raises(UsageError, match=rf"`{key}` must be a folder, but .*/file is a file"):
+            run(stage, path, QUIET)
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [(10, r"config\.json: text\.vocab_size: size must be at least 514, got 10"), (514, "'circle' must be one token")],
+)
+def test_a_vocabulary_that_is_too_small_is_a_usage_error(size: int, message: str, tmp_path: Path):
+    save_config(tmp_path / "model", replace(TINY, text=replace(TINY.text, vocab_size=size)))
+    with pytest.raises(UsageError, match=message):
+        learn("text", tmp_path)
+
+
+@pytest.mark.parametrize("stage", ["clip", "unet"])
+def test_a_vocabulary_of_another_size_than_the_text_encoder_is_a_usage_error(stage: str, tmp_path: Path):
+    folder, text = tmp_path / "model", replace(TINY.text, vocab_size=520)
+    save_config(folder, replace(TINY, text=text))
+    assert TINY.vision is not None
+    save_part(folder / "clip.safetensors", Clip(text, TINY.vision))
+    save_part(folder / "vae.safetensors", Vae(TINY.vae))
+    write_vocabulary(folder, *train_vocabulary(["a red circle"] * 9, 530))
+    with pytest.raises(UsageError, match=r"vocab\.json: has 5\d\d tokens, but text\.vocab_size of .*model is 520"):
         learn(stage, tmp_path)
 
 
@@ -211,7 +245,7 @@ def test_what_a_run_cannot_use_is_reported_in_a_line(tmp_path: Path):
     for error, message, changes in (
         (UsageError, r"run\.toml: device: 'cuda:99' is not on this machine", {"device": "cuda:99"}),
         (UsageError, r'run\.toml: device: should be "auto", "cpu"', {"device": "tpu"}),
-        (RunError, r"cannot make .*file/out: not a directory", {"out": tmp_path / "file" / "out"}),
+        (UsageError, r"run\.toml: `out` must be a folder, but .*file is a file", {"out": tmp_path / "file" / "out"}),
     ):
         with pytest.raises(error, match=message):
             run("vae", write(tmp_path / "run.toml", "vae", keys(tmp_path, **changes)), QUIET)

@@ -459,7 +459,7 @@ def test_long_prompts_are_cut_and_keep_the_end_token():
 
 def test_vocabulary_files_are_read_back(tmp_path):
     write_vocabulary(tmp_path, VOCAB, MERGES)
-    again = tokenizer_in(tmp_path, 12)
+    again = tokenizer_in(tmp_path, CONFIG.text)
     assert torch.equal(again(CAPTIONS), Tokenizer(VOCAB, MERGES, 12)(CAPTIONS))
 
 
@@ -477,4 +477,4 @@ def test_broken_vocabulary_files_are_named(tmp_path, file, text, message):
     write_vocabulary(tmp_path, VOCAB, MERGES)
     (tmp_path / file).write_text(text)
     with pytest.raises(UsageError, match=message):
-        tokenizer_in(tmp_path, 12)
+        tokenizer_in(tmp_path, CONFIG.text)
