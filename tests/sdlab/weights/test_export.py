@@ -166,6 +166,25 @@ def test_a_whole_run_of_the_pipeline(lab, scenes):
     assert relative_error(found, wanted) < 1e-5
 
 
+@torch.no_grad()
+def test_a_run_with_zero_terminal_snr(tmp_path, lab):
+    """Diffusers' DDIM takes ᾱ = 0 at the last timestep, and sdlab 2⁻²⁴, whose square root is 2.4e-4."""
+    shutil.copytree(lab, tmp_path / "zero")
+    path, values = settings(tmp_path / "zero", "scheduler")
+    path.write_text(json.dumps(values | {"rescale_betas_zero_snr": True}))
+    theirs = StableDiffusionPipeline.from_pretrained(tmp_path / "zero", dtype=torch.float32)
+    theirs.set_progress_bar_config(disable=True)
+    ours = Pipeline(load(tmp_path / "zero"))
+    sigmas = samplers.grid("trailing", steps=4, levels=ours.levels)
+    assert sigmas[0] == 4096
+    noise = samplers.seeded([0])(torch.empty(1, *ours.model.config.latent_shape))
+    cond, uncond = ours.encode(PROMPTS[:1]), ours.encode([""])
+    wanted = ours.sample(cond, uncond, samplers.make("ddim"), sigmas, guidance.make("cfg", scale=3.0), [0])
+    found = theirs(PROMPTS[0], num_inference_steps=4, guidance_scale=3.0, latents=noise, output_type="latent").images
+    assert wanted.isfinite().all()
+    assert relative_error(found, wanted) < 1e-3
+
+
 def test_noise_levels_and_prediction_type(lab):
     theirs = DDIMScheduler.from_pretrained(lab / "scheduler")
     levels = SCENES.noise_schedule()

@@ -5,8 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from sdlab.commands.app import app
 from sdlab.model.clip import ClipText
 from sdlab.model.config import SD15, ClipTextConfig, ModelConfig, UnetConfig, VaeConfig
 from sdlab.model.diffusion import Unet
@@ -76,8 +79,6 @@ def assert_same(found, wanted):
 
 def change(path, edit, save_as=None):
     """Replace the tensors of a file by `edit` of them, and keep its metadata."""
-    from safetensors import safe_open
-
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     save_file({name: t.contiguous() for name, t in edit(load_file(path)).items()}, save_as or path, metadata=metadata)
@@ -388,3 +389,23 @@ def test_weights_are_read_where_files_cannot_be_mapped(own, monkeypatch):
     monkeypatch.setattr("sdlab.weights.stored_tensor.mmap.mmap", refuse)
     found = load(own).unet.state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+
+
+# Notes reach the user
+
+
+def test_commands_show_what_was_ignored(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    change(own / "unet.safetensors", lambda tensors: tensors | {"model_ema.decay": torch.ones(1)})
+    (tmp_path / "sweep.toml").write_text(
+        f'model = "{own}"\nimages = 1\nmetrics = []\n[prompts]\nlist = ["a"]\n[cells]\nsampler = "ddim"\nsteps = 1\n'
+    )
+    for command in (
+        ["generate", "a circle", "--model", str(own), "--steps", "1"],
+        ["sweep", "sweep.toml", "--dry-run"],
+        ["export", str(own), "--to", "diffusers", "out/exported"],
+    ):
+        done = CliRunner().invoke(app, command, env={"COLUMNS": "300"})
+        assert done.exit_code == 0, done.output
+        note = "unet.safetensors: ignored 1 tensor that no network uses: 'model_ema.decay'"
+        assert note in " ".join(done.output.split())
