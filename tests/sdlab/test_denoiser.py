@@ -1,7 +1,5 @@
 """Networks in the σ clock: a network that knows the data's law must become that law's exact denoiser."""
 
-from dataclasses import asdict
-
 import pytest
 import torch
 
@@ -69,7 +67,8 @@ def test_the_answer_has_the_dtype_of_the_state(dtype):
 def test_levels_and_prediction_come_from_the_configuration(config):
     denoise = NetworkDenoiser.of(ExactNetwork("eps"), config)
     assert denoise.prediction == config.prediction
-    assert denoise.levels == samplers.discrete_levels(**asdict(config.levels))
+    levels = config.levels
+    assert denoise.levels == samplers.discrete_levels(levels.betas, levels.start, levels.end, levels.n)
 
 
 def test_sampling_a_perfect_network_follows_the_exact_flow():

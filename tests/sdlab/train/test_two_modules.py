@@ -45,7 +45,7 @@ class Quadratics:
 
 def test_alternating_descent_is_that_computed_by_hand(tmp_path: Path):
     """All rates are dyadic, so that float64 is exact: during the warm-up they are peak · (step + 1) / 4."""
-    found = train(Quadratics(), Toy(**keys(tmp_path, steps=4, warmup=4, clip=1e9)), QUIET)
+    found = train(Quadratics(), Toy(**keys(tmp_path, steps=4, warmup=4, clip=1e6)), QUIET)
     x, y = Fraction(1), Fraction(-2)
     for step in range(4):
         rate = Fraction(step + 1, 4)
