@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -27,7 +27,7 @@ for _name in commands.NAMES:
     app.command(_name, epilog=f"Example: {_module.EXAMPLE}")(_module.command)
 
 # The parser's own errors. Typer has this class under other names in other versions.
-(ParserError,) = typer.BadParameter.__bases__
+ParserError = cast(type[Exception], typer.BadParameter.__bases__[0])
 
 
 def _print_version(asked: bool) -> None:

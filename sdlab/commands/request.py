@@ -91,9 +91,10 @@ class Request:
 
     def anchored(self) -> Request:
         """The request with absolute paths, which can be drawn again in any folder."""
-        files = {key: _absolute(path) for key in _FILES if (path := getattr(self, key)) is not None}
-        choices = {key: absolute_choice(getattr(self, key)) for key in _CHOICES if getattr(self, key) is not None}
-        return replace(self, **files, **choices, model=self.model if self.model in MODELS else _absolute(self.model))
+        given: dict[str, Any] = {key: getattr(self, key) for key in (*_FILES, *_CHOICES)}
+        anchor = dict.fromkeys(_FILES, _absolute) | dict.fromkeys(_CHOICES, absolute_choice)
+        paths: dict[str, Any] = {key: anchor[key](value) for key, value in given.items() if value is not None}
+        return replace(self, **paths, model=self.model if self.model in MODELS else _absolute(self.model))
 
 
 def parse_size(text: str) -> Size:

@@ -53,7 +53,7 @@ def save(figure: Figure, path: Path, dpi: int) -> None:
         RunError: the file cannot be written.
     """
     for text in figure.findobj(Text):
-        text.set_text("\n".join(map(shown, text.get_text().split("\n"))))  # type: ignore[attr-defined]
+        text.set_text("\n".join(map(shown, text.get_text().split("\n"))))
     with replacing(path) as draft, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a name in a script that the font lacks
         figure.savefig(draft, format="png", dpi=dpi)
