@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import date, time
 from typing import Any
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
@@ -118,10 +119,19 @@ def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _has_dates(value: Any) -> bool:
+    """Whether there are dates or times of TOML in the value, which a plan in JSON cannot hold."""
+    if isinstance(value, dict):
+        return any(map(_has_dates, value.values()))
+    return any(map(_has_dates, value)) if isinstance(value, list | tuple) else isinstance(value, date | time)
+
+
 def _complaint(hint: Any, value: Any) -> str:
     """A message like `"should be a number"`, or an empty string if the value has the right type."""
     if isinstance(value, float) and math.isnan(value):
         return "should be a number"
+    if _has_dates(value):
+        return "should have no dates or times; write them in quotes"
     try:
         TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True)).validate_python(value)
     except (PydanticSchemaGenerationError, TypeError):

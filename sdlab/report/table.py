@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 import itertools
 import math
@@ -219,7 +220,7 @@ def _number(value: float, form: str) -> str:
 
 def _literal(text: str) -> str:
     """Text that Markdown shows as it is, without links, HTML, formulas or new columns. `_` stays inside words."""
-    return re.sub(r"[\\`*\[\]<>|$~&]|(?<!\w)_|_(?!\w)", r"\\\g<0>", shown(text))
+    return re.sub(r"[\\`*\[\]|$~]|(?<=])\(|(?<!\w)_|_(?!\w)", r"\\\g<0>", html.escape(shown(text), quote=False))
 
 
 def _inert(text: str) -> str:

@@ -1,0 +1,71 @@
+"""The streams of a command: full, closed, narrow or read by a program that ends early."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+FULL = Path("/dev/full")
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is always full")
+LIST = [sys.executable, "-m", "sdlab.cli", "list", "models"]
+
+
+@needs_full
+@pytest.mark.parametrize("command", [LIST, [*LIST[:-1], "samplers"], [*LIST[:3], "--help"], [*LIST[:3], "--version"]])
+def test_output_that_cannot_be_written_is_one_line(command: list[str]):
+    with FULL.open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: cannot write the output: no space left on device\n")
+
+
+@needs_full
+def test_errors_that_cannot_be_written_leave_the_status():
+    with FULL.open("w") as full:
+        assert subprocess.run([*LIST, "more"], stderr=full).returncode == 2
+        assert subprocess.run(LIST, stdout=subprocess.DEVNULL, stderr=full).returncode == 0
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_drop_what_is_written(closed: str):
+    done = subprocess.run(["bash", "-c", f'"$@" {closed}', "bash", *LIST], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("mixture" in done.stdout) is (closed == "2>&-")
+
+
+def test_a_pipe_whose_reader_has_ended_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(LIST, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_every_encoding_takes_every_text(encoding: str):
+    done = subprocess.run(LIST, capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert (done.returncode, done.stderr) == (0, b"")
+    cross = "64 x 64" if encoding == "ascii" else "64 × 64"
+    assert cross.encode(encoding) in done.stdout
+
+
+def test_ctrl_c_during_an_import_ends_with_130_and_no_word(tmp_path: Path):
+    (tmp_path / "slow.py").write_text("import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: pass\n")
+    script = (
+        "import sys; from sdlab.system.interrupts import handle_ctrl_c; handle_ctrl_c(); "
+        "print('ready', flush=True); import slow"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.5)  # the import has begun
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (130, "")
