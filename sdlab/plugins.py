@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import inspect
-import os
 import sys
 import textwrap
 import traceback
@@ -41,7 +40,7 @@ from samplers.denoiser import Unguided
 from sdlab import guidance
 from sdlab.system.device import out_of_memory
 from sdlab.system.errors import RunError, SdlabError, UsageError
-from sdlab.system.files import open_own
+from sdlab.system.files import append
 from sdlab.system.output import remark
 from sdlab.system.paths import user_path
 from sdlab.system.reading import read_bytes
@@ -278,9 +277,7 @@ def logged(name: str, trace: str) -> str:
     """Append a traceback to the log. Returns a note on where it is, empty if the log cannot be written."""
     try:
         LOG.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = open_own(LOG, os.O_WRONLY | os.O_APPEND)
-        with os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace") as log:
-            log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {name}\n{trace}\n")
+        append(LOG, f"{datetime.now():%Y-%m-%d %H:%M:%S} {name}\n{trace}\n")
     except OSError:
         return ""
     return f"; traceback in {LOG}"

@@ -135,7 +135,7 @@ def _describe(plan: Plan, model: str, directory: Path, console: Console) -> None
     title = Text(shown(f"{plan.name}: {len(plan.cells)} cells"))
     table = Table(box=None, pad_edge=False, title=title, title_justify="left")
     for header, side in (("", "right"), ("cell", "left"), ("passes/image", "right"), ("time", "right"), ("", "left")):
-        table.add_column(header, justify=side)  # type: ignore[arg-type]
+        table.add_column(header, justify=side, overflow="fold", max_width=100)  # type: ignore[arg-type]
     for i, cell in enumerate(plan.cells):
         state = "done" if i not in todo else "cannot run" if cost.problems[i] else "to run"
         price = ("?", "?") if cost.problems[i] else (f"{cost.passes[i]:g}", duration(cost.seconds([i])))

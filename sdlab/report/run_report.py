@@ -48,7 +48,7 @@ def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]
         if redraw or store.note(_DRAWN) != drawn or not all(path.is_file() for path in paths):
             unwritten = list(_write(write for _, write in files))
             if not unwritten:
-                store.set_note(_DRAWN, drawn)
+                unwritten = list(_write([partial(store.set_note, _DRAWN, drawn)]))
     for note in run.notes:
         line(console, f"note: {note}")
     for table in tables:

@@ -34,6 +34,7 @@ AXES: dict[str, Callable[[Row], str]] = {
     "steps": lambda row: str(row.cell.steps),
     "strength": lambda row: "" if row.cell.strength is None else f"{row.cell.strength:g}",
 }
+_WIDEST = 60  # characters of a column; a grid that is written out in levels is folded
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 NUMBERS = ("budget", "steps", "strength")  # the axes whose columns are aligned to the right
 _COSTS: dict[str, Callable[[Row], str]] = {
@@ -71,7 +72,7 @@ class Table:
             _Column(header, [row[i] for row in self.rows], i < self.left) for i, header in enumerate(self.headers)
         ]
         for column in columns:
-            table.add_column(column.heading, overflow="fold")
+            table.add_column(column.heading, overflow="fold", max_width=_WIDEST)
         for previous, row in itertools.pairwise((None, *self.rows)):
             if row is not None:
                 if previous and previous[0] != row[0]:

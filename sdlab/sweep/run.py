@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +23,7 @@ from sdlab.sweep.provenance import provenance
 from sdlab.sweep.results import Bench, CellFailed, CellResult
 from sdlab.sweep.store import Store
 from sdlab.system.errors import RunError
-from sdlab.system.files import replacing
+from sdlab.system.files import append, replacing
 from sdlab.system.interrupts import STATUS as INTERRUPTED
 from sdlab.system.interrupts import Interrupts
 from sdlab.system.lock import locked
@@ -134,10 +135,10 @@ class _Runner:
         self.progress.end(f"{label}  {numbers}", aside=duration(time.monotonic() - start))
 
     def _log(self, cell: Cell, trace: str) -> None:
-        """Append a traceback to the log of the run."""
-        with (self.store.path.parent / LOG).open("a", encoding="utf-8") as log:
-            log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {cell.label}\n{trace}\n")
-        self.tally.logged = True
+        """Append a traceback to the log of the run. A log that cannot be written does not end the sweep."""
+        with suppress(OSError):
+            append(self.store.path.parent / LOG, f"{datetime.now():%Y-%m-%d %H:%M:%S} {cell.label}\n{trace}\n")
+            self.tally.logged = True
 
     def _on_progress(self, share: float) -> None:
         self.interrupts.check()

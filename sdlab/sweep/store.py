@@ -93,9 +93,11 @@ class Store:
         """Open the file, or make it.
 
         Raises:
-            RunError: it is not a store, is damaged, or was written by a newer sdlab; it is left as it was.
+            RunError: it is a link, is not a store, is damaged, or was written by a newer sdlab; it is left as it was.
         """
         self.path = path
+        if path.is_symlink():
+            raise RunError(f"{path} is a link, through which no results are written; put the file itself there")
         with self._reporting():
             self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
             self._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST)

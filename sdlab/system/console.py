@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
+from rich.segment import Segments
 from rich.text import Text
 
 from sdlab.system.text import shown
@@ -18,6 +19,6 @@ def line(console: Console, text: object, style: str = "") -> None:
 
 def show_table(console: Console, content: RenderableType) -> None:
     """Print a table at the width of the console, or wider if its words and numbers need more room than that."""
-    room = console.options.update(width=_ANY_WIDTH)
-    least = Measurement.get(console, room, content).minimum
-    console.print(content, width=max(least, console.width), crop=False)
+    least = Measurement.get(console, console.options.update(width=_ANY_WIDTH), content).minimum
+    lines = console.render_lines(content, console.options.update(width=max(least, console.width)), new_lines=True)
+    console.print(Segments([segment for line in lines for segment in line]), crop=False, end="")

@@ -75,6 +75,17 @@ def _draft(path: Path) -> Iterator[Path]:
             draft.unlink()
 
 
+def append(path: Path, text: str) -> None:
+    """Add text to the end of a log.
+
+    Raises:
+        OSError: the log is a link, or cannot be written.
+    """
+    descriptor = open_own(path, os.O_WRONLY | os.O_APPEND)
+    with os.fdopen(descriptor, "a", encoding="utf-8", errors="backslashreplace") as log:
+        log.write(text)
+
+
 def open_own(path: Path, flags: int) -> int:
     """Open a file of sdlab's own for writing, and make it if it is missing. Returns its descriptor.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from sdlab.metrics.pictures import size_of
 from sdlab.picture import Fit, from_bytes, read_picture, rounded, to_bytes
 from sdlab.system.errors import UsageError
 
@@ -66,6 +69,47 @@ def test_a_picture_is_turned_as_its_camera_says(orientation: int, tmp_path: Path
     Image.fromarray(noise(24, 40)).save(tmp_path / "a.png", exif=exif)
     upright = UPRIGHT[orientation](noise(24, 40))
     np.testing.assert_array_equal(pixels(tmp_path / "a.png", upright.shape[1], upright.shape[0]), upright)
+
+
+def with_exif(path: Path, data: bytes) -> Path:
+    """The picture with an EXIF block: a chunk of a PNG, or a segment of a JPEG."""
+    content = path.read_bytes()
+    if path.suffix == ".png":
+        chunk = struct.pack(">I", len(data)) + b"eXIf" + data + struct.pack(">I", zlib.crc32(b"eXIf" + data))
+        path.write_bytes(content[:-12] + chunk + content[-12:])
+    else:
+        path.write_bytes(content[:2] + b"\xff\xe1" + struct.pack(">H", len(data) + 2) + data + content[2:])
+    return path
+
+
+def orientation(kind: int, value: int) -> bytes:
+    """A TIFF block that has the orientation in a field of that kind."""
+    return b"II*\0\x08\0\0\0" + struct.pack("<HHHII", 1, 0x0112, kind, 1, value) + bytes(4)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"", b"b'Exif\\x00\\x00II*'", b"\0\x08\0\x02\x01\x12\0\x03", b"garbage!", b"II*\0\xff\xff\xff\xff",
+        b"II*\0\x08\0\0\0\xff\xff",
+        orientation(3, 0), orientation(3, 9), orientation(2, 6), orientation(5, 0xFFFFFF), orientation(77, 6),
+    ],
+)  # fmt: skip
+def test_a_whole_picture_with_malformed_exif_is_read_upright(name: str, data: bytes, tmp_path: Path):
+    Image.fromarray(noise(24, 16)).save(tmp_path / name)
+    plain = pixels(tmp_path / name, 16, 24)
+    path = with_exif(tmp_path / name, b"Exif\0\0" + data if name == "a.jpg" else data)
+    assert np.array_equal(pixels(path, 16, 24), plain)
+    assert size_of(path) == (24, 16)
+
+
+def test_a_damaged_picture_is_reported_whatever_its_exif_says(tmp_path: Path):
+    Image.fromarray(noise(64, 64)).save(tmp_path / "a.png")
+    content = with_exif(tmp_path / "a.png", b"garbage!").read_bytes()
+    (tmp_path / "a.png").write_bytes(content[:2000])
+    with pytest.raises(UsageError, match=r"a\.png: is a damaged picture"):
+        read_picture(tmp_path / "a.png", (64, 64))
 
 
 def test_transparency_is_laid_over_white(tmp_path: Path):

@@ -16,12 +16,16 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from typer.testing import CliRunner
 
+import samplers
 import sdlab
+from sdlab import plugins
 from sdlab.commands import app as cli
+from sdlab.commands.inline_choice import absolute_choice
 from sdlab.commands.request import Request
 from sdlab.commands.show import show
 from sdlab.picture import to_bytes
 from sdlab.system.errors import UsageError
+from sdlab.system.text import shown
 from sdlab.worlds import scenes
 
 PROMPT = "a large red circle left of a large blue square on a white background"
@@ -79,8 +83,8 @@ def run_show(path: str) -> str:
 
 def in_bash(command: str) -> list[str]:
     """The words of a command as Bash reads them, which may have newlines."""
-    done = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True, check=True)
-    return done.stdout.split("\0")[:-1]
+    done = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, check=True)
+    return done.stdout.decode().split("\0")[:-1]
 
 
 def test_one_of_many_pictures_and_the_contact_sheet_have_commands_of_their_own(here: Path):
@@ -163,6 +167,67 @@ def test_parameters_of_another_form_are_refused_in_one_line(tmp_path: Path, cont
     with pytest.raises(UsageError) as caught:
         show(path)
     assert str(caught.value) == f"{path} has parameters that this version of sdlab cannot read: {message}"
+
+
+def test_what_a_stranger_wrote_cannot_forge_lines_or_reach_the_terminal(here: Path, capsys: Any):
+    evil = {
+        "version": "1\x1b[2J",
+        "prompt": "a\nversion  0\n\rsdlab generate x --model evil",
+        "negative": "\x9b31m\u202e",
+    }
+    path = signed(Path("a.png"), evil)
+    lines = run("show", str(path))
+    assert all(line.isprintable() for line in lines)
+    assert sum(line.startswith("version") for line in lines) == 1
+    [command] = [line for line in lines if line.startswith("sdlab ")]
+    assert in_bash(command)[2] == evil["prompt"]
+    assert evil["negative"] in in_bash(command)
+
+
+@pytest.mark.parametrize("key", ["version", "prompt", "model"])
+def test_half_of_a_surrogate_pair_is_no_traceback(here: Path, key: str):
+    content = {"version": "1", "prompt": "a", key: "\ud800"}
+    try:
+        lines = show(signed(Path("a.png"), content)).lines()
+    except UsageError as error:
+        lines = error.lines
+    assert shown("\n".join(lines)).isprintable()
+
+
+def test_the_command_works_in_any_folder(here: Path, monkeypatch: pytest.MonkeyPatch):
+    [photo] = run("generate", PROMPT, "--steps", "1", "--out", "photos")
+    Path("my sampler.py").write_text("import samplers\n\nclass Mine(samplers.SAMPLERS['euler']):\n    pass\n")
+    monkeypatch.setattr(plugins, "_PLUGINS", {})
+    for name in ("my sampler.py:Mine", f"{here}/my sampler.py:Mine"):
+        monkeypatch.setitem(samplers.SAMPLERS, name, samplers.SAMPLERS["ddpm"])  # removed again afterwards
+    sampler = '"my sampler.py:Mine" '
+    options = ["--init-image", photo, "--strength", "1", "--steps", "2", "--sampler", sampler, "--out", "first"]
+    [first] = run("generate", PROMPT, *options)
+    words = in_bash(run_show(first))[1:]
+    first = Path(first).resolve()
+    elsewhere = here / "elsewhere" / "below"
+    elsewhere.mkdir(parents=True)
+    monkeypatch.chdir(elsewhere)
+    [second] = run(*words)
+    assert first.read_bytes() == Path(second).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("dpmpp_2m", "dpmpp_2m"),
+        ("ddim eta=0.5", "ddim eta=0.5"),
+        ("my.py:Mine  order=2", "{}/my.py:Mine  order=2"),
+        ('"a b.py:Mine" order=2', '"{}/a b.py:Mine" order=2'),
+        ("/x/my.py:Mine", "/x/my.py:Mine"),
+        ("", ""),
+    ],
+)
+def test_a_custom_choice_gets_the_absolute_path_of_its_file(
+    text: str, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert absolute_choice(text) == wanted.format(tmp_path)
 
 
 def test_a_picture_without_parameters_is_an_error(tmp_path: Path):

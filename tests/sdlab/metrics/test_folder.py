@@ -13,6 +13,7 @@ from torch import Tensor
 from sdlab.metrics import METRICS, Batch, Meters, MetricFiles, Run, Tools
 from sdlab.metrics.base import PICTURES, PROMPTS
 from sdlab.metrics.folder import measure_folder
+from sdlab.metrics.pictures import pictures_in
 from sdlab.picture import from_bytes, to_bytes
 from sdlab.system.errors import UsageError
 from sdlab.worlds import scenes
@@ -31,6 +32,23 @@ def captioned(n: int) -> tuple[Tensor, list[str]]:
     generator = torch.Generator().manual_seed(4)
     world = scenes.sample(n, generator)
     return scenes.render(world), scenes.describe(world, generator)
+
+
+def test_hidden_files_and_folders_are_no_pictures(folder: Path):
+    for name in ("._000.png", ".ipynb_checkpoints/000-checkpoint.png", "more/._a.png", "more/.thumbnails/a.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(4000))
+    (folder / "a folder.png").mkdir()
+    visible = [folder / f"{i:03}.png" for i in range(6)]
+    assert pictures_in(folder) == visible
+    (folder / "more" / "a.PNG").write_bytes(visible[0].read_bytes())
+    assert pictures_in(folder) == [*visible, folder / "more" / "a.PNG"]
+    assert measure_folder(folder, ["psnr"], inputs=folder)["psnr"].per_image is not None
+
+
+def test_a_hidden_folder_may_be_given_itself(folder: Path):
+    hidden = folder.rename(folder.with_name(".made"))
+    assert len(pictures_in(hidden)) == 6
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,15 +12,20 @@ import numpy as np
 import pytest
 from fake_bench import TOML, FakeBench, fail_on, result
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 from rich.console import Console
 from scipy import stats
 
 from sdlab.report.run_report import report
-from sdlab.sweep.cell import Cell
-from sdlab.sweep.plan import load_plan
+from sdlab.report.table import csv_text
+from sdlab.sweep.cell import Cell, Choice
+from sdlab.sweep.plan import Plan, load_plan
 from sdlab.sweep.results import CellFailed, CellResult
-from sdlab.system.errors import UsageError
+from sdlab.sweep.run import read_plan
+from sdlab.sweep.store import Row, Store
+from sdlab.system.errors import RunError, UsageError
+from sdlab.system.text import shown
 
 FILES = {"plan.json", "results.sqlite", "table.csv", "table.md", "contact_sheet.png", "fid.png", "clip_score.png"}
 
@@ -246,6 +252,96 @@ def test_a_repeated_sweep_draws_only_what_is_missing_or_old(run, tmp_path):
     plot.unlink()
     run(toml=TOML.replace("[5, 10]", "5"))
     assert plot.is_file()
+
+
+def test_the_tables_are_printed_even_where_no_file_can_be_written(run, tmp_path):
+    run()
+    directory = tmp_path / "runs" / "quick"
+    for name in ("table.csv", "table.md"):
+        (directory / name).unlink()
+        (directory / name).mkdir()
+    out = io.StringIO()
+    with pytest.raises(RunError) as caught:
+        report(directory, Console(file=out, width=140))
+    (line,) = caught.value.lines
+    assert line == f"cannot write {directory}/table.csv: is a directory; 1 more files cannot be written either"
+    assert "ddim" in out.getvalue()
+    assert "★" in out.getvalue()
+
+
+def test_a_link_in_the_place_of_the_store_is_not_followed(run, tmp_path, capsys):
+    (tmp_path / "secret").write_bytes(b"")
+    (tmp_path / "runs" / "quick").mkdir(parents=True)
+    (tmp_path / "runs" / "quick" / "results.sqlite").symlink_to(tmp_path / "secret")
+    assert run()[0] == 1
+    assert "results.sqlite is a link, through which no results are written" in capsys.readouterr().err
+    assert (tmp_path / "secret").read_bytes() == b""
+
+
+HOSTILE = "$\\frac$ [red]x[/b] \x1b[31m\u202e\n| a | <img src=x> [y](javascript:z) `c` =1+1"
+
+
+def test_a_hostile_name_is_text_everywhere(run, tmp_path, figures):
+    """In the terminal, in Markdown, in a spreadsheet and in plots; a name like it is that of a file or an option."""
+    directory = tmp_path / "runs" / "quick"
+    run()
+    with Store(directory / "results.sqlite") as store:
+        text = store.note("plan.json")
+        assert text is not None
+        store.set_note("plan.json", text.replace('"name": "quick"', f'"name": {json.dumps(HOSTILE)}', 1))
+    out = io.StringIO()
+    report(directory, Console(file=out, width=140))
+    markdown = (directory / "table.md").read_text(encoding="utf-8")
+    title = "# \\$\\\\frac\\$ \\[red\\]x\\[/b\\] \\\\x1b\\[31m\\\\u202e\\\\n\\| a \\| &lt;img src=x&gt; "
+    assert markdown.splitlines()[0] == title + "\\[y\\]\\(javascript:z) \\`c\\` =1+1"
+    for printed in (out.getvalue(), markdown, (directory / "table.csv").read_text(encoding="utf-8")):
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", printed)
+    assert "[red]x[/b]" in out.getvalue()
+    titles = [text.get_text() for figure in figures for text in figure.findobj(Text)]
+    assert any(text.startswith("$\\frac$ [red]x[/b] \\x1b[31m") for text in titles)
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "＝"])
+def test_no_label_is_a_formula_in_a_spreadsheet(start: str, run, tmp_path):
+    plan, cells = read_plan_and_rows(run, tmp_path)
+    cell = cells[0].cell
+    rows = [replace(cells[0], cell=cell.model_copy(update={"sampler": Choice(name=f"{start}cmd|x!A1")}))]
+    rows.append(replace(cells[1], reason=f"{start}1+1", metrics={}, stderr={}, per_image={}))
+    header, first, second = csv.reader(io.StringIO(csv_text(plan, rows)))
+    assert first[header.index("sampler")] == f"'{shown(start)}cmd|x!A1"
+    assert second[header.index("reason")] == f"'{shown(start)}1+1"
+    assert "'" not in "".join(value for name, value in zip(header, first, strict=True) if name != "sampler")
+
+
+def read_plan_and_rows(run, tmp_path: Path) -> tuple[Plan, list[Row]]:
+    run()
+    with Store(tmp_path / "runs" / "quick" / "results.sqlite") as store:
+        plan, keys = read_plan(store)
+        return plan, store.rows(keys)
+
+
+@pytest.mark.parametrize("width", [1, 20, 80])
+def test_a_narrow_terminal_cuts_no_name_and_no_number(width: int, run, tmp_path):
+    run()
+    out = io.StringIO()
+    report(tmp_path / "runs" / "quick", Console(file=out, width=width))
+    with (tmp_path / "runs" / "quick" / "table.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    words = out.getvalue().split()
+    assert all(words.count(name) >= 4 for name in ("ddim", "heun", "cfg", "none"))
+    assert sum(word.startswith(("ddim", "heun")) for word in words) == len(rows)
+    assert all(f"{float(row['network_passes']):.4g}" in words for row in rows)
+
+
+def test_names_of_pictures_are_short_and_differ_between_cells_that_look_alike(run, tmp_path):
+    levels = [round(14.6 * 0.8**i, 5) for i in range(40)]
+    others = [*levels[:-1], levels[-1] + 1e-9]  # a label shows six digits
+    toml = TOML.replace('metrics = ["fid", "clip_score"]', "metrics = []").replace("[5, 10]", "40")
+    extra = '[[extra]]\nsampler = "ddim"\nguidance = "none"\ngrid = {name = "explicit", sigmas = %s}\n'
+    run(toml=toml + extra % levels + extra % others)
+    names = [path.name for path in (tmp_path / "runs" / "quick" / "pictures").iterdir()]
+    assert max(len(name.encode()) for name in names) <= 255
+    assert len({name.rpartition("-")[0].lower() for name in names}) == 6
 
 
 def test_a_directory_without_results_is_reported(tmp_path: Path):

@@ -1,6 +1,7 @@
 """A sweep file becomes exactly the cells it describes, or one line for each of its mistakes."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,43 @@ def mistakes(file: Path, toml: str) -> list[str]:
     with pytest.raises(UsageError) as caught:
         load_plan(file)
     return [line.removeprefix(f"{file}: ") for line in str(caught.value).splitlines()]
+
+
+@pytest.mark.parametrize("name", ["...toml", "..toml", ".toml", "..."])
+def test_a_file_whose_name_is_that_of_another_folder_needs_a_name(name: str, tmp_path: Path):
+    path = tmp_path / name
+    path.write_text(TOML)
+    with pytest.raises(UsageError) as caught:
+        load_plan(path)
+    text = f'{path}: cannot name the run directory after this file; add `name` to it, like "my_sweep"'
+    assert str(caught.value) == text
+    path.write_text(f'name = "mine"\n{TOML}')
+    assert load_plan(path).name == "mine"
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/x", "a\\u0000b", "a" * 300])
+@pytest.mark.parametrize(
+    ("key", "toml"),
+    [
+        ("model", TOML.replace('"scenes"', '"PATH"')),
+        ("prompts.file", re.sub(r"list = .*", 'file = "PATH"', TOML)),
+        ("prompts.list[0]", re.sub(r"list = .*", 'list = [{text = "a", image = "PATH"}]', TOML)),
+        ("image.init", TOML.replace("[cells]", '[image]\ninit = "PATH"\n[cells]\nstrength = 0.5')),
+        ("metric_files.clip", TOML + '[metric_files]\nclip = "PATH"\n'),
+        ("cells.sampler[0].name", re.sub(r"sampler = .*", 'sampler = {path = "PATH.py:X"}', TOML)),
+    ],
+)
+def test_paths_that_no_file_can_have_are_named_with_their_key(key: str, toml: str, path: str, file: Path):
+    [line] = mistakes(file, toml.replace("PATH", path))
+    assert line.startswith(f"{key}: ")
+    assert line.isprintable()
+    assert any(fault in line for fault in ("there is no such user", "cannot contain NUL", "the path is too long"))
+
+
+def test_keys_with_control_characters_forge_no_line(file: Path):
+    lines = mistakes(file, '"\\u001b[31mkey" = 1\n"a\\nerror: b" = 2\n' + TOML)
+    assert len(lines) == 2
+    assert all(line.isprintable() for line in lines)
 
 
 def test_every_combination_is_a_cell_in_the_order_of_the_file(file):
