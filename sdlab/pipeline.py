@@ -108,7 +108,7 @@ class Pipeline:
         """
         if init is None and strength != 1:
             raise ValueError(f"strength {strength!r} needs `init`, the latents of a picture")
-        uncond = _matched(cond, uncond, seeds, init)
+        _check_numbers(cond, uncond, seeds, init)
         shape = latent_shape(self.model.config, size) if init is None else tuple(init.shape[1:])
         noise = seeds if callable(seeds) else samplers.seeded(seeds, self.device)
         sigmas = tail(sigmas, strength)
@@ -216,19 +216,19 @@ def tail(sigmas: Sequence[float], strength: float) -> tuple[float, ...]:
     return tuple(sigmas[steps - count :])
 
 
-def _matched(cond: Tensor, uncond: Tensor, seeds: Sequence[int] | samplers.Noise, init: Tensor | None) -> Tensor:
-    """`uncond` with a row per picture, after a check that each prompt has all it needs.
+def _check_numbers(cond: Tensor, uncond: Tensor, seeds: Sequence[int] | samplers.Noise, init: Tensor | None) -> None:
+    """Check that each prompt has all it needs.
 
     Raises:
         ValueError: two of the numbers differ.
     """
     prompts = len(cond)
+    named = f"{prompts} prompt{'s' * (prompts != 1)}"
     for what, rows in (("negative prompts", uncond), ("input pictures", init)):
         if rows is not None and len(rows) not in (1, prompts):
-            raise ValueError(f"got {prompts} prompts and {len(rows)} {what}; give one per prompt, or one for all")
+            raise ValueError(f"got {named} and {len(rows)} {what}; give one per prompt, or one for all")
     if not callable(seeds) and len(seeds) != prompts:
-        raise ValueError(f"got {prompts} prompts and {len(seeds)} seeds; give one seed per prompt")
-    return uncond.expand(prompts, *uncond.shape[1:])
+        raise ValueError(f"got {named} and {len(seeds)} seed{'s' * (len(seeds) != 1)}; give one seed per prompt")
 
 
 def _at_once(x: Tensor, factor: int = 1) -> int:

@@ -25,10 +25,19 @@ class Guided:
     """
 
     def __init__(self, strategy: Strategy, model: Model, contexts: Mapping[str, Tensor]) -> None:
-        """`contexts` maps the names used in queries to contexts with one row per image, (B, …)."""
-        self.strategy, self.contexts = strategy, contexts
+        """`contexts` maps the names used in queries to contexts with a row per image, (B, …), or one for all, (1, …).
+
+        Raises:
+            ValueError: the contexts have different numbers of rows, or rows of different shapes.
+        """
+        self._images, self._rows = max(map(len, contexts.values())), 0
+        alike = next(iter(contexts.values())).shape[1:]
+        if any(len(one) not in (1, self._images) or one.shape[1:] != alike for one in contexts.values()):
+            found = ", ".join(f"{name} {tuple(one.shape)}" for name, one in contexts.items())
+            raise ValueError(f"contexts must have a row per image, or one for all, and rows of one shape; got {found}")
+        self.strategy = strategy
+        self.contexts = {name: one.expand(self._images, *alike) for name, one in contexts.items()}
         self._model: Callable[..., Tensor] = model  # also takes `perturbation` if a query has one
-        self._images, self._rows = len(next(iter(contexts.values()))), 0
         self._states: list[State] = [None] * self._images  # per image, without the batch axis
 
     @property

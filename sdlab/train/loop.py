@@ -28,7 +28,7 @@ from sdlab.train.config import Training
 from sdlab.train.learner import Learner
 from sdlab.train.log import LossLog
 from sdlab.train.stage import Stage, Trained
-from sdlab.weights import safetensors_file
+from sdlab.weights import weights_file
 
 _LOG_EVERY = 10  # steps
 
@@ -133,12 +133,12 @@ def _take(path: Path, module: nn.Module) -> str:
     Frozen parameters are unchanged.
 
     Raises:
-        UsageError: the file is missing, or no tensor matches.
+        UsageError: the file is missing or has another format, or no tensor matches.
         RunError: the file is damaged.
     """
     if not path.is_file():
         raise UsageError(f"`start`: {path}: no such file")
-    stored, _ = safetensors_file.read(path)
+    stored, _ = weights_file.read(path)
     frozen = {key for key, p in module.named_parameters() if not p.requires_grad}
     own = {key: value for key, value in module.state_dict().items() if key not in frozen}
     taken = {key: stored[key] for key, value in own.items() if key in stored and stored[key].shape == value.shape}

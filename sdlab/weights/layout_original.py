@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from sdlab.model.config import SD15, ModelConfig, UnetConfig
 from sdlab.model.stable_diffusion import networks
+from sdlab.weights import rename_rules
 from sdlab.weights.extras import is_extra
 from sdlab.weights.rename_rules import CLIP_TEXT, TRANSFORMER, Rules, table
 
@@ -38,6 +39,13 @@ RESIDUAL: Rules = (
     (r"\.residual\.norm2\.", ".residual.out_layers.0."),
     (r"\.residual\.conv2\.", ".residual.out_layers.3."),
     (r"\.residual\.skip\.", ".residual.skip_connection."),
+)
+
+# Names of the VAE's attention in files that were converted back from diffusers.
+OTHER_ATTENTION: Rules = (
+    (r"\.mid\.attn_1\.(?:to_(q|k|v)|(q)uery|(k)ey|(v)alue)\.", lambda m: f".mid.attn_1.{m[m.lastindex or 0]}."),
+    (r"\.mid\.attn_1\.(to_out\.0|proj_attn)\.", ".mid.attn_1.proj_out."),
+    (r"\.mid\.attn_1\.group_norm\.", ".mid.attn_1.norm."),
 )
 
 # All that the networks compute is below these names.
@@ -88,6 +96,7 @@ def rename(key: str, config: ModelConfig = SD15) -> tuple[str, str] | None:
     """
     # Some tools omit the last part of the text encoder's prefix.
     whole = re.sub(r"^(cond_stage_model\.transformer)\.(?!text_model\.)", r"\1.text_model.", key)
+    whole = rename_rules.rename(whole, OTHER_ATTENTION) if ".attn_1." in whole else whole
     if (found := names(config).get(whole)) is None and key.startswith(_NETWORKS) and not is_extra(key):
         raise KeyError(key)
     return found

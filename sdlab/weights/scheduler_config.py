@@ -55,6 +55,8 @@ def read(settings: Mapping[str, Any], path: Path) -> tuple[LevelsConfig, Predict
     betas = _one_of(settings["beta_schedule"], "beta_schedule", {name: name for name in _BETAS}, path)
     start, end = (_number(settings[key], key, path) for key in ("beta_start", "beta_end"))
     n, zero_snr = settings.get("num_train_timesteps", 1000), settings.get("rescale_betas_zero_snr", False)
+    if type(zero_snr) is not bool:
+        raise UsageError(f"{path}: rescale_betas_zero_snr must be true or false, got {zero_snr!r}")
     if type(n) is not int:
         raise UsageError(f"{path}: num_train_timesteps must be a whole number, got {n!r}")
     if zero_snr and prediction == "eps":
@@ -63,7 +65,7 @@ def read(settings: Mapping[str, Any], path: Path) -> tuple[LevelsConfig, Predict
             "about the picture to a model that predicts noise"
         )
     try:
-        return LevelsConfig(betas, start, end, n, bool(zero_snr)), prediction
+        return LevelsConfig(betas, start, end, n, zero_snr), prediction
     except ValueError as error:
         raise UsageError(f"{path}: the noise schedule is invalid: {error}") from None
 

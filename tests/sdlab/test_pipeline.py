@@ -169,6 +169,7 @@ def test_one_negative_prompt_and_one_picture_serve_all_prompts(pipeline: Pipelin
         (full[0][:2], one, seeds, "got 3 prompts and 2 negative prompts; give one per prompt, or one for all"),
         (uncond, latents[:2], seeds, "got 3 prompts and 2 input pictures; give one per prompt, or one for all"),
         (uncond, one, seeds[:2], "got 3 prompts and 2 seeds; give one seed per prompt"),
+        (uncond[:, 1:], one, seeds, r"contexts must have .* rows of one shape; got cond \(3, \d+, \d+\), uncond \(1, "),
     ):
         with pytest.raises(ValueError, match=message):
             pipeline.sample(cond, negative, sampler, sigmas, GUIDANCE, numbers, init=start, strength=0.5)

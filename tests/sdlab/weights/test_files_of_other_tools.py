@@ -335,6 +335,27 @@ def test_one_by_one_convolutions_may_be_matrices(own, folder, single, axes):
     assert_same(folder, own)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0", "norm": "group_norm"},
+        {"q": "query", "k": "key", "v": "value", "proj_out": "proj_attn", "norm": "group_norm"},
+    ],
+)
+def test_attention_converted_back_from_diffusers_may_keep_its_names(own, single, names):
+    plain = own / "plain.safetensors"
+    change(single, dict, plain)
+
+    def renamed(name):
+        front, attention, rest = name.partition(".mid.attn_1.")
+        layer, dot, last = rest.rpartition(".")
+        return f"{front}{attention}{names[layer]}{dot}{last}" if attention else name
+
+    change(single, lambda tensors: {renamed(name): tensor for name, tensor in tensors.items()})
+    assert sum(".attn_1.group_norm." in name for name in load_file(single)) == 4
+    assert_same(single, plain)
+
+
 def test_kernels_in_diffusers_layout_are_exported_as_matrices_from_any_strides(own, folder):
     """The VAE of a checkpoint may have its kernels in channels-last format."""
     weights = load_file(folder / VAE)

@@ -68,6 +68,7 @@ def test_schedulers_of_other_processes_are_refused(name):
         ({"beta_end": 0.9999, "num_train_timesteps": 100_000}, "invalid: LevelsConfig: the last level is too large"),
         ({"num_train_timesteps": 10**9}, "the noise schedule is invalid: LevelsConfig.n must be from 2 to 100,000"),
         ({"num_train_timesteps": 1000.0}, "num_train_timesteps must be a whole number, got 1000.0"),
+        ({"rescale_betas_zero_snr": "yes"}, "rescale_betas_zero_snr must be true or false, got 'yes'"),
         ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr needs prediction_type 'v_prediction'"),
     ],
 )
