@@ -9,6 +9,7 @@ import sys
 
 from sdlab.system import output
 from sdlab.system.errors import RunError, SdlabError
+from sdlab.system.files import reason
 from sdlab.system.interrupts import STATUS, handle_ctrl_c
 
 
@@ -32,6 +33,10 @@ def _status(arguments: list[str]) -> int:
         return STATUS
     except BrokenPipeError:  # as in `sdlab list samplers | head -1`
         return RunError.status
+    except OSError as error:  # a folder that may not be read, for instance
+        if error.filename is None:
+            raise
+        return output.print_error(RunError(f"{error.filename}: {reason(error)}"))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ AXES: dict[str, Callable[[Row], str]] = {
     "steps": lambda row: str(row.cell.steps),
     "strength": lambda row: "" if row.cell.strength is None else f"{row.cell.strength:g}",
 }
-_WIDEST = 60  # characters of a column; a grid that is written out in levels is folded
+_SHORT, _WIDEST = 24, 60  # characters of a column: up to these it is never folded, and always folded
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 NUMBERS = ("budget", "steps", "strength")  # the axes whose columns are aligned to the right
 _COSTS: dict[str, Callable[[Row], str]] = {
@@ -72,7 +72,7 @@ class Table:
             _Column(header, [row[i] for row in self.rows], i < self.left) for i, header in enumerate(self.headers)
         ]
         for column in columns:
-            table.add_column(column.heading, overflow="fold", max_width=_WIDEST)
+            table.add_column(column.heading, min_width=column.least, overflow="fold", max_width=_WIDEST)
         for previous, row in itertools.pairwise((None, *self.rows)):
             if row is not None:
                 if previous and previous[0] != row[0]:
@@ -243,6 +243,7 @@ class _Column:
         full = max(self.width + 2 * self.marked, *map(len, header.split()))
         self.width = full - 2 * self.marked
         heading = textwrap.fill(shown(header), full, break_long_words=False)
+        self.least = None if left and full > _SHORT else full  # such a column is never folded
         self.heading = Text(heading, justify="left" if left else "right")
 
     def text(self, one: Field) -> Text:

@@ -331,6 +331,9 @@ def test_a_narrow_terminal_cuts_no_name_and_no_number(width: int, run, tmp_path)
     assert all(words.count(name) >= 4 for name in ("ddim", "heun", "cfg", "none"))
     assert sum(word.startswith(("ddim", "heun")) for word in words) == len(rows)
     assert all(f"{float(row['network_passes']):.4g}" in words for row in rows)
+    marked = [line for line in out.getvalue().partition("model scenes")[0].splitlines() if "★" in line or "≈" in line]
+    assert marked
+    assert all(re.search(r"±\S+ [★≈]", line) for line in marked)  # a mark stays beside its number
 
 
 def test_names_of_pictures_are_short_and_differ_between_cells_that_look_alike(run, tmp_path):

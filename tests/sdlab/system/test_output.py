@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from sdlab.cli import main
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="this system has no device that is always full")
@@ -52,6 +55,17 @@ def test_every_encoding_takes_every_text(encoding: str):
     assert (done.returncode, done.stderr) == (0, b"")
     cross = "64 x 64" if encoding == "ascii" else "64 × 64"
     assert cross.encode(encoding) in done.stdout
+
+
+def test_a_folder_that_may_not_be_read_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def refused(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(sys, "argv", ["sdlab", "report", "runs/ok"])
+    monkeypatch.setattr(Path, "is_file", refused)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, capsys.readouterr().err) == (1, "error: runs/ok/results.sqlite: permission denied\n")
 
 
 def test_ctrl_c_during_an_import_ends_with_130_and_no_word(tmp_path: Path):
