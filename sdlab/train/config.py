@@ -36,7 +36,9 @@ class Training(BaseModel, ABC):
         "data/scenes", description="model folder; the stage reads the parts it needs from it and writes its part to it"
     )
     world: str = Field("scenes", description="world whose pictures are trained on: scenes or portraits")
-    complete_captions: bool = Field(False, description="captions state every fact; by default some are left out")
+    complete_captions: float = Field(
+        0.0, ge=0, le=1, description="share of captions that state every fact; the others leave some out"
+    )
     out: Path = Field(strict=False, description="folder for the checkpoint and the loss log")
     start: Path | None = Field(
         None,

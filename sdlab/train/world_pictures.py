@@ -20,7 +20,7 @@ class WorldBatch(Generic[T]):
 
     world: AnyWorld
     truth: T
-    complete: bool
+    complete: float
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -33,8 +33,12 @@ class WorldBatch(Generic[T]):
         return self.world.render(self.truth)
 
     def captions(self, generator: torch.Generator) -> list[str]:
-        """Captions with varied wording, which may omit facts unless `complete`."""
-        return self.world.describe(self.truth, generator, self.complete)
+        """Captions with varied wording. The share `complete` of them states every fact; the others may omit some."""
+        if self.complete in (0, 1):
+            return self.world.describe(self.truth, generator, bool(self.complete))
+        whole = torch.rand(len(self), generator=generator) < self.complete
+        short, long = (self.world.describe(self.truth, generator, complete) for complete in (False, True))
+        return [b if chosen else a for a, b, chosen in zip(short, long, whole.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class WorldPictures(Generic[T]):
 
     world: AnyWorld
     split: Split
-    complete: bool = False  # whether captions state every fact
+    complete: float = 0.0  # the share of captions that state every fact
 
     def batch(self, n: int, generator: torch.Generator) -> WorldBatch[T]:
         """n pictures of the split, determined by the generator."""

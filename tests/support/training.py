@@ -41,7 +41,7 @@ def keys(folder: Path, **changes: object) -> dict[str, object]:
 
 def write(path: Path, stage: str, table: dict[str, object]) -> Path:
     """A configuration file for a stage; scenes are few where the stage encodes them."""
-    table = {"scenes": 8, **table} if "scenes" in STAGES[stage].model_fields else table
+    table = {"cache": 8, **table} if "cache" in STAGES[stage].model_fields else table
     rows = [f"{key} = {value if isinstance(value, int | float) else repr(str(value))}" for key, value in table.items()]
     path.write_text("\n".join(rows))
     return path

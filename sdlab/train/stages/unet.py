@@ -36,6 +36,7 @@ class UnetStage:
         self, config: UnetTraining, pictures: CaptionedPictures, unseen: Mapping[str, CaptionedPictures]
     ) -> None:
         folder = Path(config.model)
+        self.dtype: torch.dtype = getattr(torch, config.precision)
         self.config, self.unseen, self.model = config, unseen, (model := read_config(folder))
         vision = model.vision
         clip = ClipText if vision is None else partial(Clip, vision=vision)
@@ -49,26 +50,38 @@ class UnetStage:
         torch.manual_seed(config.seed)
         self.unet = Unet(model.unet)
         self.trained = {"unet": standard(self.unet, config)}
-        self.seen = pictures.batch(config.scenes, torch.Generator().manual_seed(2**41 + config.seed))
-        self.latents = self._encode(self.seen)
+        self.pictures = pictures
+        self.cache: tuple[Batch, Tensor] | None = None
+        if config.cache is not None:
+            seen = pictures.batch(config.cache, torch.Generator().manual_seed(2**41 + config.seed))
+            self.cache = seen, self._encode(seen).half()
 
     @torch.no_grad()
     def _encode(self, batch: Batch) -> Tensor:
-        """The means of the latents, (N, z, h, w), in float16 to halve the memory."""
+        """The means of the latents, (N, z, h, w) float32."""
         parts = []
-        for start in range(0, len(batch), 256):
-            images = batch[start : start + 256].images().to(self.config.device)
-            with torch.autocast(images.device.type, torch.bfloat16):
+        for start in range(0, len(batch), 64):
+            images = batch[start : start + 64].images().to(self.config.device)
+            with torch.autocast(images.device.type, self.dtype, enabled=self.dtype != torch.float32):
                 mean = self.vae.encode(images).mean
-            parts.append(self.vae.to_latents(mean.float()).half())
+            parts.append(self.vae.to_latents(mean.float()))
         return torch.cat(parts)
 
     def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
         """Mean squared error of the prediction at random timesteps."""
-        chosen = torch.randint(len(self.seen), (self.config.batch,), generator=generator)
-        x0 = self.latents[chosen].float()
+        batch, latents = self._draw(generator)
         drop, focus = self.config.drop_caption, self.config.focus
-        yield Loss("unet", self._error(x0, self.seen[chosen], generator, drop, focus))
+        yield Loss("unet", self._error(latents.float(), batch, generator, drop, focus))
+
+    def _draw(self, generator: torch.Generator) -> tuple[Batch, Tensor]:
+        """The pictures of a step and their latents."""
+        n = self.config.batch
+        if self.cache is None:
+            batch = self.pictures.batch(n, generator)
+            return batch, self._encode(batch)
+        seen, latents = self.cache
+        chosen = torch.randint(len(seen), (n,), generator=generator)
+        return seen[chosen], latents[chosen]
 
     def _error(
         self, x0: Tensor, batch: Batch, generator: torch.Generator, drop: float = 0.0, focus: float | None = None
@@ -98,8 +111,8 @@ class UnetStage:
             errors = []
             for _ in range(8):
                 batch = pictures.batch(256, generator)
-                x0 = self._encode(batch).float()
-                with torch.autocast(x0.device.type, torch.bfloat16):
+                x0 = self._encode(batch)
+                with torch.autocast(x0.device.type, self.dtype, enabled=self.dtype != torch.float32):
                     errors.append(self._error(x0, batch, generator))
             measured[f"loss_{name}"] = float(torch.stack(errors).mean())
         save_part(Path(self.config.model) / "unet.safetensors", self.unet, torch.bfloat16)

@@ -18,11 +18,11 @@ class UnetTraining(Training):
 
     stage: ClassVar[str] = "unet"
 
-    scenes: int = Field(
-        40_000,
+    cache: int | None = Field(
+        None,
         ge=TRAINING_PICTURES.low,
         le=TRAINING_PICTURES.high,
-        description="number of pictures, encoded once before training",
+        description="number of pictures, encoded once before training; by default every step encodes fresh pictures",
     )
     drop_caption: float = Field(
         0.1, ge=0, le=1, description="share of captions replaced by the empty caption, for classifier-free guidance"

@@ -108,6 +108,8 @@ def test_the_shipped_configurations_are_valid():
     folder = Path("experiments/train")
     shipped = {path.stem: load_config(path.stem.split("_")[0], path) for path in folder.glob("*.toml")}
     assert shipped.keys() == {*STAGES, "vae_f4"}
+    for path in (folder / "portraits").glob("*.toml"):
+        assert load_config(path.stem, path).world == "portraits"
     assert read_config(folder / "f4").vae.factor == 4  # the VAE that vae.toml starts from
 
 

@@ -69,13 +69,19 @@ def test_the_stages_train_on_every_world(tmp_path: Path):
 
 
 def test_pictures_are_of_the_world_that_the_configuration_names(tmp_path: Path):
-    config = VaeTraining(**keys(tmp_path, world="portraits", complete_captions=True))
+    config = VaeTraining(**keys(tmp_path, world="portraits", complete_captions=1))
     batch = config.pictures("heldout").batch(4, torch.Generator().manual_seed(1))
     world = open_world("portraits")
     truth = world.sample(4, torch.Generator().manual_seed(1), "heldout")
     assert batch.images().equal(world.render(truth))
     captions = batch.captions(torch.Generator().manual_seed(2))
     assert captions == world.describe(truth, torch.Generator().manual_seed(2), complete=True)
+    half = VaeTraining(**keys(tmp_path, world="portraits", complete_captions=0.5)).pictures("train")
+    batch = half.batch(400, torch.Generator().manual_seed(3))
+    facts = [len(world.facts(world.parse(c))) for c in batch.captions(torch.Generator().manual_seed(4))]
+    states = world.state(batch.truth, torch.Generator().manual_seed(5), complete=True)
+    whole = [found == len(world.facts(state)) for found, state in zip(facts, states, strict=True)]
+    assert 0.45 < sum(whole) / len(whole) < 0.65  # some of the other captions happen to state every fact
     with pytest.raises(UsageError, match=r"`world`: unknown world 'portrait' \(did you mean 'portraits'\?\)"):
         learn("vae", tmp_path, world="portrait")
 
@@ -88,7 +94,7 @@ def test_every_stage_learns(stage: str, tmp_path: Path):
     save_config(tmp_path / "model", TINY)
     for before in NEEDS.get(stage, ()):
         learn(before, tmp_path)
-    more = {"scenes": 64} if stage == "unet" else {}
+    more = {"cache": 64} if stage == "unet" else {}
     learn(stage, tmp_path, steps=61, batch=16, lr=3e-3, **more)
     header, *rows = (tmp_path / stage / "log.csv").read_text().splitlines()
     losses = [float(row.split(",")[1]) for row in rows]
@@ -187,13 +193,16 @@ def test_vae_and_unet_train_on_any_captioned_pictures(tmp_path: Path):
     save_part(tmp_path / "model" / "vae.safetensors", Vae(TINY.vae))
     source, generator = StripeSource(), torch.Generator().manual_seed(0)
     vae = VaeStage(VaeTraining(**keys(tmp_path)), source, unseen=source)
-    unet = UnetStage(UnetTraining(**keys(tmp_path, scenes=8)), source, {"stripes": source})
-    for stage in (vae, unet):
+    unet = UnetStage(UnetTraining(**keys(tmp_path)), source, {"stripes": source})
+    cached = UnetStage(UnetTraining(**keys(tmp_path, cache=8)), source, {"stripes": source})
+    for stage in (vae, unet, cached):
         (loss,) = stage.losses(0, generator)
         loss.value.backward()
         assert any(bool(p.grad.any()) for p in stage.trained[loss.name].module.parameters() if p.grad is not None)
-    assert unet.latents.shape == (8, 4, 16, 16)
-    assert len(unet.latents.flatten(1).unique(dim=0)) == 8
+    _, kept = cached.cache
+    assert kept.shape == (8, 4, 16, 16)
+    assert len(kept.flatten(1).unique(dim=0)) == 8
+    assert unet.cache is None
 
 
 @pytest.mark.parametrize("focus", [None, 0.3, 0.77])
