@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,11 +33,17 @@ class WorldBatch(Generic[T]):
         return self.world.render(self.truth)
 
     def captions(self, generator: torch.Generator) -> list[str]:
-        """Captions with varied wording. The share `complete` of them states every fact; the others may omit some."""
+        """Captions with varied wording of the `statements`."""
+        statements = self.statements(generator)
+        choices = torch.randint(1 << 30, (len(self), self.world.CHOICES), generator=generator)
+        return [self.world.word(s, choose) for s, choose in zip(statements, choices, strict=True)]
+
+    def statements(self, generator: torch.Generator) -> list[Any]:
+        """What the captions state. The share `complete` of them states every fact; the others may omit some."""
         if self.complete in (0, 1):
-            return self.world.describe(self.truth, generator, bool(self.complete))
+            return self.world.state(self.truth, generator, bool(self.complete))
         whole = torch.rand(len(self), generator=generator) < self.complete
-        short, long = (self.world.describe(self.truth, generator, complete) for complete in (False, True))
+        short, long = (self.world.state(self.truth, generator, complete) for complete in (False, True))
         return [b if chosen else a for a, b, chosen in zip(short, long, whole.tolist(), strict=True)]
 
 

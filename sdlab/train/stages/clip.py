@@ -61,7 +61,7 @@ class ClipStage:
     def _inputs(self, batch: WorldBatch[Any], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """The pictures (B, 3, H, W), and the tokens of their captions and of one near miss each, (B, L)."""
         world = batch.world
-        statements = world.state(batch.truth, generator, batch.complete)
+        statements = batch.statements(generator)
         choices = torch.randint(1 << 30, (len(batch), world.CHOICES + 2), generator=generator)
         right, wrong = [], []
         for statement, choose in zip(statements, choices, strict=True):
