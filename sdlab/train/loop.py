@@ -121,9 +121,12 @@ def _step(stage: Stage, learners: Mapping[str, Learner], config: Training, step:
 def _mixed_precision(config: Training) -> Iterator[None]:
     """The forward passes of a step: autocast, and the fastest attention for training on the device."""
     device, dtype = torch.device(config.device).type, getattr(torch, config.precision)
-    # On a CPU, fused attention has a slow backward pass on short sequences. Plain products save a third of a step.
-    attention: AbstractContextManager[object] = sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
-    with torch.autocast(device, dtype, enabled=dtype != torch.float32), attention:
+    mixed = dtype != torch.float32
+    # The backward pass of fused attention on a CPU is up to twice as slow as plain products in bfloat16, and up to
+    # three times as fast in float32.
+    plain = mixed and device == "cpu"
+    attention: AbstractContextManager[object] = sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
+    with torch.autocast(device, dtype, enabled=mixed), attention:
         yield
 
 
