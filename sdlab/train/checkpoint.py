@@ -14,7 +14,15 @@ from sdlab.system.files import replacing
 from sdlab.train.config import Training
 from sdlab.train.learner import Learner
 
-_FREE = {"steps", "save_every", "threads", "compile", "device", "out"}  # may change; more `steps` extend a run
+_FREE = {
+    "steps",
+    "save_every",
+    "threads",
+    "compile",
+    "device",
+    "out",
+    "ema_length",
+}  # may change; more `steps` extend a run
 
 
 def write(path: Path, config: Training, learners: Mapping[str, Learner], step: int, seconds: float) -> None:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from sdlab.system.limits import BATCH, LARGEST, SEED, THREADS, TRAINING_STEPS
 from sdlab.worlds.registry import WORLDS
@@ -59,6 +59,19 @@ class Training(BaseModel, ABC):
     ema: float = Field(
         0.999, ge=0, lt=1, description="decay of the moving average of the weights; the average is saved"
     )
+    snapshot_every: int | None = Field(
+        None,
+        ge=1,
+        le=TRAINING_STEPS.high,
+        description="steps between snapshots of two power-function averages, for `ema_length`; none by default",
+    )
+    ema_length: float | None = Field(
+        None,
+        gt=0,
+        le=0.25,
+        description="save the average of this length (σ_rel) in place of that of `ema`; it is computed from the "
+        "snapshots after training, so it may change when the command is repeated",
+    )
     seed: int = Field(
         0, ge=SEED.low, lt=SEED.high + 1, description="seed of the initial weights, the data and the noise"
     )
@@ -69,6 +82,13 @@ class Training(BaseModel, ABC):
         None, ge=THREADS.low, le=THREADS.high, description="CPU threads; PyTorch's default if not set"
     )
     save_every: int = Field(200, ge=1, le=TRAINING_STEPS.high, description="steps between checkpoints")
+
+    @field_validator("ema_length")
+    @classmethod
+    def _from_snapshots(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("snapshot_every", 0) is None:
+            raise ValueError("`ema_length` needs snapshots of the averages; set `snapshot_every`")
+        return value
 
     @field_validator("world")
     @classmethod

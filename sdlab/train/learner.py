@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -38,10 +39,10 @@ class Learner:
         for average in self.averages.values():
             average.update(self.module, step)
 
-    def settle(self) -> None:
-        """Load the first average into the module, ready for inference."""
-        for average in list(self.averages.values())[:1]:
-            self.module.load_state_dict(average.state)
+    def settle(self, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Load the weights, by default the first average, into the module, ready for inference."""
+        for state in [weights] if weights else [average.state for average in self.averages.values()][:1]:
+            self.module.load_state_dict(state)
         self.module.eval()
 
     def state_dict(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from sdlab.train import checkpoint
 from sdlab.train.config import Training
 from sdlab.train.learner import Learner
 from sdlab.train.log import LossLog
+from sdlab.train.snapshots import Snapshots
 from sdlab.train.stage import Stage, Trained
 from sdlab.weights import weights_file
 
@@ -53,8 +54,13 @@ def train(stage: Stage, config: Training, console: Console) -> dict[str, float]:
     def save(steps: int) -> None:
         checkpoint.write(path, config, learners, steps, time.perf_counter() - began)
 
+    def snapshot(steps: int) -> None:
+        for name, learner in learners.items():
+            snapshots.write(name, learner.averages, steps)
+
     done = start
     make_folder(config.out)
+    snapshots = Snapshots(config.out, start)
     log = LossLog(config.out / "log.csv", start)
     with Interrupts().listening() as interrupts, _progress(console) as progress:
         bar = progress.add_task(shown(config.out.name), total=config.steps, completed=start, note="")
@@ -68,6 +74,8 @@ def train(stage: Stage, config: Training, console: Console) -> dict[str, float]:
                     log.row(step, numbers)
                     progress.update(bar, note=" ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
                 progress.update(bar, completed=done)
+                if config.snapshot_every and done % config.snapshot_every == 0:
+                    snapshot(done)
                 if done % config.save_every == 0:
                     save(done)
         except KeyboardInterrupt:
@@ -75,9 +83,11 @@ def train(stage: Stage, config: Training, console: Console) -> dict[str, float]:
             line(console, f"interrupted at step {done} of {config.steps}; the same command continues from {path}")
             raise
     if start < config.steps:
+        snapshot(config.steps)
         save(config.steps)
-    for learner in learners.values():
-        learner.settle()
+    for name, learner in learners.items():
+        length = config.ema_length
+        learner.settle(None if length is None else snapshots.combine(name, learner.averages, done, length))
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         return {**stage.finish(), "train_minutes": round((time.perf_counter() - began) / 60, 1)}
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from sdlab.train.average import exponential
+from sdlab.train.average import Decay, exponential
 from sdlab.train.config import Training
+from sdlab.train.power_average import LENGTHS, PowerAverage
 from sdlab.train.stage import Trained
 
 
@@ -26,9 +27,12 @@ def adamw(lr: float, betas: tuple[float, float], weight_decay: float) -> Callabl
 
 
 def standard(module: nn.Module, config: Training, stored: nn.Module | None = None) -> Trained:
-    """A module with AdamW and one moving average, from the configuration."""
+    """A module with AdamW and its moving averages, from the configuration."""
     optimizer = adamw(config.lr, (0.9, config.beta2), config.weight_decay)
-    return Trained(module, optimizer, {"ema": exponential(config.ema)}, stored)
+    averages: dict[str, Decay] = {"ema": exponential(config.ema)}
+    if config.snapshot_every is not None:
+        averages |= {f"power_{length}": PowerAverage(length) for length in LENGTHS}
+    return Trained(module, optimizer, averages, stored)
 
 
 def learning_rate(step: int, peak: float, warmup: int, steps: int) -> float:

@@ -57,7 +57,7 @@ def test_each_stage_has_its_own_keys():
     assert {name: own for name, own in OWN.items() if own} == {
         "clip": ["grounding"],
         "vae": ["kl", "l1", "l2", "perceptual", "adversarial"],
-        "unet": ["scenes", "drop_caption", "focus"],
+        "unet": ["cache", "drop_caption", "focus"],
     }
 
 
@@ -154,3 +154,8 @@ def unlimited(table: type[BaseModel]) -> list[str]:
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_number_has_a_limit(stage: str):
     assert unlimited(STAGES[stage]) == []
+
+
+def test_a_length_needs_snapshots(tmp_path: Path):
+    found = complaints("vae", tmp_path / "t.toml", f"{GOOD}ema_length = 0.1\n")
+    assert found == ["`ema_length` needs snapshots of the averages; set `snapshot_every`"]
