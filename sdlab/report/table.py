@@ -39,8 +39,8 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 NUMBERS = ("budget", "steps", "strength")  # the axes whose columns are aligned to the right
 _COSTS: dict[str, Callable[[Row], str]] = {
     "passes": lambda row: _number(row.network_passes, "{:.4g}"),
-    "s/image": lambda row: _number(row.seconds_per_image, "{:.3g}"),
-    "ms/pass": lambda row: _number(row.ms_per_pass, "{:.3g}"),
+    "s/image": lambda row: _number(row.seconds_per_image, "{:#.3g}"),
+    "ms/pass": lambda row: _number(row.ms_per_pass, "{:#.3g}"),
     "net %": lambda row: _number(100 * row.network_share, "{:.0f}"),
 }
 
@@ -216,7 +216,7 @@ def _numbers(metric: Metric, row: Row, standing: Standing | None) -> list[float 
 
 
 def _number(value: float, form: str) -> str:
-    return "–" if math.isnan(value) else form.format(value)
+    return "–" if math.isnan(value) else form.format(value).rstrip(".")
 
 
 def _literal(text: str) -> str:
