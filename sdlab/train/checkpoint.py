@@ -1,4 +1,7 @@
-"""Checkpoints: the full state of an interrupted run, in one file."""
+"""Checkpoints: the full state of an interrupted run, in one file.
+
+The newest is `checkpoint.pt` in the run folder, the one before it `checkpoint.1.pt`, and so on.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +14,28 @@ import torch
 
 from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import replacing
+from sdlab.system.output import remark
 from sdlab.train.config import Training
 from sdlab.train.learner import Learner
 
-_FREE = {
-    "steps",
-    "save_every",
-    "threads",
-    "compile",
-    "device",
-    "out",
-    "ema_length",
-}  # may change; more `steps` extend a run
+# Keys that may change when a run is resumed; more `steps` extend it.
+_FREE = {"steps", "save_every", "keep", "threads", "compile", "device", "out", "ema_length"}
 
 
-def write(path: Path, config: Training, learners: Mapping[str, Learner], step: int, seconds: float) -> None:
-    """Save the state of the run after `step` steps. The file is replaced atomically.
+def newest(config: Training) -> Path:
+    """The path of the newest checkpoint of the run."""
+    return config.out / "checkpoint.pt"
+
+
+def exists(config: Training) -> bool:
+    """Whether the run has a checkpoint."""
+    return bool(_existing(config))
+
+
+def write(config: Training, learners: Mapping[str, Learner], step: int, seconds: float) -> None:
+    """Save the state of the run after `step` steps. The last `config.keep` checkpoints are kept.
+
+    A checkpoint takes its name when it is complete.
 
     Raises:
         RunError: the file cannot be written.
@@ -38,24 +47,67 @@ def write(path: Path, config: Training, learners: Mapping[str, Learner], step: i
         "seconds": seconds,
         "trained": {name: learner.state_dict() for name, learner in learners.items()},
     }
+    path = newest(config)
     with replacing(path) as draft:
         try:
             torch.save(state, draft)
         except RuntimeError as error:  # raised by torch on a full disk
             raise RunError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
+        kept = _existing(config)[: config.keep - 1]
+        for age in reversed(range(len(kept))):
+            kept[age].replace(config.out / f"checkpoint.{age + 1}.pt")
+    for older in _existing(config)[config.keep :]:
+        older.unlink()
 
 
-def resume(path: Path, config: Training, learners: Mapping[str, Learner]) -> tuple[int, float]:
-    """Load the checkpoint if it exists. Returns the steps done and the seconds they took.
+def resume(config: Training, learners: Mapping[str, Learner]) -> tuple[int, float]:
+    """Load the newest checkpoint that can be read. Returns the steps done and the seconds they took, 0 without one.
 
     Raises:
         UsageError: the checkpoint belongs to another run.
-        RunError: it cannot be read, lacks a part, or was written by an earlier version of sdlab.
+        RunError: none can be read or is complete, or it was written by an earlier version of sdlab.
     """
-    if not path.exists():
+    paths = _existing(config)
+    if not paths:
         return 0, 0.0
+    path, saved = _readable(paths, config.device)
+    _compare(path, config, saved)
     try:
-        saved: Any = torch.load(path, map_location=config.device, weights_only=True)
+        for name, learner in learners.items():
+            learner.load_state_dict(saved["trained"][name])
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        what = str(error).splitlines()[0]
+        raise RunError(f"{path} does not fit the stage's networks ({what}); delete it to start again") from error
+    return saved["step"], float(saved["seconds"])
+
+
+def _readable(paths: list[Path], device: str) -> tuple[Path, dict[str, Any]]:
+    """The first checkpoint that can be read, and its content. Those before it are deleted."""
+    errors = []
+    for path in paths:
+        try:
+            saved = _read(path, device)
+        except RunError as error:
+            errors.append(error)
+            continue
+        for damaged, why in zip(paths, errors, strict=False):
+            remark(f"warning: {why.lines[0].partition(';')[0]}; continuing from {path.name}")
+            damaged.unlink()
+        return path, saved
+    raise errors[0]
+
+
+def _existing(config: Training) -> list[Path]:
+    """The checkpoints of the run, newest first."""
+    older = [path for path in config.out.glob("checkpoint.*.pt") if path.name.split(".")[1].isdecimal()]
+    paths = [newest(config), *sorted(older, key=lambda path: int(path.name.split(".")[1]))]
+    return [path for path in paths if path.exists()]
+
+
+def _read(path: Path, device: str) -> dict[str, Any]:
+    """The content of a checkpoint, with every part of its type."""
+    try:
+        saved: Any = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         raise RunError(f"{path}: cannot be read ({type(error).__name__}); delete it to start again") from error
     if isinstance(saved, dict) and "trained" not in saved:
@@ -63,19 +115,11 @@ def resume(path: Path, config: Training, learners: Mapping[str, Learner]) -> tup
     match saved:
         case {
             "stage": str(), "config": str(), "step": int(step), "seconds": int() | float() as seconds,
-            "trained": dict(trained),
+            "trained": dict(),
         } if step >= 0 and seconds >= 0:  # fmt: skip
-            pass
+            return dict(saved)
         case _:
             raise RunError(f"{path}: is not a complete checkpoint of sdlab; delete it to start again")
-    _compare(path, config, saved)
-    try:
-        for name, learner in learners.items():
-            learner.load_state_dict(trained[name])
-    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-        what = str(error).splitlines()[0]
-        raise RunError(f"{path} does not fit the stage's networks ({what}); delete it to start again") from error
-    return step, float(seconds)
 
 
 def _compare(path: Path, config: Training, saved: Mapping[str, Any]) -> None:

@@ -47,14 +47,27 @@ class Training(BaseModel, ABC):
     )
     steps: int = Field(ge=TRAINING_STEPS.low, le=TRAINING_STEPS.high, description="number of training steps")
     batch: int = Field(ge=BATCH.low, le=BATCH.high, description="examples per step")
-    lr: float = Field(
-        gt=0, le=LARGEST, description="learning rate after the warm-up; it then decays to 0 along a half cosine"
+    accumulate: int = Field(
+        1,
+        ge=BATCH.low,
+        le=BATCH.high,
+        description="batches whose gradients are averaged in one step, for larger steps than fit into memory",
+    )
+    optimizer: Literal["adamw", "adam", "muon"] = Field(
+        "adamw",
+        description="optimizer; `adam` has no weight decay, and `muon` is Muon on the weights of linear layers and "
+        "convolutions and AdamW on the rest",
+    )
+    lr: float = Field(gt=0, le=LARGEST, description="learning rate after the warm-up")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="learning rate after the warm-up: decays to 0 along a half cosine or a line, or stays"
     )
     warmup: int = Field(200, ge=0, le=TRAINING_STEPS.high, description="steps of linear warm-up")
     weight_decay: float = Field(
         0.01, ge=0, le=LARGEST, description="weight decay of matrices and kernels, not of biases and gains"
     )
-    beta2: float = Field(0.99, gt=0, lt=1, description="AdamW's β₂")
+    beta1: float = Field(0.9, ge=0, lt=1, description="β₁ of Adam and AdamW")
+    beta2: float = Field(0.99, gt=0, lt=1, description="β₂ of Adam and AdamW")
     clip: float = Field(1.0, gt=0, le=LARGEST, description="maximum gradient norm; larger gradients are scaled down")
     ema: float = Field(
         0.999, ge=0, lt=1, description="decay of the moving average of the weights; the average is saved"
@@ -75,13 +88,20 @@ class Training(BaseModel, ABC):
     seed: int = Field(
         0, ge=SEED.low, lt=SEED.high + 1, description="seed of the initial weights, the data and the noise"
     )
-    precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="autocast dtype")
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "bfloat16", description="autocast dtype; with float16 the loss is scaled"
+    )
+    deterministic: bool = Field(
+        False,
+        description="use deterministic algorithms alone; slower on a GPU, where repeated runs then agree bit for bit",
+    )
     device: str = Field("cpu", description="auto, cpu or cuda")
     compile: bool = Field(False, description="compile the network (torch.compile); needs a C++ compiler")
     threads: int | None = Field(
         None, ge=THREADS.low, le=THREADS.high, description="CPU threads; PyTorch's default if not set"
     )
     save_every: int = Field(200, ge=1, le=TRAINING_STEPS.high, description="steps between checkpoints")
+    keep: int = Field(2, ge=1, le=1000, description="number of checkpoints that are kept")
 
     @field_validator("ema_length")
     @classmethod

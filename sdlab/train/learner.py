@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sdlab.train.average import Average
 from sdlab.train.config import Training
-from sdlab.train.optimizer import learning_rate
+from sdlab.train.schedule import learning_rate
 from sdlab.train.stage import Trained
 
 
@@ -20,19 +22,38 @@ class Learner:
         self.module, self.config = trained.module, config
         self.optimizer = trained.optimizer(trained.module)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.scaler = torch.amp.GradScaler(torch.device(config.device).type, enabled=config.precision == "float16")
+        self.norm = 0.0  # of the last gradients, before clipping
         self.averages = {name: Average(trained.module, decay) for name, decay in trained.averages.items()}
 
-    def backward(self, loss: Tensor) -> Tensor:
-        """Compute and clip this module's gradients. Returns their norm before clipping."""
-        self.optimizer.zero_grad(set_to_none=True)  # another module's loss may have left gradients here
-        loss.backward()
-        return nn.utils.clip_grad_norm_(self.module.parameters(), self.config.clip)
+    def backward(self, loss: Tensor, batch: int) -> None:
+        """Add the gradients of the loss of a batch, the first of which is 0, to those of the batches before.
 
-    def step(self, step: int) -> None:
-        """One optimizer step at the learning rate of this step."""
+        They are divided by the number of batches per step.
+        """
+        if batch == 0:
+            self.optimizer.zero_grad(set_to_none=True)  # another module's loss may have left gradients here
+        self.scaler.scale(loss / self.config.accumulate).backward()
+
+    def step(self, step: int) -> bool:
+        """Clip the gradients, and take one optimizer step at the learning rate of this step.
+
+        A step whose gradients are not finite is left out. With float16 the loss is then scaled less from now on.
+        Returns False if it cannot be scaled less, so that the run has diverged.
+        """
+        self.scaler.unscale_(self.optimizer)
+        trained = [p for p in self.module.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        self.norm = float(norm)
+        finite = math.isfinite(self.norm)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
-            group["lr"] = learning_rate(step, peak, self.config.warmup, self.config.steps)
-        self.optimizer.step()
+            group["lr"] = learning_rate(step, peak, self.config.warmup, self.config.steps, self.config.schedule)
+        if finite:
+            nn.utils.clip_grads_with_norm_(trained, self.config.clip, norm)
+            self.optimizer.step()
+        if self.scaler.is_enabled():
+            self.scaler.update()
+        return finite or self.scaler.get_scale() > 1
 
     def average(self, step: int) -> None:
         """Update the moving averages."""
@@ -51,6 +72,7 @@ class Learner:
             "module": self.module.state_dict(),
             "averages": {name: average.state for name, average in self.averages.items()},
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -64,6 +86,7 @@ class Learner:
         """
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state.get("scaler", {}))  # checkpoints from before float16 have none
         for name, average in self.averages.items():
             saved = state["averages"][name]
             if {key: t.shape for key, t in saved.items()} != {key: t.shape for key, t in average.state.items()}:

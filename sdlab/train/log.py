@@ -21,6 +21,7 @@ class LossLog:
         table = [line.split(",") for line in lines]
         self._columns = table[0] if table else []
         self._rows = [row for row in table[1:] if int(row[0]) < start]
+        self._early: dict[str, float] = {}
         self._rewrite()
 
     def row(self, step: int, values: Mapping[str, float]) -> None:
@@ -34,6 +35,15 @@ class LossLog:
             return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(",".join(self._rows[-1]) + "\n")
+
+    def early(self, name: str) -> float | None:
+        """The largest magnitude of a value in its first ten rows, or None if it has fewer."""
+        if name not in self._early and name in self._columns:
+            column = self._columns.index(name)
+            first = [abs(float(row[column])) for row in self._rows if len(row) > column and row[column]][:10]
+            if len(first) == 10:
+                self._early[name] = max(first)
+        return self._early.get(name)
 
     def _rewrite(self) -> None:
         width = len(self._columns)

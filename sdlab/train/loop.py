@@ -6,9 +6,8 @@ resumed run uses the same data as an uninterrupted one.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
@@ -19,16 +18,18 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sdlab.system.console import line
-from sdlab.system.errors import RunError, UsageError
+from sdlab.system.errors import UsageError
 from sdlab.system.files import make_folder
 from sdlab.system.interrupts import Interrupts
 from sdlab.system.text import shown
 from sdlab.train import checkpoint
 from sdlab.train.config import Training
+from sdlab.train.divergence import EXPLODED, Diverged
 from sdlab.train.learner import Learner
 from sdlab.train.log import LossLog
+from sdlab.train.randomness import batch_generator, deterministic_algorithms
 from sdlab.train.snapshots import Snapshots
-from sdlab.train.stage import Stage, Trained
+from sdlab.train.stage import Loss, Stage, Trained
 from sdlab.weights import weights_file
 
 _LOG_EVERY = 10  # steps
@@ -39,52 +40,60 @@ def train(stage: Stage, config: Training, console: Console) -> dict[str, float]:
 
     Raises:
         UsageError: `start` is not usable, or the checkpoint belongs to another run.
-        RunError: a gradient is not finite, or a file cannot be read or written.
+        RunError: training diverged, or a file cannot be read or written.
         KeyboardInterrupt: after writing a checkpoint; the same command continues.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    path = config.out / "checkpoint.pt"
-    learners = _prepare(stage.trained, config, console, fresh=not path.exists())
-    start, spent = checkpoint.resume(path, config, learners)
-    if start:
-        line(console, f"continuing {path} at step {start} of {config.steps}")
+    with deterministic_algorithms(config.deterministic):
+        return _train(stage, config, console)
+
+
+def _train(stage: Stage, config: Training, console: Console) -> dict[str, float]:
+    learners = _prepare(stage.trained, config, console, fresh=not checkpoint.exists(config))
+    done, spent = checkpoint.resume(config, learners)
+    if done:
+        line(console, f"continuing {config.out} at step {done} of {config.steps}")
     began = time.perf_counter() - spent
-
-    def save(steps: int) -> None:
-        checkpoint.write(path, config, learners, steps, time.perf_counter() - began)
-
-    def snapshot(steps: int) -> None:
-        for name, learner in learners.items():
-            snapshots.write(name, learner.averages, steps)
-
-    done = start
+    saved = done
     make_folder(config.out)
-    snapshots = Snapshots(config.out, start)
-    log = LossLog(config.out / "log.csv", start)
+    snapshots = Snapshots(config.out, done)
+    log = LossLog(config.out / "log.csv", done)
+
+    def save() -> None:
+        nonlocal saved
+        if saved < done:
+            checkpoint.write(config, learners, done, time.perf_counter() - began)
+            saved = done
+
     with Interrupts().listening() as interrupts, _progress(console) as progress:
-        bar = progress.add_task(shown(config.out.name), total=config.steps, completed=start, note="")
+        bar = progress.add_task(shown(config.out.name), total=config.steps, completed=done, note="")
         try:
-            for step in range(start, config.steps):
+            for step in range(done, config.steps):
                 with interrupts.held():  # steps are atomic: an interrupt waits for the end of the step
-                    values = _step(stage, learners, config, step)
+                    losses = _step(stage, learners, config, step)
+                    for loss in losses:
+                        early = log.early(_label(loss, learners))
+                        if early is not None and abs(float(loss.value)) > EXPLODED * early > 0:
+                            raise Diverged(loss, learners[loss.name], step)
                     done = step + 1
                 if step % _LOG_EVERY == 0 or done == config.steps:
-                    numbers = {name: float(value) for name, value in values.items()}
-                    log.row(step, numbers)
-                    progress.update(bar, note=" ".join(f"{k} {v:.4g}" for k, v in numbers.items()))
+                    values = _values(losses, learners)
+                    log.row(step, values)
+                    progress.update(bar, note=" ".join(f"{k} {v:.4g}" for k, v in values.items()))
                 progress.update(bar, completed=done)
-                if config.snapshot_every and done % config.snapshot_every == 0:
-                    snapshot(done)
-                if done % config.save_every == 0:
-                    save(done)
+                if config.snapshot_every and (done % config.snapshot_every == 0 or done == config.steps):
+                    for name, learner in learners.items():
+                        snapshots.write(name, learner.averages, done)
+                if done % config.save_every == 0 or done == config.steps:
+                    save()
         except KeyboardInterrupt:
-            save(done)
-            line(console, f"interrupted at step {done} of {config.steps}; the same command continues from {path}")
+            save()
+            where = checkpoint.newest(config)
+            line(console, f"interrupted at step {done} of {config.steps}; the same command continues from {where}")
             raise
-    if start < config.steps:
-        snapshot(config.steps)
-        save(config.steps)
+        except Diverged as error:
+            raise error.diagnosis(config, saved) from None
     for name, learner in learners.items():
         length = config.ema_length
         learner.settle(None if length is None else snapshots.combine(name, learner.averages, done, length))
@@ -106,25 +115,56 @@ def _prepare(trained: Mapping[str, Trained], config: Training, console: Console,
     return {name: Learner(one, config) for name, one in trained.items()}
 
 
-def _step(stage: Stage, learners: Mapping[str, Learner], config: Training, step: int) -> dict[str, Tensor]:
-    """One step of every module that has a loss, in the stage's order; returns the values to log."""
-    values: dict[str, Tensor] = {}
-    losses = stage.losses(step, torch.Generator().manual_seed(config.seed * 1_000_003 + step))
-    while True:
+def _step(stage: Stage, learners: Mapping[str, Learner], config: Training, step: int) -> list[Loss]:
+    """One step of every module that has a loss, in the stage's order. Returns the losses.
+
+    Raises:
+        Diverged: a loss or gradient is not finite.
+    """
+    done: list[Loss] = []
+    batches = [stage.losses(step, batch_generator(config.seed, step, i)) for i in range(config.accumulate)]
+    while (loss := _gradients(batches, learners, config)) is not None:
+        learner = learners[loss.name]
+        if not learner.step(step):
+            raise Diverged(loss, learner, step)
+        done.append(loss)
+    for learner in learners.values():
+        learner.average(step)
+    return done
+
+
+def _label(loss: Loss, learners: Mapping[str, Learner]) -> str:
+    """The name of a loss in the log."""
+    return "loss" if len(learners) == 1 else f"{loss.name}_loss"
+
+
+def _values(losses: Sequence[Loss], learners: Mapping[str, Learner]) -> dict[str, float]:
+    """The losses and their parts by name."""
+    named = {
+        name: value for loss in losses for name, value in ((_label(loss, learners), loss.value), *loss.parts.items())
+    }
+    return {name: float(value) for name, value in named.items()}
+
+
+def _gradients(batches: Sequence[Iterator[Loss]], learners: Mapping[str, Learner], config: Training) -> Loss | None:
+    """Compute the gradients of the next loss of a step, averaged over its batches.
+
+    Returns the averages of the loss and its parts, or None after the last loss.
+    """
+    found: list[Loss] = []
+    for i, losses in enumerate(batches):
         with _mixed_precision(config):
             loss = next(losses, None)
         if loss is None:
-            break
-        learner = learners[loss.name]
-        norm = learner.backward(loss.value)
-        if not math.isfinite(norm):
-            raise RunError(f"{config.out}: the gradient is {float(norm)} at step {step}; try a smaller lr")
-        learner.step(step)
-        values["loss" if len(learners) == 1 else f"{loss.name}_loss"] = loss.value.detach()
-        values |= {name: part.detach() for name, part in loss.parts.items()}
-    for learner in learners.values():
-        learner.average(step)
-    return values
+            return None
+        learners[loss.name].backward(loss.value, i)
+        found.append(Loss(loss.name, loss.value.detach(), {name: part.detach() for name, part in loss.parts.items()}))
+
+    def mean(values: list[Tensor]) -> Tensor:
+        return torch.stack(values).mean(0)
+
+    parts = {name: mean([one.parts[name] for one in found]) for name in found[0].parts}
+    return Loss(found[0].name, mean([one.value for one in found]), parts)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sdlab.model.clip import Clip
 from sdlab.system.errors import UsageError
 from sdlab.train.optimizer import standard
+from sdlab.train.randomness import measuring_generator
 from sdlab.train.stage import Loss
 from sdlab.train.stages.clip_config import ClipTraining
 from sdlab.train.world_pictures import WorldBatch, WorldPictures
@@ -94,7 +95,7 @@ class ClipStage:
         Raises:
             RunError: the weights cannot be written.
         """
-        generator = torch.Generator().manual_seed(2**40 + self.config.seed)
+        generator = measuring_generator(self.config.seed)
         found, near = [], []
         for _ in range(8):
             images, right, wrong = self._inputs(self.pictures.batch(256, generator), generator)

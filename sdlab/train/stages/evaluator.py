@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdlab.train.optimizer import standard
+from sdlab.train.randomness import measuring_generator
 from sdlab.train.stage import Loss
 from sdlab.train.stages.evaluator_config import EvaluatorTraining
 from sdlab.train.world_pictures import WorldPictures
@@ -44,7 +45,7 @@ class EvaluatorStage:
         Raises:
             RunError: the weights cannot be written.
         """
-        generator = torch.Generator().manual_seed(2**40 + self.config.seed)
+        generator = measuring_generator(self.config.seed)
         right: list[bool] = []
         whole: list[bool] = []
         for _ in range(16):

@@ -22,6 +22,7 @@ from sdlab.system.errors import UsageError
 from sdlab.system.files import make_folder
 from sdlab.train.folder import configuration, update
 from sdlab.train.optimizer import standard
+from sdlab.train.randomness import measuring_generator
 from sdlab.train.stage import Loss
 from sdlab.train.stages.text_config import TextTraining
 from sdlab.train.stages.text_probes import PROBES, Encoded, Probes
@@ -88,7 +89,7 @@ class TextStage:
             UsageError: `config.json` is invalid.
             RunError: a file cannot be written.
         """
-        generator = torch.Generator().manual_seed(2**40 + self.config.seed)
+        generator = measuring_generator(self.config.seed)
         measured = self.grounded.probes.measure(self._ends, self.pictures, generator)
         folder = Path(self.config.model)
         update(folder, text=self.text)

@@ -21,6 +21,7 @@ from sdlab.model.diffusion import Unet
 from sdlab.model.vae import Vae
 from sdlab.train.data import Batch, CaptionedPictures
 from sdlab.train.optimizer import standard
+from sdlab.train.randomness import measuring_generator
 from sdlab.train.stage import Loss
 from sdlab.train.stages.unet_config import UnetTraining
 from sdlab.weights.model_folder import load_part, read_config, save_part
@@ -107,7 +108,7 @@ class UnetStage:
         """
         measured = {}
         for name, pictures in self.unseen.items():
-            generator = torch.Generator().manual_seed(2**40 + self.config.seed)
+            generator = measuring_generator(self.config.seed)
             errors = []
             for _ in range(8):
                 batch = pictures.batch(256, generator)

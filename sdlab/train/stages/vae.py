@@ -29,7 +29,8 @@ from sdlab.train.losses.adversarial import (
     gradient_penalty,
 )
 from sdlab.train.losses.perceptual import ClipFeatures, perceptual_distance
-from sdlab.train.optimizer import adamw, standard
+from sdlab.train.optimizer import configured, standard
+from sdlab.train.randomness import measuring_generator
 from sdlab.train.stage import Loss, Trained
 from sdlab.train.stages.vae_config import Adversarial, Perceptual, VaeTraining
 from sdlab.weights.model_folder import load_part, save_part
@@ -48,8 +49,8 @@ class VaeStage:
         if (adversarial := config.adversarial) is not None:
             self.discriminator = PatchDiscriminator(adversarial.width, adversarial.spectral_norm)
             betas = adversarial.beta1, adversarial.beta2
-            vae = replace(self.trained["vae"], optimizer=adamw(config.lr, betas, config.weight_decay))
-            critic = Trained(self.discriminator, adamw(adversarial.lr or config.lr, betas, config.weight_decay))
+            vae = replace(self.trained["vae"], optimizer=configured(config, config.lr, betas))
+            critic = Trained(self.discriminator, configured(config, adversarial.lr or config.lr, betas))
             self.trained = {"vae": vae, "discriminator": critic}
 
     def _frozen_features(self, perceptual: Perceptual) -> ClipFeatures:
@@ -107,7 +108,7 @@ class VaeStage:
         Raises:
             RunError: a file cannot be written.
         """
-        generator = torch.Generator().manual_seed(2**40 + self.config.seed)
+        generator = measuring_generator(self.config.seed)
         ratios, latents = [], []
         for _ in range(16):
             images = self.unseen.batch(64, generator).images().to(self.config.device)

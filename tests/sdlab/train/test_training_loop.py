@@ -14,7 +14,8 @@ from sdlab.system.errors import RunError, UsageError
 from sdlab.train.average import Average, exponential
 from sdlab.train.log import LossLog
 from sdlab.train.loop import train
-from sdlab.train.optimizer import learning_rate, standard
+from sdlab.train.optimizer import standard
+from sdlab.train.schedule import learning_rate
 from sdlab.train.stage import Loss
 from sdlab.weights.model_folder import save_part
 
@@ -185,7 +186,7 @@ def test_a_checkpoint_that_is_no_table_is_one_line(tmp_path: Path):
 
 
 def test_a_diverging_run_stops_with_its_step(tmp_path: Path):
-    with pytest.raises(RunError, match="gradient is nan at step 3"):
+    with pytest.raises(RunError, match=r"diverged at step 3: the loss of `line` is nan"):
         fit(toy(tmp_path), poison_at=3)
 
 

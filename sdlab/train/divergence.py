@@ -1,0 +1,39 @@
+"""The diagnosis of a run that diverged."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from sdlab.system.errors import RunError
+from sdlab.train import checkpoint
+from sdlab.train.config import Training
+from sdlab.train.learner import Learner
+from sdlab.train.stage import Loss
+
+EXPLODED = 1000.0  # times the largest of the first losses
+
+
+class Diverged(Exception):
+    """A loss or gradient that is not finite, or a loss that is far too large."""
+
+    def __init__(self, loss: Loss, learner: Learner, step: int) -> None:
+        self.loss, self.learner, self.step = loss, learner, step
+
+    def diagnosis(self, config: Training, saved: int) -> RunError:
+        """What is known about it. `saved` is the step of the last checkpoint, 0 without one."""
+        norms = {name: p.grad.norm() for name, p in self.learner.module.named_parameters() if p.grad is not None}
+        rate = max(group["lr"] for group in self.learner.optimizer.param_groups)
+        largest = max(norms, key=lambda name: _size(norms[name]), default="none")
+        kept = f"the last checkpoint, {checkpoint.newest(config)}, is of step {saved}" if saved else "no checkpoint yet"
+        return RunError(
+            f"training diverged at step {self.step}: the loss of `{self.loss.name}` is {float(self.loss.value):.4g}, "
+            f"the norm of its gradient {self.learner.norm:.4g} (largest in `{largest}`), the learning rate {rate:.3g}",
+            f"{kept}; try a smaller `lr` or `clip`, or a longer `warmup`, in another `out`",
+        )
+
+
+def _size(norm: Tensor) -> float:
+    """A norm, infinite if it is not a number."""
+    return float(norm) if math.isfinite(norm) else math.inf
