@@ -13,6 +13,7 @@ The distance between two such laws is the Wasserstein distance W₂, the Fréche
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import sqrt
@@ -146,7 +147,7 @@ def _by_number(found: _Responses) -> dict[Number, Tensor]:
     return {("mean",): end[0], ("start",): end[1] - end[0], **gains}
 
 
-class _Draws:
+class _Draws(ABC):
     """Noise as a weighted sum of named independent normals: those of a Brownian path, or one per draw."""
 
     def __init__(self, path: bool) -> None:
@@ -159,8 +160,9 @@ class _Draws:
     def between(self, sigma: float, sigma_next: float, like: Tensor) -> Tensor:
         return self._sum(increment(sigma, sigma_next).items(), like) if self._path else self(like)
 
+    @abstractmethod
     def _sum(self, weights: Iterable[tuple[Number, float]], like: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The weighted sum of the named normals."""
 
 
 class _Counter(_Draws):
