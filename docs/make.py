@@ -128,7 +128,7 @@ def training() -> str:
         lines += ["", f"### `{name}`", "", _docstring(kind), ""]
         lines += _keys(kind, own) if own else ["It has no keys of its own."]
         for key in own:
-            if table := _table(kind.model_fields[key].annotation):
+            for table in _tables(kind.model_fields[key].annotation):
                 heading, _, about = _docstring(table).partition(": ")
                 lines += ["", f"#### {heading}", "", about[0].upper() + about[1:], ""]
                 lines += _keys(table, list(table.model_fields))
@@ -149,10 +149,10 @@ def _keys(table: type[BaseModel], names: list[str], like: type[BaseModel] | None
     return lines
 
 
-def _table(annotation: Any) -> type[BaseModel] | None:
-    """The pydantic model of a key that is a table."""
+def _tables(annotation: Any) -> list[type[BaseModel]]:
+    """The pydantic models of a key that is a table, of one kind or several."""
     kinds = typing.get_args(annotation) or (annotation,)
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
 
 
 def _values(annotation: Any, metadata: tuple[object, ...] = ()) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 import samplers
 from sdlab.model.config import ModelConfig
+from sdlab.model.parametrisation import Parametrisation, parametrisation
 
 Sigma = float | Tensor  # one level for the batch, or (B,)
 
@@ -37,24 +38,20 @@ def unwatched(model: Model) -> Model:
 
 @dataclass(frozen=True)
 class NetworkDenoiser:
-    """D(x; σ, c) of a variance-preserving network that was trained on discrete timesteps.
+    """D(x; σ, c) of a network that is trained on timesteps.
 
-    With α = 1/√(1+σ²), the network receives x_unit = α x at timestep t(σ), which may be fractional, and returns
-
-        ε:  D = x − σ ε                     (Ho et al. 2020, arXiv:2006.11239, eq. 11)
-        v:  D = α (x_unit − σ v)            (Salimans & Ho 2022, arXiv:2202.00512, app. D, with σ_vp = α σ)
-
+    The network receives c_in x at timestep t(σ), which may be fractional, and returns what its parametrisation says.
     The network may run in another dtype. D has the dtype of x.
     """
 
-    network: Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_unit, t (B,), context) -> prediction
-    levels: samplers.DiscreteLevels
-    prediction: Literal["eps", "v"] = "eps"
+    network: Callable[[Tensor, Tensor, Tensor], Tensor]  # (c_in x, t (B,), context) -> prediction
+    levels: samplers.TimedLevels
+    parametrisation: Parametrisation
 
     @classmethod
     def of(cls, network: Callable[[Tensor, Tensor, Tensor], Tensor], config: ModelConfig) -> NetworkDenoiser:
-        """The denoiser with the noise schedule and the prediction type of a model's configuration."""
-        return cls(network, config.noise_schedule(), config.prediction)
+        """The denoiser with the noise schedule and the parametrisation of a model's configuration."""
+        return cls(network, config.noise_schedule(), parametrisation(config))
 
     def __call__(self, x: Tensor, sigma: Sigma, context: Tensor) -> Tensor:
         """x (B, C, H, W) at level σ, a float or (B,); context (B, L, width) -> x̂₀ in the shape and dtype of x."""
@@ -63,10 +60,6 @@ class NetworkDenoiser:
             sigma = sigma.to(x).view(-1, *[1] * (x.dim() - 1))
         else:
             steps = [self.levels.t(sigma)] * len(x)
-        alpha = (1 + sigma**2) ** -0.5
-        unit = alpha * x
         t = torch.tensor(steps, dtype=torch.float32, device=x.device)
-        prediction = self.network(unit, t, context).to(x.dtype)
-        if self.prediction == "eps":
-            return x - sigma * prediction
-        return alpha * (unit - sigma * prediction)
+        prediction = self.network(self.parametrisation.scale(sigma) * x, t, context).to(x.dtype)
+        return self.parametrisation.denoised(x, sigma, prediction)

@@ -13,15 +13,13 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 import samplers
 from samplers.checks import did_you_mean
+from sdlab.model.noise_schedule import KINDS, STRICT, EdmLevels, FlowLevels, LevelsConfig, NoiseSchedule
 from sdlab.system.errors import UsageError
 
 Size = tuple[int, int]  # height and width, everywhere in code
 
-_STRICT = ConfigDict(extra="forbid", strict=True)
-
-
-Prediction = Literal["eps", "v"]
-_MOST_LAYERS, _MOST_LEVELS, _MOST_TIMESTEPS, _WIDEST, _LONGEST = 256, 8, 100_000, 2**14, 2**20
+Prediction = Literal["eps", "v", "x0", "flow", "edm"]
+_MOST_LAYERS, _MOST_LEVELS, _WIDEST, _LONGEST = 256, 8, 2**14, 2**20
 
 
 def _positive(config: object, *fields: str, most: float = _WIDEST) -> None:
@@ -48,7 +46,7 @@ def _divides(config: object, field: str, *widths: int) -> None:
 class ClipTextConfig:
     """The causal text transformer of CLIP (Radford et al. 2021, arXiv:2103.00020, sec. 2.4)."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     vocab_size: int = 49408
     context_length: int = 77  # tokens, including start and end
     width: int = 768
@@ -68,7 +66,7 @@ class ClipTextConfig:
 class ClipVisionConfig:
     """CLIP's vision transformer and its shared space with the text (Radford et al. 2021, arXiv:2103.00020)."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     image_size: int = 224
     patch: int = 14  # pixels per side
     width: int = 1024
@@ -90,7 +88,7 @@ class VaeConfig:
     The latents of the U-Net are `(z - shift) * scale`, with about unit variance (app. G).
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     image_channels: int = 3
     latent_channels: int = 4
     width: int = 128
@@ -123,7 +121,7 @@ class VaeConfig:
 class UnetConfig:
     """The U-Net of latent diffusion with cross-attention (Rombach et al. 2022, arXiv:2112.10752, sec. 3.3)."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     latent_channels: int = 4
     width: int = 320
     multipliers: tuple[int, ...] = (1, 2, 4, 4)  # of `width`, per level; each level except the last halves the latents
@@ -147,51 +145,17 @@ class UnetConfig:
 
 
 @dataclass(frozen=True)
-class LevelsConfig:
-    """The noise schedule of the U-Net: arguments of `samplers.discrete_levels`.
-
-    With `zero_snr` it is rescaled so that the last timestep is pure noise (`samplers.zero_terminal_snr`).
-    """
-
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
-    betas: Literal["scaled_linear", "linear"] = "scaled_linear"
-    start: float = 0.00085
-    end: float = 0.012
-    n: int = 1000
-    zero_snr: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.start <= self.end < 1:
-            raise ValueError(f"LevelsConfig needs 0 < start <= end < 1, got {self.start!r} and {self.end!r}")
-        if not 2 <= self.n <= _MOST_TIMESTEPS:
-            raise ValueError(f"LevelsConfig.n must be from 2 to {_MOST_TIMESTEPS:,}, got {self.n!r}")
-        self.table()
-
-    def table(self) -> samplers.DiscreteLevels:
-        """The noise schedule.
-
-        Raises:
-            ValueError: the levels do not rise, or are too large to be computed.
-        """
-        try:
-            levels = samplers.discrete_levels(self.betas, self.start, self.end, self.n)
-            return samplers.zero_terminal_snr(levels) if self.zero_snr else levels
-        except OverflowError:
-            raise ValueError("LevelsConfig: the last level is too large; give a smaller end or n") from None
-
-
-@dataclass(frozen=True)
 class ModelConfig:
-    """A complete text-to-image model. `prediction` is what the U-Net returns: the noise ε, or v = α ε − σ x₀."""
+    """A complete text-to-image model. `prediction` is what the U-Net returns (`parametrisation.PARAMETRISATIONS`)."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: str
     image_size: int  # pixels per side the model was trained at
     text: ClipTextConfig
     vision: ClipVisionConfig | None
     vae: VaeConfig
     unet: UnetConfig
-    levels: LevelsConfig
+    levels: NoiseSchedule
     prediction: Prediction
 
     def __post_init__(self) -> None:
@@ -204,8 +168,10 @@ class ModelConfig:
             a, b = self._field(left), self._field(right)
             if a != b:
                 raise ValueError(f"ModelConfig.{left} must equal {right} = {b!r}, got {a!r}")
-        if self.levels.zero_snr and self.prediction == "eps":
-            raise ValueError("ModelConfig.prediction must be 'v' with levels.zero_snr, got 'eps'")
+        if self.levels.ends_in_noise and self.prediction == "eps":
+            raise ValueError("ModelConfig.prediction cannot be 'eps' if levels end in pure noise; choose another")
+        if self.prediction == "edm" and not isinstance(self.levels, EdmLevels):
+            raise ValueError("ModelConfig.prediction 'edm' needs levels with kind 'edm'")
         coarsest = self.vae.factor * 2 ** (len(self.unet.multipliers) - 1)
         if self.image_size % coarsest:
             raise ValueError(f"ModelConfig.image_size must be a multiple of {coarsest}, got {self.image_size!r}")
@@ -222,9 +188,9 @@ class ModelConfig:
         side = self.image_size // self.vae.factor
         return self.vae.latent_channels, side, side
 
-    def noise_schedule(self) -> samplers.DiscreteLevels:
-        """The noise schedule that the U-Net was trained on."""
-        return self.levels.table()
+    def noise_schedule(self) -> samplers.TimedLevels:
+        """The noise schedule that the U-Net was trained on. Its time is the timestep that the U-Net receives."""
+        return self.levels.schedule()
 
     def to_json(self) -> str:
         """The configuration as indented JSON."""
@@ -247,16 +213,20 @@ class ModelConfig:
 def _explain(cls: type, error: ValidationError) -> str:
     """The first mistake, as in `unet.widht: unknown key (did you mean 'width'?)`."""
     fault = error.errors()[0]
-    path = ".".join(str(part) for part in fault["loc"])
+    path = ".".join(str(part) for part in fault["loc"] if part not in KINDS)
     if fault["type"] == "unexpected_keyword_argument":
         siblings = {f for c in (cls, *_PARTS) for f in c.__dataclass_fields__}
         message = "unknown key" + did_you_mean(str(fault["loc"][-1]), siblings)
+    elif fault["type"] == "union_tag_invalid":
+        message = f"unknown kind {fault['ctx']['tag']!r}; known: {fault['ctx']['expected_tags']}"
     else:
         message = fault["msg"].removeprefix("Value error, ")
     return f"{path}: {message}" if path else message
 
 
-_PARTS: tuple[Any, ...] = (ClipTextConfig, ClipVisionConfig, VaeConfig, UnetConfig, LevelsConfig)
+_PARTS: tuple[Any, ...] = (
+    ClipTextConfig, ClipVisionConfig, VaeConfig, UnetConfig, LevelsConfig, FlowLevels, EdmLevels
+)  # fmt: skip
 
 SD15 = ModelConfig(
     name="sd15",

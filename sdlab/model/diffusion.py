@@ -58,7 +58,7 @@ class Stage(nn.Module):
 
 
 class Unet(nn.Module):
-    """The denoising network: noisy latents of unit variance, timestep and context -> the prediction, ε or v."""
+    """The denoising network: scaled noisy latents, timestep and context -> its prediction (`parametrisation`)."""
 
     def __init__(self, config: UnetConfig) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from sdlab.system.limits import brief
 from sdlab.system.reading import read_toml
 from sdlab.system.resources import find
 from sdlab.train.config import Training
+from sdlab.train.losses.weighting import WEIGHTINGS
 from sdlab.train.stages import STAGES
 
 
@@ -35,8 +36,15 @@ def load_config(stage: str, path: Path) -> Training:
 
 
 def _sentence(kind: type[Training], error: ErrorDetails) -> str:
-    key = ".".join(map(str, error["loc"]))
+    kinds = WEIGHTINGS if error["loc"][0] == "weighting" else ()
+    key = ".".join(str(part) for part in error["loc"] if part not in kinds)
     match error["type"]:
+        case "union_tag_invalid":
+            from samplers.checks import unknown  # imports torch, so only when it is needed
+
+            return f"`{key}`: {unknown(key, error['ctx']['tag'], kinds)}"
+        case "union_tag_not_found":
+            return f"`{key}.name` is missing; add it"
         case "missing":
             return f"`{key}` is missing; add it"
         case "extra_forbidden":

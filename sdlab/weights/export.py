@@ -30,7 +30,8 @@ def export(model: Model, layout: Layout, out: Path, dtype: torch.dtype | None = 
     Diffusion v1's checkpoint. Existing files are never overwritten, and a failed export leaves nothing behind.
 
     Raises:
-        UsageError: the model is not found or incomplete, or `out` exists or has the wrong ending.
+        UsageError: the model is not found or incomplete, `out` exists or has the wrong ending, or the layout cannot
+            express the noise schedule or the prediction type.
         RunError: a file of the model is damaged, or `out` cannot be written.
     """
     if layout == "original" and out.suffix != ".safetensors":

@@ -269,6 +269,7 @@ def write_config(folder: Path, config: ModelConfig, end: int | None = None) -> N
     default the last of the vocabulary.
 
     Raises:
+        UsageError: the layout cannot express the noise schedule or the prediction type.
         OSError: a file cannot be written.
     """
     classes = {
@@ -314,7 +315,7 @@ def write_config(folder: Path, config: ModelConfig, end: int | None = None) -> N
             "tokenizer_class": "CLIPTokenizer",
         },
     }
-    written = {**settings(config), "scheduler": scheduler_config.written(config.levels, config.prediction)}
+    written = {**settings(config), "scheduler": scheduler_config.written(config)}
     files |= {CONFIGS[c]: {**extra[c], **values} for c, values in written.items()}
     for name, content in files.items():
         path = folder / name

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from samplers.checks import did_you_mean
 from sdlab.model.config import SD15, ModelConfig
+from sdlab.model.noise_schedule import LevelsConfig
 from sdlab.model.stable_diffusion import PARTS
 from sdlab.system.errors import RunError, UsageError
 from sdlab.weights import layout_diffusers, layout_original, recognise, weights_file
@@ -105,7 +106,7 @@ def _version_1(tensors: Mapping[str, StoredTensor]) -> ModelConfig:
 
 def _as_marked(config: ModelConfig, names: Collection[str], file: str) -> tuple[ModelConfig, list[str]]:
     """The configuration with the prediction type that marker tensors of a merged model give."""
-    if not (markers := sorted(_MARKERS.intersection(names))):
+    if not isinstance(config.levels, LevelsConfig) or not (markers := sorted(_MARKERS.intersection(names))):
         return config, []
     levels = replace(config.levels, zero_snr=config.levels.zero_snr or _ZERO_SNR in markers)
     found = f"{file}: its marker{'s' * (len(markers) > 1)} {' and '.join(map(repr, markers))} mean that it predicts v"

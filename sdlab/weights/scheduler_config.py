@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdlab.model.config import LevelsConfig, Prediction
+from sdlab.model.config import ModelConfig, Prediction
+from sdlab.model.noise_schedule import LevelsConfig
 from sdlab.system.errors import UsageError
 
-PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v"}
+PREDICTIONS: dict[str, Prediction] = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 _BETAS = ("scaled_linear", "linear")
 _SUPPORTED = "sdlab loads models that were trained with a table of betas, as Stable Diffusion v1"
 
@@ -61,8 +62,8 @@ def read(settings: Mapping[str, Any], path: Path) -> tuple[LevelsConfig, Predict
         raise UsageError(f"{path}: num_train_timesteps must be a whole number, got {n!r}")
     if zero_snr and prediction == "eps":
         raise UsageError(
-            f"{path}: rescale_betas_zero_snr needs prediction_type 'v_prediction', because pure noise says nothing "
-            "about the picture to a model that predicts noise"
+            f"{path}: rescale_betas_zero_snr needs prediction_type 'v_prediction' or 'sample', because pure noise says "
+            "nothing about the picture to a model that predicts noise"
         )
     try:
         return LevelsConfig(betas, start, end, n, zero_snr), prediction
@@ -70,14 +71,23 @@ def read(settings: Mapping[str, Any], path: Path) -> tuple[LevelsConfig, Predict
         raise UsageError(f"{path}: the noise schedule is invalid: {error}") from None
 
 
-def written(levels: LevelsConfig, prediction: Prediction) -> dict[str, Any]:
-    """The settings of a noise schedule and a prediction type, the inverse of `read`."""
+def written(config: ModelConfig) -> dict[str, Any]:
+    """The settings of a model's noise schedule and prediction type, the inverse of `read`.
+
+    Raises:
+        UsageError: the settings of diffusers cannot express them.
+    """
+    levels = config.levels
+    names = {ours: theirs for theirs, ours in PREDICTIONS.items()}
+    if not isinstance(levels, LevelsConfig) or config.prediction not in names:
+        what = f"prediction {config.prediction!r}" if isinstance(levels, LevelsConfig) else f"levels {levels.kind!r}"
+        raise UsageError(f"{config.name}: the diffusers layout has no settings for {what}; export to sdlab or original")
     return {
         "beta_end": levels.end,
         "beta_schedule": levels.betas,
         "beta_start": levels.start,
         "num_train_timesteps": levels.n,
-        "prediction_type": next(theirs for theirs, ours in PREDICTIONS.items() if ours == prediction),
+        "prediction_type": names[config.prediction],
         "rescale_betas_zero_snr": levels.zero_snr,
         "trained_betas": None,
     }

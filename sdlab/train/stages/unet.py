@@ -1,53 +1,69 @@
 """The U-Net stage: denoising of latents, with frozen VAE and text encoder.
 
-The network predicts the noise (Ho et al. 2020, arXiv:2006.11239, eq. 14) or v (Salimans & Ho 2022, arXiv:2202.00512,
-appendix D). Captions are dropped at random for classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598,
-algorithm 1).
+The network predicts what its parametrisation says (`sdlab.model.parametrisation`). Captions are dropped at random for
+classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598, algorithm 1).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
-from math import log
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sdlab.model.clip import Clip, ClipText
+from sdlab.model.config import ModelConfig
 from sdlab.model.diffusion import Unet
+from sdlab.model.noise_schedule import NAMED
+from sdlab.model.parametrisation import parametrisation
 from sdlab.model.vae import Vae
+from sdlab.system.errors import UsageError
 from sdlab.train.data import Batch, CaptionedPictures
+from sdlab.train.folder import update
+from sdlab.train.losses.denoising import Denoising
 from sdlab.train.optimizer import standard
 from sdlab.train.randomness import measuring_generator
 from sdlab.train.stage import Loss
 from sdlab.train.stages.unet_config import UnetTraining
+from sdlab.train.timesteps import log_normal, uniform
 from sdlab.weights.model_folder import load_part, read_config, save_part
 from sdlab.weights.vocabulary import tokenizer_in
 
-_SHARE, _WIDTH = 0.7, 0.8  # the share of timesteps drawn around `focus`, and their spread in logits
+Draw = Callable[[int, torch.Generator], Tensor]  # (n, generator) -> timesteps (n,)
+
+
+class Example(NamedTuple):
+    """What a batch of the loss is made of."""
+
+    x0: Tensor  # the clean latents, (B, z, h, w)
+    noise: Tensor  # ε, (B, z, h, w)
+    t: Tensor  # (B,), float64
+    sigma: Tensor  # σ(t), (B,), float64
+    tokens: Tensor  # of the captions, (B, L)
 
 
 class UnetStage:
-    """The stage that maps noisy latents, a timestep and a caption to the noise or v."""
+    """The stage that maps noisy latents, a timestep and a caption to a prediction of the clean latents."""
 
     def __init__(
         self, config: UnetTraining, pictures: CaptionedPictures, unseen: Mapping[str, CaptionedPictures]
     ) -> None:
         folder = Path(config.model)
         self.dtype: torch.dtype = getattr(torch, config.precision)
-        self.config, self.unseen, self.model = config, unseen, (model := read_config(folder))
+        self.config, self.unseen, self.model = config, unseen, (model := _changed(read_config(folder), config))
         vision = model.vision
         clip = ClipText if vision is None else partial(Clip, vision=vision)
         whole = load_part(folder / "clip.safetensors", partial(clip, model.text), config.device)
         self.text = whole.text if isinstance(whole, Clip) else whole
         self.vae = load_part(folder / "vae.safetensors", partial(Vae, model.vae), config.device)
         self.tokenizer = tokenizer_in(folder, model.text)
-        sigma = torch.tensor(model.noise_schedule().sigmas, dtype=torch.float64)
-        self.alpha = (1 + sigma.square()).rsqrt().float()  # √ᾱ_t
-        self.noise = (sigma * (1 + sigma.square()).rsqrt()).float()  # √(1 − ᾱ_t)
+        self.levels = model.noise_schedule()
+        self.error = Denoising(parametrisation(model))
+        self.objective = replace(self.error, weighting=config.weighting)
         torch.manual_seed(config.seed)
         self.unet = Unet(model.unet)
         self.trained = {"unet": standard(self.unet, config)}
@@ -69,10 +85,16 @@ class UnetStage:
         return torch.cat(parts)
 
     def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
-        """Mean squared error of the prediction at random timesteps."""
+        """The denoising loss at random timesteps."""
         batch, latents = self._draw(generator)
-        drop, focus = self.config.drop_caption, self.config.focus
-        yield Loss("unet", self._error(latents.float(), batch, generator, drop, focus))
+        example = self._example(latents.float(), batch, generator, self._timesteps, self.config.drop_caption)
+        yield Loss("unet", self._loss(self.objective, example))
+
+    def _timesteps(self, n: int, generator: torch.Generator) -> Tensor:
+        """n timesteps (n,) from the distribution in the configuration."""
+        if (chosen := self.config.timesteps) is not None:
+            return log_normal(n, generator, self.levels, chosen.mean, chosen.std, chosen.shift)
+        return uniform(n, generator, self.levels, self.config.focus)
 
     def _draw(self, generator: torch.Generator) -> tuple[Batch, Tensor]:
         """The pictures of a step and their latents."""
@@ -84,55 +106,58 @@ class UnetStage:
         chosen = torch.randint(len(seen), (n,), generator=generator)
         return seen[chosen], latents[chosen]
 
-    def _error(
-        self, x0: Tensor, batch: Batch, generator: torch.Generator, drop: float = 0.0, focus: float | None = None
-    ) -> Tensor:
-        n, device = len(x0), x0.device
+    def _example(
+        self, x0: Tensor, batch: Batch, generator: torch.Generator, timesteps: Draw, drop: float = 0.0
+    ) -> Example:
+        """Latents with captions, timesteps and noise."""
+        n = len(x0)
         captions = batch.captions(generator)
         dropped = torch.rand(n, generator=generator) < drop
         tokens = self.tokenizer(["" if gone else c for gone, c in zip(dropped, captions, strict=True)])
+        t = timesteps(n, generator)
+        sigma = torch.tensor([self.levels.sigma(one) for one in t.tolist()], dtype=torch.float64)
+        return Example(x0, torch.randn(x0.shape, generator=generator).to(x0.device), t, sigma, tokens)
+
+    def _loss(self, objective: Denoising, example: Example) -> Tensor:
+        x0, noise, t, sigma, tokens = example
         with torch.no_grad():
-            context = self.text(tokens.to(device))
-        t = (fractions(n, generator, focus) * len(self.alpha)).long().clamp(max=len(self.alpha) - 1)
-        alpha, sigma = self.alpha[t].view(-1, 1, 1, 1).to(device), self.noise[t].view(-1, 1, 1, 1).to(device)
-        noise = torch.randn(x0.shape, generator=generator).to(device)
-        target = noise if self.model.prediction == "eps" else alpha * noise - sigma * x0
-        predicted = self.unet(alpha * x0 + sigma * noise, t.to(device), context)
-        return F.mse_loss(predicted.float(), target)
+            context = self.text(tokens.to(x0.device))
+        predicted = self.unet(objective.input(x0, noise, sigma), t.float().to(x0.device), context)
+        return objective.loss(predicted.float(), x0, noise, sigma)
 
     def finish(self) -> dict[str, float]:
-        """Measure the loss on each set of unseen pictures. Write the weights.
+        """Measure the unweighted loss at uniform timesteps on each set of unseen pictures. Write the weights.
+
+        The configuration of the model folder gets the prediction and the noise schedule.
 
         Raises:
-            RunError: the weights cannot be written.
+            UsageError: `config.json` is invalid.
+            RunError: a file cannot be written.
         """
-        measured = {}
+        measured, timesteps = {}, partial(uniform, levels=self.levels)
         for name, pictures in self.unseen.items():
             generator = measuring_generator(self.config.seed)
             errors = []
             for _ in range(8):
                 batch = pictures.batch(256, generator)
-                x0 = self._encode(batch)
-                with torch.autocast(x0.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                    errors.append(self._error(x0, batch, generator))
+                example = self._example(self._encode(batch), batch, generator, timesteps)
+                with torch.autocast(example.x0.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                    errors.append(self._loss(self.error, example))
             measured[f"loss_{name}"] = float(torch.stack(errors).mean())
-        save_part(Path(self.config.model) / "unet.safetensors", self.unet, torch.bfloat16)
+        folder = Path(self.config.model)
+        save_part(folder / "unet.safetensors", self.unet, torch.bfloat16)
+        update(folder, prediction=self.model.prediction, levels=self.model.levels)
         return measured
 
 
-def fractions(n: int, generator: torch.Generator, focus: float | None) -> Tensor:
-    """n positions in the noise schedule in [0, 1), (n,).
+def _changed(model: ModelConfig, config: UnetTraining) -> ModelConfig:
+    """The model with the prediction and the noise schedule that the training configuration names.
 
-    They are uniform without `focus`. With `focus` most are logit-normal around it (Esser et al. 2024, arXiv:2403.03206,
-    section 3.1), and the rest are uniform so that every timestep is learnt. Each distribution is stratified, with one
-    draw per quantile bin. That has the mean of independent draws and less variance.
+    Raises:
+        UsageError: they do not work together.
     """
-
-    def spread(count: int) -> Tensor:
-        return (torch.arange(count) + torch.rand(count, generator=generator)) / max(count, 1)
-
-    if focus is None:
-        return spread(n)
-    around = round(_SHARE * n)
-    logits = log(focus / (1 - focus)) + _WIDTH * torch.special.ndtri(spread(around).clamp(1e-4, 1 - 1e-4))
-    return torch.cat([logits.sigmoid(), spread(n - around)])
+    levels = model.levels if config.noise_schedule is None else NAMED[config.noise_schedule]
+    try:
+        return replace(model, prediction=config.prediction or model.prediction, levels=levels)
+    except ValueError as error:
+        raise UsageError(f"`prediction` and `noise_schedule`: {error}") from None

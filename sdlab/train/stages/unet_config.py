@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
-from sdlab.system.limits import TRAINING_PICTURES
-from sdlab.train.config import Training
+from sdlab.system.limits import LARGEST, TRAINING_PICTURES
+from sdlab.train.config import TABLE, Training
+from sdlab.train.losses.weighting import AnyWeighting
 
 if TYPE_CHECKING:
     from sdlab.train.stages.unet import UnetStage
+
+
+class Timesteps(BaseModel):
+    """`[timesteps]`: timesteps for which ln σ is normal; in a flow their t is logit-normal."""
+
+    model_config = TABLE
+
+    mean: float = Field(0.0, ge=-20, le=20, description="mean of ln σ")
+    std: float = Field(1.0, gt=0, le=20, description="standard deviation of ln σ")
+    shift: float = Field(1.0, gt=0, le=LARGEST, description="factor on σ, above 1 for larger pictures")
 
 
 class UnetTraining(Training):
@@ -34,6 +45,20 @@ class UnetTraining(Training):
         description="position in the noise schedule (0 is clean, 1 is noise) around which most timesteps are drawn; "
         "uniform by default",
     )
+    timesteps: Timesteps | None = Field(
+        None, description="log-normal noise levels; by default the timesteps are uniform or as `focus` says"
+    )
+    prediction: Literal["eps", "v", "x0", "flow", "edm"] | None = Field(
+        None, description="what the network predicts, stored in config.json; by default what config.json says"
+    )
+    noise_schedule: Literal["scaled_linear", "zero_snr", "flow", "edm"] | None = Field(
+        None, description="noise schedule, stored in config.json; by default that of config.json"
+    )
+    weighting: AnyWeighting | None = Field(
+        None,
+        discriminator="name",
+        description="weighting of the loss by noise level; by default the plain error of the prediction",
+    )
 
     @field_validator("compile")
     @classmethod
@@ -42,6 +67,12 @@ class UnetTraining(Training):
         if value:
             raise ValueError("`compile` keeps the U-Net's transformers from learning; remove it from the unet stage")
         return value
+
+    @model_validator(mode="after")
+    def _one_distribution(self) -> UnetTraining:
+        if self.focus is not None and self.timesteps is not None:
+            raise ValueError("`focus` and `timesteps` both choose the distribution of timesteps; remove one of them")
+        return self
 
     def build(self) -> UnetStage:
         """The stage on scenes with trained combinations; measured on those and on held-out combinations."""

@@ -17,6 +17,7 @@ from sdlab.model.blocks import Downsample, ResidualBlock, Upsample
 from sdlab.model.clip import Clip, ClipText, quick_gelu
 from sdlab.model.config import SCENES, SD15, ModelConfig
 from sdlab.model.diffusion import Unet, timestep_embedding
+from sdlab.model.noise_schedule import EdmLevels, FlowLevels
 from sdlab.model.vae import DiagonalGaussian, Vae
 from sdlab.system.errors import UsageError
 from sdlab.weights import layout_original as original
@@ -302,7 +303,16 @@ def test_latents_are_scaled_in_one_place():
 # Configurations
 
 
-@pytest.mark.parametrize("config", [SD15, SCENES], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "config",
+    [
+        SD15,
+        SCENES,
+        replace(SD15, name="flow", levels=FlowLevels(t_max=0.99), prediction="flow"),
+        replace(SD15, name="edm", levels=EdmLevels(sigma_data=0.5), prediction="edm"),
+    ],
+    ids=lambda c: c.name,
+)
 def test_configuration_survives_json(config):
     assert ModelConfig.from_json(config.to_json()) == config
 
@@ -317,7 +327,12 @@ def test_latent_shapes():
     [
         ('"groups"', '"gruops"', "x.json: vae.gruops: unknown key (did you mean 'groups'?)"),
         ('"heads": 8', '"heads": 7', "x.json: unet: UnetConfig.heads must divide the width 320, got 7"),
-        ('"eps"', '"x"', "x.json: prediction: Input should be 'eps' or 'v'"),
+        ('"eps"', '"x"', "x.json: prediction: Input should be 'eps', 'v', 'x0', 'flow' or 'edm'"),
+        ('"betas"', '"beats"', "x.json: levels.beats: unknown key (did you mean 'betas'?)"),
+        ('"betas"', '"kind": "flwo", "betas"', "x.json: levels: unknown kind 'flwo'; known: 'table', 'flow', 'edm'"),
+        ('"betas"', '"kind": "flow", "betas"', "x.json: levels.betas: unknown key"),
+        ('"zero_snr": false', '"zero_snr": true', "x.json: ModelConfig.prediction cannot be 'eps' if levels end in"),
+        ('"eps"', '"edm"', "x.json: ModelConfig.prediction 'edm' needs levels with kind 'edm'"),
         ('"width": 320', '"width": "320"', "x.json: unet.width: Input should be a valid integer"),
         ('"context_width": 768', '"context_width": 8', "x.json: ModelConfig.unet.context_width must equal text.width"),
         ('"image_size": 512', '"image_size": 500', "x.json: ModelConfig.image_size must be a multiple of 64, got 500"),

@@ -57,8 +57,27 @@ def test_each_stage_has_its_own_keys():
     assert {name: own for name, own in OWN.items() if own} == {
         "clip": ["grounding"],
         "vae": ["kl", "l1", "l2", "perceptual", "adversarial"],
-        "unet": ["cache", "drop_caption", "focus"],
+        "unet": ["cache", "drop_caption", "focus", "timesteps", "prediction", "noise_schedule", "weighting"],
     }
+
+
+def test_a_mistake_in_a_weighting_is_named_by_its_key(tmp_path: Path):
+    for line, wrong in (
+        (
+            'weighting = {name = "min_snr", gamma = 0}',
+            "`weighting.gamma` = 0 is invalid: input should be greater than 0",
+        ),
+        (
+            'weighting = {name = "minsnr"}',
+            "`weighting`: unknown weighting 'minsnr' (did you mean 'min_snr'?); known: min_snr, soft_min_snr, p2, edm",
+        ),
+        ("weighting = {gamma = 3}", "`weighting.name` is missing; add it"),
+        (
+            "focus = 0.5\ntimesteps = {}",
+            "`focus` and `timesteps` both choose the distribution of timesteps; remove one of them",
+        ),
+    ):
+        assert complaints("unet", tmp_path / "t.toml", f"{GOOD}{line}\n") == [wrong]
 
 
 def test_the_unet_is_not_compiled(tmp_path: Path):

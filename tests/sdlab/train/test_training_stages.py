@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 from training import QUIET, TINY, keys, write
 
+import samplers
+from sdlab.guidance import GUIDANCE
 from sdlab.model.clip import Clip
 from sdlab.model.config import SCENES
+from sdlab.model.noise_schedule import NAMED
 from sdlab.model.tokenizer import train_vocabulary
 from sdlab.model.vae import Vae
 from sdlab.pipeline import Pipeline
@@ -23,10 +26,11 @@ from sdlab.train import run
 from sdlab.train.folder import configuration, update
 from sdlab.train.stages import STAGES
 from sdlab.train.stages.evaluator import weather
-from sdlab.train.stages.unet import UnetStage, fractions
+from sdlab.train.stages.unet import UnetStage
 from sdlab.train.stages.unet_config import UnetTraining
 from sdlab.train.stages.vae import VaeStage, psnr
 from sdlab.train.stages.vae_config import VaeTraining
+from sdlab.train.timesteps import fractions
 from sdlab.weights.model_folder import load_part, read_config, save_config, save_part
 from sdlab.weights.model_loader import load
 from sdlab.weights.vocabulary import write_vocabulary
@@ -265,3 +269,35 @@ def test_untrained_configuration_is_the_scenes_one(tmp_path: Path):
     update(tmp_path, vae=replace(SCENES.vae, scale=0.5))
     assert configuration(tmp_path).vae.scale == 0.5
     assert configuration(tmp_path).text == SCENES.text
+
+
+@pytest.mark.parametrize(
+    ("prediction", "schedule"),
+    [("eps", "scaled_linear"), ("x0", "zero_snr"), ("flow", "flow"), ("edm", "edm")],
+)
+def test_a_model_of_every_prediction_is_trained_stored_and_sampled(prediction: str, schedule: str, tmp_path: Path):
+    folder = tmp_path / "model"
+    save_config(folder, TINY)
+    for stage in ("text", "vae"):
+        learn(stage, tmp_path)
+    learn("unet", tmp_path, prediction=prediction, noise_schedule=schedule)
+    config = read_config(folder)
+    assert (config.prediction, config.levels) == (prediction, NAMED[schedule])
+    pipeline = Pipeline(load(folder))
+    context = pipeline.encode(["a red circle"])
+    sigmas = samplers.grid("karras", steps=4, levels=pipeline.levels)
+    cfg = GUIDANCE["cfg"](scale=3.0)
+    latents = pipeline.sample(context, pipeline.encode([""]), samplers.make("ddim"), sigmas, cfg, seeds=[0])
+    assert pipeline.decode(latents).shape == (1, 3, 64, 64)
+
+
+def test_a_prediction_that_does_not_fit_the_noise_schedule_is_a_usage_error(tmp_path: Path):
+    save_config(tmp_path / "model", TINY)
+    for changes, message in (
+        ({"prediction": "eps", "noise_schedule": "flow"}, "cannot be 'eps' if levels end in pure noise"),
+        ({"prediction": "edm"}, "'edm' needs levels with kind 'edm'"),
+        ({"noise_schedule": "zero_snr", "prediction": "eps"}, "cannot be 'eps' if levels end in pure noise"),
+    ):
+        with pytest.raises(UsageError, match=rf"`prediction` and `noise_schedule`: ModelConfig\.prediction {message}"):
+            learn("unet", tmp_path, **changes)
+    assert read_config(tmp_path / "model") == TINY

@@ -1,5 +1,6 @@
 """The noise schedule of a diffusers folder: read from the file, and refused if it is of another process."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import diffusers
@@ -8,7 +9,8 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 import samplers
-from sdlab.model.config import LevelsConfig
+from sdlab.model.config import SD15
+from sdlab.model.noise_schedule import FlowLevels, LevelsConfig
 from sdlab.system.errors import UsageError
 from sdlab.weights import scheduler_config
 
@@ -29,7 +31,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize("name", TABLES)
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_every_scheduler_of_a_table_is_read_from_the_file_it_writes(name, prediction):
     written = dict(getattr(diffusers, name)(prediction_type=prediction, **V1).config) | {"_class_name": name}
     ours = scheduler_config.PREDICTIONS[prediction]
@@ -57,7 +59,7 @@ def test_schedulers_of_other_processes_are_refused(name):
         ({"trained_betas": [0.1, 0.2]}, "trained_betas has a table"),
         ({"_class_name": "MyScheduler"}, "_class_name is 'MyScheduler', a scheduler that sdlab does not know"),
         ({"_class_name": 3}, "_class_name is 3"),
-        ({"prediction_type": "sample"}, "prediction_type is 'sample', but sdlab supports only 'epsilon' and 'v_pred"),
+        ({"prediction_type": "x0"}, "is 'x0', but sdlab supports only 'epsilon' and 'v_prediction' and 'sample'"),
         ({"prediction_type": "flow_prediction"}, "prediction_type is 'flow_prediction'"),
         ({"prediction_type": ["epsilon"]}, "prediction_type is \\['epsilon'\\]"),
         ({"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule is 'squaredcos_cap_v2', but sdlab supports only"),
@@ -88,13 +90,29 @@ def test_zero_terminal_snr_has_the_levels_of_diffusers():
     written = {**V1, "prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
     levels, prediction = scheduler_config.read(written, PATH)
     assert prediction == "v"
-    found = levels.table()
+    found = levels.schedule()
     assert found.zero_snr
     wanted = EulerDiscreteScheduler(**written).alphas_cumprod.double()
     sigmas = torch.tensor(found.sigmas, dtype=torch.float64)
     torch.testing.assert_close(sigmas[:-1], ((1 - wanted) / wanted).sqrt()[:-1], rtol=1e-3, atol=0)  # theirs is float32
     assert found.sigma_max == 4096
     assert wanted[-1] == 2**-24
-    assert scheduler_config.read(scheduler_config.written(levels, "v"), PATH) == (levels, "v")
-    assert DDIMScheduler(**scheduler_config.written(levels, "v")).config.rescale_betas_zero_snr
+    ours = scheduler_config.written(replace(SD15, levels=levels, prediction="v"))
+    assert scheduler_config.read(ours, PATH) == (levels, "v")
+    assert DDIMScheduler(**ours).config.rescale_betas_zero_snr
     assert samplers.grid("trailing", steps=5, levels=found)[0] == 4096
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [({"levels": FlowLevels(), "prediction": "v"}, "levels 'flow'"), ({"prediction": "flow"}, "prediction 'flow'")],
+)
+def test_what_diffusers_cannot_express_is_not_exported(changes, what):
+    with pytest.raises(UsageError, match=rf"sd15: the diffusers layout has no settings for {what}; export to sdlab"):
+        scheduler_config.written(replace(SD15, **changes))
+
+
+def test_a_prediction_of_the_data_survives_the_round_trip():
+    written = scheduler_config.written(replace(SD15, prediction="x0"))
+    assert written["prediction_type"] == "sample"
+    assert scheduler_config.read(written, PATH) == (SD15.levels, "x0")
