@@ -36,7 +36,7 @@ def load_config(stage: str, path: Path) -> Training:
 
 
 def _sentence(kind: type[Training], error: ErrorDetails) -> str:
-    kinds = WEIGHTINGS if error["loc"][0] == "weighting" else ()
+    kinds = WEIGHTINGS if error["loc"][:1] == ("weighting",) else ()
     key = ".".join(str(part) for part in error["loc"] if part not in kinds)
     match error["type"]:
         case "union_tag_invalid":

@@ -69,7 +69,7 @@ def test_a_mistake_in_a_weighting_is_named_by_its_key(tmp_path: Path):
         ),
         (
             'weighting = {name = "minsnr"}',
-            "`weighting`: unknown weighting 'minsnr' (did you mean 'min_snr'?); known: min_snr, soft_min_snr, p2, edm",
+            "`weighting`: unknown weighting 'minsnr' (did you mean 'min_snr'?); known: edm, min_snr, p2, soft_min_snr",
         ),
         ("weighting = {gamma = 3}", "`weighting.name` is missing; add it"),
         (
