@@ -12,9 +12,9 @@ import io
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, ClassVar, NamedTuple
 
 import torch
 
@@ -45,8 +45,18 @@ class Inert:
     append = extend = add = update = _ignore
 
 
-class _Dict(dict[Any, Any]):
-    """Replacement for OrderedDict. Attributes that a pickle sets are dropped."""
+class _Dict(dict[str, Any]):
+    """Replacement for dict and OrderedDict, which are written empty and then filled. Only names are kept as keys.
+
+    The hash of a tuple visits everything nested in it. A short pickle in which each tuple holds the previous one twice
+    would never end, so no other key is hashed.
+    """
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setitem__(self, key: object, value: Any) -> None:
+        if isinstance(key, str):
+            super().__setitem__(key, value)
 
     def __setstate__(self, _: object) -> None: ...
 
@@ -106,6 +116,33 @@ _HOLDERS, _DEEPEST = ("state_dict", "model_state_dict", "model", "module"), 8
 
 # In Python, because the memo of the C version is an array as long as the largest index that a pickle names.
 class _Unpickler(pickle._Unpickler):
+    append: Callable[[object], None]  # to the stack
+    pop_mark: Callable[[], list[Any]]  # all on the stack since the last mark
+
+    def make_empty_dict(self) -> None:
+        self.append(_Dict())
+
+    def make_dict(self) -> None:
+        items, made = self.pop_mark(), _Dict()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            made[key] = value
+        self.append(made)
+
+    def make_empty_set(self) -> None:
+        self.append(Inert())
+
+    def make_frozenset(self) -> None:
+        self.pop_mark()
+        self.append(Inert())
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.EMPTY_DICT[0]: make_empty_dict,
+        pickle.DICT[0]: make_dict,
+        pickle.EMPTY_SET[0]: make_empty_set,
+        pickle.FROZENSET[0]: make_frozenset,
+    }
+
     def find_class(self, module: str, name: str) -> Any:
         return _KNOWN.get((module, name), Inert)
 

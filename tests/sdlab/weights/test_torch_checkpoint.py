@@ -274,6 +274,60 @@ def test_the_size_of_a_memo_is_not_taken_from_the_pickle(tmp_path):
     assert peak < 10e6
 
 
+DOUBLED = b"N" + b"q\x00h\x00\x86" * 100  # each tuple is the previous one, twice: 2¹⁰⁰ objects
+HASHED = {
+    "a key": b"}" + DOUBLED + b"Ns",
+    "a key among others": b"}(X\x01\x00\x00\x00a" + b"N" + DOUBLED + b"Nu",
+    "a key of a dictionary made at once": b"(" + DOUBLED + b"Nd",
+    "a key of an OrderedDict": b"ccollections\nOrderedDict\n](" + DOUBLED + b"N\x86e\x85R",
+    "an element of a set": b"\x8f(" + DOUBLED + b"\x90",
+    "an element of a frozenset": b"(" + DOUBLED + b"\x91",
+    "an attribute": b"ccollections\nOrderedDict\n)R}" + DOUBLED + b"Nsb",
+}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("data", HASHED.values(), ids=HASHED)
+def test_tuples_that_double_at_each_level_are_not_hashed(tmp_path, data):
+    weights = tensor_pickle()
+    with_pickle(tmp_path / "a.ckpt", b"\x80\x04(" + data + b"0" + weights.removeprefix(b"\x80\x02"))
+    assert_same(read(tmp_path / "a.ckpt"), GOOD)
+
+
+@pytest.mark.timeout(20)
+def test_copies_of_a_dictionary_take_no_memory(tmp_path):
+    entries = b"".join(b"X\x04\x00\x00\x00%04dN" % n for n in range(1000))
+    copies = b"ccollections\nOrderedDict\nq\x010" + b"h\x01h\x00\x85R" * 10_000
+    data = b"\x80\x04(}q\x00(" + entries + b"u" + copies + tensor_pickle().removeprefix(b"\x80\x02")
+    with_pickle(tmp_path / "a.ckpt", data)
+    tracemalloc.start()
+    assert_same(read(tmp_path / "a.ckpt"), GOOD)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6  # 10,000 copies of 1,000 entries would take more than 300 MB
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_a_checkpoint_with_the_state_of_an_optimizer_is_read(tmp_path, protocol):
+    """Its keys are numbers. Other keys of a training state may be tuples, sets or types."""
+    module = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(module.parameters())
+    module(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    content = {
+        "optimizer": optimizer.state_dict(),
+        0: {"state_dict": "of another kind"},
+        ("a", (1, 2.5)): {3},
+        frozenset({1}): None,
+        None: {},
+        torch.float32: 1,
+        "state_dict": module.state_dict(),
+    }
+    assert set(content["optimizer"]["state"]) == {0, 1}
+    torch.save(content, tmp_path / "a.ckpt", pickle_protocol=protocol)
+    assert_same(read(tmp_path / "a.ckpt"), module.state_dict())
+
+
 # Damage
 
 
