@@ -23,7 +23,7 @@ _MOST_LAYERS, _MOST_LEVELS, _WIDEST, _LONGEST = 256, 8, 2**14, 2**20
 
 
 def _positive(config: object, *fields: str, most: float = _WIDEST) -> None:
-    """Check numbers, or tuples of some numbers, with 0 < value ≤ most, so that no configuration asks for the absurd."""
+    """Check that fields, which are numbers or tuples of numbers, are above 0 and at most `most`."""
     for field in fields:
         value = getattr(config, field)
         numbers = value if isinstance(value, tuple) else (value,)

@@ -56,7 +56,8 @@ WEIGHTS = {
     "unet": _UNET_OR_VAE,
 }
 
-# Settings that are fixed in our networks. They are also the defaults for settings that a file omits.
+# Settings that are fixed in our networks. A file may omit them: these are also the defaults of diffusers and
+# transformers.
 FIXED: dict[str, Json] = {
     "text_encoder": {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5},
     "vae": {
@@ -92,6 +93,7 @@ FIXED: dict[str, Json] = {
         "resnet_out_scale_factor": 1.0,
         "resnet_skip_time_act": False,
         "resnet_time_scale_shift": "default",
+        "reverse_transformer_layers_per_block": None,
         "time_cond_proj_dim": None,
         "time_embedding_act_fn": None,
         "time_embedding_dim": None,
@@ -100,6 +102,23 @@ FIXED: dict[str, Json] = {
         "transformer_layers_per_block": 1,
         "use_linear_projection": False,
     },
+}
+# The sizes of which the default in diffusers and transformers is not the value of v1.5.
+DEFAULTS: dict[str, Json] = {
+    "text_encoder": {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8},
+    "vae": {
+        "block_out_channels": [64],
+        "down_block_types": ["DownEncoderBlock2D"],
+        "layers_per_block": 1,
+        "up_block_types": ["UpDecoderBlock2D"],
+    },
+    "unet": {"cross_attention_dim": 1280},
+}
+# The key that names the kind of network, and the names of ours. Flax writes the same settings.
+_KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "text_encoder": ("model_type", ("clip_text_model",)),
+    "vae": ("_class_name", ("AutoencoderKL", "FlaxAutoencoderKL")),
+    "unet": ("_class_name", ("UNet2DConditionModel", "FlaxUNet2DConditionModel")),
 }
 _MOST_LEVELS = 8  # of resolution; v1 has 4
 _LARGEST = 2**31  # of any whole number in a file
@@ -243,15 +262,19 @@ def read_config(folder: Path) -> ModelConfig:
     Raises:
         UsageError: a file is missing or invalid, or our networks cannot compute what it describes.
     """
-    # Old files omit settings that had only one value at the time, which is the value of v1.5.
     usual = settings(SD15)
     files = {component: read_object(folder / path) for component, path in CONFIGS.items()}
-    found = {c: {**values, **_shared(files[c], values)} for c, values in usual.items()}
+    files["text_encoder"] = _text(files["text_encoder"], folder / CONFIGS["text_encoder"])
+    for component, (key, kinds) in _KINDS.items():
+        if (kind := files[component].get(key, kinds[0])) not in kinds:
+            raise UsageError(f"{folder / CONFIGS[component]}: {key} is {kind!r}, but sdlab supports only {kinds[0]!r}")
+    given = {component: _shared(files[component], values) for component, values in usual.items()}
+    found = {c: {**values, **DEFAULTS[c], **given[c]} for c, values in usual.items()}
     for component, values in usual.items():
         for key, value in values.items():
             if mistake := _mistake(found[component][key], value):
                 raise UsageError(f"{folder / CONFIGS[component]}: {key} {mistake}")
-    if what := recognise.unet_settings(found["unet"]):
+    if what := recognise.unet_settings(given["unet"]):
         raise UsageError(f"{folder / CONFIGS['unet']}: this is {what}; {recognise.LOADED}")
     levels, prediction = scheduler_config.read(files["scheduler"], folder / CONFIGS["scheduler"])
     content = {**_config(found), "levels": asdict(levels), "prediction": prediction}
@@ -321,6 +344,15 @@ def write_config(folder: Path, config: ModelConfig, end: int | None = None) -> N
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _text(settings: Json, path: Path) -> Json:
+    """The settings of the text encoder, or of the text half of a complete CLIP."""
+    if settings.get("model_type") != "clip" and "text_config" not in settings:
+        return settings
+    if not isinstance(table := settings.get("text_config"), dict):
+        raise UsageError(f"{path}: text_config must be a JSON object with the settings of the text encoder")
+    return table
 
 
 def _config(found: Mapping[str, Json]) -> Json:
