@@ -6,6 +6,7 @@ Residual blocks are conditioned on the timestep (Ho et al. 2020, arXiv:2006.1123
 from __future__ import annotations
 
 from math import log
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +58,13 @@ class Stage(nn.Module):
         return self.resample(x) if isinstance(self.resample, Downsample) else self.resample(x, size)
 
 
+class Points(NamedTuple):
+    """States at named points of the U-Net."""
+
+    middle: Tensor  # after the middle stages, (B, C, h, w) at the coarsest resolution
+    prediction: Tensor  # (B, z, H, W)
+
+
 class Unet(nn.Module):
     """The denoising network: scaled noisy latents, timestep and context -> its prediction (`parametrisation`)."""
 
@@ -105,6 +113,10 @@ class Unet(nn.Module):
 
         H and W are arbitrary. Inputs are cast to the dtype of the weights, and the output has that dtype.
         """
+        return self.points(x, t, context).prediction
+
+    def points(self, x: Tensor, t: Tensor, context: Tensor) -> Points:
+        """The same pass, with the states at the named points."""
         dtype = self.norm_out.weight.dtype
         # Every residual block needs the same SiLU of the timestep, so it is applied once here.
         time = F.silu(self.time_embed(timestep_embedding(t, self.config.width).to(dtype)))
@@ -116,8 +128,9 @@ class Unet(nn.Module):
             skips.append(h)
         for stage in self.middle:
             h = stage(h, time, context)
+        middle = h
         for stage in self.up:
             h = torch.cat([h, skips.pop()], dim=1)
             # Downsampling rounds an odd size up, so upsampling targets the size of the next skip connection.
             h = stage(h, time, context, (skips[-1].shape[2], skips[-1].shape[3]) if skips else None)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return Points(middle, self.conv_out(F.silu(self.norm_out(h))))

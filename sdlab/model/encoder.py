@@ -44,8 +44,11 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 2 z, H/f, W/f)."""
+        return self.conv_out(F.silu(self.norm_out(self.features(x))))
+
+    def features(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> the states after the middle, (B, C, H/f, W/f)."""
         h = self.conv_in(x)
         for stage in self.down:
             h = stage(h)
-        h = self.mid(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.mid(h)

@@ -53,6 +53,10 @@ class Vae(nn.Module):
         """(B, 3, H, W) in [−1, 1] -> the distribution of z, (B, z, H/f, W/f)."""
         return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(self._prepare(images))))
 
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [−1, 1] -> the middle features of the encoder, (B, C, H/f, W/f)."""
+        return self.encoder.features(self._prepare(images))
+
     def decode(self, z: Tensor) -> Tensor:
         """(B, z, H/f, W/f) -> pictures (B, 3, H, W), about in [−1, 1], in the network's dtype."""
         return self.decoder(self.post_quant_conv(self._prepare(z)))

@@ -24,7 +24,9 @@ from sdlab.model.vae import Vae
 from sdlab.system.errors import UsageError
 from sdlab.train.data import Batch, CaptionedPictures
 from sdlab.train.folder import update
+from sdlab.train.losses.alignment import FEATURES, Aligned, alignment_loss
 from sdlab.train.losses.denoising import Denoising
+from sdlab.train.losses.text_alignment import text_alignment_loss
 from sdlab.train.optimizer import standard
 from sdlab.train.randomness import measuring_generator
 from sdlab.train.stage import Loss
@@ -44,6 +46,7 @@ class Example(NamedTuple):
     t: Tensor  # (B,), float64
     sigma: Tensor  # σ(t), (B,), float64
     tokens: Tensor  # of the captions, (B, L)
+    dropped: Tensor  # whether the caption is replaced by the empty one, (B,)
 
 
 class UnetStage:
@@ -59,6 +62,7 @@ class UnetStage:
         clip = ClipText if vision is None else partial(Clip, vision=vision)
         whole = load_part(folder / "clip.safetensors", partial(clip, model.text), config.device)
         self.text = whole.text if isinstance(whole, Clip) else whole
+        self.clip = whole if isinstance(whole, Clip) else None
         self.vae = load_part(folder / "vae.safetensors", partial(Vae, model.vae), config.device)
         self.tokenizer = tokenizer_in(folder, model.text)
         self.levels = model.noise_schedule()
@@ -66,12 +70,33 @@ class UnetStage:
         self.objective = replace(self.error, weighting=config.weighting)
         torch.manual_seed(config.seed)
         self.unet = Unet(model.unet)
-        self.trained = {"unet": standard(self.unet, config)}
+        self.features = self.aligned = None
+        if (alignment := config.alignment) is not None:
+            self.features = FEATURES[alignment.features](partial(self._trained_clip, "alignment"), self.vae)
+            self.aligned = Aligned(self.unet, self.features.width, alignment.hidden)
+        self.trained = {"unet": standard(self.aligned or self.unet, config, stored=self.unet)}
+        self.scorer = None if config.text_alignment is None else self._trained_clip("text_alignment")
         self.pictures = pictures
         self.cache: tuple[Batch, Tensor] | None = None
         if config.cache is not None:
             seen = pictures.batch(config.cache, torch.Generator().manual_seed(2**41 + config.seed))
             self.cache = seen, self._encode(seen).half()
+
+    def _trained_clip(self, key: str) -> Clip:
+        """The model's CLIP, which the table `key` needs.
+
+        Raises:
+            UsageError: it has no vision encoder, or one that was never trained.
+        """
+        if self.clip is None:
+            raise UsageError(f"`{key}` needs a vision encoder, but `vision` is null in config.json")
+        biases = [p for name, p in self.clip.vision.named_parameters() if name.endswith("bias")]
+        if not any(bias.any() for bias in biases):  # they start at zero
+            path = Path(self.config.model) / "clip.safetensors"
+            raise UsageError(
+                f"`{key}` needs a vision encoder, but that of {path} is untrained; run the clip stage first"
+            )
+        return self.clip
 
     @torch.no_grad()
     def _encode(self, batch: Batch) -> Tensor:
@@ -85,10 +110,47 @@ class UnetStage:
         return torch.cat(parts)
 
     def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
-        """The denoising loss at random timesteps."""
+        """The denoising loss at random timesteps, and the alignment losses that are switched on."""
         batch, latents = self._draw(generator)
         example = self._example(latents.float(), batch, generator, self._timesteps, self.config.drop_caption)
-        yield Loss("unet", self._loss(self.objective, example))
+        predicted, projected = self._predict(example)
+        loss = self.objective.loss(predicted, example.x0, example.noise, example.sigma)
+        parts = {}
+        if (alignment := self.config.alignment) is not None and projected is not None:
+            parts["alignment"] = alignment_loss(projected, self._features(batch, example.x0))
+            loss = loss + alignment.weight * parts["alignment"]
+        if (text := self.config.text_alignment) is not None:
+            parts["text_alignment"] = self._text_alignment(example, predicted, text.below)
+            loss = loss + text.weight * parts["text_alignment"]
+        yield Loss("unet", loss, parts)
+
+    def _predict(self, example: Example) -> tuple[Tensor, Tensor | None]:
+        """The prediction in float32, and the projected middle features if they are aligned."""
+        x0 = example.x0
+        with torch.no_grad():
+            context = self.text(example.tokens.to(x0.device))
+        scaled = self.objective.input(x0, example.noise, example.sigma)
+        t = example.t.float().to(x0.device)
+        if self.aligned is None:
+            return self.unet(scaled, t, context).float(), None
+        projected, predicted = self.aligned(scaled, t, context)
+        return predicted.float(), projected
+
+    @torch.no_grad()
+    def _features(self, batch: Batch, latents: Tensor) -> Tensor:
+        """The frozen features of the clean pictures, (B, C, H, W)."""
+        assert self.features is not None
+        return self.features.of(batch.images().to(self.config.device), latents)
+
+    def _text_alignment(self, example: Example, predicted: Tensor, below: float) -> Tensor:
+        """The loss on predicted pictures at σ below a level whose captions were not dropped; 0 without any."""
+        assert self.scorer is not None
+        chosen = ((example.sigma < below) & ~example.dropped).to(predicted.device)
+        if not chosen.any():
+            return predicted.new_zeros(())
+        x0 = self.objective.x0(predicted, example.x0, example.noise, example.sigma)[chosen]
+        pictures = self.vae.decode(self.vae.from_latents(x0))
+        return text_alignment_loss(self.scorer, pictures, example.tokens.to(predicted.device)[chosen])
 
     def _timesteps(self, n: int, generator: torch.Generator) -> Tensor:
         """n timesteps (n,) from the distribution in the configuration."""
@@ -116,14 +178,7 @@ class UnetStage:
         tokens = self.tokenizer(["" if gone else c for gone, c in zip(dropped, captions, strict=True)])
         t = timesteps(n, generator)
         sigma = torch.tensor([self.levels.sigma(one) for one in t.tolist()], dtype=torch.float64)
-        return Example(x0, torch.randn(x0.shape, generator=generator).to(x0.device), t, sigma, tokens)
-
-    def _loss(self, objective: Denoising, example: Example) -> Tensor:
-        x0, noise, t, sigma, tokens = example
-        with torch.no_grad():
-            context = self.text(tokens.to(x0.device))
-        predicted = self.unet(objective.input(x0, noise, sigma), t.float().to(x0.device), context)
-        return objective.loss(predicted.float(), x0, noise, sigma)
+        return Example(x0, torch.randn(x0.shape, generator=generator).to(x0.device), t, sigma, tokens, dropped)
 
     def finish(self) -> dict[str, float]:
         """Measure the unweighted loss at uniform timesteps on each set of unseen pictures. Write the weights.
@@ -142,7 +197,8 @@ class UnetStage:
                 batch = pictures.batch(256, generator)
                 example = self._example(self._encode(batch), batch, generator, timesteps)
                 with torch.autocast(example.x0.device.type, self.dtype, enabled=self.dtype != torch.float32):
-                    errors.append(self._loss(self.error, example))
+                    predicted, _ = self._predict(example)
+                errors.append(self.error.loss(predicted, example.x0, example.noise, example.sigma))
             measured[f"loss_{name}"] = float(torch.stack(errors).mean())
         folder = Path(self.config.model)
         save_part(folder / "unet.safetensors", self.unet, torch.bfloat16)

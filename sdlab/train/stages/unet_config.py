@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from sdlab.system.limits import LARGEST, TRAINING_PICTURES
+from sdlab.system.limits import LARGEST, TRAINING_PICTURES, WIDTH
 from sdlab.train.config import TABLE, Training
 from sdlab.train.losses.weighting import AnyWeighting
 
@@ -22,6 +22,35 @@ class Timesteps(BaseModel):
     mean: float = Field(0.0, ge=-20, le=20, description="mean of ln σ")
     std: float = Field(1.0, gt=0, le=20, description="standard deviation of ln σ")
     shift: float = Field(1.0, gt=0, le=LARGEST, description="factor on σ, above 1 for larger pictures")
+
+
+class Alignment(BaseModel):
+    """`[alignment]`: the U-Net's middle features are aligned with frozen features of the clean picture.
+
+    The features are never those of the reader (`evaluator.safetensors`), because the reader judges the model. A network
+    that has learnt to imitate its judge would be measured too well.
+    """
+
+    model_config = TABLE
+
+    weight: float = Field(0.5, gt=0, le=LARGEST, description="weight of the alignment loss")
+    features: Literal["clip", "vae", "latents"] = Field(
+        "clip",
+        description="patches of CLIP's vision encoder (after the clip stage), middle features of the VAE's encoder, "
+        "or the clean latents",
+    )
+    hidden: int = Field(256, ge=WIDTH.low, le=WIDTH.high, description="width of the projector")
+
+
+class TextAlignment(BaseModel):
+    """`[text_alignment]`: the picture of x̂₀ is aligned with its caption, by the CLIP of the model folder."""
+
+    model_config = TABLE
+
+    weight: float = Field(gt=0, le=LARGEST, description="weight of 1 − cosine of the two embeddings")
+    below: float = Field(
+        1.0, gt=0, le=LARGEST, description="σ below which it applies; above, x̂₀ is a blurred mean of many pictures"
+    )
 
 
 class UnetTraining(Training):
@@ -58,6 +87,13 @@ class UnetTraining(Training):
         None,
         discriminator="name",
         description="weighting of the loss by noise level; by default the plain error of the prediction",
+    )
+
+    alignment: Alignment | None = Field(
+        None, description="alignment of the middle features with those of the clean picture; off by default"
+    )
+    text_alignment: TextAlignment | None = Field(
+        None, description="alignment of predicted pictures with their captions; off by default"
     )
 
     @field_validator("compile")

@@ -57,8 +57,11 @@ def test_each_stage_has_its_own_keys():
     assert {name: own for name, own in OWN.items() if own} == {
         "clip": ["grounding"],
         "vae": ["kl", "l1", "l2", "perceptual", "adversarial"],
-        "unet": ["cache", "drop_caption", "focus", "timesteps", "prediction", "noise_schedule", "weighting"],
-    }
+        "unet": [
+            "cache", "drop_caption", "focus", "timesteps", "prediction", "noise_schedule", "weighting", "alignment",
+            "text_alignment",
+        ],
+    }  # fmt: skip
 
 
 def test_a_mistake_in_a_weighting_is_named_by_its_key(tmp_path: Path):
