@@ -15,6 +15,7 @@ from sdlab.model.vae import Vae
 from sdlab.weights import layouts
 from sdlab.weights.fill import check, fill
 from sdlab.weights.locate import Located, Model, locate
+from sdlab.weights.padding import without_padding
 from sdlab.weights.vocabulary import check_size, read_tokenizer
 
 
@@ -64,10 +65,10 @@ def read_model(model: Model) -> StoredModel:
     """
     located = locate(model)
     content = layouts.read(located)
-    config = content.config
-    tokenizer = read_tokenizer(located.vocab, located.merges, config.text.context_length)
-    check_size(tokenizer, config.text, located.vocab, located.place)
-    return StoredModel(located, config, tokenizer, content.parts, content.notes)
+    tokenizer = read_tokenizer(located.vocab, located.merges, content.config.text.context_length)
+    content = without_padding(content, tokenizer.vocab_size, located.weights[0])
+    check_size(tokenizer, content.config.text, located.vocab, located.place)
+    return StoredModel(located, content.config, tokenizer, content.parts, content.notes)
 
 
 def load(
