@@ -57,11 +57,12 @@ class Evaluator(nn.Module):
         outputs: dict[str, Tensor] = {}
         if self.heads.cells:
             cells = self.cells(self.joint(fine + F.interpolate(self.back(coarse), scale_factor=2.0)))
-            outputs |= _split(cells, self.heads.cells)
+            outputs |= split(cells, self.heads.cells)
         # Four quadrants rather than one mean, so that the features depend on positions.
         features = self.pooled(F.adaptive_avg_pool2d(F.silu(coarse), 2).flatten(1))
-        return {**outputs, **_split(self.picture(features), self.heads.picture), "features": features}
+        return {**outputs, **split(self.picture(features), self.heads.picture), "features": features}
 
 
-def _split(outputs: Tensor, heads: Mapping[str, int]) -> dict[str, Tensor]:
+def split(outputs: Tensor, heads: Mapping[str, int]) -> dict[str, Tensor]:
+    """The outputs of each head, from all outputs along dimension 1."""
     return dict(zip(heads, outputs.split(list(heads.values()), 1), strict=True))

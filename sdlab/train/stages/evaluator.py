@@ -1,25 +1,30 @@
-"""The evaluator stage: the reader's network, trained on rendered pictures of a world with all combinations.
+"""The evaluator stage: the network of a reader, trained on rendered pictures of a world with all combinations.
 
-The pictures are slightly blurred and noised, so that the network also works on generated pictures.
+The pictures are disturbed, so that the network also works on generated pictures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from sdlab.model.vae import Vae
 from sdlab.train.optimizer import standard
 from sdlab.train.randomness import measuring_generator
 from sdlab.train.stage import Loss
+from sdlab.train.stages.disturbances import MEASURED, haze, weather
 from sdlab.train.stages.evaluator_config import EvaluatorTraining
 from sdlab.train.world_pictures import WorldPictures
-from sdlab.weights.model_folder import save_part
+from sdlab.weights.model_folder import load_part, read_config, save_part
 from sdlab.worlds.evaluator import Evaluator
+from sdlab.worlds.second_evaluator import SecondEvaluator
+
+_BATCHES, _BATCH = 8, 256  # of the pictures that the trained network is measured on
 
 
 class EvaluatorStage:
@@ -28,41 +33,61 @@ class EvaluatorStage:
     def __init__(self, config: EvaluatorTraining, pictures: WorldPictures[Any]) -> None:
         self.config, self.pictures, self.world = config, pictures, pictures.world
         torch.manual_seed(config.seed)
-        self.evaluator = Evaluator(self.world.HEADS)
+        self.evaluator = (SecondEvaluator if config.second else Evaluator)(self.world.HEADS)
+        self.disturb = haze if config.second else weather
         self.trained = {"evaluator": standard(self.evaluator, config)}
 
     def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
         """The losses of the world's heads, equally weighted."""
         batch = self.pictures.batch(self.config.batch, generator)
-        images = weather(batch.images(), generator)
+        images = self.disturb(batch.images(), generator)
         outputs = self.evaluator(images.to(self.config.device))
         losses = self.world.losses({name: value.float().cpu() for name, value in outputs.items()}, batch.truth)
         yield Loss("evaluator", torch.stack(list(losses.values())).sum(), losses)
 
     def finish(self) -> dict[str, float]:
-        """Measure the attribute accuracy on unseen clean renders with all facts stated. Write the weights.
+        """Measure the accuracy on unseen renders with all facts stated, and write the weights.
+
+        The renders are clean, blurred, noisy, compressed, and decoded from their latents if the folder has a VAE. The
+        last accuracy says how much of the judge's error the VAE can cause.
 
         Raises:
             RunError: the weights cannot be written.
         """
+        measured: dict[str, float] = {}
+        kinds: Mapping[str, Callable[[Tensor, torch.Generator], Tensor]] = {**MEASURED, **self._reconstructed()}
+        for name, disturb in kinds.items():
+            facts, whole = self._accuracy(disturb)
+            suffix = "" if name == "clean" else f"_{name}"
+            measured |= {f"attribute_accuracy{suffix}": facts, f"wholly_right{suffix}": whole}
+        name = "second_evaluator" if self.config.second else "evaluator"
+        save_part(Path(self.config.model) / f"{name}.safetensors", self.evaluator, torch.bfloat16)
+        return measured
+
+    def _reconstructed(self) -> dict[str, Callable[[Tensor, torch.Generator], Tensor]]:
+        """The VAE's reconstructions as a disturbance, if the model folder has a VAE."""
+        path = Path(self.config.model) / "vae.safetensors"
+        if not path.is_file():
+            return {}
+        vae = load_part(path, partial(Vae, read_config(Path(self.config.model)).vae), self.config.device)
+
+        def reconstruct(images: Tensor, generator: torch.Generator) -> Tensor:
+            return vae.decode(vae.encode(images.to(self.config.device)).mean).clamp(-1, 1).cpu()
+
+        return {"reconstructed": reconstruct}
+
+    def _accuracy(self, disturb: Callable[[Tensor, torch.Generator], Tensor]) -> tuple[float, float]:
+        """The share of facts that are read right, and of pictures of which all are."""
         generator = measuring_generator(self.config.seed)
         right: list[bool] = []
         whole: list[bool] = []
-        for _ in range(16):
-            batch = self.pictures.batch(256, generator)
+        for _ in range(_BATCHES):
+            batch = self.pictures.batch(_BATCH, generator)
             statements = self.world.state(batch.truth, generator, complete=True)
-            readings = self.world.readings(self.evaluator(batch.images().to(self.config.device)))
+            images = disturb(batch.images(), generator)
+            readings = self.world.readings(self.evaluator(images.to(self.config.device)))
             for statement, reading in zip(statements, readings, strict=True):
                 facts = self.world.check(statement, reading)
                 right += facts
                 whole.append(all(facts))
-        save_part(Path(self.config.model) / "evaluator.safetensors", self.evaluator, torch.bfloat16)
-        return {"attribute_accuracy": sum(right) / len(right), "wholly_right": sum(whole) / len(whole)}
-
-
-def weather(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Blur half of the pictures and add noise of random strength to all: (B, 3, H, W) -> (B, 3, H, W)."""
-    blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    mix = (torch.rand(len(images), 1, 1, 1, generator=generator) * 2 - 1).clamp(min=0)
-    strength = 0.1 * torch.rand(len(images), 1, 1, 1, generator=generator).square()
-    return torch.lerp(images, blurred, mix) + strength * torch.randn(images.shape, generator=generator)
+        return sum(right) / len(right), sum(whole) / len(whole)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from pydantic import Field
+
 from sdlab.train.config import Training
 
 if TYPE_CHECKING:
@@ -14,6 +16,11 @@ class EvaluatorTraining(Training):
     """Trains the evaluator, which checks generated pictures and provides the features of FID and KID."""
 
     stage: ClassVar[str] = "evaluator"
+
+    second: bool = Field(
+        False,
+        description="train the second evaluator, which has another architecture; the two disagree where the judge errs",
+    )
 
     def build(self) -> EvaluatorStage:
         """The stage on scenes with all combinations, held-out ones included."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from sdlab.system.limits import LARGEST, TRAINING_PICTURES, WIDTH
 from sdlab.train.config import TABLE, Training
@@ -96,13 +96,16 @@ class UnetTraining(Training):
         None, description="alignment of predicted pictures with their captions; off by default"
     )
 
-    @field_validator("compile")
-    @classmethod
-    def _not_compiled(cls, value: bool) -> bool:
-        # Seen with PyTorch 2.13 on a CPU: after 1,200 steps every transformer's last projection was still zero.
-        if value:
-            raise ValueError("`compile` keeps the U-Net's transformers from learning; remove it from the unet stage")
-        return value
+    @model_validator(mode="after")
+    def _compiled_in_float32(self) -> UnetTraining:
+        # Seen with PyTorch 2.13 on a CPU: under autocast to bfloat16 the compiled backward pass gives a gradient of zero
+        # to convolutions whose output is a skip connection. All gradients are right in float32 and without `compile`.
+        if self.compile and self.precision != "float32":
+            raise ValueError(
+                "`compile` gives wrong gradients to the U-Net in mixed precision; remove it, or set `precision` to "
+                "'float32'"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_distribution(self) -> UnetTraining:

@@ -61,6 +61,7 @@ def test_each_stage_has_its_own_keys():
             "cache", "drop_caption", "focus", "timesteps", "prediction", "noise_schedule", "weighting", "alignment",
             "text_alignment",
         ],
+        "evaluator": ["second"],
     }  # fmt: skip
 
 
@@ -83,12 +84,15 @@ def test_a_mistake_in_a_weighting_is_named_by_its_key(tmp_path: Path):
         assert complaints("unet", tmp_path / "t.toml", f"{GOOD}{line}\n") == [wrong]
 
 
-def test_the_unet_is_not_compiled(tmp_path: Path):
+def test_the_unet_is_compiled_in_float32_alone(tmp_path: Path):
     found = complaints("unet", tmp_path / "t.toml", f"{GOOD}compile = true\n")
-    assert found == ["`compile` keeps the U-Net's transformers from learning; remove it from the unet stage"]
+    assert found == [
+        "`compile` gives wrong gradients to the U-Net in mixed precision; remove it, or set `precision` to 'float32'"
+    ]
     path = tmp_path / "t.toml"
-    path.write_text(f"{GOOD}compile = false\n")
-    assert load_config("unet", path).compile is False
+    for good in ("compile = false", "compile = true\nprecision = 'float32'"):
+        path.write_text(f"{GOOD}{good}\n")
+        assert load_config("unet", path).stage == "unet"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,18 +25,28 @@ from sdlab.system.lock import locked
 from sdlab.train import run
 from sdlab.train.folder import configuration, update
 from sdlab.train.stages import STAGES
-from sdlab.train.stages.evaluator import weather
+from sdlab.train.stages.disturbances import MEASURED, haze, weather
+from sdlab.train.stages.evaluator import EvaluatorStage
+from sdlab.train.stages.evaluator_config import EvaluatorTraining
 from sdlab.train.stages.unet import UnetStage
 from sdlab.train.stages.unet_config import UnetTraining
 from sdlab.train.stages.vae import VaeStage, psnr
 from sdlab.train.stages.vae_config import VaeTraining
 from sdlab.train.timesteps import fractions
+from sdlab.train.world_pictures import WorldPictures
 from sdlab.weights.model_folder import load_part, read_config, save_config, save_part
 from sdlab.weights.model_loader import load
 from sdlab.weights.vocabulary import write_vocabulary
 from sdlab.worlds import scenes
 from sdlab.worlds.evaluator import Evaluator
 from sdlab.worlds.registry import open_world
+from sdlab.worlds.second_evaluator import SecondEvaluator
+
+
+@pytest.fixture(autouse=True)
+def few_measured_pictures(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sdlab.train.stages.evaluator._BATCHES", 1)
+    monkeypatch.setattr("sdlab.train.stages.evaluator._BATCH", 32)
 
 
 def learn(stage: str, folder: Path, **changes: object) -> dict[str, float]:
@@ -225,11 +235,29 @@ def test_psnr_is_that_of_its_definition():
     assert float(psnr(a + 0.02, a)) == pytest.approx(40.0, abs=1e-3)  # an error of 1 % of the range
 
 
-def test_weather_keeps_pictures_recognisable():
+@pytest.mark.parametrize("disturb", [weather, haze, *MEASURED.values()])
+def test_disturbances_keep_pictures_recognisable(disturb: Callable[[Tensor, torch.Generator], Tensor]):
     images = scenes.render(scenes.sample(64, torch.Generator().manual_seed(0)))
-    weathered = weather(images, torch.Generator().manual_seed(1))
-    assert not torch.equal(weathered, images)
-    assert psnr(weathered, images).min() > 15
+    disturbed = disturb(images, torch.Generator().manual_seed(1))
+    assert disturbed.shape == images.shape
+    assert torch.equal(disturbed, images) == (disturb is MEASURED["clean"])
+    assert psnr(disturbed, images).min() > 12
+    assert disturbed.equal(disturb(images, torch.Generator().manual_seed(1)))
+
+
+def test_the_accuracy_of_both_evaluators_is_stated_under_disturbances(tmp_path: Path):
+    save_config(tmp_path / "model", TINY)
+    save_part(tmp_path / "model" / "vae.safetensors", Vae(TINY.vae))
+    for second, network in ((False, Evaluator), (True, SecondEvaluator)):
+        config = EvaluatorTraining(**keys(tmp_path, second=second))
+        stage = EvaluatorStage(config, WorldPictures(scenes, "all"))
+        with torch.no_grad():
+            measured = stage.finish()
+        kinds = ["clean", "blur", "noise", "jpeg", "reconstructed"]
+        suffixes = ["" if kind == "clean" else f"_{kind}" for kind in kinds]
+        assert list(measured) == [f"{name}{s}" for s in suffixes for name in ("attribute_accuracy", "wholly_right")]
+        name = "second_evaluator" if second else "evaluator"
+        load_part(tmp_path / "model" / f"{name}.safetensors", partial(network, scenes.HEADS))
 
 
 def test_the_halves_of_objects():

@@ -9,7 +9,7 @@ import torch
 
 from sdlab.metrics.files import MetricFiles
 from sdlab.metrics.lab import evaluator_file
-from sdlab.train.stages.evaluator import weather
+from sdlab.train.stages.disturbances import weather
 from sdlab.weights.model_folder import load_part
 from sdlab.worlds import scenes
 from sdlab.worlds.evaluator import Evaluator
