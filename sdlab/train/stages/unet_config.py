@@ -98,8 +98,8 @@ class UnetTraining(Training):
 
     @model_validator(mode="after")
     def _compiled_in_float32(self) -> UnetTraining:
-        # Seen with PyTorch 2.13 on a CPU: under autocast to bfloat16 the compiled backward pass gives a gradient of zero
-        # to convolutions whose output is a skip connection. All gradients are right in float32 and without `compile`.
+        # Seen with PyTorch 2.13 on a CPU: under autocast to bfloat16 the compiled backward pass gives zero gradients to
+        # some convolutions, the last ones of the transformers among them. In float32 all are right.
         if self.compile and self.precision != "float32":
             raise ValueError(
                 "`compile` gives wrong gradients to the U-Net in mixed precision; remove it, or set `precision` to "
