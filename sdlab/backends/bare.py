@@ -1,4 +1,4 @@
-"""The backend of bare denoisers: a function D(x, σ) without prompts or files of ours, custom or exact."""
+"""The backend of bare denoisers: a function D(x, σ), custom or exact, without prompts or model files."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from sdlab.pipeline import check_finite
 from sdlab.plugins import InvalidEntry
 from sdlab.system.errors import UsageError
 
-Guard = Callable[[], AbstractContextManager[None]]  # a block that calls the model's functions
+Guard = Callable[[], AbstractContextManager[None]]  # wraps every call of the model's functions
 
 
 @dataclass(frozen=True)
 class OpenedDenoiser(Opened):
-    """A `CustomModel` under a name and options. `guard` explains what fails when it is tried out."""
+    """A `CustomModel` with its name and options. `guard` turns an error of its functions into a message."""
 
     name: str
     options: Mapping[str, Any]
@@ -42,36 +42,36 @@ class OpenedDenoiser(Opened):
 
     @property
     def levels(self) -> samplers.Levels:  # type: ignore[override]
-        """Those the model brings."""
+        """The noise schedule of the model."""
         return self.model.levels
 
     @property
     def files(self) -> tuple[Path, ...]:  # type: ignore[override]
-        """Those the model says its values depend on."""
+        """The files that the model lists."""
         return tuple(Path(file) for file in self.model.files)
 
     @property
     def conditional(self) -> bool:  # type: ignore[override]
-        """Whether it brings conditions."""
+        """Whether the model has conditions."""
         return self.model.contexts is not None
 
     @property
     def draws_pictures(self) -> bool:  # type: ignore[override]
-        """Whether it can decode."""
+        """Whether the model has a `decode`."""
         return self.model.decode is not None
 
     @property
     def knows_flow(self) -> bool:  # type: ignore[override]
-        """Whether it brings its flow, which is that without conditions."""
+        """Whether the model has a `flow`. Only an unconditional flow counts."""
         return self.model.flow is not None and not self.conditional
 
     @property
     def law(self) -> Gaussian | None:  # type: ignore[override]
-        """Of the data, where no condition changes it."""
+        """The law of the data; None for a conditional model."""
         return None if self.conditional else self.model.law
 
     def check(self, device: str, compile: bool) -> list[str]:
-        """Denoise a little noise at both ends of the noise schedule; what fails, in a line."""
+        """Denoise some noise at both ends of the noise schedule. Returns what fails, in one line."""
         try:
             BareDenoiser(self, device).try_out()
         except UsageError as error:
@@ -79,7 +79,7 @@ class OpenedDenoiser(Opened):
         return []
 
     def load(self, device: str, dtype: torch.dtype, compile: bool) -> BareDenoiser:
-        """The model on `device`, sampled in float32 whatever `dtype` is."""
+        """The model on `device`. It is sampled in float32 whatever `dtype` is."""
         return BareDenoiser(self, device)
 
 
@@ -93,20 +93,20 @@ class BareDenoiser(Backend):
         self._cond, self._uncond = (context.to(self.device) for context in contexts)
 
     def try_out(self) -> None:
-        """Denoise a little noise at both ends of the noise schedule.
+        """Denoise some noise at both ends of the noise schedule.
 
         Raises:
-            UsageError: the denoiser fails, changes the shape of x, or gives NaN or infinity; in one line.
+            UsageError: the denoiser fails, changes the shape of x, or returns NaN or infinity.
         """
         with self._guard(), torch.no_grad():
             for sigma in (self.levels.sigma_max, self.levels.sigma_min):
                 x = self._white(samplers.seeded([0, 1], self.device), 2) * sigma
                 for context in (self._cond[:1], self._uncond):
                     if not self._denoise(x, sigma, context.expand(2, *context.shape[1:])).isfinite().all():
-                        raise InvalidEntry(f"its denoiser gives NaN or infinity at sigma {sigma:.4g}")
+                        raise InvalidEntry(f"its denoiser returns NaN or infinity at sigma {sigma:.4g}")
 
     def contexts(self, prompts: Sequence[str], negative: str) -> tuple[Tensor, Tensor]:
-        """The conditions the model brings, (C, …) and (1, …)."""
+        """The contexts of the model, (C, …) and (1, …)."""
         return self._cond, self._uncond
 
     def sample(
@@ -123,10 +123,11 @@ class BareDenoiser(Backend):
         strength: float = 1.0,
         watch: Watch = unwatched,
     ) -> Tensor:
-        """Samples (B, …) in float32, each from its row of the contexts and its seed; always from noise alone.
+        """Samples (B, …) in float32. Sample i depends on row i of the contexts and on `seeds[i]`. All start from noise.
 
         Raises:
-            InvalidEntry: the denoiser changes the shape of x. An error of a custom denoiser is left as it is.
+            InvalidEntry: the denoiser changes the shape of x. Other errors of a custom denoiser are passed on.
+            NotFinite: a sample has NaN or infinity.
         """
         noise = samplers.seeded(seeds, self.device)
         x, sampler = self._white(noise, len(seeds)) * sigmas[0], sampler.with_levels(self.levels)
@@ -137,21 +138,26 @@ class BareDenoiser(Backend):
 
     @torch.no_grad()
     def decode(self, samples: Tensor) -> Tensor | None:
-        """Pictures (B, 3, H, W) in [−1, 1], where the model has any."""
+        """Pictures (B, 3, H, W) in [−1, 1], or None if the model has no `decode`.
+
+        Raises:
+            InvalidEntry: `decode` returns something else.
+            NotFinite: a picture has NaN or infinity.
+        """
         if self.model.decode is None:
             return None
         pictures = self.model.decode(samples)
         if not isinstance(pictures, Tensor) or pictures.ndim != 4 or pictures.shape[:2] != (len(samples), 3):
             made = plugins.shape_or_type(pictures)
             raise InvalidEntry(
-                f"decode should make pictures ({len(samples)}, 3, H, W) of {len(samples)} samples, not {made}"
+                f"decode should return pictures ({len(samples)}, 3, H, W) for {len(samples)} samples, got {made}"
             )
         check_finite("the pictures", pictures)
         return pictures
 
     @torch.no_grad()
     def flow(self, seeds: Sequence[int], sigma: float, sigma_next: float) -> Tensor | None:
-        """Where the exact flow carries the start σ ε of each seed, in float64, if the model knows its flow."""
+        """The states that the exact flow reaches at `sigma_next`, from σ ε of each seed; float64, None if unknown."""
         if self.model.flow is None or self.model.contexts is not None:
             return None
         x = self._white(samplers.seeded(seeds, self.device), len(seeds)) * sigma

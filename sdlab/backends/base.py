@@ -1,7 +1,7 @@
-"""The protocol for what a sweep runs on, in two phases: a model that is opened, and one that is loaded.
+"""The backend protocol, in two phases: a model is opened, and then loaded.
 
-A sweep file names a model. `Kind.open` reads its headers and its configuration, once, and everything a sweep must know
-before it starts comes from what that returns. `Opened.load` brings it onto the device, ready to sample.
+A sweep file names a model. `Kind.open` reads its headers and its configuration once. The `Opened` that it returns has
+everything that a sweep must know before it starts. `Opened.load` moves the model to the device, ready to sample.
 
 A new backend is one file with a `Kind`, and one line in `BACKENDS` (sdlab/backends/registry.py).
 """
@@ -24,11 +24,11 @@ from sdlab.model.clip import Clip
 from sdlab.model.tokenizer import Tokenizer
 from sdlab.registry import Mistake
 
-Setting = Literal["prompts", "dtype", "compile"]  # of a sweep file, that a model may have no use for
+Setting = Literal["prompts", "dtype", "compile"]  # settings of a sweep file that a model may ignore
 
 
 class Mistakes(Exception):
-    """A model cannot be opened as it is named: (key inside the model's table, what is wrong) of each mistake."""
+    """A model cannot be opened. Each mistake is (key inside the model's table, message)."""
 
     def __init__(self, *mistakes: Mistake) -> None:
         super().__init__("; ".join(text for _, text in mistakes))
@@ -38,29 +38,29 @@ class Mistakes(Exception):
 class Opened(Protocol):
     """A model whose configuration is known and whose weights are not loaded.
 
-    `options` are those the model was opened with, their paths made absolute or relative to the working directory, so
-    that the same `Kind.open(name, options, Path())` opens it again in another process.
+    `options` are those that the model was opened with. Their paths are absolute or relative to the working directory,
+    so `Kind.open(name, options, Path())` opens the same model again in another process.
     """
 
-    name: str  # as the sweep file writes it
+    name: str  # as written in the sweep file
     options: Mapping[str, Any]
-    label: str  # the name, with the options where they make another model
-    levels: samplers.Levels  # the noise schedule, from the model's own configuration
-    identity: Mapping[str, Any]  # what the values of a sweep depend on beside files: options with defaults, code
-    files: tuple[Path, ...]  # and those whose content they depend on
-    seconds_per_pass: Mapping[str, float]  # by kind of device ("cpu"), per image: assumed until a run has measured it
-    image_size: int | None = None  # pixels on a side of the pictures, where that is known and they are square
+    label: str  # the name, with the options that change the model
+    levels: samplers.Levels  # the noise schedule, from the model's configuration
+    identity: Mapping[str, Any]  # what results depend on beside files: options with defaults, code
+    files: tuple[Path, ...]  # files whose content results depend on
+    seconds_per_pass: Mapping[str, float]  # per image, by kind of device ("cpu"); assumed until measured
+    image_size: int | None = None  # pixels per side, if known and the pictures are square
     ignores: frozenset[Setting] = frozenset()
-    notes: tuple[str, ...] = ()  # for the author of a sweep: what is ignored in the model's files
+    notes: tuple[str, ...] = ()  # for the user: what is ignored in the model's files
     conditional: bool = False  # has conditions that guidance can use
     starts_from_pictures: bool = False  # image-to-image
     draws_pictures: bool = False
-    has_clip: bool = False  # its own, with a vision tower
-    knows_flow: bool = False  # its exact probability flow
-    law: Gaussian | None = None  # of the data, where that is this Gaussian and no condition changes it
+    has_clip: bool = False  # with a vision tower
+    knows_flow: bool = False  # the exact probability flow
+    law: Gaussian | None = None  # of the data, if Gaussian and unconditional
 
     def check(self, device: str, compile: bool) -> list[str]:
-        """Why the model cannot run there, one line per reason; loads no weights of ours.
+        """Why the model cannot run with these settings, one line per reason. No weights of sdlab are loaded.
 
         Raises:
             RunError: a file of the model is damaged.
@@ -71,7 +71,7 @@ class Opened(Protocol):
         """The model on `device`, ready to sample.
 
         Raises:
-            UsageError: it cannot run there, or a custom model fails.
+            UsageError: the model cannot run there, or a custom model fails.
             RunError: a file of the model is damaged.
         """
         ...
@@ -81,21 +81,25 @@ class Backend(Protocol):
     """A loaded model. Image i of a batch depends on its row of the conditions and on `seeds[i]` alone."""
 
     levels: samplers.Levels
-    clip: tuple[Clip, Tokenizer] | None = None  # its own, with a vision tower
+    clip: tuple[Clip, Tokenizer] | None = None  # with a vision tower
 
     def contexts(self, prompts: Sequence[str], negative: str) -> tuple[Tensor, Tensor]:
-        """The conditions (C, …), of which image i has row i mod C, and the unconditional one (1, …).
+        """The conditional contexts (C, …) and the unconditional one (1, …). Image i has row i mod C.
 
-        There is one for each prompt. A model without prompts brings its own.
+        There is one row per prompt. A model without prompts returns the contexts that it was made with.
         """
         ...
 
     def cut(self, prompt: str) -> str:
-        """What the model drops from the end of a prompt because it is too long."""
+        """The end of a prompt that is cut off because the prompt is too long; empty if it fits."""
         return ""
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """The state (B, …) that image-to-image starts from, of pictures (B, 3, H, W) in [−1, 1]."""
+        """Pictures (B, 3, H, W) in [−1, 1] -> the states (B, …) that image-to-image starts from.
+
+        Raises:
+            ValueError: this model starts from noise only.
+        """
         raise ValueError("this model starts from noise only")  # `Opened.starts_from_pictures` says so beforehand
 
     def sample(
@@ -112,14 +116,15 @@ class Backend(Protocol):
         strength: float = 1.0,
         watch: Watch = unwatched,
     ) -> Tensor:
-        """Samples (B, …) in float32, with a row of both contexts for each.
+        """Samples (B, …) in float32, one per row of both contexts.
 
         Args:
-            init: the state that image-to-image starts from, and how far it leaves that (`strength`, 0 to 1).
-            watch: wraps the network for this run, to count its passes for instance.
+            init: the states that image-to-image starts from.
+            strength: from 0, which keeps `init`, to 1, which ignores it.
+            watch: wraps the network for this run, for example to count its passes.
 
         Raises:
-            NotFinite: a sample has NaN or infinity. Errors of custom code are left as they are.
+            NotFinite: a sample has NaN or infinity. Errors of custom code are passed on.
         """
         ...
 
@@ -132,7 +137,7 @@ class Backend(Protocol):
         return None
 
     def flow(self, seeds: Sequence[int], sigma: float, sigma_next: float) -> Tensor | None:
-        """Where the exact flow carries the noise of these seeds from `sigma`, (B, …) in float64, where it is known."""
+        """The states (B, …) that the exact flow reaches from the noise of these seeds, in float64; None if unknown."""
         return None
 
 
@@ -140,10 +145,10 @@ class Backend(Protocol):
 class Kind:
     """How the models of one backend are named and opened.
 
-    `open` takes a name, options and the folder of the sweep file. It raises `Mistakes` for a name or options that are
-    wrong; what only the files can tell, a missing one for instance, is reported by `Opened.check`.
+    `open` takes a name, options and the folder of the sweep file. It raises `Mistakes` for an invalid name or option.
+    Problems with the files, such as a missing one, are reported by `Opened.check`.
     """
 
-    names: Callable[[], Mapping[str, str]]  # the names there are, with a line on each
-    reads: Callable[[str], bool]  # whether a path, rather than a name, is that of such a model
+    names: Callable[[], Mapping[str, str]]  # the known names, each with a line of description
+    reads: Callable[[str], bool]  # whether a path is one of such a model
     open: Callable[[str, Mapping[str, Any], Path], Opened]

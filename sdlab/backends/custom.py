@@ -25,11 +25,11 @@ def names() -> dict[str, str]:
 
 
 def open_custom(name: str, options: Mapping[str, Any], folder: Path) -> OpenedDenoiser:
-    """The model that a user's function returns, checked for what a `CustomModel` must be.
+    """The model that a user's function returns, after checks.
 
     Raises:
         Mistakes: the file or its function is missing, the function fails or returns something else, or an option is
-            wrong. One line says so, and the traceback is in the log.
+            invalid. The message is one line, and the traceback is in the log.
     """
     options = {key: frozen(value) for key, value in options.items()}
     with plugins.beside(folder):
@@ -49,7 +49,11 @@ CUSTOM = Kind(names, plugins.is_path, open_custom)
 
 
 def _whole(made: object) -> CustomModel:
-    """What a user's function has returned, as a model; `InvalidEntry` if it is not one."""
+    """The value of a user's function as a model.
+
+    Raises:
+        InvalidEntry: it is not one.
+    """
     if isinstance(made, tuple) and len(made) == 3:
         made = CustomModel(*made)
     if not isinstance(made, CustomModel):
@@ -62,7 +66,7 @@ def _whole(made: object) -> CustomModel:
             f"levels should be a noise schedule like samplers.continuous_levels(…), got {_kind(made.levels)}"
         )
     if not isinstance(made.shape, tuple) or not made.shape or not all(type(n) is int and n > 0 for n in made.shape):
-        raise InvalidEntry(f"shape should be that of one sample, like (3, 32, 32), got {made.shape!r}")
+        raise InvalidEntry(f"shape should be the shape of one sample, like (3, 32, 32), got {made.shape!r}")
     if made.contexts is not None:
         cond, uncond = made.contexts
         if len(uncond) != 1 or cond.shape[1:] != uncond.shape[1:]:

@@ -14,17 +14,17 @@ from samplers.exact.problems import Gaussian
 
 @dataclass(frozen=True, eq=False)
 class CustomModel:
-    """What the function of a custom model returns. A tuple of the first three fields will do where they are enough.
+    """What the function of a custom model returns. If the first three fields are enough, it may return a tuple of them.
 
-    In the σ clock x = x₀ + σ ε. x is float32 on the device of the sweep; the denoiser must bring its network there.
+    In the σ clock x = x₀ + σ ε. x is float32 on the device of the sweep. The denoiser must move its network there.
 
         denoise   (x, sigma) -> x̂₀ in the shape (B, …) of x; with `contexts`, (x, sigma, context). `sigma` is a float,
                   or a tensor (B,) for the few samplers that give each image its own level
         levels    `samplers.discrete_levels()`, `samplers.continuous_levels(0.002, 80)`, …
         shape     of one sample, (D,) or (C, H, W)
-        contexts  conditions for guidance: (C, …), of which image i has row i mod C, and (1, …) for no condition
-        flow      (x, sigma, sigma_next) -> where the exact probability flow carries x, down to 0; without contexts
-        law       the law of the data where that is Gaussian, in the shape of a sample
+        contexts  conditions for guidance: (C, …), where image i has row i mod C, and (1, …) for no condition
+        flow      (x, sigma, sigma_next) -> the state that the exact probability flow reaches, also at 0; no contexts
+        law       the law of the data if it is Gaussian, in the shape of a sample
         decode    samples (B, …) -> pictures (B, 3, H, W) in [−1, 1]
         files     other files that the values depend on, such as weights
     """

@@ -1,4 +1,4 @@
-"""Exact models in closed form, the fastest to sweep.
+"""Models in closed form, the fastest to sweep.
 
 They have the noise schedule of Stable Diffusion v1, so the same grids suit every model.
 """
@@ -20,7 +20,7 @@ from samplers.exact.problems import Gaussian, GaussianMixture
 from sdlab.backends.custom_model import CustomModel
 from sdlab.worlds.scenes import PIXELS, render, sample
 
-_SEED = 40_000  # of the pictures of `data_set`, far from all other seeds
+_SEED = 40_000  # for the pictures of `data_set`, far from all other seeds
 
 
 def gaussian(std: Sequence[float] = (0.2, 0.7, 1.9), mean: Sequence[float] = (0.5, -1.0, 0.0)) -> CustomModel:

@@ -24,7 +24,7 @@ from sdlab.system.paths import path_fault
 from sdlab.weights.locate import MODELS, ModelSource
 from sdlab.weights.model_loader import StoredModel, load, read_model
 
-# Seconds per pass and image until a run has measured it: measured on two CPU cores, guessed elsewhere.
+# Seconds per pass and image, used until a run has measured them. Measured on two CPU cores, guessed elsewhere.
 _SECONDS = {
     "scenes": {"cpu": 0.002, "cuda": 0.0005, "mps": 0.002},
     "sd15": {"cpu": 3.0, "cuda": 0.03, "mps": 0.5},
@@ -35,14 +35,14 @@ _FILES = frozenset({"weights", "vocab", "merges"})
 class OpenedLatent(Opened):
     """A text-to-image model: its files, its configuration and the headers of its weights.
 
-    Where the files cannot be read, `check` says why. The noise schedule is then taken to be that of Stable Diffusion
-    v1, so that the rest of a sweep file can be checked too.
+    If the files cannot be read, `check` reports why. The noise schedule is then that of Stable Diffusion v1, so that
+    the rest of the sweep file can still be checked.
     """
 
     conditional = starts_from_pictures = draws_pictures = True
 
     def __init__(self, name: str, options: Mapping[str, Any], stored: StoredModel | SdlabError) -> None:
-        """`stored` is the model, or why it cannot be read."""
+        """`stored` is the model, or the error that reading it raised."""
         self.name = self.label = name
         self.options, self.identity = options, dict[str, Any]()
         self._stored = stored
@@ -55,10 +55,10 @@ class OpenedLatent(Opened):
         self.seconds_per_pass = _SECONDS.get(name, _SECONDS["scenes"])
 
     def check(self, device: str, compile: bool) -> list[str]:
-        """Why the model cannot run there, one line per reason: files that are missing, no compiler.
+        """Why the model cannot run, one line per reason, such as a missing file or compiler.
 
         Raises:
-            RunError: a file is damaged, or holds other tensors than its configuration says.
+            RunError: a file is damaged, or its tensors do not fit the configuration.
         """
         found = []
         try:
@@ -90,7 +90,7 @@ class OpenedLatent(Opened):
 
 
 class LatentDiffusion(Backend):
-    """A loaded text-to-image model: a `Pipeline` as a sweep uses it."""
+    """A loaded text-to-image model: a `Pipeline` behind the backend protocol."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline, self.levels = pipeline, pipeline.levels
@@ -98,7 +98,7 @@ class LatentDiffusion(Backend):
         self.clip = None if model.clip is None else (model.clip, model.tokenizer)
 
     def contexts(self, prompts: Sequence[str], negative: str) -> tuple[Tensor, Tensor]:
-        """The context of each prompt (P, L, width), and of the negative one (1, L, width)."""
+        """The contexts of the prompts, (P, L, width), and of the negative prompt, (1, L, width)."""
         return self._pipeline.encode(prompts), self._pipeline.encode([negative])
 
     def cut(self, prompt: str) -> str:
@@ -135,12 +135,12 @@ class LatentDiffusion(Backend):
 
 
 def reads(path: str) -> bool:
-    """Whether there is such a file or folder. A Python file is a custom model's."""
+    """Whether the file or folder exists. A Python file belongs to a custom model."""
     return not path.endswith(".py") and resources.find(path).exists()
 
 
 def open_latent(name: str, options: Mapping[str, Any], folder: Path) -> OpenedLatent:
-    """The model of that name, file or folder; `options` are the paths of its files, looked for in `folder` first.
+    """The model of that name, file or folder. `options` are the paths of its files, searched for in `folder` first.
 
     Raises:
         Mistakes: an option is unknown, or is not a path.

@@ -1,4 +1,4 @@
-"""The registry of backends, and the opening of a model by its name."""
+"""The registry of backends, and opening of a model by name."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BACKENDS: dict[str, Kind] = {
 
 
 def names() -> dict[str, str]:
-    """The names of all models, with a line on each. Where two backends have the same name, the first is used."""
+    """The names of all models, each with a line of description. If two backends share a name, the first is used."""
     found: dict[str, str] = {}
     for kind in BACKENDS.values():
         found = {**found, **{name: about for name, about in kind.names().items() if name not in found}}
@@ -30,16 +30,16 @@ def names() -> dict[str, str]:
 
 
 def open_model(name: str, options: Mapping[str, Any], folder: Path) -> Opened:
-    """The model of a sweep file in `folder`: its headers and configuration are read, its weights are not.
+    """The model of a sweep file in `folder`. Its headers and configuration are read, its weights are not.
 
     Raises:
-        Mistakes: there is no such model, or its options are wrong.
+        Mistakes: the model is not found, or an option is invalid.
     """
     if fault := path_fault(name):
         raise Mistakes(("", fault))
     named = [kind for kind in BACKENDS.values() if name in kind.names()]
     if len(named) > 1:
-        remark(f"warning: two models are called {name!r}; the one of sdlab is used")
+        remark(f"warning: two models are named {name!r}; the built-in one is used")
     for kind in named or [kind for kind in BACKENDS.values() if kind.reads(name)]:
         return kind.open(name, options, folder)
     if "/" in name:

@@ -187,7 +187,7 @@ def test_a_package_cannot_replace_a_model_of_sdlab(monkeypatch: pytest.MonkeyPat
     try:
         Path("sweep.toml").write_text(TOML.replace("mine.py:mine", "gaussian"), "utf-8")
         assert load_plan("sweep.toml").opened.label == "gaussian"
-        assert "warning: two models are called 'gaussian'; the one of sdlab is used" in capsys.readouterr().err
+        assert "warning: two models are named 'gaussian'; the built-in one is used" in capsys.readouterr().err
     finally:
         del plugins.MODELS["gaussian"]
 
@@ -301,9 +301,9 @@ WRONG = [
     ("return denoise, samplers", "return samplers", NO + "it should return (denoise, levels, shape) or a CustomModel, "
      "got a tuple of 2"),
     ("samplers.continuous_levels(0.05, 10.0)", "[1, 2]", NO + "levels should be a noise schedule like samplers.cont"),
-    ("(3,)\n", "3\n", NO + "shape should be that of one sample, like (3, 32, 32), got 3"),
+    ("(3,)\n", "3\n", NO + "shape should be the shape of one sample, like (3, 32, 32), got 3"),
     (DENOISE, "return x[:, :1]", NO + "its denoiser turns x of shape (2, 3) into one of shape (2, 1)"),
-    (DENOISE, "return x * float('nan')", NO + "its denoiser gives NaN or infinity at sigma 10"),
+    (DENOISE, "return x * float('nan')", NO + "its denoiser returns NaN or infinity at sigma 10"),
     (DENOISE, "return x.nonsense", NO + "AttributeError: 'Tensor' object has no attribute 'nonsense' (line 6 of mine"),
 ]  # fmt: skip
 
