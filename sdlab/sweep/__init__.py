@@ -1,1 +1,1 @@
-"""Sweeps: a TOML file becomes a plan, whose cells are run one by one into a store."""
+"""Sweeps. A TOML file becomes a plan, and its cells are run one by one and stored."""

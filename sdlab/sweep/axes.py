@@ -14,14 +14,15 @@ from sdlab.registry import Registry
 
 
 def grids(levels: samplers.Levels) -> Registry:
-    """The grids of a model with this noise schedule; a choice is tried on it."""
+    """The registry of grids, whose choices are tried out on this noise schedule."""
     return replace(GRID, build=partial(_grid, levels=levels))
 
 
 def _grid(name: str, levels: samplers.Levels, steps: int | None = None, **options: Any) -> tuple[float, ...]:
-    """A grid to try a choice with: of ten steps or as many as the model has timesteps, or of those that it lists.
+    """A grid that tries out a choice. It has ten steps, or fewer if the model has fewer timesteps.
 
-    A custom grid is tried with four levels, as when it was loaded. Its code may fail with more; that fails its cells.
+    An explicit grid has the steps that it lists. A custom grid is tried with four levels, as when it was loaded. If its
+    code fails with more levels, only its cells fail.
     """
     if steps is None and plugins.is_custom("grid", name):
         steps = 4 - (_ending(name, options) != "to_zero")
@@ -33,7 +34,7 @@ def _grid(name: str, levels: samplers.Levels, steps: int | None = None, **option
 
 
 def _settled(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """`options` of a grid with its ending: the one given, or that of the dialect."""
+    """The options of a grid, with the ending of its dialect filled in if none is given."""
     return {**options, "ending": _ending(name, options)}
 
 

@@ -1,4 +1,4 @@
-"""The bench: a loaded model and everything that measures it. What cells share is computed once, when it is opened."""
+"""The bench: a loaded model and its metrics. What all cells share is computed once, when the bench is opened."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from sdlab.system.limits import GALLERY
 from sdlab.system.output import remark
 
 _THUMBNAILS = 8  # pictures of a cell on the contact sheet
-_SIDE = 256  # pixels, at most, of a thumbnail
-_MEASURED = 64  # images that metrics see together, whatever the batch they were sampled in: no value depends on that
+_SIDE = 256  # pixels per side of a thumbnail, at most
+_MEASURED = 64  # images per batch of the metrics, whatever the batch size of sampling; values depend on neither
 
 
 class ModelBench:
@@ -70,23 +70,23 @@ class ModelBench:
 
     @property
     def prompts(self) -> Sequence[str]:
-        """The prompts of the thumbnails, or their seeds where the model ignores prompts."""
+        """The prompts of the thumbnails, or their seeds if the model ignores prompts."""
         if not self.plan.prompts:
             return [f"seed {self.plan.seed + i}" for i in range(self._shown)]
         return [self._prompt(i) for i in range(self._shown)]
 
     @property
     def inputs(self) -> NDArray[np.uint8] | None:
-        """The input pictures of the thumbnails (K, H, W, 3), white where there is none."""
+        """The input pictures of the thumbnails, (K, H, W, 3), white for images without one."""
         return None if self.pictures is None else self._small(self._of_prompts(list(range(self._shown)))).numpy()
 
     def real(self) -> dict[str, tuple[float, float]]:
-        """The metrics of as many real renders with captions of their own, for a model of the scenes world."""
+        """The metrics of the same number of real renders, each with its own caption; empty for other sizes."""
         found = self.meters.real(self.plan.images)
         return {name: (result.value, result.stderr or 0.0) for name, result in found.items()}
 
     def run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:
-        """Make the images of a cell, batch by batch, and measure them.
+        """Sample the images of a cell, batch by batch, and measure them.
 
         Raises:
             CellFailed: a sampler, custom code or a metric failed, a model returned NaN, or memory ran out.
@@ -158,20 +158,20 @@ class ModelBench:
         )
 
     def _batch(self, indices: list[int], samples: Tensor, pictures: Tensor | None) -> Batch:
-        """Images as the metrics take them."""
+        """The batch that the metrics receive."""
         inputs = None if self.pictures is None or pictures is None else self._of_prompts(indices).to(pictures)
         prompts = [self._prompt(i) for i in indices] if self.plan.prompts else None
         return Batch(indices, pictures, prompts, inputs, samples)
 
     def _contexts(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """Conditional and unconditional, a row for each of these images."""
+        """The conditional and the unconditional contexts, each with one row per image."""
         return self.context[self._rows(indices)], self.uncond.expand(len(indices), *self.uncond.shape[1:])
 
     def _rows(self, indices: list[int]) -> list[int]:
         return [i % len(self.context) for i in indices]
 
     def _batches(self, cell: Cell) -> list[tuple[float, list[int]]]:
-        """Images that are sampled together, with their strength: 1 for those that start from no picture."""
+        """Batches of images, each with its strength, which is 1 for images without an input picture."""
         alike: dict[float, list[int]] = {}
         for i in range(self.plan.images):
             strength = cell.strength if self.plan.starts_from_a_picture(i) else None
@@ -185,7 +185,7 @@ class ModelBench:
         return self.pictures[self._inputs(indices)]
 
     def _inputs(self, indices: list[int]) -> list[int]:
-        """Which input picture each of these images has."""
+        """The index of the input picture of each of these images."""
         return [self.input_of[i % len(self.input_of)] for i in indices]
 
     def _prompt(self, i: int) -> str:
@@ -193,22 +193,22 @@ class ModelBench:
 
     @property
     def _shown(self) -> int:
-        """How many pictures of a cell are kept: more in a sweep without metrics, which is run for its pictures."""
+        """How many pictures of a cell are kept. A sweep without metrics is run for its pictures and keeps more."""
         if not self.opened.draws_pictures:
             return 0
         return min(_THUMBNAILS if self.plan.metrics else GALLERY, self.plan.images)
 
     def _small(self, pictures: Tensor) -> Tensor:
-        """Bytes (B, H, W, 3), made smaller where pictures are large and the sweep is not run for them."""
+        """The pictures as bytes (B, H, W, 3). Large ones are scaled down, except in a sweep without metrics."""
         factor = ceil(max(pictures.shape[-2:]) / _SIDE) if self.plan.metrics else 1
         return to_bytes(F.avg_pool2d(pictures, factor))
 
     @contextmanager
     def _finite(self, indices: list[int]) -> Iterator[None]:
-        """Name the seed of the first image with NaN or infinity, and a data type that may help.
+        """Add the seed of the first image with NaN or infinity to the error, and a data type that may help.
 
         Raises:
-            CellFailed: an image has any.
+            CellFailed: an image has NaN or infinity.
         """
         try:
             yield
@@ -218,9 +218,9 @@ class ModelBench:
             raise CellFailed(f"{error} {which}{error.advice(self.plan.dtype)}") from None
 
     def _warm_up(self) -> None:
-        """Run every network once at the size it will see: the first call of a kernel is slower than the others.
+        """Run every network once at the size it will be used at, because the first call of a kernel is slow.
 
-        What fails here fails in the cells too, each of which is reported with its reason.
+        Errors are ignored here. They occur again in the cells, which report them.
         """
         n = min(self.plan.batch, self.plan.images)
         sigmas = (self.backend.levels.sigma_max, self.backend.levels.sigma_min, 0.0)
@@ -233,7 +233,7 @@ class ModelBench:
 
 @dataclass
 class _Feed:
-    """Hands the images of a cell to its metrics, `_MEASURED` at a time."""
+    """Passes the images of a cell to its metrics, `_MEASURED` at a time."""
 
     measurement: Measurement
     batch: Callable[[list[int], Tensor, Tensor | None], Batch]
@@ -242,7 +242,7 @@ class _Feed:
     pictures: list[Tensor] = field(default_factory=list)
 
     def add(self, indices: list[int], samples: Tensor, pictures: Tensor | None) -> None:
-        """Some more images."""
+        """Add images."""
         self.indices, self.samples = self.indices + indices, [*self.samples, samples]
         self.pictures += [] if pictures is None else [pictures]
         while len(self.indices) >= _MEASURED:
@@ -268,10 +268,10 @@ def _stacked(thumbnails: list[Tensor]) -> NDArray[np.uint8]:
 
 
 def _read(pictures: Pictures, prompts: int, side: int) -> tuple[Tensor, list[int]]:
-    """Each input picture once, (U, 3, side, side), and which of them each prompt has."""
+    """Each input picture once, (U, 3, side, side), and the index of each prompt's picture among them."""
     if pictures.set is not None:
         return picture_set(pictures.set, prompts), list(range(prompts))
     files = list(dict.fromkeys(pictures.files))
-    blank = torch.ones(3, side, side)  # for the prompts without one
+    blank = torch.ones(3, side, side)  # for prompts without a picture
     found = [blank if file is None else read_picture(Path(file), (side, side), pictures.fit) for file in files]
     return torch.stack(found), [files.index(file) for file in pictures.files]

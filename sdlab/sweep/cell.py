@@ -1,4 +1,4 @@
-"""The parts of a sweep: a choice (a name and its options), and a cell (one choice of each kind, and the steps)."""
+"""Choices and cells. A choice is a name with options, a cell one choice of each kind and a number of steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER
 
 
 class Choice(BaseModel):
-    """A sampler, guidance strategy, grid or model as the plan writes it: options left out take their defaults."""
+    """A sampler, guidance strategy, grid or model by name, with the options that were given."""
 
     model_config = ConfigDict(frozen=True)
     name: str
@@ -31,12 +31,12 @@ class Choice(BaseModel):
         return label(self.name, self.options)
 
     def complete(self, axis: Registry) -> dict[str, Any]:
-        """Name and every option, defaults too: equal for two spellings of one thing."""
+        """The name and all options, with defaults filled in. Two spellings of the same choice give equal results."""
         return {"name": self.name, **axis.complete(self.name, self.options)}
 
 
 class Cell(BaseModel):
-    """One cell of the grid: everything that differs between the rows of the table."""
+    """One cell of a sweep: all settings that can differ between rows of the table."""
 
     model_config = ConfigDict(frozen=True)
     sampler: Choice
@@ -44,11 +44,11 @@ class Cell(BaseModel):
     guidance: Choice
     steps: int
     strength: float | None = None  # of image-to-image
-    budget: int | None = None  # network passes per image, where the sweep gives those and the steps follow from them
+    budget: int | None = None  # network passes per image, if the sweep sets a budget from which the steps follow
 
     @property
     def label(self) -> str:
-        """`"ddim · trailing · cfg scale=3 · 10 steps"`, and ` · strength 0.6` where there is one."""
+        """`"ddim · trailing · cfg scale=3 · 10 steps"`, followed by ` · strength 0.6` for image-to-image."""
         strength = [] if self.strength is None else [f"strength {self.strength:g}"]
         return " · ".join([self.sampler.label, self.grid.label, self.guidance.label, self.length, *strength])
 
@@ -59,7 +59,7 @@ class Cell(BaseModel):
         return steps if self.budget is None else f"{self.budget} pass{'es' * (self.budget != 1)} ({steps})"
 
     def complete(self) -> dict[str, Any]:
-        """The cell with every default written out: two cells are the same when these are equal."""
+        """The cell with all defaults written out. Two cells are the same if and only if these are equal."""
         return {
             "sampler": self.sampler.complete(SAMPLER),
             "grid": self.grid.complete(GRID),
@@ -71,7 +71,7 @@ class Cell(BaseModel):
 
 
 def canonical(value: object) -> str:
-    """The canonical JSON text of a value: sorted keys, 3 and 3.0 alike, no spaces."""
+    """The canonical JSON text of a value, with sorted keys, no spaces, and 3.0 written as 3."""
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 

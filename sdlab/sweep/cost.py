@@ -1,4 +1,4 @@
-"""The time a sweep will take, estimated from its network passes."""
+"""The estimated time of a sweep, from its network passes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from sdlab.sweep.store import Row
 
 @dataclass(frozen=True)
 class Estimate:
-    """Network passes per image of each cell, and the time of a pass with where that value is from."""
+    """Network passes per image of each cell, and the time of one pass with the source of that value."""
 
     passes: tuple[float, ...]  # NaN for a cell that cannot run
-    problems: tuple[str, ...]  # why it cannot; empty for the others
+    problems: tuple[str, ...]  # the reason; empty for cells that can run
     images: int
     seconds_per_pass: float
     source: str
 
     def total(self, cells: Sequence[int]) -> float:
-        """Network passes of all images of the cells with these indices, as far as they can run."""
+        """Network passes of all images of the cells with these indices. Cells that cannot run are left out."""
         return sum(self.passes[i] for i in cells if not self.problems[i]) * self.images
 
     def seconds(self, cells: Sequence[int]) -> float:
@@ -31,7 +31,7 @@ class Estimate:
 
 
 def estimate(plan: Plan, rows: Sequence[Row] = ()) -> Estimate:
-    """The cost of a plan. `rows` of earlier runs on this model, device and dtype give the time of a pass."""
+    """The cost of a plan. The time of a pass is taken from `rows` of earlier runs on this model, device and dtype."""
     alike = ("model", "device", "dtype", "compile")
     like = [
         row.seconds_per_image / row.network_passes

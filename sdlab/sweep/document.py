@@ -1,7 +1,7 @@
-"""The sweep file as it is written. All mistakes in it are reported at once, each with its key, its value and the fix.
+"""The sweep file and its checks. All mistakes are reported at once, each with its key, its value and the fix.
 
-Types and names are checked value by value, so that one mistake hides no other. What takes two values to see (too many
-steps for a grid) is checked where both are known.
+Types and names are checked value by value, so no mistake hides another. Constraints between two values, such as too
+many steps for a grid, are checked once both are known.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 def _wrong(*mistakes: Mistake) -> PydanticCustomError:
-    """An error that carries mistakes of keys inside the value it is raised for."""
+    """An error with mistakes of keys inside the value that is being checked."""
     return PydanticCustomError("sweep", "{mistakes}", {"mistakes": list(mistakes)})
 
 
@@ -76,13 +76,13 @@ def _grid(value: object, info: ValidationInfo, build: bool = True) -> Choice:
 
 
 def _context(info: ValidationInfo) -> dict[str, Any]:
-    """The folder of the sweep file, and the noise schedule of its model once that is read."""
+    """The folder of the sweep file and, after the model has been read, its noise schedule."""
     assert isinstance(info.context, dict)
     return info.context
 
 
 def _grids(info: ValidationInfo) -> Registry:
-    """The grids of the model's noise schedule, which is known by then, since the model is read first."""
+    """The grids on the model's noise schedule. It is known here, because the model is read first."""
     return grids(_context(info)["levels"])
 
 
@@ -90,7 +90,7 @@ def _fits(steps: int, info: ValidationInfo) -> int:
     chosen = info.data.get("grid", [])
     for grid in chosen if isinstance(chosen, list) else [chosen]:
         if is_custom("grid", grid.name):
-            continue  # its code may fail in any way, which then fails the cell and not the sweep
+            continue  # its code may fail in any way; that fails the cell and not the sweep
         try:
             _grids(info).build(grid.name, steps=steps, **grid.options)
         except (ValueError, ArithmeticError) as error:
@@ -99,7 +99,7 @@ def _fits(steps: int, info: ValidationInfo) -> int:
 
 
 def _steps_or_passes(steps: T, info: ValidationInfo) -> T:
-    """Exactly one of the two is given. `passes`, which is read first, counts as given even where it is invalid."""
+    """Check that exactly one of the two is given. `passes` is read first and counts as given even if it is invalid."""
     passes = info.data.get("passes", True) is not None
     if steps is None and not passes:
         raise _wrong(("", f"missing; it should be {_RIGHT['steps']}"))
@@ -138,7 +138,7 @@ def _device(name: str) -> str:
 
 
 def _readable(path: str, info: ValidationInfo) -> str:
-    """The path to read; a relative one starts at the folder of the sweep file."""
+    """The path to read. A relative path starts at the folder of the sweep file."""
     try:
         file = Path(_context(info)["folder"], user_path(path))
         prompts_in(file)
@@ -167,7 +167,7 @@ def _compared(what: str) -> str:
 
 
 class Prompt(NamedTuple):
-    """A prompt, and the input picture of image-to-image where it has one."""
+    """A prompt and, for image-to-image, its input picture."""
 
     text: str
     image: str | None = None
@@ -231,11 +231,11 @@ class Prompts(_Table):
 
     @property
     def have_pictures(self) -> bool:
-        """Whether any of them has an input picture."""
+        """Whether any prompt has an input picture."""
         return any(prompt.image is not None for prompt in self.listed or [])
 
     def read(self, images: int) -> tuple[Prompt, ...]:
-        """The prompts themselves; a set without `count` gives one per image."""
+        """The list of prompts. A set without `count` has one per image."""
         if self.set is not None:
             return tuple(map(Prompt, prompt_set(self.set, self.count or min(images, SIZE))))
         if self.listed is not None:

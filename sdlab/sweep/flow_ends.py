@@ -1,4 +1,4 @@
-"""The ends of the probability flow, which the reference error compares samples with."""
+"""The ends of the probability flow, with which the reference error compares samples."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ STEPS = 500  # of the fine run
 
 
 def span(sigmas: Sequence[float], levels: samplers.Levels) -> tuple[float, ...]:
-    """What a grid has in common with the others of its model: its ends, and the lowest level before a step to 0."""
+    """The levels that grids of a model share: both ends, and the lowest level before a step to 0."""
     first, last = sigmas[0], sigmas[-1]
     return (first, last) if last > 0 or first <= levels.sigma_min else (first, levels.sigma_min, 0.0)
 
 
 def shared(strategy: Choice, ends: Sequence[float]) -> str:
-    """Equal for the cells that are measured against the same ends of the flow."""
+    """A key that is equal for cells measured against the same ends of the flow."""
     return canonical([strategy.complete(GUIDANCE), ends])
 
 
 class FlowEnds:
-    """Where the flow ends for every image of a plan, computed once for all cells of one guidance strategy.
+    """The ends of the flow for all images of a plan, computed once per guidance strategy.
 
-    It is exact where the model knows its flow. Otherwise it is a fine run (`samplers.converged`) down to the lowest
-    level of the model, and from there to 0 in one step, as samplers do.
+    It is exact if the model has its exact flow. Otherwise it is a fine run (`samplers.converged`) to the lowest level
+    of the model, followed by one step to 0, as in the samplers.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class FlowEnds:
         batches: Sequence[list[int]],
         seed: int,
     ) -> None:
-        """`contexts` are those of some of the images, which are `batches` together; image i has seed `seed` + i."""
+        """`contexts` returns the contexts of given images. `batches` are all images. Image i has seed `seed` + i."""
         self._backend, self._contexts, self._batches, self._seed = backend, contexts, batches, seed
         self._known: dict[str, Tensor] = {}
 
     def of(self, strategy: Choice, sigmas: Sequence[float], on_step: Callable[[], object] = lambda: None) -> Tensor:
-        """(N, …) in the order of the batches, for a guidance strategy and a grid; `on_step` is called now and then."""
+        """The ends (N, …) for a strategy and a grid, in the order of the batches. Each step calls `on_step`."""
         ends = span(sigmas, self._backend.levels)
         key = shared(strategy, ends)
         if key not in self._known:

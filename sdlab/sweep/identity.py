@@ -1,4 +1,4 @@
-"""The identity of what a plan is made from: its model and its files, down to their content."""
+"""The identity of a plan's model and files, down to their content."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sdlab.system.files import reason
 
 
 def identify(plan: Plan) -> str:
-    """The model of a plan, and the content of all other files it reads: a name and a digest. The plan is checked first.
+    """The name of a plan's model, and a digest of all files that the plan reads. The plan is checked first.
 
     Raises:
         UsageError: the plan cannot run (`preflight.check`).
@@ -28,7 +28,7 @@ def identify(plan: Plan) -> str:
     if plan.opened.identity:
         content.update(canonical(plan.opened.identity).encode())
     for path in _files(plan):
-        digests[path] = digests.get(path) or _digest(path)  # one picture may serve every prompt
+        digests[path] = digests.get(path) or _digest(path)  # several prompts may have the same picture
         content.update(digests[path])
     return f"{Path(plan.opened.name).name} {content.hexdigest()[:16]}"
 
@@ -42,9 +42,9 @@ def _digest(path: Path) -> bytes:
 
 
 def _files(plan: Plan) -> Iterator[Path]:
-    """All files whose content the values depend on, in an order that depends on nothing else."""
+    """All files whose content the values depend on, in a fixed order."""
     yield from plan.opened.files
-    # The evaluator counts for every text-to-image model, measured with it or not: rows of earlier runs stay valid.
+    # The evaluator is included for every text-to-image model, even if no metric uses it, so that old rows stay valid.
     evaluator = evaluator_file(plan.metric_files)
     measured = [evaluator] if "prompts" not in plan.opened.ignores and evaluator.is_file() else []
     for path in map(Path, plan.metric_files.given.values()):

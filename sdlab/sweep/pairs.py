@@ -1,4 +1,4 @@
-"""Pairs of cells that differ in one thing alone, such as the guidance scale."""
+"""Pairs of cells that differ in one setting alone, such as the CFG scale."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sdlab.sweep.cell import Cell, canonical
 
 
 def pairs(cells: Sequence[Cell], what: str) -> list[tuple[int, int]]:
-    """Indices of cells that differ in `what` alone: each later cell with the first one it is equal to otherwise.
+    """Indices of cells that differ in `what` alone. Each cell is paired with the first cell that is otherwise equal.
 
     `what` is an axis, like "guidance", or an option of one, like "guidance.scale". Cells with a budget may also differ
-    in the number of steps that the budget buys.
+    in the number of steps that fit in it.
     """
     first: dict[str, int] = {}
     found = []

@@ -1,4 +1,4 @@
-"""The pass clock: how many images went through the network in a run, and how long it took."""
+"""The pass clock, which counts and times the network passes of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sdlab.denoiser import Model, Sigma
 class PassClock:
     """Counts network passes (one per image and call) and their seconds, in the models that `watch` returns.
 
-    On a GPU each call is waited for, so that the seconds are its own. Only a benchmark pays for that.
+    On a GPU each call is followed by a synchronisation, so that its time is measured. Only the bench pays for that.
     """
 
     def __init__(self) -> None:

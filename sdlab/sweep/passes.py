@@ -1,4 +1,4 @@
-"""Network passes per image of a cell, counted exactly by a run of the cell on a single number."""
+"""Network passes per image of a cell, counted exactly by running the cell on a scalar."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sdlab.sweep.cell import Cell, Choice
 from sdlab.sweep.flow_ends import STEPS, shared, span
 
 if TYPE_CHECKING:
-    from sdlab.sweep.plan import Plan  # which asks this module how many steps a budget buys
+    from sdlab.sweep.plan import Plan  # which imports this module
 
 
 def counted(plan: Plan, cell: Cell) -> tuple[float, str]:
@@ -33,9 +33,9 @@ def counted(plan: Plan, cell: Cell) -> tuple[float, str]:
 
 
 def passes_per_image(plan: Plan, cell: Cell) -> float:
-    """Network passes per image of this plan, the mean of images that start from a picture and those that do not.
+    """Network passes per image of this plan, averaged over images with and without an input picture.
 
-    An error of the cell's sampler, grid or guidance strategy is left as it is.
+    Errors of the cell's sampler, grid or guidance strategy are passed on.
     """
     levels = plan.opened.levels
     if cell.strength is None:
@@ -53,16 +53,16 @@ def network_passes(cell: Cell, levels: samplers.Levels) -> float:
 
 
 def sigmas_of(cell: Cell, levels: samplers.Levels) -> tuple[float, ...]:
-    """The part of its grid that the cell runs.
+    """The part of a cell's grid that is run.
 
     Raises:
-        ValueError: its strength is less than one step.
+        ValueError: the strength is less than one step.
     """
     return tail(_sigmas(cell, levels), 1.0 if cell.strength is None else cell.strength)
 
 
 def reference_passes(plan: Plan, cells: Iterable[Cell]) -> float:
-    """Network passes per image for the runs that the reference errors of these cells are measured against."""
+    """Network passes per image of the reference runs for the reference errors of these cells."""
     if "reference_error" not in plan.metrics or plan.opened.knows_flow:
         return 0.0
     levels = plan.opened.levels
@@ -72,10 +72,10 @@ def reference_passes(plan: Plan, cells: Iterable[Cell]) -> float:
 
 
 def steps_within(budget: int, cell: Cell, levels: samplers.Levels) -> int:
-    """The largest number of steps with which the cell takes no more than `budget` network passes per image.
+    """The largest number of steps at which the cell takes at most `budget` network passes per image.
 
     Raises:
-        ValueError: there is none, because one step costs more or the sampler chooses its own step sizes.
+        ValueError: one step costs more, or the sampler is adaptive.
     """
     sampler = SAMPLER.build(cell.sampler.name, **cell.sampler.options)
     steps = budget
@@ -83,19 +83,19 @@ def steps_within(budget: int, cell: Cell, levels: samplers.Levels) -> int:
         candidate = cell.model_copy(update={"steps": steps})
         try:
             sigmas = _sigmas(candidate, levels)
-        except ValueError:  # the grid cannot have as many
+        except ValueError:  # the grid cannot have so many steps
             steps -= 1
             continue
         cost: float | None = sampler.nfe(sigmas)
         if cost is None:
             raise ValueError(
-                f"{cell.sampler.label} chooses its own step sizes, so no budget can be planned; give `steps`"
+                f"{cell.sampler.label} is adaptive, so its steps do not follow from a budget; give `steps`"
             )
         if cost <= budget:
             cost = network_passes(candidate, levels)
         if cost <= budget:
             return steps
-        # One step less costs at most a few times the mean of all, so a large excess takes many steps less.
+        # One step costs at most a few times the mean cost of a step, so a large excess needs many fewer steps.
         steps -= max(1, int((cost - budget) / (4 * ceil(cost / steps))))
     parts = " · ".join((cell.sampler.label, cell.grid.label, cell.guidance.label))
     raise ValueError(f"{parts} takes more than {budget} network pass{'es' * (budget != 1)} for any number of steps")
@@ -114,5 +114,5 @@ def _passes(sampler: samplers.Sampler, choice: Choice, sigmas: Sequence[float]) 
 
 
 def _unit_gaussian(x: Tensor, sigma: Sigma, context: Tensor) -> Tensor:
-    """Exact for data of unit variance, so that an adaptive sampler meets a true flow."""
+    """The exact denoiser of data with unit variance, so that an adaptive sampler follows a true flow."""
     return x / (1 + torch.as_tensor(sigma).view(-1, 1) ** 2)

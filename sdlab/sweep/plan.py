@@ -1,4 +1,4 @@
-"""The plan of a sweep: every default filled in, every cell listed, nothing left to interpret."""
+"""The plan of a sweep, with all defaults filled in and all cells listed."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from sdlab.system.errors import UsageError
 from sdlab.system.limits import GALLERY
 from sdlab.system.reading import read_toml
 
-# Raised when an unchanged plan would give other values than before, so that old rows are not taken for new ones.
+# Incremented when an unchanged plan would give other values than before, so that old rows are not reused.
 _NUMBERS = 1
 
 
 class Pictures(BaseModel):
-    """The input pictures of image-to-image: a file or nothing for each prompt, or picture i of a set for prompt i."""
+    """The input pictures of image-to-image. Prompt i has a file, no picture, or picture i of a set."""
 
     model_config = ConfigDict(frozen=True)
     files: tuple[str | None, ...] = ()  # as many as prompts
@@ -42,7 +42,7 @@ class Pictures(BaseModel):
     fit: Fit = "crop"
 
     def complete(self) -> dict[str, Any]:
-        """All but the content of the files."""
+        """All settings except the content of the files."""
         return {"set": self.set, "fit": self.fit, "files": [file is not None for file in self.files]}
 
 
@@ -51,47 +51,45 @@ class Plan(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     name: str
-    model: str  # how the model is called in tables: its name, and the options that make it another model
-    source: Choice  # what the model is opened from: a name, a file or a folder, and options
-    prompts: tuple[str, ...]  # none for a model that ignores them
+    model: str  # the label of the model in tables: its name, and the options that change it
+    source: Choice  # the name, file or folder of the model, and its options
+    prompts: tuple[str, ...]  # empty for a model that ignores them
     negative: str
     images: int  # per cell
     seed: int
-    batch: int  # how many images are sampled together; no value depends on it
+    batch: int  # images per batch; no value depends on it
     dtype: str  # of the networks
     compile: bool = False  # the U-Net
     device: str  # resolved: never "auto"
     metrics: tuple[str, ...]
     metric_files: MetricFiles = MetricFiles()
     pictures: Pictures | None = None
-    compare: str | None = (
-        None  # the one difference of the cells that the report compares in pairs, like "sampler.variant"
-    )
+    compare: str | None = None  # the setting in which compared cells differ, like "sampler.variant"
     cells: tuple[Cell, ...]
-    notes: tuple[str, ...] = ()  # remarks for the author of the file, on cells listed twice for instance
+    notes: tuple[str, ...] = ()  # for the user, for example on cells listed twice
     _opened: Opened | None = PrivateAttr(None)
 
     @property
     def opened(self) -> Opened:
-        """The model with its headers and configuration read; a plan that was read from a store opens it when asked."""
+        """The model with its headers and configuration read. A plan from a store opens it on first use."""
         if self._opened is None:
             self._opened = open_model(self.source.name, self.source.options, Path())
         return self._opened
 
     @property
     def measures(self) -> tuple[Metric, ...]:
-        """The metrics with the labels they have here."""
+        """The metrics, labelled for the files of this plan."""
         return tuple(labelled(name, self.metric_files) for name in self.metrics)
 
     def starts_from_a_picture(self, i: int) -> bool:
-        """Whether image i has an input picture; otherwise it is drawn from its prompt alone."""
+        """Whether image i has an input picture. Otherwise it is drawn from its prompt alone."""
         pictures = self.pictures
         return pictures is not None and (pictures.set is not None or pictures.files[i % len(self.prompts)] is not None)
 
     def key(self, cell: Cell, model: str) -> str:
-        """The name of a cell's row in the store: a hash of everything that determines its values.
+        """The key of a cell's row in the store, a hash of everything that determines its values.
 
-        `model` identifies the model and all other files that are read, down to their content (`identity.identify`).
+        `model` identifies the model and all other files, down to their content (`identity.identify`).
         """
         pictures = {} if self.pictures is None else {"image": self.pictures.complete()}
         compiled = {"compile": True} if self.compile else {}
@@ -114,10 +112,10 @@ class Plan(BaseModel):
 
 
 def load_plan(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Plan:
-    """Read a sweep file. `overrides`, for instance from the command line, replace its top-level values.
+    """Read a sweep file. `overrides`, for example from the command line, replace its top-level values.
 
     Raises:
-        UsageError: the file is missing, is not TOML, or has mistakes; the message has a line for each.
+        UsageError: the file is missing, is not TOML, or has mistakes. The message has one line per mistake.
     """
     plugins.discover()
     file, overrides = resources.find(path), dict(overrides or {})
@@ -147,8 +145,8 @@ def _place(file: Path, key: str, overrides: Mapping[str, Any]) -> str:
 
 
 def _name(file: Path) -> str:
-    """The name of the run directory where the file gives none."""
-    if file.stem.startswith("."):  # also . and .., which are other directories
+    """The name of the run directory if the file does not set one."""
+    if file.stem.startswith("."):  # also "." and ".."
         raise UsageError(f'{file}: cannot name the run directory after this file; add `name` to it, like "my_sweep"')
     return file.stem
 
@@ -200,7 +198,7 @@ def _pictures(document: Document, prompts: Sequence[Prompt], folder: Path) -> Pi
 
 
 def _expand(document: Document, levels: samplers.Levels) -> tuple[list[Cell], list[str], list[Mistake]]:
-    """The cells in the order of the file, each once; remarks; and the budgets that cannot be kept."""
+    """The cells in the order of the file, each once, then notes, then mistakes in budgets and strengths."""
     grid, notes = document.cells, []
     crossed = list(_crossed(grid)) if grid else []
     for i, exclusion in enumerate(document.exclude):
@@ -228,14 +226,18 @@ def _expand(document: Document, levels: samplers.Levels) -> tuple[list[Cell], li
 
 
 def _crossed(grid: Cells) -> Iterator[Extra]:
-    """Every combination, as if each had been written out."""
+    """Every combination, as if it had been written out as an extra cell."""
     axes = {key: values for key in Extra.model_fields if (values := getattr(grid, key)) is not None}
     for combination in itertools.product(*axes.values()):
         yield Extra.model_construct(**dict(zip(axes, combination, strict=True)))
 
 
 def _cell(one: Extra, levels: samplers.Levels) -> Cell:
-    """The cell, with as many steps as fit in a budget of passes. ValueError where none fits."""
+    """The cell, with as many steps as fit in its budget of passes if it has one.
+
+    Raises:
+        ValueError: no number of steps fits.
+    """
     cell = Cell(
         sampler=one.sampler,
         grid=one.grid,
@@ -259,6 +261,6 @@ def _matches(cell: Extra, exclusion: Exclude) -> bool:
 
 
 def _any(axis: Registry, choice: Choice, wanted: Iterable[Choice] | None) -> bool:
-    """Whether the choice has the name and the options of one of those wanted."""
+    """Whether the choice has the name and all given options of one of those wanted."""
     has = choice.complete(axis)
     return wanted is None or any(one.name == choice.name and {**has, **one.options} == has for one in wanted)

@@ -1,4 +1,4 @@
-"""The preflight check: whether a plan can run, found out before any weights are loaded."""
+"""The preflight check of a plan, before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sdlab.system.errors import UsageError
 
 
 def check(plan: Plan) -> None:
-    """Check that the files of a plan are there, and that its model can do what is asked of it.
+    """Check that the files of a plan exist, and that its model supports what the plan uses.
 
     Raises:
-        UsageError: something is missing or impossible; the message has a line for each.
+        UsageError: a file is missing or the model does not support a setting. The message has one line per problem.
         RunError: a file of the model is damaged.
     """
     missing = [
@@ -30,11 +30,11 @@ def check(plan: Plan) -> None:
 
 
 def subject(plan: Plan) -> Subject:
-    """The model of a plan as its metrics see it."""
+    """The model of a plan, described for its metrics."""
     model = plan.opened
     offers: dict[Need, bool] = {
         "samples": True,
-        "pictures": model.draws_pictures and model.image_size is not None,  # metrics must know how large they are
+        "pictures": model.draws_pictures and model.image_size is not None,  # metrics need to know their size
         "prompts": "prompts" not in model.ignores,
         "inputs": plan.pictures is not None and all(plan.starts_from_a_picture(i) for i in range(len(plan.prompts))),
     }
@@ -62,13 +62,13 @@ def _unreadable_pictures(plan: Plan) -> Iterator[str]:
 
 
 def _impossible(plan: Plan) -> Iterator[str]:
-    """What the model of a plan cannot do, one line each."""
+    """The settings of a plan that its model does not support, one line each."""
     model = plan.opened
     if plan.pictures is not None and plan.pictures.set is not None:
         side, (height, width) = model.image_size, picture_size(plan.pictures.set)
         if (side, side) != (height, width):
             yield (
-                f"image.set: its pictures are {height} × {width} and those of {model.name} are {side} × {side}; "
+                f"image.set: its pictures are {height} × {width}, but those of {model.name} are {side} × {side}; "
                 "use `init`, which takes a picture of any size"
             )
     if not plan.metrics and not model.draws_pictures:

@@ -1,4 +1,4 @@
-"""The progress bars of a sweep: one for the sweep and one for the cell, each with the time left."""
+"""Progress bars, one for the sweep and one for the cell, each with the time left."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sdlab.system.text import shown
 
 
 class SweepProgress:
-    """Two bars while the block runs, and a line for every finished cell, which also goes to a log file.
+    """Two bars while the block runs, and one line per finished cell, which is also written to a log file.
 
-    The time left is the network passes left at the speed of those done.
+    The time left is estimated from the remaining network passes and the speed so far.
     """
 
     def __init__(self, console: Console, passes: Sequence[float]) -> None:
@@ -30,7 +30,7 @@ class SweepProgress:
             console=console,
             transient=True,
         )
-        # With no step at all there are still pictures to decode. A cell that cannot run takes no time.
+        # Even without any step, pictures are decoded. A cell that cannot run takes no time.
         self._passes = [1.0 if isnan(cell) else max(1.0, cell) for cell in passes]
         self._total = sum(self._passes)
         self._done = 0.0
@@ -52,7 +52,7 @@ class SweepProgress:
         """Start the next cell."""
         self._index += 1
         if self._index == 0:
-            self._start = time.monotonic()  # leaves out loading, which happens once
+            self._start = time.monotonic()  # excludes loading, which happens once
         self._cell_start = time.monotonic()
         self._bars.update(self._cell, description=shown(label), completed=0.0, left="", visible=True)
         self._bars.update(self._sweep, description=f"cell {self._index + 1} of {len(self._passes)}")
@@ -65,7 +65,7 @@ class SweepProgress:
         self._bars.update(self._sweep, completed=done, left=_left(now - self._start, done / self._total))
 
     def end(self, text: str, *, failed: bool = False, aside: str = "") -> None:
-        """Finish the cell with a line of `text` on its outcome, and something less important after it."""
+        """Finish the cell with one line about its outcome, followed by less important details."""
         self.update(1.0)
         self._done += self._passes[self._index]
         number = Text(f"{self._index + 1:>3}/{len(self._passes)} ", "dim")

@@ -1,7 +1,7 @@
-"""Prompts from files, and the named sets of prompts and pictures of each world, the same on every machine.
+"""Prompts from files, and the named sets of prompts and pictures of each world. A set is the same on every machine.
 
-Picture i of a set shows what prompt i of the set of that name says. Prompt i of an altered set differs from picture i
-of the world's own set in one fact, which image-to-image is asked to change.
+Picture i of a set shows what prompt i of the same set says. Prompt i of an altered set differs in one fact from
+picture i of the unaltered set. Image-to-image should change that fact.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ SETS: dict[str, tuple[str, Split]] = {
 _ALTERED = {f"{world}_altered": world for world in WORLDS}
 PROMPT_SETS = (*SETS, *_ALTERED)
 SIZE = 4096  # captions in a set
-_SEED = 20_000  # far from the seeds that training draws from
+_SEED = 20_000  # far from the seeds of training
 
 
 def prompt_set(name: str, count: int) -> list[str]:
     """The first `count` captions of a set. A larger count only adds to a smaller one.
 
-    `scenes` says nothing the model has not been trained on, nor does `scenes_altered`; every caption of
-    `scenes_heldout` describes a scene with a combination that training never showed. So it is with the other worlds.
+    Captions of `scenes` and `scenes_altered` have only combinations from training. Every caption of `scenes_heldout`
+    has a combination that was held out of training. The sets of other worlds follow the same rule.
 
     Raises:
         KeyError: there is no such set.
@@ -78,7 +78,7 @@ def picture_size(name: str) -> tuple[int, int]:
 
 
 def _drawn(name: str, count: int) -> tuple[AnyWorld, Any, torch.Generator]:
-    """The world, the ground truth of the whole set, and the generator that then words its captions."""
+    """The world, the ground truth of the whole set, and the generator for the wording of its captions."""
     if not 1 <= count <= SIZE:
         raise ValueError(f"count should be from 1 to {SIZE}, got {count}")
     generator = torch.Generator().manual_seed(_SEED)
@@ -88,7 +88,7 @@ def _drawn(name: str, count: int) -> tuple[AnyWorld, Any, torch.Generator]:
 
 
 def _altered(world: AnyWorld, caption: str, i: int) -> str:
-    """The caption with one fact exchanged for another, both within what training shows."""
+    """The caption with one fact changed. Neither the old nor the new one states a held-out combination."""
     generator = torch.Generator().manual_seed(_SEED + 1 + i)
     statement = world.parse(caption)
     assert statement is not None

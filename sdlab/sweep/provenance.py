@@ -1,4 +1,4 @@
-"""The provenance of a row: versions, machine, precision, code."""
+"""The provenance of a row: versions, machine, precision and commit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def device_name(device: str) -> str:
 
 
 def git_commit() -> str | None:
-    """The commit of the code, with `+` when files differ from it; None outside a clone."""
+    """The commit of the code, followed by `+` if files have changed since; None outside a clone."""
     if not (ROOT / ".git").exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""The interface between the runner of a sweep and the bench: a cell in, its result out."""
+"""The interface between the runner of a sweep and the bench, which turns a cell into a result."""
 
 from __future__ import annotations
 
@@ -14,22 +14,20 @@ from sdlab.sweep.cell import Cell
 
 @dataclass(frozen=True)
 class CellResult:
-    """Everything that is measured of a cell of N images."""
+    """All measurements of a cell with N images."""
 
     metrics: dict[str, float]
-    stderr: dict[str, float]  # standard errors, of the metrics that have one
-    per_image: dict[
-        str, NDArray[np.floating]
-    ]  # (N,) in the order of the seeds, of the metrics that are means over images
+    stderr: dict[str, float]  # standard errors, for metrics that have one
+    per_image: dict[str, NDArray[np.floating]]  # (N,) in the order of the seeds, for metrics that are means over images
     network_passes: float  # per image
     seconds_per_image: float
     ms_per_pass: float
-    network_share: float  # of the whole time of the cell, in [0, 1]
+    network_share: float  # share of the cell's time, in [0, 1]
     thumbnails: NDArray[np.uint8]  # (K, H, W, 3), the pictures of `Bench.prompts`
 
 
 class CellFailed(Exception):
-    """A cell without values, because of a NaN for instance. The sweep goes on.
+    """A cell has no values, for example because of a NaN. The sweep continues.
 
     The message is the reason in one line. `trace` is the traceback if code failed, otherwise it is empty.
     """
@@ -40,7 +38,7 @@ class CellFailed(Exception):
 
 
 class Bench(Protocol):
-    """A loaded model with everything that measures it."""
+    """A loaded model and its metrics."""
 
     @property
     def prompts(self) -> Sequence[str]:
@@ -53,13 +51,13 @@ class Bench(Protocol):
         ...
 
     def real(self) -> dict[str, tuple[float, float]]:
-        """The value and standard error of each metric on as many real pictures, where there are any."""
+        """The value and standard error of each metric on the same number of real pictures; empty without any."""
         ...
 
     def run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:
         """Measure a cell, calling `on_progress` with the finished share in [0, 1].
 
         Raises:
-            CellFailed: this cell has no values; others may.
+            CellFailed: this cell has no values. Other cells are not affected.
         """
         ...

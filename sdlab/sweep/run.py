@@ -1,4 +1,4 @@
-"""The runner of a sweep: the cells that the store does not have, one after the other, each stored when it is done."""
+"""The runner of a sweep. It runs the cells that are missing from the store and stores each when it is done."""
 
 from __future__ import annotations
 
@@ -32,33 +32,33 @@ STORE = "results.sqlite"
 PLAN = "plan.json"
 LOG = "errors.log"  # tracebacks of failed cells
 REAL = "real"  # the note in the store with the metrics of real pictures
-_MOST_IMAGES = 10**7  # of a cell, in a plan that is read
+_MOST_IMAGES = 10**7  # of a cell, in a plan read from a store
 _ROOM = 16 * 2**20  # bytes that must be free on the disk before a cell starts
 
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """How a sweep ended."""
+    """The outcome of a sweep."""
 
     total: int  # cells in the plan
-    kept: int  # of them, those that were in the store before
-    ran: int  # and those that are new there
+    kept: int  # cells that were in the store before
+    ran: int  # cells that were run now
     failed: tuple[tuple[str, str], ...] = ()  # (cell, reason)
     interrupted: bool = False
     logged: bool = False  # whether tracebacks of failed cells are in the log of the run
 
     @property
     def status(self) -> int:
-        """The exit status: 130 for an interrupt that kept all, 1 when a cell failed, else 0."""
+        """The exit status: 130 after an interrupt, 1 if a cell failed, otherwise 0."""
         return INTERRUPTED if self.interrupted else 1 if self.failed else 0
 
 
 def run_sweep(
     plan: Plan, model: str, open_bench: Callable[[], Bench], directory: Path, console: Console
 ) -> SweepOutcome:
-    """Run what is missing of `plan` in a run directory, which afterwards holds the resolved plan and the store.
+    """Run the missing cells of `plan` in a run directory, where the resolved plan and the store are kept.
 
-    `model` identifies the model down to its weights. `open_bench` is called only when there is a cell to run.
+    `model` identifies the model down to its weights. `open_bench` is called only if a cell has to run.
 
     Raises:
         RunError: the directory is in use, the store is damaged, or the disk is full; finished cells are kept.
@@ -92,7 +92,7 @@ def run_sweep(
 
 @dataclass
 class _Tally:
-    """What has been written to the store so far."""
+    """The outcome so far."""
 
     ran: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
@@ -113,7 +113,7 @@ class _Runner:
     tally: _Tally
 
     def run(self, key: str, cell: Cell) -> None:
-        """Run a cell and store it; a failed one is stored with its reason."""
+        """Run a cell and store its result, or the reason why it failed."""
         self.progress.begin(cell.label)
         start = time.monotonic()
         try:
@@ -135,7 +135,7 @@ class _Runner:
         self.progress.end(f"{label}  {numbers}", aside=duration(time.monotonic() - start))
 
     def _log(self, cell: Cell, trace: str) -> None:
-        """Append a traceback to the log of the run. A log that cannot be written does not end the sweep."""
+        """Append a traceback to the log of the run. The sweep continues if the log cannot be written."""
         with suppress(OSError):
             append(self.store.path.parent / LOG, f"{datetime.now():%Y-%m-%d %H:%M:%S} {cell.label}\n{trace}\n")
             self.tally.logged = True
@@ -153,7 +153,7 @@ def _check_finite(plan: Plan, result: CellResult) -> None:
 
 
 def _check_room(directory: Path) -> None:
-    """Stop before a cell is computed, not after, when it could not be stored."""
+    """Check for space on the disk before a cell is computed, so that its result can be stored."""
     free = shutil.disk_usage(directory).free
     if free < _ROOM:
         raise RunError(
@@ -163,7 +163,7 @@ def _check_room(directory: Path) -> None:
 
 
 def _write_plan(plan: Plan, model: str, keys: list[str], directory: Path, store: Store) -> None:
-    """Write the resolved plan into a file for people, and into the store for the report."""
+    """Write the resolved plan to a file for users, and to the store for the report."""
     text = json.dumps({**plan.model_dump(), "model_identity": model, "keys": keys}, indent=1, ensure_ascii=False)
     if store.note(PLAN) != text:
         store.set_note(PLAN, text)
@@ -172,10 +172,10 @@ def _write_plan(plan: Plan, model: str, keys: list[str], directory: Path, store:
 
 
 def read_plan(store: Store) -> tuple[Plan, list[str]]:
-    """The plan a store was last run with, and the keys of its cells.
+    """The plan that a store was last run with, and the keys of its cells.
 
     Raises:
-        RunError: the store has none, or it is damaged.
+        RunError: the store has no plan, or a damaged one.
     """
     text = store.note(PLAN)
     if text is None:

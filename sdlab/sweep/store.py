@@ -1,7 +1,7 @@
-"""The store of results: one SQLite file with one row per cell, written whole or not at all.
+"""The store of results, one SQLite file with one row per cell. A row is written whole or not at all.
 
-The rollback journal (SQLite's default) makes every transaction safe against a kill or a power cut at any moment, and
-leaves a single file behind. A file may come from a stranger: what is read from it has limits, and is never executed.
+The rollback journal (SQLite's default) makes every transaction safe if the process is killed or the power fails, and
+leaves a single file. A file may come from an untrusted source. What is read from it has limits and is never executed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sdlab.sweep.cell import Cell
 from sdlab.sweep.results import CellResult
 from sdlab.system.errors import RunError
 
-_OURS = 0x5D1AB  # PRAGMA application_id, which marks our files
+_OURS = 0x5D1AB  # PRAGMA application_id, which marks a file as a store
 _VERSION = 1
 _TABLES = """
 CREATE TABLE cells (
@@ -52,7 +52,7 @@ CREATE TABLE cells (
 CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 _INPUTS = "inputs"  # the note with the input pictures
-_LARGEST = 2**28  # bytes of one value, as stored and as decompressed
+_LARGEST = 2**28  # bytes of one value, both stored and decompressed
 _PIXELS = 2**27  # of all pictures of a cell
 _REASON = 120  # characters of the reason why a row cannot be read
 _NUMBERS, _TEXTS, _TABLE = TypeAdapter(dict[str, float]), TypeAdapter(list[str]), TypeAdapter(dict[str, Any])
@@ -90,14 +90,15 @@ class Store:
     """An open store. Only one process may write; any number may read."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, or make it.
+        """Open the file, or create it.
 
         Raises:
-            RunError: it is a link, is not a store, is damaged, or was written by a newer sdlab; it is left as it was.
+            RunError: the file is a link, is not a store, is damaged, or was written by a newer sdlab. It is not
+                changed.
         """
         self.path = path
         if path.is_symlink():
-            raise RunError(f"{path} is a link, through which no results are written; put the file itself there")
+            raise RunError(f"{path} is a link, and results are not written through links; move the file itself there")
         with self._reporting():
             self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
             self._db.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST)
@@ -143,7 +144,7 @@ class Store:
             return {key for (key,) in self._db.execute("SELECT key FROM cells WHERE status = 'ok'")}
 
     def rows(self, keys: Iterable[str] | None = None) -> list[Row]:
-        """The rows of `keys` that exist and can be read, in their order; or every such row, oldest first."""
+        """The rows of `keys` that exist and can be read, in their order. Without `keys` all, oldest first."""
         if keys is None:
             with self._reporting():
                 keys = [key for (key,) in self._db.execute("SELECT key FROM cells ORDER BY created, rowid")]
@@ -182,7 +183,7 @@ class Store:
 
         Raises:
             ValueError: the number of prompts differs from that of the thumbnails.
-            RunError: no space is left, or the disk fails; all other rows are as they were.
+            RunError: the disk is full or fails. Other rows are not affected.
         """
         if len(prompts) != len(result.thumbnails):
             raise ValueError(f"{len(prompts)} prompts for {len(result.thumbnails)} thumbnails")
@@ -201,7 +202,7 @@ class Store:
         )
 
     def add_failed(self, key: str, cell: Cell, reason: str, provenance: dict[str, Any]) -> None:
-        """Write that a cell failed, and why. The next run tries it again.
+        """Store the reason why a cell failed. The next run tries it again.
 
         Raises:
             RunError: as for `add`.
@@ -219,13 +220,13 @@ class Store:
             self._db.execute(f"INSERT OR REPLACE INTO cells ({names}) VALUES ({marks})", tuple(columns.values()))
 
     def note(self, name: str) -> str | None:
-        """A text kept beside the cells."""
+        """A text stored beside the cells."""
         with self._reporting():
             found = self._db.execute("SELECT value FROM notes WHERE name = ?", (name,)).fetchone()
         return None if found is None else found[0]
 
     def set_note(self, name: str, value: str) -> None:
-        """Keep a text beside the cells.
+        """Store a text beside the cells.
 
         Raises:
             RunError: as for `add`.
@@ -247,7 +248,7 @@ class Store:
             return _unstrip(base64.b64decode(strip), count)
 
     def set_inputs(self, pictures: NDArray[np.uint8]) -> None:
-        """Keep the input pictures beside the cells.
+        """Store the input pictures beside the cells.
 
         Raises:
             RunError: as for `add`.
@@ -261,7 +262,7 @@ class Store:
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
-        """Report SQLite's errors as ours, in one line."""
+        """Turn errors of SQLite into errors of sdlab with one line each."""
         try:
             yield
         except sqlite3.DatabaseError as error:
@@ -277,7 +278,7 @@ class Store:
 
 @contextmanager
 def _intact() -> Iterator[None]:
-    """Report a value that cannot be read in one line. The readers of NumPy, Pillow and JSON raise anything on those."""
+    """Report a value that cannot be read in one line. On such values NumPy, Pillow and JSON may raise any error."""
     try:
         yield
     except (sqlite3.DatabaseError, RunError):
@@ -309,11 +310,11 @@ def _arrays(stored: bytes) -> dict[str, NDArray[np.floating]]:
     """The inverse of `_npz`. Pickles are refused."""
     with zipfile.ZipFile(io.BytesIO(stored)) as archive:
         if (size := sum(member.file_size for member in archive.infolist())) > _LARGEST:
-            raise ValueError(f"{size / 2**20:.0f} MiB of numbers")
+            raise ValueError(f"{size / 2**20:.0f} MiB of values")
     with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
         found = {name: arrays[name] for name in arrays.files}
     if not all(array.ndim == 1 and array.dtype.kind in "fiu" for array in found.values()):
-        raise ValueError("the numbers per image are not lists of numbers")
+        raise ValueError("the values per image are not lists of numbers")
     return found
 
 
@@ -335,7 +336,7 @@ def _strip(pictures: NDArray[np.uint8]) -> bytes | None:
 def _unstrip(strip: bytes, count: int) -> NDArray[np.uint8]:
     """The inverse of `_strip`."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is ours
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit of this module applies
         image = Image.open(io.BytesIO(strip), formats=["PNG"])
     if image.width * image.height > _PIXELS:
         raise ValueError(f"the pictures have {image.width} × {image.height} pixels")

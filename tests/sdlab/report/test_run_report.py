@@ -274,7 +274,7 @@ def test_a_link_in_the_place_of_the_store_is_not_followed(run, tmp_path, capsys)
     (tmp_path / "runs" / "quick").mkdir(parents=True)
     (tmp_path / "runs" / "quick" / "results.sqlite").symlink_to(tmp_path / "secret")
     assert run()[0] == 1
-    assert "results.sqlite is a link, through which no results are written" in capsys.readouterr().err
+    assert "results.sqlite is a link, and results are not written through links" in capsys.readouterr().err
     assert (tmp_path / "secret").read_bytes() == b""
 
 

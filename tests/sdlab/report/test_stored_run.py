@@ -106,7 +106,7 @@ def test_numbers_that_fill_the_memory_are_not_read(directory: Path):
     text = told(directory, first("per_image", buffer))
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert f"the values of {LABEL} cannot be read: ValueError: 2048 MiB of numbers" in text
+    assert f"the values of {LABEL} cannot be read: ValueError: 2048 MiB of values" in text
     assert most < 2**28
 
 

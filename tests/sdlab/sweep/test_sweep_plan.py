@@ -199,7 +199,7 @@ def test_every_sampler_that_knows_its_calls_keeps_every_budget(name, budget):
     if name == "dpm_adaptive":
         with pytest.raises(
             ValueError,
-            match="dpm_adaptive chooses its own step sizes, so no budget can be planned; give `steps`",
+            match="dpm_adaptive is adaptive, so its steps do not follow from a budget; give `steps`",
         ):
             steps_within(budget, cell, LEVELS)
         return
@@ -217,7 +217,7 @@ def test_a_budget_of_an_extra_cell_stands_for_the_steps_of_the_others_and_the_ot
 def test_what_no_budget_holds_can_be_excluded(file):
     toml = BUDGET.replace('"ddim"', '"dpm_adaptive"').replace("[5, 10]", "[1, 10]")
     assert mistakes(file, toml) == [
-        "cells.passes: dpm_adaptive chooses its own step sizes, so no budget can be planned; give `steps`",
+        "cells.passes: dpm_adaptive is adaptive, so its steps do not follow from a budget; give `steps`",
         "cells.passes: heun · trailing · cfg scale=3 takes more than 1 network pass for any number of steps",
     ]
     toml += '[[exclude]]\nsampler = "dpm_adaptive"\n[[exclude]]\nguidance = { name = "cfg" }\npasses = 1\n'
