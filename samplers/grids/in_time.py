@@ -45,10 +45,12 @@ def linspace(steps: int, levels: Levels) -> tuple[float, ...]:
 def trailing(steps: int, levels: Levels) -> tuple[float, ...]:
     """Even integer timesteps from the high end: t = round(n − i n/steps) − 1; starts at σ_max.
 
-    (Lin et al. 2023, arXiv:2305.08891, Table 2)
+    In a continuous time this becomes `sgm_uniform`.  (Lin et al. 2023, arXiv:2305.08891, Table 2)
     """
-    table = table_of("trailing", steps, levels)
-    return tuple(table.sigmas[round(table.n - i * table.n / steps) - 1] for i in range(steps))
+    time = timed("trailing", steps, levels)
+    if not isinstance(time, DiscreteLevels):
+        return sgm_uniform(steps, time)
+    return tuple(time.sigmas[round(time.n - i * time.n / steps) - 1] for i in range(steps))
 
 
 def simple(steps: int, levels: Levels) -> tuple[float, ...]:

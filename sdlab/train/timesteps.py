@@ -26,8 +26,8 @@ def log_normal(
     """n timesteps (n,), float64, for which ln(σ/shift) is normal (Karras et al. 2022, arXiv:2206.00364, table 1).
 
     In a rectified flow ln σ = logit t, so this is its logit-normal distribution, with the shift of t for larger
-    pictures (Esser et al. 2024, arXiv:2403.03206, eq. 19 and 23). σ is clamped to the noise schedule, and a table's
-    nearest timestep is taken.
+    pictures (Esser et al. 2024, arXiv:2403.03206, section 3.1 and eq. 23). σ is clamped to the noise schedule, and in a
+    table the nearest timestep is taken.
     """
     normal = torch.special.ndtri(_spread(n, generator).double().clamp(1e-6, 1 - 1e-6))
     t = torch.tensor([levels.t(sigma) for sigma in (shift * (mean + std * normal).exp()).tolist()], dtype=torch.float64)

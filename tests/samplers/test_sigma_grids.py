@@ -254,7 +254,7 @@ ERRORS = [
         lambda: samplers.grid("leading", steps=10, levels=SD, offset=-1),
         "leading.offset must be an integer of at least 0",
     ),
-    (lambda: samplers.grid("trailing", steps=5, levels=CONTINUOUS), "is spaced in timesteps and needs discrete levels"),
+    (lambda: samplers.grid("leading", steps=5, levels=CONTINUOUS), "is spaced in timesteps and needs discrete levels"),
     (
         lambda: samplers.discrete_levels("scaled-linear"),
         "unknown beta table 'scaled-linear' (did you mean 'scaled_linear'?)",
@@ -277,3 +277,13 @@ def test_a_mistake_is_reported_in_one_line(slip, line):
         slip()
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_trailing_in_a_continuous_time_is_the_limit_of_finer_tables():
+    time = samplers.vp_levels()
+    n = 200_000
+    table = samplers.DiscreteLevels(
+        tuple(time.sigma(min(time.t_min + (time.t_max - time.t_min) * i / (n - 1), time.t_max)) for i in range(n))
+    )
+    fine = samplers.grid("trailing", steps=7, levels=table)
+    assert samplers.grid("trailing", steps=7, levels=time) == pytest.approx(fine, rel=2e-4)

@@ -37,7 +37,7 @@ class Aligned(nn.Module):
 def alignment_loss(projected: Tensor, features: Tensor) -> Tensor:
     """1 − cosine of the projected features (B, C, h, w) and the frozen ones (B, C, H, W), averaged over positions.
 
-    The frozen features are averaged to the resolution of the others. (Yu et al. 2024, arXiv:2410.06940, eq. 8)
+    The frozen features are averaged to the resolution of the others. (Yu et al. 2024, arXiv:2410.06940, section 3)
     """
     wanted = F.adaptive_avg_pool2d(features.float(), (projected.shape[2], projected.shape[3]))
     return 1 - F.cosine_similarity(projected.float(), wanted, dim=1).mean()

@@ -39,7 +39,7 @@ class MinSnr(BaseModel):
 
 
 class SoftMinSnr(BaseModel):
-    """`weighting.name = "soft_min_snr"`: w = SNR γ/(SNR + γ) (Crowson et al. 2024, arXiv:2401.11605, section 3.4)."""
+    """`weighting.name = "soft_min_snr"`: w = SNR γ/(SNR + γ) (Crowson et al. 2024, arXiv:2401.11605)."""
 
     model_config = TABLE
 
@@ -52,7 +52,7 @@ class SoftMinSnr(BaseModel):
 
 
 class P2(BaseModel):
-    """`weighting.name = "p2"`: w = SNR/(k + SNR)^γ (Choi et al. 2022, arXiv:2204.00227, eq. 8)."""
+    """`weighting.name = "p2"`: w = SNR/(k + SNR)^γ (Choi et al. 2022, arXiv:2204.00227)."""
 
     model_config = TABLE
 
@@ -66,7 +66,7 @@ class P2(BaseModel):
 
 
 class EdmWeighting(BaseModel):
-    """`weighting.name = "edm"`: w = λ(σ) = SNR + 1/σ_data² (Karras et al. 2022, arXiv:2206.00364, section 5)."""
+    """`weighting.name = "edm"`: w = λ(σ) = SNR + 1/σ_data² (Karras et al. 2022, arXiv:2206.00364, table 1)."""
 
     model_config = TABLE
 

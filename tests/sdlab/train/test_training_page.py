@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from sdlab.model.config import SCENES
+from sdlab.model.noise_schedule import NAMED
 from sdlab.train.stages import STAGES
+from sdlab.train.stages.unet_config import UnetTraining
 
 PAGE = Path("docs/training.md").read_text(encoding="utf-8")
 
@@ -40,3 +45,15 @@ def test_the_commands_and_minutes_are_those_of_the_model_card():
     assert minutes(PAGE) == minutes(card)
     assert len(commands(card)) == 7
     assert commands(PAGE) == commands(card)
+
+
+def test_the_keys_of_the_section_on_objectives_are_valid():
+    section = PAGE.split("## Objectives of the U-Net")[1].split("\n## ")[0]
+    lines = re.findall(r"^    (\w+ = .*)$", section, flags=re.MULTILINE)
+    given = tomllib.loads("\n".join(lines))
+    assert {"prediction", "noise_schedule", "timesteps", "weighting", "alignment", "text_alignment"} == given.keys()
+    UnetTraining(out=Path("out"), steps=1, batch=1, lr=1e-3, **given)
+    for row in re.findall(r"^\| [^|]+ \| (`.*`) \|$", section, flags=re.MULTILINE):
+        chosen = tomllib.loads("\n".join(re.findall(r"`([^`]+)`", row)))
+        config = UnetTraining(out=Path("out"), steps=1, batch=1, lr=1e-3, **chosen)
+        replace(SCENES, prediction=config.prediction, levels=NAMED[config.noise_schedule])
