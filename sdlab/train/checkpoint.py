@@ -19,7 +19,9 @@ from sdlab.train.config import Training
 from sdlab.train.learner import Learner
 
 # Keys that may change when a run is resumed; more `steps` extend it.
-_FREE = {"steps", "save_every", "keep", "threads", "compile", "device", "out", "ema_length"}
+_FREE = {
+    "steps", "save_every", "keep", "preview_every", "tensorboard", "threads", "compile", "device", "out", "ema_length",
+}  # fmt: skip
 
 
 def newest(config: Training) -> Path:

@@ -101,6 +101,15 @@ class Training(BaseModel, ABC):
         None, ge=THREADS.low, le=THREADS.high, description="CPU threads; PyTorch's default if not set"
     )
     save_every: int = Field(200, ge=1, le=TRAINING_STEPS.high, description="steps between checkpoints")
+    preview_every: int | None = Field(
+        None,
+        ge=1,
+        le=TRAINING_STEPS.high,
+        description="steps between sheets of samples or reconstructions, of the vae and unet stages; none by default",
+    )
+    tensorboard: bool = Field(
+        False, description="also write losses and sheets as TensorBoard event files; needs sdlab[tensorboard]"
+    )
     keep: int = Field(2, ge=1, le=1000, description="number of checkpoints that are kept")
 
     @field_validator("ema_length")

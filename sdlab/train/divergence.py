@@ -10,9 +10,25 @@ from sdlab.system.errors import RunError
 from sdlab.train import checkpoint
 from sdlab.train.config import Training
 from sdlab.train.learner import Learner
+from sdlab.train.log import LossLog
 from sdlab.train.stage import Loss
 
-EXPLODED = 1000.0  # times the largest of the first losses
+_FACTOR = 1000.0  # times the largest of the first losses
+_PATIENCE = 10  # steps; a penalty that is applied at some steps alone does not count
+
+
+class Explosion:
+    """Watches for losses that stay far larger than they were at first."""
+
+    def __init__(self, log: LossLog) -> None:
+        self._log, self._steps = log, dict[str, int]()
+
+    def reached(self, name: str, value: float) -> bool:
+        """Whether the loss in this column of the log has been far too large at ten steps in succession."""
+        early = self._log.early(name)
+        large = early is not None and abs(value) > _FACTOR * early > 0
+        self._steps[name] = self._steps.get(name, 0) + 1 if large else 0
+        return self._steps[name] >= _PATIENCE
 
 
 class Diverged(Exception):

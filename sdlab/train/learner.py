@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -59,6 +60,17 @@ class Learner:
         """Update the moving averages."""
         for average in self.averages.values():
             average.update(self.module, step)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The first average in the module and inference mode, inside the block."""
+        live = {key: value.clone() for key, value in self.module.state_dict().items()}
+        self.settle()
+        try:
+            yield
+        finally:
+            self.module.load_state_dict(live)
+            self.module.train()
 
     def settle(self, weights: Mapping[str, Tensor] | None = None) -> None:
         """Load the weights, by default the first average, into the module, ready for inference."""

@@ -45,6 +45,16 @@ class LossLog:
                 self._early[name] = max(first)
         return self._early.get(name)
 
+    def series(self) -> dict[str, tuple[list[int], list[float]]]:
+        """The steps and values of each column that has values."""
+        columns: dict[str, tuple[list[int], list[float]]] = {name: ([], []) for name in self._columns[1:]}
+        for row in self._rows:
+            for name, text in zip(self._columns[1:], row[1:], strict=False):
+                if text:
+                    columns[name][0].append(int(row[0]))
+                    columns[name][1].append(float(text))
+        return {name: points for name, points in columns.items() if points[0]}
+
     def _rewrite(self) -> None:
         width = len(self._columns)
         rows = [self._columns, *(row + [""] * (width - len(row)) for row in self._rows)] if width else []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -19,15 +19,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sdlab.system.console import line
 from sdlab.system.errors import UsageError
-from sdlab.system.files import make_folder
 from sdlab.system.interrupts import Interrupts
 from sdlab.system.text import shown
 from sdlab.train import checkpoint
 from sdlab.train.config import Training
-from sdlab.train.divergence import EXPLODED, Diverged
+from sdlab.train.divergence import Diverged, Explosion
 from sdlab.train.learner import Learner
-from sdlab.train.log import LossLog
 from sdlab.train.randomness import batch_generator, deterministic_algorithms
+from sdlab.train.record import Record
 from sdlab.train.snapshots import Snapshots
 from sdlab.train.stage import Loss, Stage, Trained
 from sdlab.weights import weights_file
@@ -56,35 +55,45 @@ def _train(stage: Stage, config: Training, console: Console) -> dict[str, float]
         line(console, f"continuing {config.out} at step {done} of {config.steps}")
     began = time.perf_counter() - spent
     saved = done
-    make_folder(config.out)
+    record = Record(config, done)
     snapshots = Snapshots(config.out, done)
-    log = LossLog(config.out / "log.csv", done)
+    explosion = Explosion(record.log)
 
     def save() -> None:
         nonlocal saved
         if saved < done:
             checkpoint.write(config, learners, done, time.perf_counter() - began)
             saved = done
+            record.draw()
+
+    def preview() -> None:
+        pictures = _preview(stage, learners, config)
+        if pictures is None:
+            raise UsageError(f"`preview_every`: the {config.stage} stage has no pictures to show; remove the key")
+        record.pictures(done, pictures)
 
     with Interrupts().listening() as interrupts, _progress(console) as progress:
         bar = progress.add_task(shown(config.out.name), total=config.steps, completed=done, note="")
         try:
+            if config.preview_every:
+                preview()
             for step in range(done, config.steps):
                 with interrupts.held():  # steps are atomic: an interrupt waits for the end of the step
                     losses = _step(stage, learners, config, step)
                     for loss in losses:
-                        early = log.early(_label(loss, learners))
-                        if early is not None and abs(float(loss.value)) > EXPLODED * early > 0:
+                        if explosion.reached(_label(loss, learners), float(loss.value)):
                             raise Diverged(loss, learners[loss.name], step)
                     done = step + 1
                 if step % _LOG_EVERY == 0 or done == config.steps:
                     values = _values(losses, learners)
-                    log.row(step, values)
+                    record.row(step, values)
                     progress.update(bar, note=" ".join(f"{k} {v:.4g}" for k, v in values.items()))
                 progress.update(bar, completed=done)
                 if config.snapshot_every and (done % config.snapshot_every == 0 or done == config.steps):
                     for name, learner in learners.items():
                         snapshots.write(name, learner.averages, done)
+                if config.preview_every and (done % config.preview_every == 0 or done == config.steps):
+                    preview()
                 if done % config.save_every == 0 or done == config.steps:
                     save()
         except KeyboardInterrupt:
@@ -94,11 +103,21 @@ def _train(stage: Stage, config: Training, console: Console) -> dict[str, float]
             raise
         except Diverged as error:
             raise error.diagnosis(config, saved) from None
+        finally:
+            record.close()
     for name, learner in learners.items():
         length = config.ema_length
         learner.settle(None if length is None else snapshots.combine(name, learner.averages, done, length))
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         return {**stage.finish(), "train_minutes": round((time.perf_counter() - began) / 60, 1)}
+
+
+def _preview(stage: Stage, learners: Mapping[str, Learner], config: Training) -> Tensor | None:
+    """The stage's pictures with the averages in the modules."""
+    with ExitStack() as stack, torch.no_grad(), torch.compiler.set_stance("force_eager"), _mixed_precision(config):
+        for learner in learners.values():
+            stack.enter_context(learner.averaged())
+        return stage.preview()
 
 
 def _prepare(trained: Mapping[str, Trained], config: Training, console: Console, *, fresh: bool) -> dict[str, Learner]:

@@ -40,10 +40,8 @@ class Loss:
 class Stage(Protocol):
     """The interface of a stage."""
 
-    @property
-    def trained(self) -> Mapping[str, Trained]:
-        """The trained modules by name. The key `start` initialises the first."""
-        ...
+    trained: Mapping[str, Trained]
+    """The trained modules by name. The key `start` initialises the first."""
 
     def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
         """The losses of a step, in order.
@@ -52,6 +50,13 @@ class Stage(Protocol):
         loss therefore uses the updated generator. All randomness comes from `generator`.
         """
         ...
+
+    def preview(self) -> Tensor | None:
+        """Pictures that show what the stage has learnt, (rows, columns, 3, H, W) in [−1, 1], or None if it has none.
+
+        The averages are in the modules. Pictures of different steps use the same data and noise.
+        """
+        return None
 
     def finish(self) -> dict[str, float]:
         """Measure the trained weights, write them to the model folder, and return the measurements."""

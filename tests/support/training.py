@@ -14,7 +14,7 @@ from torch import nn
 from sdlab.model.config import SCENES, ClipTextConfig, ClipVisionConfig, ModelConfig, UnetConfig, VaeConfig
 from sdlab.train.config import Training
 from sdlab.train.optimizer import standard
-from sdlab.train.stage import Loss
+from sdlab.train.stage import Loss, Stage
 from sdlab.train.stages import STAGES
 
 QUIET = Console(quiet=True)
@@ -56,7 +56,7 @@ class Toy(Training):
         raise NotImplementedError
 
 
-class Line:
+class Line(Stage):
     """A stage that fits y = 2x + 1; it can be interrupted at one step and diverge at another."""
 
     def __init__(self, config: Training, interrupt_at: int | None = None, poison_at: int | None = None) -> None:

@@ -20,7 +20,7 @@ from sdlab.model.clip import Clip
 from sdlab.system.errors import UsageError
 from sdlab.train.optimizer import standard
 from sdlab.train.randomness import measuring_generator
-from sdlab.train.stage import Loss
+from sdlab.train.stage import Loss, Stage
 from sdlab.train.stages.clip_config import ClipTraining
 from sdlab.train.world_pictures import WorldBatch, WorldPictures
 from sdlab.weights.model_folder import load_part, read_config, save_part
@@ -43,7 +43,7 @@ class Agreeing(nn.Module):
         return self.clip.scale() * image @ text.T, self.where(image.shape[-1] ** 0.5 * image)
 
 
-class ClipStage:
+class ClipStage(Stage):
     """The stage that maps pictures and captions to a shared space."""
 
     def __init__(self, config: ClipTraining, pictures: WorldPictures[Any]) -> None:

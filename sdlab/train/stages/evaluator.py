@@ -16,7 +16,7 @@ from torch import Tensor
 from sdlab.model.vae import Vae
 from sdlab.train.optimizer import standard
 from sdlab.train.randomness import measuring_generator
-from sdlab.train.stage import Loss
+from sdlab.train.stage import Loss, Stage
 from sdlab.train.stages.disturbances import MEASURED, haze, weather
 from sdlab.train.stages.evaluator_config import EvaluatorTraining
 from sdlab.train.world_pictures import WorldPictures
@@ -27,7 +27,7 @@ from sdlab.worlds.second_evaluator import SecondEvaluator
 _BATCHES, _BATCH = 8, 256  # of the pictures that the trained network is measured on
 
 
-class EvaluatorStage:
+class EvaluatorStage(Stage):
     """The stage that maps pictures to what they show."""
 
     def __init__(self, config: EvaluatorTraining, pictures: WorldPictures[Any]) -> None:

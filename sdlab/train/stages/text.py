@@ -23,7 +23,7 @@ from sdlab.system.files import make_folder
 from sdlab.train.folder import configuration, update
 from sdlab.train.optimizer import standard
 from sdlab.train.randomness import measuring_generator
-from sdlab.train.stage import Loss
+from sdlab.train.stage import Loss, Stage
 from sdlab.train.stages.text_config import TextTraining
 from sdlab.train.stages.text_probes import PROBES, Encoded, Probes
 from sdlab.train.world_pictures import WorldPictures
@@ -40,7 +40,7 @@ class Grounded(nn.Module):
         self.probes = build()
 
 
-class TextStage:
+class TextStage(Stage):
     """The stage that maps captions to what they describe."""
 
     def __init__(self, config: TextTraining, pictures: WorldPictures[Any]) -> None:

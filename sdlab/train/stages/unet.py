@@ -29,8 +29,9 @@ from sdlab.train.losses.denoising import Denoising
 from sdlab.train.losses.text_alignment import text_alignment_loss
 from sdlab.train.optimizer import standard
 from sdlab.train.randomness import measuring_generator
-from sdlab.train.stage import Loss
+from sdlab.train.stage import Loss, Stage
 from sdlab.train.stages.unet_config import UnetTraining
+from sdlab.train.stages.unet_preview import samples
 from sdlab.train.timesteps import log_normal, uniform
 from sdlab.weights.model_folder import load_part, read_config, save_part
 from sdlab.weights.vocabulary import tokenizer_in
@@ -49,7 +50,7 @@ class Example(NamedTuple):
     dropped: Tensor  # whether the caption is replaced by the empty one, (B,)
 
 
-class UnetStage:
+class UnetStage(Stage):
     """The stage that maps noisy latents, a timestep and a caption to a prediction of the clean latents."""
 
     def __init__(
@@ -179,6 +180,15 @@ class UnetStage:
         t = timesteps(n, generator)
         sigma = torch.tensor([self.levels.sigma(one) for one in t.tolist()], dtype=torch.float64)
         return Example(x0, torch.randn(x0.shape, generator=generator).to(x0.device), t, sigma, tokens, dropped)
+
+    def preview(self) -> Tensor:
+        """Eight pictures, and samples of their captions beneath."""
+        generator, device = measuring_generator(self.config.seed), self.config.device
+        batch = self.pictures.batch(8, generator)
+        captions, empty = self.tokenizer(batch.captions(generator)), self.tokenizer([""])
+        contexts = {"cond": self.text(captions.to(device)), "uncond": self.text(empty.to(device))}
+        noise = torch.randn(8, *self.model.latent_shape, generator=generator).to(device)
+        return torch.stack([batch.images().to(device), samples(self.unet, self.vae, self.model, contexts, noise)])
 
     def finish(self) -> dict[str, float]:
         """Measure the unweighted loss at uniform timesteps on each set of unseen pictures. Write the weights.

@@ -31,12 +31,12 @@ from sdlab.train.losses.adversarial import (
 from sdlab.train.losses.perceptual import ClipFeatures, perceptual_distance
 from sdlab.train.optimizer import configured, standard
 from sdlab.train.randomness import measuring_generator
-from sdlab.train.stage import Loss, Trained
+from sdlab.train.stage import Loss, Stage, Trained
 from sdlab.train.stages.vae_config import Adversarial, Perceptual, VaeTraining
 from sdlab.weights.model_folder import load_part, save_part
 
 
-class VaeStage:
+class VaeStage(Stage):
     """The stage that trains the reconstruction of pictures from latents."""
 
     def __init__(self, config: VaeTraining, pictures: CaptionedPictures, unseen: CaptionedPictures) -> None:
@@ -44,12 +44,13 @@ class VaeStage:
         self.pictures, self.unseen = pictures, unseen
         torch.manual_seed(config.seed)
         self.vae = Vae(self.model.vae)
-        self.trained = {"vae": standard(self.vae, config)}
+        vae = standard(self.vae, config)
+        self.trained = {"vae": vae}
         self.features = None if config.perceptual is None else self._frozen_features(config.perceptual)
         if (adversarial := config.adversarial) is not None:
             self.discriminator = PatchDiscriminator(adversarial.width, adversarial.spectral_norm)
             betas = adversarial.beta1, adversarial.beta2
-            vae = replace(self.trained["vae"], optimizer=configured(config, config.lr, betas))
+            vae = replace(vae, optimizer=configured(config, config.lr, betas))
             critic = Trained(self.discriminator, configured(config, adversarial.lr or config.lr, betas))
             self.trained = {"vae": vae, "discriminator": critic}
 
@@ -101,6 +102,11 @@ class VaeStage:
             # As much in sum as a penalty at every step (Karras et al. 2020, arXiv:1912.04958, section 3.1).
             loss = loss + adversarial.r1 / 2 * adversarial.r1_every * parts["r1"]
         return Loss("discriminator", loss, parts)
+
+    def preview(self) -> Tensor:
+        """Eight unseen pictures, and their reconstructions beneath."""
+        images = self.unseen.batch(8, measuring_generator(self.config.seed)).images().to(self.config.device)
+        return torch.stack([images, self.vae.decode(self.vae.encode(images).mean).float()])
 
     def finish(self) -> dict[str, float]:
         """Measure the PSNR on unseen pictures and the mean and spread of the latents. Write weights, scale and shift.

@@ -166,11 +166,11 @@ def test_a_run_that_diverges_before_its_first_checkpoint_says_so(tmp_path: Path)
 
 
 def test_an_exploding_loss_stops_the_run(tmp_path: Path):
-    """It is 10⁶ times as large from step 143 on."""
+    """It is 10⁶ times as large from step 143 on: the tenth of these steps is the last."""
     config = toy(tmp_path, steps=300, lr=1e-4)
-    with pytest.raises(RunError, match=r"diverged at step 143: the loss of `line` is \d\.\d+e\+06, the norm"):
+    with pytest.raises(RunError, match=r"diverged at step 152: the loss of `line` is \d\.\d+e\+06, the norm"):
         train(Scaled(config, 1e6, 143), config, QUIET)
-    assert steps(config.out) == {"checkpoint.pt": 140, "checkpoint.1.pt": 130}
+    assert steps(config.out) == {"checkpoint.pt": 150, "checkpoint.1.pt": 140}
 
 
 @pytest.mark.parametrize(("factor", "since"), [(100.0, 143), (1e6, 0)])
@@ -179,11 +179,21 @@ def test_a_large_loss_alone_does_not_stop_it(tmp_path: Path, factor: float, sinc
     train(Scaled(config, factor, since), config, QUIET)
 
 
+def test_a_penalty_at_some_steps_does_not_stop_it(tmp_path: Path):
+    class Penalty(Scaled):
+        def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
+            self.since = step if step % 4 == 1 else step + 1
+            yield from super().losses(step, generator)
+
+    config = toy(tmp_path, steps=200, lr=1e-4)
+    train(Penalty(config, 1e6, 0), config, QUIET)
+
+
 def test_the_early_values_survive_a_resumed_run(tmp_path: Path):
     config = toy(tmp_path, steps=300, lr=1e-4)
     first = Scaled(config, 1e6, 205)
     first.interrupt_at = 195
     with pytest.raises(KeyboardInterrupt):
         train(first, config, QUIET)
-    with pytest.raises(RunError, match="diverged at step 205"):
+    with pytest.raises(RunError, match="diverged at step 214"):
         train(Scaled(config, 1e6, 205), config, QUIET)
