@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -43,6 +43,10 @@ class Interrupts:
         """Raise KeyboardInterrupt if a signal has arrived since the start."""
         if self._caught:
             raise KeyboardInterrupt
+
+    def share(self, anyone: Callable[[bool], bool]) -> None:
+        """Take over a signal that another process received; `anyone` tells whether any process has one."""
+        self._caught = anyone(self._caught)
 
     @contextmanager
     def held(self) -> Iterator[None]:

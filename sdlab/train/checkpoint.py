@@ -94,7 +94,7 @@ def _readable(paths: list[Path], device: str) -> tuple[Path, dict[str, Any]]:
             continue
         for damaged, why in zip(paths, errors, strict=False):
             remark(f"warning: {why.lines[0].partition(';')[0]}; continuing from {path.name}")
-            damaged.unlink()
+            damaged.unlink(missing_ok=True)  # another process may have deleted it
         return path, saved
     raise errors[0]
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sdlab.train import processes
 from sdlab.train.average import Average
 from sdlab.train.config import Training
 from sdlab.train.schedule import learning_rate
@@ -22,6 +23,7 @@ class Learner:
     def __init__(self, trained: Trained, config: Training) -> None:
         self.module, self.config = trained.module, config
         self.optimizer = trained.optimizer(trained.module)
+        self.parallel = processes.parallel(trained.module)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(torch.device(config.device).type, enabled=config.precision == "float16")
         self.norm = 0.0  # of the last gradients, before clipping
@@ -30,11 +32,17 @@ class Learner:
     def backward(self, loss: Tensor, batch: int) -> None:
         """Add the gradients of the loss of a batch, the first of which is 0, to those of the batches before.
 
-        They are divided by the number of batches per step.
+        They are divided by the number of batches per step, and averaged over all processes.
         """
         if batch == 0:
             self.optimizer.zero_grad(set_to_none=True)  # another module's loss may have left gradients here
-        self.scaler.scale(loss / self.config.accumulate).backward()
+        loss = self.scaler.scale(loss / self.config.accumulate)
+        if self.parallel is None:
+            loss.backward()
+            return
+        last = batch == self.config.accumulate - 1
+        with nullcontext() if last else self.parallel.no_sync():  # the sum of all batches is averaged
+            self.parallel(loss).backward()
 
     def step(self, step: int) -> bool:
         """Clip the gradients, and take one optimizer step at the learning rate of this step.

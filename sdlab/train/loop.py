@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sdlab.system.console import line
-from sdlab.system.errors import UsageError
+from sdlab.system.errors import RunError, UsageError
 from sdlab.system.interrupts import Interrupts
 from sdlab.system.text import shown
-from sdlab.train import checkpoint
+from sdlab.train import checkpoint, processes
 from sdlab.train.config import Training
 from sdlab.train.divergence import Diverged, Explosion
 from sdlab.train.learner import Learner
@@ -51,6 +51,9 @@ def train(stage: Stage, config: Training, console: Console) -> dict[str, float]:
 def _train(stage: Stage, config: Training, console: Console) -> dict[str, float]:
     learners = _prepare(stage.trained, config, console, fresh=not checkpoint.exists(config))
     done, spent = checkpoint.resume(config, learners)
+    if processes.rank() > 0:
+        _follow(stage, learners, config, done)
+        return {}
     if done:
         line(console, f"continuing {config.out} at step {done} of {config.steps}")
     began = time.perf_counter() - spent
@@ -65,6 +68,9 @@ def _train(stage: Stage, config: Training, console: Console) -> dict[str, float]
             checkpoint.write(config, learners, done, time.perf_counter() - began)
             saved = done
             record.draw()
+
+    def due(every: int | None) -> bool:
+        return every is not None and (done % every == 0 or done == config.steps)
 
     def preview() -> None:
         pictures = _preview(stage, learners, config)
@@ -84,18 +90,19 @@ def _train(stage: Stage, config: Training, console: Console) -> dict[str, float]
                         if explosion.reached(_label(loss, learners), float(loss.value)):
                             raise Diverged(loss, learners[loss.name], step)
                     done = step + 1
-                if step % _LOG_EVERY == 0 or done == config.steps:
-                    values = _values(losses, learners)
-                    record.row(step, values)
-                    progress.update(bar, note=" ".join(f"{k} {v:.4g}" for k, v in values.items()))
-                progress.update(bar, completed=done)
-                if config.snapshot_every and (done % config.snapshot_every == 0 or done == config.steps):
-                    for name, learner in learners.items():
-                        snapshots.write(name, learner.averages, done)
-                if config.preview_every and (done % config.preview_every == 0 or done == config.steps):
-                    preview()
-                if done % config.save_every == 0 or done == config.steps:
-                    save()
+                    if step % _LOG_EVERY == 0 or done == config.steps:
+                        values = _values(losses, learners)
+                        record.row(step, values)
+                        progress.update(bar, note=" ".join(f"{k} {v:.4g}" for k, v in values.items()))
+                    progress.update(bar, completed=done)
+                    if due(config.snapshot_every):
+                        for name, learner in learners.items():
+                            snapshots.write(name, learner.averages, done)
+                    if due(config.preview_every):
+                        preview()
+                    if due(config.save_every):
+                        save()
+                    interrupts.share(processes.anyone)
         except KeyboardInterrupt:
             save()
             where = checkpoint.newest(config)
@@ -110,6 +117,18 @@ def _train(stage: Stage, config: Training, console: Console) -> dict[str, float]
         learner.settle(None if length is None else snapshots.combine(name, learner.averages, done, length))
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         return {**stage.finish(), "train_minutes": round((time.perf_counter() - began) / 60, 1)}
+
+
+def _follow(stage: Stage, learners: Mapping[str, Learner], config: Training, done: int) -> None:
+    """The steps of a process that is not the first, from `done` on. It writes nothing."""
+    with Interrupts().listening() as interrupts:
+        for step in range(done, config.steps):
+            with interrupts.held():
+                try:
+                    _step(stage, learners, config, step)
+                except Diverged:  # in all processes at the same step
+                    raise RunError(f"training diverged at step {step}; see the error of the first process") from None
+                interrupts.share(processes.anyone)
 
 
 def _preview(stage: Stage, learners: Mapping[str, Learner], config: Training) -> Tensor | None:
@@ -141,7 +160,8 @@ def _step(stage: Stage, learners: Mapping[str, Learner], config: Training, step:
         Diverged: a loss or gradient is not finite.
     """
     done: list[Loss] = []
-    batches = [stage.losses(step, batch_generator(config.seed, step, i)) for i in range(config.accumulate)]
+    first = processes.rank() * config.accumulate
+    batches = [stage.losses(step, batch_generator(config.seed, step, first + i)) for i in range(config.accumulate)]
     while (loss := _gradients(batches, learners, config)) is not None:
         learner = learners[loss.name]
         if not learner.step(step):
@@ -168,7 +188,7 @@ def _values(losses: Sequence[Loss], learners: Mapping[str, Learner]) -> dict[str
 def _gradients(batches: Sequence[Iterator[Loss]], learners: Mapping[str, Learner], config: Training) -> Loss | None:
     """Compute the gradients of the next loss of a step, averaged over its batches.
 
-    Returns the averages of the loss and its parts, or None after the last loss.
+    Returns the averages of the loss and its parts, over all processes too, or None after the last loss.
     """
     found: list[Loss] = []
     for i, losses in enumerate(batches):
@@ -179,11 +199,11 @@ def _gradients(batches: Sequence[Iterator[Loss]], learners: Mapping[str, Learner
         learners[loss.name].backward(loss.value, i)
         found.append(Loss(loss.name, loss.value.detach(), {name: part.detach() for name, part in loss.parts.items()}))
 
-    def mean(values: list[Tensor]) -> Tensor:
-        return torch.stack(values).mean(0)
-
-    parts = {name: mean([one.parts[name] for one in found]) for name in found[0].parts}
-    return Loss(found[0].name, mean([one.value for one in found]), parts)
+    names = list(found[0].parts)
+    values = [torch.stack([one.value for one in found]).mean(0)]
+    values += [torch.stack([one.parts[name] for one in found]).mean(0) for name in names]
+    value, *parts = processes.mean(values)
+    return Loss(found[0].name, value, dict(zip(names, parts, strict=True)))
 
 
 @contextmanager

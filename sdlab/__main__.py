@@ -1,0 +1,5 @@
+"""`python -m sdlab`, which torchrun starts."""
+
+from sdlab.cli import main
+
+main()
