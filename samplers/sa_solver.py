@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import exp, expm1, inf, sqrt
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from samplers.adams import Node, adams_weights, along_data, log_ratio, phi
-from samplers.base import Denoiser, Noise, Sampler, between
+from samplers.base import Denoiser, Noise, between
 from samplers.checks import one_of, within
+from samplers.multistep import History, Multistep
 
 
 class Predicted(NamedTuple):
-    """A predicted step before its correction: its start, its noise and the predictions made so far."""
+    """A predicted step before its correction: its start, its noise and the predictions made so far.
 
-    x: Tensor
-    fresh: Tensor | None
-    history: tuple[Node, ...]
+    Before the first step there is no start.
+    """
+
+    x: Tensor | None = None
+    fresh: Tensor | None = None
+    history: History = History()
 
 
 @dataclass(frozen=True)
-class SASolver(Sampler):
+class SASolver(Multistep):
     """SA-Solver: second order in law, up to fourth without noise, one call per step (two with `pece`).
 
     The reverse SDE with τ² times its noise is dx = (1+τ²)(D − x) dλ + √2 τ σ dB in λ = −log σ. Over a step of h from σ
@@ -42,10 +46,15 @@ class SASolver(Sampler):
     the authors' code, and diffusers after it: ½ H in place of H φ₂(−H) = ∫₀¹ H e^{−(1−θ)H} θ dθ where two levels are
     used, as in UniPC with B = h. The order is the same. (Xue et al. 2023, arXiv:2309.05019, Algorithm 1)
 
+    With `lower_order_final` a step that has m steps left, itself included, uses m levels at most in its predictor, and
+    m + 1 in its corrector. This is the default of diffusers, in runs of any length. The claimed order is 2 at most.
+
     Raises:
         ValueError: an option is out of range.
     """
 
+    _few: ClassVar[float] = inf
+    _last: ClassVar[int] = 3
     tau: float = 1.0
     tau_low: float = 0.0
     tau_high: float = inf
@@ -55,6 +64,7 @@ class SASolver(Sampler):
     variant: Literal["corrected", "published"] = "corrected"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         within("SASolver.tau", self.tau, 0)
         within("SASolver.tau_low", self.tau_low, 0)
         if self.tau_high != inf:
@@ -65,32 +75,38 @@ class SASolver(Sampler):
 
     @property
     def order(self) -> int:
-        """The corrector's order, at most `predictor` + 1. Without a corrector `predictor`. With noise at most 2."""
+        """The corrector's order, at most `predictor` + 1. Without a corrector `predictor`.
+
+        With noise, or with `lower_order_final`, at most 2.
+        """
         order = min(self.corrector, self.predictor + 1) if self.corrector > 0 else self.predictor
-        return min(order, 2) if self.stochastic else order
+        return min(order, 2) if self.stochastic or self.lower_order_final else order
 
     @property
     def stochastic(self) -> bool:
         """True unless tau is 0."""
         return self.tau > 0
 
+    def prepare(self, sigmas: tuple[float, ...]) -> Predicted:
+        """A memory without a previous step."""
+        return Predicted(history=super().prepare(sigmas))
+
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Predicted | None, noise: Noise
     ) -> tuple[Tensor, Predicted]:
         """x at `sigma` -> x at `sigma_next`. Memory: the state before the step, its noise and the last predictions."""
-        x0 = denoise(x, sigma)
-        known: tuple[Node, ...] = ()
-        if memory is not None:
-            known = memory.history
-            if self.corrector > 0:
-                nodes = (Node(sigma, x0), *known)[: self.corrector]
-                x = self._adams(memory.x, known[0].sigma, sigma, nodes, memory.fresh)
-                x0 = denoise(x, sigma) if self.pece else x0
-        history = (Node(sigma, x0), *known)[:4]
+        x0, before = denoise(x, sigma), memory or Predicted()
+        history = before.history
+        if self.corrector > 0 and before.x is not None:
+            start = history.nodes[0].sigma
+            levels = min(self.corrector, history.limit(start, self.corrector) + 1)
+            x = self._adams(before.x, start, sigma, (Node(sigma, x0), *history.nodes)[:levels], before.fresh)
+            x0 = denoise(x, sigma) if self.pece else x0
+        history = history._replace(nodes=(Node(sigma, x0), *history.nodes)[:4])
         if sigma_next == 0:
             return torch.lerp(x0, x, 0.0), Predicted(x, None, history)
         fresh = between(noise, sigma, sigma_next, x) if self._tau(sigma) > 0 else None
-        guess = self._adams(x, sigma, sigma_next, history[: self.predictor], fresh)
+        guess = self._adams(x, sigma, sigma_next, history.used(self.predictor), fresh)
         return guess, Predicted(x, fresh, history)
 
     def _adams(

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import expm1
-from typing import Literal, NamedTuple
+from math import expm1, inf
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from samplers.adams import Node, adams_weights, along_data, log_nodes, log_ratio
-from samplers.base import Denoiser, Noise, Sampler
+from samplers.base import Denoiser, Noise
 from samplers.checks import one_of
+from samplers.multistep import History, Multistep
 
 
 class Before(NamedTuple):
-    """The corrected state at the start of the previous step, and its predictions, newest first."""
+    """The corrected state at the start of the previous step, and the predictions made so far.
 
-    x: Tensor
-    history: tuple[Node, ...]
+    Before the first step there is no state.
+    """
+
+    x: Tensor | None = None
+    history: History = History()
 
 
 @dataclass(frozen=True)
-class UniPC(Sampler):
+class UniPC(Multistep):
     """UniPC-p, predictor and corrector in one call per step: order p + 1, or p without the corrector.
 
     With λ = −log σ, h = λ⁺ − λ, ⁺ for the next level, and x_E = (σ⁺/σ) x + (1 − e^{−h}) x̂₀ for Euler's step, UniP-p
@@ -41,34 +45,42 @@ class UniPC(Sampler):
     is not corrected. `max_order` is p, `kind` names B(h), and `corrector` = False omits UniC. (Zhao et al. 2023,
     arXiv:2302.04867)
 
+    With `lower_order_final` the last step is UniP-1, and the one before it UniP-2 at most, corrected by UniC-2. This is
+    the default of diffusers, in runs of any length. The claimed order is 2 at most.
+
     Raises:
-        ValueError: max_order is not 1, 2 or 3, or kind is not "bh1" or "bh2".
+        ValueError: max_order is not 1, 2 or 3, kind is not "bh1" or "bh2", or lower_order_final is not True or False.
     """
 
+    _few: ClassVar[float] = inf
     max_order: int = 2
     kind: Literal["bh1", "bh2"] = "bh2"
     corrector: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         one_of("UniPC.max_order", self.max_order, (1, 2, 3))
         one_of("UniPC.kind", self.kind, ("bh1", "bh2"))
 
     @property
     def order(self) -> int:
-        """`max_order`, and one more with the corrector."""
-        return self.max_order + self.corrector
+        """`max_order`, and one more with the corrector; at most 2 with `lower_order_final`."""
+        order = self.max_order + self.corrector
+        return min(order, 2) if self.lower_order_final else order
+
+    def prepare(self, sigmas: tuple[float, ...]) -> Before:
+        """A memory without a previous step."""
+        return Before(history=super().prepare(sigmas))
 
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Before | None, noise: Noise
     ) -> tuple[Tensor, Before]:
         """x at `sigma` -> x at `sigma_next`. Memory: the corrected x and the last predictions."""
-        now = Node(sigma, denoise(x, sigma))
-        history: tuple[Node, ...] = (now,)
-        if memory is not None:
-            history = (now, *memory.history)[: self.max_order]
-            if self.corrector:
-                x = self._correct(memory, now)
-        return self._predict(x, history, sigma_next), Before(x, history)
+        now, before = Node(sigma, denoise(x, sigma)), memory or Before()
+        if self.corrector and before.x is not None:
+            x = self._correct(before.x, before.history.used(self.max_order), now)
+        history = before.history._replace(nodes=(now, *before.history.nodes)[: self.max_order])
+        return self._predict(x, history.used(self.max_order), sigma_next), Before(x, history)
 
     def _predict(self, x: Tensor, history: tuple[Node, ...], sigma_next: float) -> Tensor:
         sigma, x0 = history[0]
@@ -82,8 +94,7 @@ class UniPC(Sampler):
             return along_data(x, ratio, history, (-expm1(-h) - half, half))
         return along_data(x, ratio, history, [h * weight for weight in adams_weights(nodes, -h)])
 
-    def _correct(self, before: Before, now: Node) -> Tensor:
-        x, history = before
+    def _correct(self, x: Tensor, history: tuple[Node, ...], now: Node) -> Tensor:
         sigma, x0 = history[0]
         h, ratio = log_ratio(sigma, now.sigma), now.sigma / sigma
         if len(history) == 1:

@@ -100,7 +100,7 @@ def test_rules_in_the_sigma_clock(name, options, other, calls, spacing, steps):
     assert_same(ours(samplers.make(name, **options), x, sigmas), theirs_ve(scheduler, x, calls))
 
 
-MULTI = "DPMSolverMultistepScheduler"
+MULTI, UNIPC = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"
 FULL = {"lower_order_final": False}  # full order to the last positive level, as ours by default
 ON_NOISE = {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}
 NOISE = {**FULL, **ON_NOISE}
@@ -115,7 +115,7 @@ VP = [
         (
             "unipc",
             {"max_order": order, "kind": kind},
-            "UniPCMultistepScheduler",
+            UNIPC,
             {"solver_order": order, "solver_type": kind, "lower_order_final": order < 3},
         )
         for order in (1, 2, 3)
@@ -151,11 +151,19 @@ FINAL = [
     ("dpm_2m", {}, MULTI, {**ON_NOISE, "solver_order": 2}),
     ("dpm_3m", {"variant": "published"}, MULTI, {**ON_NOISE, "solver_order": 3}),
     ("deis", {"max_order": 3}, "DEISMultistepScheduler", {"solver_order": 3}),
-]
+    ("unipc", {"max_order": 2}, UNIPC, {"solver_order": 2}),
+    ("unipc", {"max_order": 3}, UNIPC, {"solver_order": 3}),
+    *(
+        ("unipc", {"max_order": order, "kind": kind}, UNIPC,
+         {"solver_order": order, "solver_type": kind, "final_sigmas_type": "sigma_min"})
+        for order in (1, 2, 3)
+        for kind in ("bh1", "bh2")
+    ),
+]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("steps", [2, 5, 14, 15])
+@pytest.mark.parametrize("steps", [2, 5, 14, 15, 20])
 @pytest.mark.parametrize("spacing", ["leading", "trailing", "karras"])
 @pytest.mark.parametrize(("name", "options", "other", "config"), FINAL, ids=[f"{c[0]}-{c[3]}" for c in FINAL])
 def test_lower_orders_in_the_last_steps_by_default(name, options, other, config, spacing, steps):

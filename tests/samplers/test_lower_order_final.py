@@ -30,6 +30,21 @@ SECOND = {
     "dpmpp_3m_sde": ("dpmpp_2m_sde", {"solver": "heun"}, 1e-12),
 }
 
+# Predictor and corrector in one call: a run of any length changes in so many of its last states, by the ending.
+ANY_LENGTH = [
+    ("unipc", {}, (1, 0)),
+    ("unipc", {"max_order": 1}, (0, 0)),
+    ("unipc", {"max_order": 3}, (2, 2)),
+    ("unipc", {"max_order": 3, "kind": "bh1"}, (2, 2)),
+    ("unipc", {"max_order": 3, "corrector": False}, (2, 2)),
+    ("sa_solver", {}, (2, 2)),
+    ("sa_solver", {"tau": 0.0, "predictor": 4, "corrector": 4}, (3, 3)),
+    ("sa_solver", {"tau": 0.0, "predictor": 4, "corrector": 2}, (3, 3)),
+    ("sa_solver", {"predictor": 3, "corrector": 0}, (2, 2)),
+    ("sa_solver", {"predictor": 1, "corrector": 4}, (1, 0)),
+    ("sa_solver", {"predictor": 2, "pece": True}, (1, 0)),
+]
+
 
 def grid(steps, ending):
     return samplers.grid("karras", steps=steps, levels=SD, ending=ending)
@@ -57,7 +72,8 @@ def one_step(sampler, x, memory, sigma, sigma_next, draws):
 
 
 def test_every_sampler_with_the_option_is_tested():
-    assert {name for name, kind in samplers.SAMPLERS.items() if issubclass(kind, Multistep)} == set(ORDERS)
+    tested = {*ORDERS, *(name for name, _, _ in ANY_LENGTH)}
+    assert {name for name, kind in samplers.SAMPLERS.items() if issubclass(kind, Multistep)} == tested
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -100,6 +116,37 @@ def test_only_the_last_steps_of_a_short_run_change(name, ending):
         same = [torch.equal(one[0], other[0]) for one, other in zip(plain, limited, strict=True)]
         changed = 0 if steps >= 15 else (ORDERS[name] == 3 or ending != "to_zero") + (ORDERS[name] == 3)
         assert same == [True] * (len(same) - changed) + [False] * changed
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize(("name", "options", "changed"), ANY_LENGTH, ids=str)
+def test_predictor_corrector_samplers_change_in_runs_of_any_length(name, options, changed, ending):
+    for steps in (14, 15, 30):
+        sigmas = grid(steps, ending)
+        plain, limited = (states(make(name, lower_order_final=on, **options), sigmas) for on in (False, True))
+        same = [torch.equal(one[0], other[0]) for one, other in zip(plain, limited, strict=True)]
+        count = changed[ending == "to_zero"]
+        assert same == [True] * (len(same) - count) + [False] * count
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_unipc_without_its_corrector_is_the_multistep_solver(ending):
+    sigmas = grid(14, ending)
+    for order, other in ((2, "dpmpp_2m"), (3, "dpmpp_3m")):
+        unipc = make("unipc", max_order=order, corrector=False, lower_order_final=True)
+        found, wanted = states(unipc, sigmas), states(make(other, lower_order_final=True), sigmas)
+        for (x, _), (y, _) in zip(found, wanted, strict=True):
+            torch.testing.assert_close(x, y, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "order"),
+    [("unipc", {"max_order": 3}, 2), ("unipc", {"max_order": 1, "corrector": False}, 1), ("sa_solver", {"tau": 0}, 2)],
+)
+def test_a_lower_order_in_runs_of_any_length_is_claimed(name, options, order):
+    limited = make(name, lower_order_final=True, **options)
+    assert limited.order == order
+    assert limited.nfe(grid(10, "to_zero")) == 10
 
 
 @pytest.mark.parametrize("name", ORDERS)

@@ -16,6 +16,8 @@ SLIPS = [
     ("dpmpp_3m", {"variant": None}, "DPMpp3M.variant must be one of 'corrected', 'published', got None"),
     ("dpm_2m", {"lower_order_final": "yes"}, "DPMSolver2M.lower_order_final must be True or False, got 'yes'"),
     ("deis", {"lower_order_final": 1}, "DEIS.lower_order_final must be True or False, got 1"),
+    ("unipc", {"lower_order_final": 0}, "UniPC.lower_order_final must be True or False, got 0"),
+    ("sa_solver", {"lower_order_final": None}, "SASolver.lower_order_final must be True or False, got None"),
     ("dpm_3m", {"variant": "fixed"}, "DPMSolver3M.variant must be one of 'corrected', 'published', got 'fixed'"),
     ("dpm_2s", {"r1": 0}, "DPMSolver2S.r1 must be in [0.01, 1], got 0"),
     ("dpm_3s", {"r1": 1.5}, "DPMSolver3S.r1 must be in [0.01, 1], got 1.5"),

@@ -134,16 +134,19 @@ SA = [
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("spacing", ["linspace", "karras", "exponential"])
 @pytest.mark.parametrize(("options", "config"), SA, ids=str)
-def test_sa_solver(options, config, spacing, steps, same_noise):
+@pytest.mark.parametrize("final", [False, True])
+def test_sa_solver(options, config, final, spacing, steps, same_noise):
     """On all levels that differ: its own grids end at σ_min, which the ones spaced in σ reach a step early."""
     tau = options.get("tau", 1.0)
     scheduler = build("SASolverScheduler", steps, tau_func=lambda t: torch.tensor(tau, dtype=torch.float64),
-                      lower_order_final=False, **SPACINGS[spacing], **config)  # fmt: skip
+                      lower_order_final=final, **SPACINGS[spacing], **config)  # fmt: skip
     sigmas = [float(sigma) for sigma in scheduler.sigmas]
     if not sigmas[-1] < sigmas[-2] * (1 - 1e-6):
         sigmas, scheduler.timesteps = sigmas[:-1], scheduler.timesteps[:-1]
     x, noise = start(3, 2, sigma=sigmas[0]), same_noise(scheduler)
-    assert_same(ours(samplers.make("sa_solver", **options), x, sigmas, noise), theirs_vp(scheduler, x))
+    assert_same(
+        ours(samplers.make("sa_solver", lower_order_final=final, **options), x, sigmas, noise), theirs_vp(scheduler, x)
+    )
 
 
 @pytest.mark.parametrize("steps", STEPS)
