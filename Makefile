@@ -21,7 +21,7 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The parts of docs/ that are made from the code.
+# The parts of docs/ that are generated from the code.
 docs: .venv/ready
 	$(BIN)/python docs/make.py
 

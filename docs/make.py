@@ -1,4 +1,4 @@
-"""The parts of the documentation that are made from the code: `make docs` writes them, and a test compares.
+"""The parts of the documentation that are generated from the code. `make docs` writes them, and a test compares.
 
 A page holds its made part between two comments, `<!-- made by docs/make.py -->` and `<!-- end -->`.
 """
@@ -25,7 +25,7 @@ BEGIN, END = "<!-- made by docs/make.py -->", "<!-- end -->"
 
 
 def entries(registry: Mapping[str, Callable[..., object]], given: tuple[str, ...] = ()) -> str:
-    """A summary and a section for each name: what its docstring says, and its options without those `given` anyway."""
+    """A summary, and a section per name with its docstring and its options, except those `given` by the caller."""
     names = sorted(registry)
     lines = ["| name | what it is |", "| :-- | :-- |"]
     for name in names:

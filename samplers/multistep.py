@@ -53,6 +53,6 @@ class Multistep(Sampler):
         flag(f"{type(self).__name__}.lower_order_final", self.lower_order_final)
 
     def prepare(self, sigmas: tuple[float, ...]) -> Any:
-        """An empty history that knows the last steps of a short run."""
+        """An empty history, with the start levels of the last steps if the run is short."""
         short = self.lower_order_final and len(sigmas) - 1 < self._few
         return History(limited=sigmas[-2 : -2 - self._last : -1] if short else ())

@@ -87,7 +87,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     check_regular(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # large pictures are fine, and so are faults in what is not pixels
+            warnings.simplefilter("ignore")  # large pictures are fine, and so are damaged metadata
             with Image.open(path) as file:
                 yield file
     except UnidentifiedImageError:
@@ -102,7 +102,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 def orientation(picture: Image.Image) -> int:
     """The EXIF orientation of a picture, 1 to 8. It is 1, upright, if the EXIF data are missing or malformed."""
-    picture.load()  # reports damaged pixels, and some formats keep EXIF data behind them
+    picture.load()  # reports damaged pixels; some formats store EXIF data after them
     try:
         value = picture.getexif().get(_ORIENTATION, 1)
         return value if value in _TURNS else 1

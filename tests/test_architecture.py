@@ -42,8 +42,8 @@ def test_modules_import_each_other_in_one_direction():
         ("sdlab/sweep", {"sdlab/report", "sdlab/commands", "sdlab/cpu"}),
     ],
 )
-def test_the_table_itself_keeps_what_the_house_is_built_on(name: str, never: set[str]):
-    """The table can be edited; these lines of it need a better reason than a new import."""
+def test_the_table_keeps_the_basic_rules(name: str, never: set[str]):
+    """The table may be edited, but these rules need a better reason than a new import."""
     for source, others in allowed(PAGE).items():
         if source == name or source.startswith(f"{name}/"):
             assert not {other for other in others if other in never or other.split("/")[0] in never}
@@ -108,7 +108,7 @@ def test_the_checker_accepts_a_tree_that_follows_its_table(tmp_path: Path):
     ],
     ids=["upward", "inside a function", "unknown room", "stale row"],
 )
-def test_the_checker_reports_what_does_not(tmp_path: Path, changed: dict[str, str], line: str):
+def test_the_checker_reports_a_tree_that_does_not(tmp_path: Path, changed: dict[str, str], line: str):
     assert complaints(small_tree(tmp_path, **changed), allowed(TABLE)) == [line]
 
 

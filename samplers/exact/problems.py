@@ -149,7 +149,7 @@ class GaussianMixture:
         return (self.denoise(end, last) if bare else end).to(x)
 
     def _resolved(self) -> float:
-        """A level at which x belongs to one mean: at a 20th of their distance the next has a share of e^{−200}."""
+        """A level at which x belongs to one mean. At a 20th of their distance, the next has a share of e^{−200}."""
         gaps = torch.pdist(_rows(self.means.double()))
         return float(gaps[gaps > 0].min()) / 20 if (gaps > 0).any() else 1.0
 

@@ -98,7 +98,7 @@ def generate(request: Request, out: Path, console: Console) -> list[Path]:
 
 @contextmanager
 def _explained(dtype: str) -> Iterator[None]:
-    """Add to an error of sampling what helps: another data type, or where the traceback is.
+    """Add advice to an error of sampling, such as another data type or the place of the traceback.
 
     Raises:
         RunError: sampling failed.

@@ -1,4 +1,4 @@
-"""Paths on the command line: options and arguments that expand `~` and refuse what no file can be called."""
+"""Options and arguments for paths. They expand `~` and reject paths that no file can have."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Definition:
         """The class attribute `name`, its own or that of its first base.
 
         Raises:
-            LookupError: no class on the way sets it to a constant.
+            LookupError: neither the class nor a base sets it to a constant.
         """
         for line in self.node.body:
             if isinstance(line, ast.Assign) and _is_name(line.targets[0], name):
@@ -55,10 +55,10 @@ def entries(module: str, registry: str) -> dict[str, Definition]:
 
 
 def definition(module: str, name: str) -> Definition:
-    """The class or function that `name` means in `module`, which defines it or imports it from where it is defined.
+    """The class or function `name` of `module`, which either defines it or imports it from the module that does.
 
     Raises:
-        LookupError: the module does neither.
+        LookupError: the module neither defines nor imports it.
     """
     for line in _tree(module).body:
         if isinstance(line, ast.ClassDef | ast.FunctionDef) and line.name == name:

@@ -1,4 +1,4 @@
-"""Which plots a run gets. Nothing is drawn here, so that an up-to-date report needs no plotting library."""
+"""The choice of plots for a run. Nothing is drawn here, so an up-to-date report needs no plotting library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data of a report, read from a store that may be damaged or come from a stranger."""
+"""The data of a report, read from a store that may be damaged or untrusted."""
 
 from __future__ import annotations
 

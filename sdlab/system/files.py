@@ -64,7 +64,7 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def _draft(path: Path) -> Iterator[Path]:
-    # Its name is short, whatever the length of the file's own.
+    # The name of the draft is short, because that of the file may be as long as the system allows.
     draft = path.with_name(f".{os.getpid()}.{get_ident()}.{next(_drafts)}.tmp")
     try:
         yield draft
@@ -87,7 +87,7 @@ def append(path: Path, text: str) -> None:
 
 
 def open_own(path: Path, flags: int) -> int:
-    """Open a file of sdlab's own for writing, and make it if it is missing. Returns its descriptor.
+    """Open a file that belongs to sdlab for writing, and create it if it is missing. Returns its descriptor.
 
     A link is not followed, so that no other file of the user is written.
 

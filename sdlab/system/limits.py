@@ -1,7 +1,7 @@
 """Limits of numbers in sweep files, training files and options, checked before anything runs.
 
-They are far above what makes sense, and low enough that a slip of the keyboard is reported and does not hang the
-machine. Whether a request fits into memory is found out when it runs.
+They are far above what makes sense, and low enough that a typing mistake is reported instead of hanging the machine.
+Whether a request fits into memory shows when it runs.
 """
 
 from __future__ import annotations

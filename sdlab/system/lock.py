@@ -13,7 +13,7 @@ from sdlab.system.errors import RunError
 from sdlab.system.files import make_folder, open_own, reason
 from sdlab.system.output import remark
 
-# How file systems without locks answer, such as Lustre mounted without -o flock and some NFS and FUSE.
+# The errors of file systems without locks, such as Lustre mounted without -o flock and some NFS and FUSE.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 
 

@@ -78,5 +78,5 @@ class _Stream(TextIOWrapper):
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # Python flushes once more when it ends
             if isinstance(error, BrokenPipeError):
                 raise
-            if self._number == 1:  # nobody can be told what standard error cannot say
+            if self._number == 1:  # a failure of standard error cannot be reported anywhere
                 raise RunError(f"cannot write the output: {reason(error)}") from None

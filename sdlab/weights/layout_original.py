@@ -48,7 +48,7 @@ OTHER_ATTENTION: Rules = (
     (r"\.mid\.attn_1\.group_norm\.", ".mid.attn_1.norm."),
 )
 
-# All that the networks compute is below these names.
+# The tensors of the networks are under these prefixes.
 _NETWORKS = ("model.diffusion_model.", "first_stage_model.", "cond_stage_model.")
 
 

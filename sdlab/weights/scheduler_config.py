@@ -62,8 +62,8 @@ def read(settings: Mapping[str, Any], path: Path) -> tuple[LevelsConfig, Predict
         raise UsageError(f"{path}: num_train_timesteps must be a whole number, got {n!r}")
     if zero_snr and prediction == "eps":
         raise UsageError(
-            f"{path}: rescale_betas_zero_snr needs prediction_type 'v_prediction' or 'sample', because pure noise says "
-            "nothing about the picture to a model that predicts noise"
+            f"{path}: rescale_betas_zero_snr needs prediction_type 'v_prediction' or 'sample', because at pure noise a "
+            "prediction of the noise says nothing about the picture"
         )
     try:
         return LevelsConfig(betas, start, end, n, zero_snr), prediction
@@ -94,7 +94,7 @@ def written(config: ModelConfig) -> dict[str, Any]:
 
 
 def _other_process(settings: Mapping[str, Any]) -> str | None:
-    """What says that the settings are of another process, as in `"sigma_data is 0.5, a setting of the EDM process"`."""
+    """The setting that belongs to another process, as in `"sigma_data is 0.5, a setting of the EDM process"`."""
     name = settings.get("_class_name")
     if name is not None and not (isinstance(name, str) and _CLASSES.fullmatch(name)):
         kind = next((what for pattern, what in _OTHERS if re.search(pattern, str(name))), "that sdlab does not know")
@@ -105,7 +105,7 @@ def _other_process(settings: Mapping[str, Any]) -> str | None:
     if settings.get("timestep_type") not in (None, "discrete"):
         return f"timestep_type is {settings['timestep_type']!r}, a setting of {_EDM}"
     if settings.get("trained_betas") is not None:
-        return "trained_betas has a table of its own, which sdlab does not read"
+        return "trained_betas is a custom table, which sdlab does not read"
     return None
 
 

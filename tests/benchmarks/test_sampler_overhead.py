@@ -58,7 +58,7 @@ CONTEST = {
 
 
 def elsewhere(name, eps, x):
-    """A run of diffusers' scheduler, with what it needs before: a clock that starts anew."""
+    """A run of diffusers' scheduler, after a reset of its step counter."""
     schedulers = pytest.importorskip("diffusers.schedulers")
     other, config = CONTEST[name]
     scheduler = getattr(schedulers, other)(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, **config)

@@ -186,7 +186,7 @@ def test_the_cut_in_the_words_of_the_prompt(ours, end, cut):
     assert ours.cut("a " * (ROOM - 1) + end) == cut
 
 
-def test_generate_says_what_it_cut(tmp_path):
+def test_generate_reports_the_cut_of_a_prompt(tmp_path):
     prompt = "red " * 22 + "on white and a BLUE [bold] Square"  # the lab model has room for 22 tokens
     done = CliRunner().invoke(app, ["generate", prompt, "--steps", "1", "--device", "cpu", "--out", str(tmp_path)])
     assert done.exit_code == 0

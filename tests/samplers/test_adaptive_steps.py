@@ -66,14 +66,14 @@ def test_each_image_is_steered_as_if_it_were_alone(pair, order, tolerances, pid)
 
 @pytest.mark.parametrize("pair", ["12", "23"])
 def test_no_image_depends_on_its_batch_mates(pair):
-    """Beside another image, or one with data and levels a thousand times as large, an image stays what it is."""
+    """An image does not change beside another image, even one with data and levels a thousand times as large."""
     rule = samplers.make("dpm_adaptive", pair=pair)
     together = samplers.run(rule, MIXTURE.denoise, torch.cat([X, 1e3 * X]), SPAN)[: len(X)]
     alone = torch.cat([samplers.run(rule, MIXTURE.denoise, x, SPAN) for x in X[:, None]])
     torch.testing.assert_close(together, alone, atol=1e-12, rtol=1e-12)
 
 
-def test_images_take_steps_of_their_own():
+def test_each_image_has_its_own_steps():
     counting = Counting(MIXTURE.denoise)
     samplers.run(samplers.make("dpm_adaptive"), counting, X, SPAN)
     visited = torch.stack([sigma for sigma in counting.levels if isinstance(sigma, torch.Tensor)])  # (calls, B)
@@ -98,7 +98,7 @@ def test_a_finer_tolerance_costs_more_and_errs_less(problem):
 
 
 def test_the_levels_of_the_grid_are_stops():
-    """Every level is landed on, so states can be looked at there; the steps between remain the rule's own."""
+    """The sampler stops at every level of the grid, so states can be read there. It chooses the steps in between."""
     sigmas, seen = (14.6, 3.0, 0.4, 0.03, 0.0), []
     samplers.run(
         samplers.make("dpm_adaptive", rtol=1e-4, atol=1e-4),
@@ -111,7 +111,7 @@ def test_the_levels_of_the_grid_are_stops():
         torch.testing.assert_close(x, SPECTRUM.flow(start(2, 3, sigma=14.6), 14.6, sigma), atol=3e-3, rtol=3e-3)
 
 
-def test_it_says_that_it_cannot_tell_its_calls_beforehand():
+def test_its_number_of_calls_is_unknown_in_advance():
     assert samplers.make("dpm_adaptive").nfe(SPAN) is None
 
 
@@ -120,12 +120,12 @@ def test_it_says_that_it_cannot_tell_its_calls_beforehand():
     [lambda x, sigma: x * math.nan, lambda x, sigma: torch.sin(1e6 * x + 1e8 * sigma[:, None].log())],
     ids=["not finite", "not smooth"],
 )
-def test_an_error_that_will_not_shrink_is_told(denoise):
+def test_an_error_that_does_not_shrink_is_reported(denoise):
     with pytest.raises(RuntimeError, match="cannot bring the error of a step below its tolerances near sigma"):
         samplers.run(samplers.make("dpm_adaptive", rtol=1e-6, atol=1e-6), denoise, X.float(), SPAN)
 
 
-def test_a_tolerance_below_the_digits_of_the_state_is_told():
+def test_a_tolerance_below_the_precision_of_the_state_is_reported():
     rule = samplers.make("dpm_adaptive", rtol=1e-9)
     with pytest.raises(
         ValueError, match=r"DPMSolverAdaptive.rtol must be at least 1.2e-07, the precision of torch.float32"
@@ -143,6 +143,6 @@ def test_a_tolerance_below_the_digits_of_the_state_is_told():
         ({"safety": 1.2}, r"DPMSolverAdaptive.safety must be in \[0, 1\], got 1.2"),
     ],
 )
-def test_slips(options, line):
+def test_invalid_values(options, line):
     with pytest.raises(ValueError, match=line):
         samplers.make("dpm_adaptive", **options)

@@ -1,4 +1,4 @@
-"""State by state, the deterministic rules are what diffusers' schedulers compute, on the schedulers' own grids.
+"""State by state, the deterministic samplers are what diffusers' schedulers compute, on the schedulers' own grids.
 
 The schedulers are fed by the exact mixture at exactly the σ they step from, so neither a network nor the rounding of
 timesteps stands between the two. Where diffusers departs from the mathematics, the published variant is compared.
@@ -94,7 +94,7 @@ VE = [
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize(("name", "options", "other", "calls"), VE, ids=[f"{case[0]}" for case in VE])
-def test_rules_in_the_sigma_clock(name, options, other, calls, spacing, steps):
+def test_samplers_in_the_sigma_clock(name, options, other, calls, spacing, steps):
     scheduler = build(other, steps, **SPACINGS[spacing])
     x, sigmas = start(3, 2, sigma=float(scheduler.sigmas[0])), levels_of(scheduler.sigmas)
     assert_same(ours(samplers.make(name, **options), x, sigmas), theirs_ve(scheduler, x, calls))
@@ -129,7 +129,7 @@ VP = [
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize(("name", "options", "other", "config"), VP, ids=[f"{c[0]}-{c[1]}" for c in VP])
-def test_rules_on_variance_preserving_states(name, options, other, config, spacing, steps):
+def test_samplers_on_variance_preserving_states(name, options, other, config, spacing, steps):
     scheduler = build(other, steps, **config, **SPACINGS[spacing])
     if name == "deis":  # diffusers has DEIS in log ρ alone: levels without a time
         rule = samplers.make(name, **options).with_levels(samplers.continuous_levels(0.01, 20.0))
@@ -181,7 +181,7 @@ def test_lower_orders_in_the_last_steps_by_default(name, options, other, config,
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("spacing", ["karras", "trailing", "linspace"])
 @pytest.mark.parametrize(("name", "algorithm"), [("dpm_2s", "dpmsolver"), ("dpmpp_2s", "dpmsolver++")])
-def test_single_step_rules_of_order_two(name, algorithm, spacing, steps):
+def test_single_step_samplers_of_order_two(name, algorithm, spacing, steps):
     """diffusers counts inner levels as steps of the grid: it is given ours, the middles of every step among them."""
     sigmas = levels_of(build(MULTI, steps, **SPACINGS[spacing]).sigmas)[:-1]
     fine = [sigmas[0]]

@@ -1,4 +1,4 @@
-"""The stochastic rules: the DDPM posterior, the identities between rules, and the law of the samples."""
+"""The stochastic samplers: the DDPM posterior, the identities between samplers, and the law of the samples."""
 
 import math
 from itertools import pairwise
@@ -31,7 +31,7 @@ def test_adding_noise_step_by_step_gives_the_level_of_the_clock():
         assert math.sqrt(variance) / scale == pytest.approx(SD.sigmas[t], rel=1e-11)
 
 
-# The rules that take one draw a step, and with it all the noise of the reverse SDE.
+# The samplers that draw once per step, and with it all the noise of the reverse SDE.
 POSTERIOR = [
     *((name, {}) for name in ("ddpm", "euler_ancestral", "dpm2_ancestral", "dpmpp_2s_ancestral")),
     *((name, {}) for name in ("dpmpp_2m_sde", "dpmpp_3m_sde", "sa_solver")),
@@ -43,7 +43,7 @@ POSTERIOR = [
 @pytest.mark.parametrize(("name", "options"), POSTERIOR, ids=str)
 @pytest.mark.parametrize("t", [1, 2, 10, 250, 500, 998, 999])
 def test_a_full_noise_step_is_the_posterior_of_bayes_rule(name, options, t):
-    """q(x_{t−1} | x_t, x_0) by multiplying Gaussian densities in the paper's x_t, against one step of the rule.
+    """q(x_{t−1} | x_t, x_0) by multiplying Gaussian densities in the paper's x_t, against one step of the sampler.
 
     The likelihood N(x_t; √α x_{t−1}, β) and the prior N(x_{t−1}; √ᾱ⁻ x_0, 1−ᾱ⁻) add their precisions.
     """
@@ -127,7 +127,7 @@ def recursed(sigmas, eta, mean, variance):
 
 
 def response(rule, sigmas, mean, variance):
-    """Exact mean and variance of any rule on Gaussian data, at any number of draws a step.
+    """Exact mean and variance of any sampler on Gaussian data, for any number of draws per step.
 
     The run is affine in the start and the draws, so image 0 starts at the mean, image 1 one deviation above it, and
     image k + 2 is given a unit pulse at draw k; the variance is the sum of the squared responses.

@@ -90,7 +90,7 @@ def test_steps_of_any_length_have_unit_variance(high, exponent):
 
 @settings(EXACT, max_examples=20)
 @given(levels, st.randoms(use_true_random=False))
-def test_the_path_does_not_depend_on_the_order_of_questions(grid, random):
+def test_the_path_does_not_depend_on_the_order_of_calls(grid, random):
     like, steps = torch.empty(2, 3, dtype=torch.float64), list(itertools.combinations(grid, 2))
     first, second = samplers.brownian_path([1, 2]), samplers.brownian_path([1, 2])
     asked = {step: first.between(*step, like) for step in steps}
@@ -155,7 +155,7 @@ def test_noise_goes_where_it_is_sent(kind):
 
 
 @KINDS
-def test_there_may_be_no_image_and_images_of_one_number(kind):
+def test_an_empty_batch_and_images_of_one_value(kind):
     assert kind([])(torch.empty(0, 3)).shape == (0, 3)
     assert torch.equal(kind([7])(torch.empty(1)), kind([7])(torch.empty(1, 1))[0])
 

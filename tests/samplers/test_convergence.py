@@ -1,4 +1,4 @@
-"""Every deterministic rule converges to the exact probability flow, at the order it claims."""
+"""Every deterministic sampler converges to the exact probability flow, at the order it claims."""
 
 import math
 from functools import cache
@@ -52,8 +52,8 @@ def order(rule, problem, grid, steps, eased=False):
 @pytest.mark.parametrize("grid", ["karras", "exponential"])
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("rule", [*map(samplers.make, DETERMINISTIC), *VARIANTS], ids=str)
-def test_error_shrinks_at_the_order_the_rule_claims(rule, problem, grid):
-    """Fitted where the leading error leads; rules that look back get a first step cut up, so that theirs is all."""
+def test_error_shrinks_at_the_order_the_sampler_claims(rule, problem, grid):
+    """Fitted where the leading term dominates. For multistep samplers the split first step fills the memory."""
     rule = rule.with_levels(samplers.vp_levels())  # a clock without corners
     looks_back = rule.order > 2 and rule.nfe((3.0, 2.0, 1.0)) == 2
     steps = (256, 512, 1024) if looks_back else (64, 128, 256)
@@ -61,16 +61,16 @@ def test_error_shrinks_at_the_order_the_rule_claims(rule, problem, grid):
 
 
 @pytest.mark.parametrize("name", ["ipndm_v", "lms"])
-def test_what_the_first_steps_cost_shrinks_at_order_two(name):
-    """As they stand, a first step of Euler is the last thing to vanish, whatever the order of those that follow."""
+def test_the_error_of_the_first_steps_shrinks_at_order_two(name):
+    """On a plain grid the error of the first (Euler) step vanishes last, whatever the order of the later steps."""
     rule = samplers.make(name)
     assert rule.order == 4
     assert order(rule, "gaussian", "karras", (512, 1024, 2048)) == pytest.approx(2, abs=0.1)
 
 
 @pytest.mark.parametrize("name", ["dpm_3m", "dpmpp_3m"])
-def test_what_the_first_steps_cost_is_small_where_few_steps_are_taken(name):
-    """On the mixture, with the steps people take, a third-order rule is better than second order as it stands."""
+def test_the_error_of_the_first_steps_is_small_at_few_steps(name):
+    """On the mixture, at usual numbers of steps, a third-order sampler is better than second order on a plain grid."""
     assert order(samplers.make(name), "mixture", "karras", (32, 64, 128)) > 2.5
 
 
@@ -96,8 +96,8 @@ def test_a_point_mass_is_hit_in_one_step(name, grid):
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
-def test_a_rule_is_exact_where_the_denoiser_is_constant(name):
-    """x̂₀ constant makes the flow a straight line in (x, σ): x⁺ = x̂₀ + (σ⁺/σ)(x − x̂₀), for every rule and step."""
+def test_a_sampler_is_exact_where_the_denoiser_is_constant(name):
+    """x̂₀ constant makes the flow a straight line in (x, σ): x⁺ = x̂₀ + (σ⁺/σ)(x − x̂₀), for every sampler and step."""
     point, sigmas = torch.tensor([0.3, -2.0, 5.0], dtype=torch.float64), (7.0, 3.0, 2.5, 0.1)
     x = start(2, 3, sigma=7.0)
     got = samplers.run(samplers.make(name), Unguided(lambda x, sigma: point.expand_as(x)), x, sigmas)

@@ -160,6 +160,6 @@ def test_float32_is_close_to_float64():
         ({"weights": torch.ones(3)}, r"weights must have shape \(2,\), one per mean, got \(3,\)"),
     ],
 )
-def test_shapes_that_disagree_are_told(options, line):
+def test_shapes_that_disagree_are_reported(options, line):
     with pytest.raises(ValueError, match=line):
         GaussianMixture(torch.zeros(2, 5), **options)

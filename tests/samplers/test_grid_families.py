@@ -139,7 +139,7 @@ def test_the_ends_of_a_blend_are_its_two_grids():
         assert mixed == pytest.approx(samplers.grid(steps=9, levels=SD, **expected), rel=1e-12)
 
 
-def test_an_explicit_list_is_taken_as_it_is():
+def test_an_explicit_list_is_unchanged():
     assert samplers.grid("explicit", steps=3, levels=SD, sigmas=[7, 2.5, 0.1]) == (7.0, 2.5, 0.1, 0.0)
     stop = samplers.grid("explicit", steps=2, levels=SD, sigmas=[7, 2.5, 0.1], ending="stop_at_sigma_min")
     assert stop == (7.0, 2.5, 0.1)
@@ -147,7 +147,7 @@ def test_an_explicit_list_is_taken_as_it_is():
     assert by_time == (SD.sigma_max, SD.sigma(400.5), SD.sigma_min, 0.0)
 
 
-def test_the_printed_table_is_its_own_grid_and_others_are_read_from_it_log_linearly():
+def test_the_published_table_is_unchanged_and_other_lengths_are_interpolated_log_linearly():
     table = [SD.sigmas[t] for t in (999, 850, 736, 645, 545, 455, 343, 233, 124, 24, 0)]
     assert samplers.grid("ays", steps=10, levels=SD) == (*table[:-1], 0.0)
     half = samplers.grid("ays", steps=5, levels=SD)
@@ -229,7 +229,7 @@ def euler(steps, **config):
         ("beta", {"use_beta_sigmas": True}),
     ],
 )
-def test_the_dialect_has_the_numbers_of_diffusers_euler(name, config, steps):
+def test_the_dialect_has_the_sigmas_of_diffusers_euler(name, config, steps):
     options = {"offset": 1} if name == "leading" else {}
     ours = samplers.grid(name, steps=steps, levels=SD, dialect="diffusers", **options)
     np.testing.assert_allclose(ours, euler(steps, **config).sigmas.numpy(), rtol=2e-5)

@@ -1,4 +1,4 @@
-"""Rules of different papers that are one rule, to rounding."""
+"""Samplers of different papers that are one sampler, to rounding."""
 
 from itertools import pairwise
 
@@ -39,7 +39,7 @@ TWINS = [
 
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize(("one", "other"), TWINS, ids=[f"{a[0]}-{b[0]}-{b[1]}" for a, b in TWINS])
-def test_two_names_of_one_rule(one, other, grid):
+def test_two_names_of_one_sampler(one, other, grid):
     ours, theirs = (sample(name, GRIDS[grid], **options) for name, options in (one, other))
     torch.testing.assert_close(ours, theirs, atol=1e-11, rtol=1e-11)
 
@@ -84,7 +84,7 @@ FINE = samplers.grid("exponential", steps=6, levels=samplers.continuous_levels(2
 
 @pytest.mark.parametrize(("name", "z", "scale"), [("dpmpp_3m", -1, 1), ("dpm_3m", 1, -1)])
 def test_third_order_dpm_solver_steps_are_exponential_adams_bashforth(name, z, scale):
-    """From the third step on; the second has half the difference, as the second-order rule has."""
+    """From the third step on; the second has half the difference, as the second-order sampler has."""
     x, rule, memory = start(4, 2, sigma=3.0), samplers.make(name), None
     for sigma, sigma_next in pairwise(FINE):
         before, past = x, memory.nodes if memory else ()
@@ -117,7 +117,7 @@ ONE_CALL += ["ipndm", "ipndm_v", "lms", "res_multistep", "unipc"]
 @pytest.mark.parametrize("ends", [(9.0, 0.0), (9.0, 2.0)])
 @pytest.mark.parametrize("name", ONE_CALL)
 def test_a_single_step_is_eulers(name, ends):
-    """Nothing to look back on, nothing ahead."""
+    """A single step has no previous prediction to use."""
     torch.testing.assert_close(sample(name, ends), sample("euler", ends), atol=1e-14, rtol=1e-14)
 
 

@@ -55,7 +55,7 @@ def test_many_samples_have_the_law(name):
 
 
 @pytest.mark.parametrize("name", sorted(set(DETERMINISTIC) - set(ADAPTIVE)))
-def test_a_deterministic_rule_maps_the_start_linearly(name):
+def test_a_deterministic_sampler_maps_the_start_linearly(name):
     """Its law is that of x_N = c + A x, read off two runs of single images."""
     rule, sigmas = samplers.make(name), grid(5)
     start = marginal(WIDE, sigmas[0])
@@ -90,14 +90,14 @@ def test_distance_is_wassersteins():
     assert one.distance(one) == 0
 
 
-def test_a_rule_of_its_own_steps_has_no_law():
+def test_an_adaptive_sampler_has_no_law():
     assert ADAPTIVE
     for name in ADAPTIVE:
         with pytest.raises(NoLawError, match="is adaptive, so its samples"):
             law(samplers.make(name), SPECTRUM, grid(5))
 
 
-def test_a_rule_that_is_not_linear_has_no_law():
+def test_a_sampler_that_is_not_linear_has_no_law():
     class Clipped(samplers.SAMPLERS["euler"]):
         def step(self, denoise, x, sigma, sigma_next, memory, noise):
             x, memory = super().step(denoise, x, sigma, sigma_next, memory, noise)

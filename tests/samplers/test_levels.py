@@ -68,7 +68,7 @@ def test_ve_is_geometric_edm_is_sigma_and_flow_is_the_ratio():
     assert samplers.flow_levels().sigma(t) == pytest.approx(t / (1 - t), rel=1e-12)
 
 
-def test_the_nearest_end_answers_for_a_sigma_outside():
+def test_a_sigma_outside_has_the_time_of_the_nearest_end():
     for clock in CLOCKS:
         assert (clock.t(0.0), clock.t(1e9)) == (clock.t_min, clock.t_max)
 

@@ -1,4 +1,4 @@
-"""The rules against their papers' formulas written out plainly, in the papers' own variables, on several grids."""
+"""The samplers against their papers' formulas written out plainly, in the papers' own variables, on several grids."""
 
 import math
 from itertools import pairwise
@@ -328,7 +328,7 @@ def test_plms(steps):
 
 @pytest.mark.parametrize("order", [2, 3, 4])
 @pytest.mark.parametrize("levels", [samplers.vp_levels(), SD], ids=["continuous", "table"])
-def test_deis_has_the_weights_of_the_models_own_time(levels, order):
+def test_deis_has_the_weights_of_the_models_time(levels, order):
     """tAB: ∫ ℓ_j(t(s)) ds by adaptive quadrature, on a grid within the levels."""
     precision = 1e-6 if levels is SD else 1e-10  # a table has corners, which fixed nodes step over
     sigmas = samplers.grid("karras", steps=8, levels=samplers.continuous_levels(0.05, 12.0), ending="stop_at_sigma_min")

@@ -1,4 +1,4 @@
-"""Where published code and the mathematics differ: what each variant keeps, what it loses, measured."""
+"""Published code that differs from the mathematics: the measured order and error of each variant."""
 
 import math
 from functools import cache
@@ -51,8 +51,8 @@ def test_the_factor_two_is_an_order(name, problem):
 
 
 @pytest.mark.parametrize(("name", "on_noise"), [("dpmpp_3m", False), ("dpm_3m", True)])
-def test_corrected_3m_is_exact_where_what_it_extrapolates_is_quadratic_in_lambda(name, on_noise):
-    """x̂₀ (or ε) = c₀ + c₁ λ + c₂ λ², on uneven steps: from its third step on the rule follows the flow to rounding.
+def test_corrected_3m_is_exact_for_predictions_quadratic_in_lambda(name, on_noise):
+    """x̂₀ (or ε) = c₀ + c₁ λ + c₂ λ², on uneven steps: from its third step on the sampler follows the flow to rounding.
 
     The flow is x⁺ = (σ⁺/σ) x + ∫ e^{λ−λ⁺} x̂₀ dλ, or x − ∫ e^{−λ} ε dλ.
     """

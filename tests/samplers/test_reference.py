@@ -20,7 +20,7 @@ def test_the_reference_is_the_exact_flow(problem):
 
 
 @PROBLEMS
-def test_a_step_to_zero_is_eulers_as_it_is_for_all_rules(problem):
+def test_a_step_to_zero_is_an_euler_step(problem):
     x = start(4, *problem.marginal_mean(1.0).shape, sigma=SD.sigma_max)
     expected = problem.denoise(problem.flow(x, SD.sigma_max, SD.sigma_min), SD.sigma_min)
     torch.testing.assert_close(samplers.reference(problem.denoise, x, KARRAS), expected, atol=1e-8, rtol=1e-8)
@@ -29,7 +29,7 @@ def test_a_step_to_zero_is_eulers_as_it_is_for_all_rules(problem):
 
 @PROBLEMS
 @pytest.mark.parametrize("name", ["dpmpp_3s", "dpmpp_2m", "heun", "lms", "pndm", "dpm_adaptive"])
-def test_rules_on_finer_and_finer_grids_come_to_the_reference(name, problem):
+def test_samplers_on_finer_and_finer_grids_come_to_the_reference(name, problem):
     x, gaps = start(4, *problem.marginal_mean(1.0).shape, sigma=SD.sigma_max), []
     truth = samplers.reference(problem.denoise, x, KARRAS[:-1])
     for steps in (10, 50, 250):
@@ -55,7 +55,7 @@ def test_grids_of_one_step_and_batches_of_none():
             solve(SPECTRUM.denoise, x, (5.0,))
 
 
-def test_the_networks_reference_calls_as_often_as_it_is_told():
+def test_converged_makes_the_requested_number_of_calls():
     counting = Counting(MIXTURE.denoise)
     samplers.converged(counting, start(1, 2, sigma=SD.sigma_max), KARRAS, steps=40)
     assert len(counting.levels) == 40 + 12 + 1  # the cut-up first step, and the one to zero
@@ -70,6 +70,6 @@ def test_an_eased_grid_keeps_its_levels():
         samplers.eased((1.0, 0.0))
 
 
-def test_a_denoiser_that_is_not_finite_is_told():
+def test_a_denoiser_that_is_not_finite_is_reported():
     with pytest.raises(RuntimeError, match=r"no reference from sigma 5.0 to 1.0: not finite at sigma 5$"):
         samplers.reference(lambda x, sigma: x * float("nan"), start(1, 2, sigma=5.0), (5.0, 1.0))

@@ -1,4 +1,4 @@
-"""Deterministic rules on whatever grids, states and batches: a result or one clear error, never NaN."""
+"""Deterministic samplers on whatever grids, states and batches: a result or one clear error, never NaN."""
 
 import pytest
 import torch
@@ -56,8 +56,8 @@ def test_a_lowest_level_next_to_zero(rule, dtype, low):
 @rules
 @pytest.mark.parametrize("steps", [1, 2, 3])
 @pytest.mark.parametrize("ending", samplers.ENDINGS)
-def test_very_few_steps_do_not_lead_away(rule, steps, ending):
-    """From 14.6 to 0.03 at a stroke a rule may be poor (Heun goes half the way), but stays in the ball it starts in."""
+def test_very_few_steps_do_not_diverge(rule, steps, ending):
+    """In one step from 14.6 to 0.03 a sampler may be poor (Heun goes half the way), but stays in its initial ball."""
     sigmas = samplers.grid("karras", steps=steps, levels=SD, ending=ending)
     x = start(4, 3, sigma=SD.sigma_max)
     assert samplers.run(rule, D, x, sigmas).abs().max() < x.abs().max()
@@ -65,7 +65,7 @@ def test_very_few_steps_do_not_lead_away(rule, steps, ending):
 
 @rules
 def test_a_thousand_steps_in_float32_are_those_in_float64(rule):
-    """No rule loses its digits where neighbouring levels nearly coincide: every timestep of the table, one by one."""
+    """No sampler loses digits where neighbouring levels nearly coincide. The grid is every timestep of the table."""
     sigmas = samplers.grid("trailing", steps=1000, levels=SD)
     x = start(2, 3, sigma=SD.sigma_max).float()
     single, double = (samplers.run(rule, D, x.to(dtype), sigmas) for dtype in (torch.float32, torch.float64))
@@ -89,7 +89,7 @@ def test_equal_levels_are_one_clear_error(rule):
 @rules
 @pytest.mark.parametrize("shape", [(0, 3), (0, 4, 8, 3), (2, 4, 8, 3), (3,)])
 def test_states_of_any_shape(rule, shape):
-    """A batch of none, of images, of numbers: every image by itself."""
+    """An empty batch, images, and scalars: each image has the same result alone."""
     problem = Unguided(Gaussian(0.7).denoise) if shape == (3,) else D
     x, sigmas = start(*shape, sigma=9.0), (9.0, 5.0, 1.0, 0.2, 0.0)
     out = samplers.run(rule, problem, x, sigmas)
@@ -99,7 +99,7 @@ def test_states_of_any_shape(rule, shape):
 
 
 def test_predictions_that_share_memory_between_calls_are_not_written_to():
-    """The denoiser hands out one tensor for ever: a rule that wrote to it would change what it is told next."""
+    """The denoiser always returns the same tensor, so a sampler that wrote to it would change its next input."""
     x0 = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64)
     kept = x0.clone()
     for rule in RULES:

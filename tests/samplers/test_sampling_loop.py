@@ -1,4 +1,4 @@
-"""The loop, the registry and what both say to a slip."""
+"""The sampling loop, the registry, and the messages of both on invalid input."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ GRID = samplers.grid("karras", steps=5, levels=SD)
 @pytest.mark.parametrize("ending", samplers.ENDINGS)
 @pytest.mark.parametrize("steps", [1, 2, 9])
 @pytest.mark.parametrize("name", PLAIN)
-def test_a_rule_makes_the_calls_it_claims(name, steps, ending):
+def test_a_sampler_makes_the_calls_it_claims(name, steps, ending):
     rule, sigmas = samplers.make(name), samplers.grid("karras", steps=steps, levels=SD, ending=ending)
     counting = Counting(SPECTRUM.denoise)
     samplers.run(rule, counting, start(1, 3, sigma=sigmas[0]), sigmas, noise=samplers.seeded([0]))
@@ -72,7 +72,7 @@ def test_a_run_leaves_its_input_and_its_predictions_alone(name):
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_a_rule_has_no_hidden_state(name):
+def test_a_sampler_has_no_hidden_state(name):
     rule, x = samplers.make(name), start(2, 3, sigma=GRID[0])
     first, second = (samplers.run(rule, SPECTRUM.denoise, x, GRID, noise=samplers.seeded([0, 1])) for _ in range(2))
     assert torch.equal(first, second)
@@ -131,7 +131,7 @@ def test_sigmas_may_be_any_sequence_of_numbers():
 
 
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
-def test_a_rule_is_a_frozen_dataclass_with_defaults_and_a_summary(name):
+def test_a_sampler_is_a_frozen_dataclass_with_defaults_and_a_summary(name):
     rule = samplers.make(name)
     assert dataclasses.is_dataclass(rule)
     assert rule == samplers.make(name)
@@ -152,7 +152,7 @@ def test_describe_of_nothing_is_empty():
     assert samplers.describe(lambda: None) == ""
 
 
-def test_eta_makes_a_rule_stochastic():
+def test_eta_makes_a_sampler_stochastic():
     assert [samplers.make("ddim", eta=eta).stochastic for eta in (0, 0.0, 0.1, 1)] == [False, False, True, True]
     assert [samplers.make("euler_ancestral", eta=eta).stochastic for eta in (0.0, 0.1)] == [False, True]
 
@@ -207,14 +207,14 @@ def test_a_mistake_is_reported_in_one_line(slip, line):
     assert "\n" not in str(caught.value)
 
 
-def test_missing_noise_is_told_before_the_first_call():
+def test_missing_noise_is_reported_before_the_first_call():
     counting = Counting(SPECTRUM.denoise)
     with pytest.raises(ValueError, match="needs noise"):
         samplers.run(samplers.make("ddpm"), counting, X(), GRID)
     assert counting.levels == []
 
 
-def test_a_rule_that_draws_against_its_word_is_found_out():
+def test_a_sampler_that_draws_noise_but_claims_not_to_is_reported():
     @dataclasses.dataclass(frozen=True)
     class Sly(type(samplers.make("euler"))):
         def step(self, denoise, x, sigma, sigma_next, memory, noise):

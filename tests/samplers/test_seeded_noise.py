@@ -31,7 +31,7 @@ def test_the_order_of_a_batch_does_not_matter(name):
     assert torch.equal(generate(name, [7, 8, 9]), generate(name, [9, 7, 8])[[1, 2, 0]])
 
 
-def test_the_noise_is_pytorchs_own():
+def test_the_noise_is_that_of_pytorch():
     noise, like, theirs = samplers.seeded([42]), torch.empty(1, 4, 8, 8), torch.Generator().manual_seed(42)
     for _ in range(3):
         assert torch.equal(noise(like), torch.randn(like.shape, generator=theirs))

@@ -1,4 +1,4 @@
-"""State by state, the stochastic rules are what diffusers' schedulers compute, given the same noise.
+"""State by state, the stochastic samplers are what diffusers' schedulers compute, given the same noise.
 
 The schedulers are fed by the exact mixture at exactly the σ they step from. Where diffusers departs from the
 mathematics, the variant that says so is compared.
@@ -66,7 +66,7 @@ def theirs_vp(scheduler, x):
 
 
 def theirs_ve(scheduler, x, **options):
-    """The states of a scheduler that keeps x = x₀ + σ ε and calls once a step."""
+    """The states of a scheduler that keeps x = x₀ + σ ε and calls once per step."""
     states = []
     for i, t in enumerate(scheduler.timesteps):
         scheduler.scale_model_input(x, t)
@@ -106,14 +106,14 @@ VP = [
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize(("name", "options", "other", "config"), VP, ids=str)
-def test_multistep_sde_rules(name, options, other, config, spacing, steps, same_noise):
+def test_multistep_sde_samplers(name, options, other, config, spacing, steps, same_noise):
     scheduler = build(other, steps, **SPACINGS[spacing], **config)
     x, sigmas = start(3, 2, sigma=float(scheduler.sigmas[0])), [float(sigma) for sigma in scheduler.sigmas]
     noise = same_noise(scheduler)
     assert_same(ours(samplers.make(name, **options), x, sigmas, noise), theirs_vp(scheduler, x))
 
 
-def test_the_corrected_third_order_rule_is_another(same_noise):
+def test_the_corrected_third_order_sampler_differs(same_noise):
     scheduler = build(MULTI, 10, use_karras_sigmas=True, **SDE, solver_order=3, solver_type="heun")
     x, noise = start(3, 2, sigma=float(scheduler.sigmas[0])), same_noise(scheduler)
     corrected = ours(samplers.make("dpmpp_3m_sde"), x, [float(sigma) for sigma in scheduler.sigmas], noise)

@@ -1,4 +1,4 @@
-"""Stochastic rules at the edges: few steps and many, levels near each other and near zero, no image, half precision."""
+"""Edge cases of stochastic samplers: few and many steps, close and small levels, no image, half precision."""
 
 import math
 
@@ -68,7 +68,7 @@ def test_levels_that_go_to_zero(name, options, noise):
 @NOISE
 @EVERY
 def test_levels_next_to_each_other(name, options, noise):
-    """Floats that are neighbours, and steps a million times longer after them."""
+    """Neighbouring floats, followed by steps a million times as long."""
     below = math.nextafter(0.05, 0.0)
     sigmas = (3.0, math.nextafter(3.0, 0.0), 2.9, 2.9 * (1 - 1e-12), 0.05, below, math.nextafter(below, 0.0), 0.04)
     x = start(1, 3, sigma=sigmas[0])
@@ -77,7 +77,7 @@ def test_levels_next_to_each_other(name, options, noise):
 
 @NOISE
 @EVERY
-def test_no_image_is_no_trouble(name, options, noise):
+def test_an_empty_batch_works(name, options, noise):
     sigmas = samplers.grid("karras", steps=6, levels=LEVELS)
     assert go(name, options, sigmas, noise, torch.empty(0, 3)).shape == (0, 3)
 

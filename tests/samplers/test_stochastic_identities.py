@@ -1,4 +1,4 @@
-"""What stochastic rules are without their noise, and which of them are one rule under two names."""
+"""What stochastic samplers are without their noise, and which of them are one sampler under two names."""
 
 from itertools import pairwise
 
@@ -67,7 +67,7 @@ def sample(name, options, sigmas, noise=samplers.philox):
 
 @pytest.mark.parametrize("sigmas", GRIDS, ids=["to_zero", "uneven"])
 @pytest.mark.parametrize(("name", "options", "twin", "twins"), WITHOUT_NOISE, ids=str)
-def test_without_noise_a_rule_is_a_deterministic_one(name, options, twin, twins, sigmas):
+def test_without_noise_a_sampler_is_a_deterministic_one(name, options, twin, twins, sigmas):
     rule = samplers.make(name, **options)
     noise = samplers.philox if rule.stochastic else None
     torch.testing.assert_close(sample(name, options, sigmas, noise), sample(twin, twins, sigmas), atol=1e-12, rtol=0)
@@ -75,7 +75,7 @@ def test_without_noise_a_rule_is_a_deterministic_one(name, options, twin, twins,
 
 @pytest.mark.parametrize("sigmas", GRIDS, ids=["to_zero", "uneven"])
 @pytest.mark.parametrize(("name", "options", "twin", "twins"), TO_THE_BIT, ids=str)
-def test_without_noise_a_rule_is_a_deterministic_one_to_the_bit(name, options, twin, twins, sigmas):
+def test_without_noise_a_sampler_is_a_deterministic_one_to_the_bit(name, options, twin, twins, sigmas):
     assert torch.equal(sample(name, options, sigmas), sample(twin, twins, sigmas))
 
 
@@ -92,12 +92,12 @@ def test_without_noise_the_third_order_step_is_the_deterministic_one(variant):
 @pytest.mark.parametrize("noise", [samplers.philox, samplers.brownian_path], ids=["fresh", "path"])
 @pytest.mark.parametrize("sigmas", GRIDS, ids=["to_zero", "uneven"])
 @pytest.mark.parametrize(("name", "options", "twin", "twins"), ONE_RULE, ids=str)
-def test_two_names_are_one_rule(name, options, twin, twins, sigmas, noise):
+def test_two_names_are_one_sampler(name, options, twin, twins, sigmas, noise):
     ours, theirs = sample(name, options, sigmas, noise), sample(twin, twins, sigmas, noise)
     torch.testing.assert_close(ours, theirs, atol=1e-11, rtol=0)
 
 
-def test_on_a_path_both_variants_of_the_sde_rule_are_one():
+def test_on_a_path_both_variants_of_the_sde_sampler_are_one():
     ours, theirs = (
         sample("dpmpp_sde", {"variant": variant, "eta": 1.0}, GRIDS[0], samplers.brownian_path)
         for variant in ("corrected", "published")
@@ -180,6 +180,6 @@ def test_cfgpp_with_full_noise_is_its_euler_ancestral():
 
 
 @pytest.mark.parametrize("name", ["ddim_cfg_pp", "dpmpp_2m_cfg_pp"])
-def test_cfgpp_without_a_guided_denoiser_says_what_it_needs(name):
+def test_cfgpp_without_a_guided_denoiser_is_an_error(name):
     with pytest.raises(ValueError, match=rf"{name} needs a guided denoiser, with a method with_uncond"):
         samplers.run(samplers.make(name), MIXTURE.denoise, start(1, 2, sigma=2.0), (2.0, 1.0))

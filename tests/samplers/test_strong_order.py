@@ -1,4 +1,4 @@
-"""On one Brownian path stochastic rules converge to one picture, at strong order 1, and to each other."""
+"""On one Brownian path stochastic samplers converge to one picture, at strong order 1, and to each other."""
 
 from itertools import pairwise
 
@@ -57,7 +57,7 @@ def test_the_picture_converges_at_strong_order_one(name, options):
 
 
 def test_fresh_noise_never_converges_to_a_picture():
-    """The same runs with noise that knows nothing of levels: as far apart at 256 steps as at 64."""
+    """The same runs with noise that is independent of the levels are as far apart at 256 steps as at 64."""
     rule, like = samplers.make("dpmpp_2m_sde"), torch.empty(1, 2000, dtype=torch.float64)
     x = 10 * samplers.philox([0])(like)
     ends = [samplers.run(rule, DATA.denoise, x, grid(n), noise=samplers.philox([1])) for n in (64, 128, 256, 512)]
@@ -77,15 +77,15 @@ def picture(name, options, steps, noise=samplers.brownian_path):
 
 @pytest.mark.parametrize(("name", "options"), [REVERSE[2], REVERSE[-2], ("edm_heun", {})], ids=str)
 def test_pictures_of_a_mixture_converge_on_the_path(name, options):
-    """The median pixel: a few sit on the watershed between two components, and fall to either side for long."""
+    """The median pixel. A few pixels are on the boundary between two components and take many steps to decide."""
     steps = (16, 32, 64, 128, 256)
     ends = [picture(name, options, n) for n in steps]
     gaps = [(a - b).abs().median().item() for a, b in pairwise(ends)]
     assert -np.polyfit(np.log(steps[:-1]), np.log(gaps), 1)[0] == pytest.approx(1, abs=0.2)
 
 
-def test_all_rules_of_the_reverse_equation_make_one_picture():
-    """Ten rules, one seed, one picture: apart at 8 steps, and less than a tenth of that at 128."""
+def test_all_samplers_of_the_reverse_equation_make_one_picture():
+    """Ten samplers, one seed, one picture: apart at 8 steps, and less than a tenth of that at 128."""
     few, many = (torch.cat([picture(*case, steps) for case in REVERSE]) for steps in (8, 128))
     apart = [(pictures - pictures.mean(0)).abs().mean().item() for pictures in (few, many)]
     assert apart[1] < 0.1 * apart[0]

@@ -1,6 +1,6 @@
-"""The law of what stochastic rules make, without a random number: marginals kept, and the order they converge at.
+"""The law of what stochastic samplers make, without a random number: marginals kept, and the order they converge at.
 
-Data N(μ, s²) makes every rule here affine in its start and its draws, so `samplers.law` has its law at every level.
+Data N(μ, s²) makes every sampler here affine in its start and its draws, so `samplers.law` has its law at every level.
 """
 
 import math
@@ -20,7 +20,7 @@ DATA = Gaussian(std=torch.tensor([0.3, 0.6]).double(), mean=torch.tensor([0.4, -
 TOP, LOW = 10.0, 0.02
 LEVELS = samplers.continuous_levels(LOW, TOP)
 
-# Every rule with the options that say how much noise it takes.
+# Every sampler with the options that say how much noise it takes.
 CASES = [
     ("ddim", {"eta": 0.3}),
     ("ddim", {"eta": 1.0}),
@@ -83,7 +83,7 @@ def slope(steps, gaps):
     return -np.polyfit(np.log(steps), np.log(gaps), 1)[0]
 
 
-def test_every_stochastic_rule_is_tested_here():
+def test_every_stochastic_sampler_is_tested_here():
     """All but the consistency step, which is no integrator."""
     assert {name for name, _ in CASES} >= set(STOCHASTIC) - {"lcm"}
 
@@ -132,7 +132,7 @@ def test_marginals_are_kept_at_every_level_as_steps_grow(name, options):
     assert errors(name, tuple(options.items()), 256).max() < {0: 0.05, 1: 0.05, 2: 3e-3}[claimed]
 
 
-# How strongly the SDE that a rule follows forgets its start, η of dx = (1+η)(D − x) dλ + √(2η) σ dB, and at what order:
+# How fast the SDE of a sampler forgets its start, η of dx = (1+η)(D − x) dλ + √(2η) σ dB, and at what order:
 # ancestral steps take their noise at the end of a step, which costs an order here and none in the marginals.
 FOLLOWED = [
     ("ddim", {"eta": 0.5}, 0.25, 1),
@@ -168,7 +168,7 @@ def test_the_mean_follows_the_reverse_equation(name, options, eta, order):
 
 @pytest.mark.parametrize("name", ["dpm2_ancestral", "dpmpp_2m_sde", "dpmpp_sde", "edm_heun", "sa_solver"])
 def test_samples_of_a_mixture_have_its_moments(name):
-    """10,000 samples at 40 steps: means within 4.5 standard errors, variances within them and the error of the rule."""
+    """10,000 samples at 40 steps: means within 4.5 standard errors, variances within those plus the sampler's error."""
     n, noise = 10_000, samplers.seeded([11])
     sigmas = samplers.grid(
         "karras", steps=40, levels=samplers.continuous_levels(0.05, 20.0), ending="stop_at_sigma_min"
@@ -187,7 +187,7 @@ def test_samples_of_a_mixture_have_its_moments(name):
     assert ((got.var(0) - variance).abs() < 4.5 * error + 0.005 * variance).all()
 
 
-def test_a_rounds_own_grid_does_not_become_finer_with_the_outer_one():
+def test_the_inner_grid_does_not_become_finer_with_the_outer_one():
     """Restart with a fixed number of inner steps stops converging; with the grid's own levels it does not (above)."""
     assert order("restart", {"inner_steps": 9}, lambda e: e[-1].max().item()) < 0.2
 

@@ -1,4 +1,4 @@
-"""The command line as a user meets it, on the model that comes with sdlab."""
+"""The command line, run on the lab model."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_a_sweep_from_file_to_pictures_then_from_the_store(tmp_path: Path):
         ('"ddim"', '"dimm"', "unknown sampler 'dimm' (did you mean 'ddim'?)"),
     ],
 )
-def test_what_cannot_be_measured_is_reported_before_it_is_tried(old: str, new: str, message: str, tmp_path: Path):
+def test_an_impossible_metric_is_reported_before_it_is_tried(old: str, new: str, message: str, tmp_path: Path):
     assert old in SWEEP
     (tmp_path / "mine.toml").write_text(SWEEP.replace(old, new))
     done = sdlab("sweep", "mine.toml", cwd=tmp_path)

@@ -112,7 +112,7 @@ def test_edm_with_unit_variance_is_v_with_the_opposite_sign():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_answer_has_the_dtype_of_the_state(dtype):
+def test_the_result_has_the_dtype_of_the_state(dtype):
     unet = Unet(SCENES.unet).to(torch.bfloat16).eval()
     denoise = NetworkDenoiser.of(unet, SCENES)
     x = torch.randn(2, *SCENES.latent_shape, dtype=dtype)

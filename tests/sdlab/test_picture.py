@@ -1,4 +1,4 @@
-"""Whatever picture a user has arrives upright, opaque, in RGB and at the size asked for, or is refused in one line."""
+"""Any picture is read upright, opaque, in RGB and at the requested size, or refused in one line."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ UPRIGHT = {
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_a_picture_is_turned_as_its_camera_says(orientation: int, tmp_path: Path):
+def test_the_exif_orientation_is_applied(orientation: int, tmp_path: Path):
     exif = Image.Exif()
     exif[274] = orientation
     Image.fromarray(noise(24, 40)).save(tmp_path / "a.png", exif=exif)
@@ -202,7 +202,7 @@ def spoiled(tmp_path: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["empty", "text", "half a png", "half a jpeg", "header alone", "wrong checksum"])
-def test_what_is_no_whole_picture_is_refused_in_one_line(kind: str, tmp_path: Path):
+def test_an_incomplete_picture_is_refused_in_one_line(kind: str, tmp_path: Path):
     with pytest.raises(UsageError) as caught:
         read_picture(spoiled(tmp_path, kind), (8, 8))
     text = str(caught.value)

@@ -217,12 +217,12 @@ def test_every_multiple_of_the_factor_is_a_size(pipeline: Pipeline, size: tuple[
         (SD15, (512, 0), "multiples of 8, got 0x512; the nearest is 8x512"),
     ],
 )
-def test_other_sizes_are_an_error_that_says_the_nearest(config, size: tuple[int, int], message: str):
+def test_other_sizes_are_an_error_with_the_nearest_size(config, size: tuple[int, int], message: str):
     with pytest.raises(ValueError, match=message):
         latent_shape(config, size)
 
 
-def test_the_vae_is_given_512_by_512_pixels_at_once_and_never_less_than_a_picture(model: StableDiffusion):
+def test_the_vae_decodes_512_by_512_pixels_per_pass_and_at_least_one_picture(model: StableDiffusion):
     vae = Watched()
     pipeline = Pipeline(replace(model, vae=vae), tiles="never")
     pipeline.decode(torch.zeros(5, 4, 32, 32))
@@ -241,7 +241,7 @@ def test_the_vae_is_given_512_by_512_pixels_at_once_and_never_less_than_a_pictur
         ("always", 40, {(1, 40, 40)}),
     ],
 )
-def test_above_128_by_128_latents_the_vae_works_in_tiles_unless_told(
+def test_above_128_by_128_latents_the_vae_runs_in_tiles_by_default(
     model: StableDiffusion, tiles: Tiles, side: int, given: set[tuple[int, ...]]
 ):
     vae = Watched()
@@ -278,7 +278,7 @@ def waves(height: int, width: int) -> Tensor:
     return torch.stack([0.5 * torch.sin(k + x + k * y) for k in range(3)])[None]
 
 
-def test_in_tiles_a_smooth_picture_is_almost_what_it_is_as_a_whole(model: StableDiffusion):
+def test_a_smooth_picture_is_almost_the_same_in_tiles(model: StableDiffusion):
     picture = waves(640, 512)
     whole, parts = (Pipeline(model, tiles=tiles) for tiles in ("never", "always"))
     latents, in_tiles = whole.encode_image(picture), parts.encode_image(picture)
@@ -307,7 +307,7 @@ def test_offloading_changes_no_number_and_leaves_every_network_where_it_was(mode
     assert [name for name, _ in moved] == ["vae"] * 2 + ["text"] * 4 + ["unet"] * 2 + ["vae"] * 2
 
 
-def test_what_decode_gives_is_what_a_png_keeps(pipeline: Pipeline, latents: Tensor):
+def test_decoded_pictures_survive_a_png(pipeline: Pipeline, latents: Tensor):
     images = pipeline.decode(latents)
     assert torch.equal(from_bytes(to_bytes(images)), images)
 

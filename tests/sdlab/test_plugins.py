@@ -76,7 +76,7 @@ GUIDANCE_FILE = """
 
 @pytest.fixture(autouse=True)
 def registries(tmp_path, monkeypatch):
-    """Work in an empty folder, and leave the registries as they were."""
+    """An empty working directory. The registries are restored afterwards."""
     monkeypatch.chdir(tmp_path)
     before = {kind: dict(known) for kind, known in plugins.REGISTRIES.items()}
     own = dict(plugins._PLUGINS)
@@ -120,7 +120,7 @@ def test_a_sampler_may_have_every_member_without_the_base_class():
     assert torch.equal(*ends)
 
 
-def test_a_sweep_takes_it_with_its_options():
+def test_a_sweep_accepts_it_with_options():
     write("my_sampler.py", SAMPLER_FILE)
     assert SAMPLER.mistakes("my_sampler.py:MySampler", {"order": 2}) == []
     assert SAMPLER.mistakes("my_sampler.py:MySampler", {"ordre": 2}) == [
@@ -363,7 +363,7 @@ def test_the_skeleton_runs_and_has_the_order_it_claims(tmp_path):
 
 
 def test_the_skeleton_is_dpmpp_2m(tmp_path):
-    """Its rule is a known one, so that what it computes can be looked up."""
+    """Its sampler is a known one, so that what it computes can be looked up."""
     new_sampler("mine", tmp_path)
     plugins.add("sampler", "mine.py:Mine")
     x, sigmas = torch.tensor([[3.0, 1.0]]), samplers.grid("karras", steps=6, levels=samplers.discrete_levels())
@@ -374,14 +374,14 @@ def test_the_skeleton_is_dpmpp_2m(tmp_path):
     torch.testing.assert_close(*ends)
 
 
-def test_the_command_writes_it_and_says_where(tmp_path):
+def test_the_command_writes_it_and_prints_the_path(tmp_path):
     done = CliRunner().invoke(app, ["new", "sampler", "mine", "--out", str(tmp_path)])
     assert done.exit_code == 0
     assert Path(done.stdout.strip()) == tmp_path / "mine.py"
     assert "class Mine(Sampler):" in (tmp_path / "mine.py").read_text(encoding="utf-8")
 
 
-def test_what_is_added_is_listed():
+def test_added_entries_are_listed():
     write(
         "my_sampler.py",
         SAMPLER_FILE.replace(

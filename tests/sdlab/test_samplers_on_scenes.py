@@ -38,7 +38,7 @@ class Scenes:
         self.resolution = self.distance(other)  # how well the reference itself is known
 
     def grid(self, steps: int) -> tuple[float, ...]:
-        """Even in σ^{1/7}: between what rules in σ and rules in log σ would like best."""
+        """Even in σ^{1/7}, a compromise between samplers in σ and samplers in log σ."""
         return samplers.grid("karras", steps=steps, levels=self.levels, ending="stop_at_sigma_min")
 
     def within(self, sampler: samplers.Sampler, calls: int) -> tuple[float, ...]:
@@ -47,7 +47,7 @@ class Scenes:
         return next(grid for grid in grids if (sampler.nfe(grid) or 0) <= calls)
 
     def distance(self, latents: Tensor) -> Tensor:
-        """RMS to the reference, an image each, in deviations of the latents."""
+        """RMS distance to the reference per image, in standard deviations of the latents."""
         return (latents - self.reference).square().mean((1, 2, 3)).sqrt() / self.deviation
 
     @torch.inference_mode()
@@ -77,7 +77,7 @@ def test_the_latents_of_every_image_come_to_the_converged_ones(name):
     assert (last < (1 / 255 if sampler.order > 1 else step)).all()
 
 
-def test_a_sampler_that_chooses_its_steps_comes_there_with_its_tolerance():
+def test_an_adaptive_sampler_converges_with_its_tolerance():
     """A hundredth of the tolerance for at least a tenth of the distance: its error follows it, if not one for one."""
     scenes, sampler = the_model(), samplers.make("dpm_adaptive")
     coarse, fine = (scenes.gap(sampler.with_tolerance(rtol), scenes.grid(1)) for rtol in (1e-1, 1e-3))

@@ -1,4 +1,4 @@
-"""A bench whose numbers are made up and the same every time, and a sweep file for it."""
+"""A bench that returns fixed, made-up values, and a sweep file for it."""
 
 import hashlib
 from collections.abc import Callable

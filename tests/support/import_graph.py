@@ -60,7 +60,7 @@ def room(module: str) -> str:
 def arrows(root: Path) -> dict[str, dict[str, str]]:
     """Room -> the other rooms it imports, each with one place where it does.
 
-    `samplers/__init__.py` is left out: it is the public face of all three rooms of its package.
+    `samplers/__init__.py` is left out: it exports the names of all three rooms of its package.
     """
     found: dict[str, dict[str, str]] = {}
     for one in imports(root):
@@ -82,7 +82,7 @@ def allowed(page: str) -> dict[str, set[str]]:
 
 
 def complaints(root: Path, table: Mapping[str, set[str]]) -> list[str]:
-    """Where the imports under `root` and the table disagree, a line each."""
+    """The disagreements between the imports under `root` and the table, one line each."""
     found, there = arrows(root), rooms(root)
     lines = [f"{name} is a room without a row in the table" for name in sorted(there - table.keys())]
     lines += [f"{name} has a row in the table and no module" for name in sorted(table.keys() - there)]

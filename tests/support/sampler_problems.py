@@ -1,4 +1,4 @@
-"""What the tests of samplers/ share: two exact problems, the rules that are deterministic, a denoiser that counts."""
+"""Shared parts of the sampler tests: two exact problems, the deterministic samplers, a denoiser that counts calls."""
 
 from __future__ import annotations
 

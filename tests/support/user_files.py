@@ -50,7 +50,7 @@ def random_weights(config: ModelConfig, dtype: torch.dtype = torch.float32) -> d
 
 
 def rest_of_checkpoint() -> dict[str, torch.Tensor]:
-    """The 15 entries of the real file that belong to no network."""
+    """The 15 entries of the real file that do not belong to a network."""
     ignored = {key: entry for key, entry in KEYS.items() if original.rename(key) is None}
     return {key: torch.zeros(shape, dtype=getattr(torch, dtype)) for key, (shape, dtype) in ignored.items()}
 

@@ -1,6 +1,6 @@
 """The drawing parts of portraits, composed into masks on a 16 × 16 grid.
 
-The layers of a part have one colour of their own besides white and black, so a part maps the picture below it to
+The layers of a part have one colour besides white and black, so a part maps the picture below it to
 through · picture + own · colour + white. These three masks are composed once per variant.
 """
 

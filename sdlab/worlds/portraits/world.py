@@ -39,7 +39,7 @@ FACTS: dict[str, tuple[str, ...]] = {
 
 _BELOW_EARS = 8  # long hair has cells in this row or further down
 _FEWEST_LONG = 4  # cells there
-_WITH = {"accessories": 0.45, "beard": 0.35, "hat": 0.4}  # how often the optional parts are there
+_WITH = {"accessories": 0.45, "beard": 0.35, "hat": 0.4}  # the probabilities of the optional parts
 
 
 def _kinds() -> dict[str, Tensor]:
@@ -78,7 +78,7 @@ _HAIR_LEFT = _cells_left("hair", "hat")
 _EARRINGS_LEFT = _cells_left("accessories", "hair")
 _HAIR_SHOWN = _HAIR_LEFT >= 6
 _EARRINGS_SHOWN = _EARRINGS_LEFT >= 2
-_EARS_SHOWN = _EARRINGS_SHOWN[1:].all(0)  # whatever earrings there were would be seen, so their absence is
+_EARS_SHOWN = _EARRINGS_SHOWN[1:].all(0)  # any earrings would be visible, so their absence is visible too
 
 
 def held_out(hair_colour: Tensor, top: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ def test_a_sweep_reads_the_headers_of_its_model_once(folder: Path, monkeypatch: 
     assert counts == {"read": 1, "locate": 1}
 
 
-def test_a_plan_read_from_its_json_opens_nothing_until_it_is_asked(folder: Path):
+def test_a_plan_from_json_opens_its_model_on_first_use(folder: Path):
     Path("sweep.toml").write_text(TOML, encoding="utf-8")
     plan = load_plan("sweep.toml")
     text = plan.model_dump_json()

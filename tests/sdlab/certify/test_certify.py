@@ -1,4 +1,4 @@
-"""Certificates: what they measure is true, and a claim that is not is found out."""
+"""Certificates: their measurements are right, and false claims fail."""
 
 import dataclasses
 import inspect
@@ -65,7 +65,7 @@ def test_a_true_claim_holds(name, order):
     assert found.orders.lowest == pytest.approx(order, abs=0.1)
 
 
-def test_a_start_of_lower_order_is_told_apart():
+def test_a_start_of_lower_order_is_recognised():
     """Third order by looking back: as it runs the start keeps it at second, with full memory it is third."""
     orders = measure(samplers.make("dpmpp_3m"))
     assert orders.path["gaussian"].order == pytest.approx(2, abs=0.1)
@@ -179,7 +179,7 @@ def test_a_false_claim_is_found_out(rule, check, detail):
     assert "\n" not in fault.detail
 
 
-def test_what_every_rule_keeps_to_is_checked_for_all_of_them():
+def test_the_checks_of_every_sampler_pass():
     """The cheap checks, on every sampler as it comes; orders are measured in CI by `sdlab certify` itself."""
     wrong = {name: [c for c in checks(kind()) if not c.ok] for name, kind in samplers.SAMPLERS.items()}
     assert not {name: found for name, found in wrong.items() if found}
@@ -239,7 +239,7 @@ def test_a_claim_that_fails_is_the_exit_status(tmp_path, monkeypatch):
         (["gone.py:X"], "gone.py: no such file or directory"),
     ],
 )
-def test_a_name_that_there_is_not_is_told(names, line, tmp_path):
+def test_an_unknown_name_is_reported(names, line, tmp_path):
     done = CliRunner().invoke(app, ["certify", *names, "--out", str(tmp_path)])
     assert isinstance(done.exception, UsageError)
     assert str(done.exception).startswith(line)

@@ -86,7 +86,7 @@ def test_more_than_one_picture_comes_with_a_contact_sheet(sdlab: Sdlab):
     assert not any("contact" in line for line in sdlab("generate", PROMPT, "--steps", "1").err)
 
 
-def test_width_comes_first_in_a_size_and_odd_latents_will_do(sdlab: Sdlab):
+def test_width_comes_first_in_a_size_and_odd_latents_work(sdlab: Sdlab):
     [path] = sdlab("generate", PROMPT, "--steps", "1", "--size", "104x152").out
     assert Image.open(path).size == (104, 152)
 
@@ -103,7 +103,7 @@ def test_the_parameters_in_the_file_are_those_that_were_chosen(sdlab: Sdlab, pho
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad"])
-def test_strength_0_gives_the_picture_as_the_vae_has_it(sdlab: Sdlab, photo: Path, fit: str):
+def test_strength_0_gives_the_reconstruction_of_the_vae(sdlab: Sdlab, photo: Path, fit: str):
     options = "--init-image", "photo.jpg", "--strength", "0", "--fit", fit, "--size", "48x64"
     [path] = sdlab("generate", PROMPT, *options).out
     pipeline = lab_pipeline()

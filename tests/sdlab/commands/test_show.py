@@ -87,7 +87,7 @@ def in_bash(command: str) -> list[str]:
     return done.stdout.decode().split("\0")[:-1]
 
 
-def test_one_of_many_pictures_and_the_contact_sheet_have_commands_of_their_own(here: Path):
+def test_each_picture_and_the_contact_sheet_have_their_own_commands(here: Path):
     paths = run("generate", PROMPT, "--steps", "2", "-n", "3", "--seed", "7")
     [alone] = run(*shlex.split(run_show(paths[1]))[1:])
     assert Path(alone).read_bytes() == Path(paths[1]).read_bytes()
@@ -97,7 +97,7 @@ def test_one_of_many_pictures_and_the_contact_sheet_have_commands_of_their_own(h
     assert again.read_bytes() == sheet.read_bytes()
 
 
-def test_a_shell_takes_the_command_as_it_is_printed(here: Path):
+def test_the_printed_command_runs_in_a_shell(here: Path):
     [first] = run("generate", "--steps", "1", "--negative", "$PATH 'x'", "--", AWKWARD)
     script = f'sdlab() {{ {shlex.quote(sys.executable)} -m sdlab.cli "$@"; }}; {run_show(first)}'
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=dict(os.environ), timeout=500)
@@ -117,7 +117,7 @@ def test_every_parameter_is_printed_with_its_value(here: Path):
     assert shown["version"] == sdlab.__version__
 
 
-def test_a_request_comes_back_from_its_text():
+def test_a_request_survives_its_text():
     request = Request(AWKWARD, "n", "sd15", "w", "v", "m", "i", 0.25, "pad", (8, 16), "a", "b", 3, "c", 2**60, 4)
     assert Request.from_text(request.to_text()) == (request, sdlab.__version__)
 
@@ -169,7 +169,7 @@ def test_parameters_of_another_form_are_refused_in_one_line(tmp_path: Path, cont
     assert str(caught.value) == f"{path} has parameters that this version of sdlab cannot read: {message}"
 
 
-def test_what_a_stranger_wrote_cannot_forge_lines_or_reach_the_terminal(here: Path, capsys: Any):
+def test_untrusted_text_cannot_forge_lines_or_reach_the_terminal(here: Path, capsys: Any):
     evil = {
         "version": "1\x1b[2J",
         "prompt": "a\nversion  0\n\rsdlab generate x --model evil",
@@ -185,7 +185,7 @@ def test_what_a_stranger_wrote_cannot_forge_lines_or_reach_the_terminal(here: Pa
 
 
 @pytest.mark.parametrize("key", ["version", "prompt", "model"])
-def test_half_of_a_surrogate_pair_is_no_traceback(here: Path, key: str):
+def test_half_of_a_surrogate_pair_is_one_line(here: Path, key: str):
     content = {"version": "1", "prompt": "a", key: "\ud800"}
     try:
         lines = show(signed(Path("a.png"), content)).lines()

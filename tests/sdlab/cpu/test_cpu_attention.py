@@ -65,7 +65,7 @@ def test_scores_too_far_apart_go_the_other_way():
 
 
 @torch.inference_mode()
-def test_what_all_keys_have_in_common_is_no_hindrance():
+def test_an_offset_common_to_all_keys_is_harmless():
     errors = []
     for common in (0.0, 20.0):  # scores of 120 and more, all but their differences the same for every key
         query, key, value = inputs((1, 1024, 40), 1024, 1.0, common)
@@ -77,7 +77,7 @@ def test_what_all_keys_have_in_common_is_no_hindrance():
     assert errors[1] < 2 * errors[0]
 
 
-def test_where_it_is_used():
+def test_when_it_is_used():
     long, short = torch.empty(1, 1024, 40, dtype=torch.bfloat16), torch.empty(1, 77, 40, dtype=torch.bfloat16)
     assert not cpu_attention.is_faster(long, long)  # gradients may be wanted
     with torch.inference_mode():

@@ -46,7 +46,7 @@ def test_rounding_does_not_grow_with_the_channels():
     assert errors[1] < 1.5 * errors[0]
 
 
-def test_where_it_pays():
+def test_when_it_is_faster():
     large, small = torch.empty(1, 256, 16, 16), torch.empty(1, 256, 8, 8)
     assert pays(nn.Conv2d(256, 256, 3, padding=1), large)
     assert not pays(nn.Conv2d(256, 256, 3, padding=1), small)

@@ -189,7 +189,7 @@ def test_an_image_at_its_own_levels_gives_and_costs_the_same_alone(strategy, met
     assert counted.calls == len(CALLS)
 
 
-def test_the_passes_of_images_that_differ_are_their_own():
+def test_passes_are_averaged_over_images_that_differ():
     interval = {"sigma_low": 0.5, "sigma_high": 2.0}
     denoise = guided("cfg_interval", *contexts(3), **interval)
     denoise(torch.ones(3, 1), torch.tensor([1.0, 0.1, 7.0]))

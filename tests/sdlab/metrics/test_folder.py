@@ -95,7 +95,7 @@ def test_the_clip_score_of_a_folder_is_that_of_the_clip_that_is_given(folder: Pa
     assert swapped["clip_score"].value != found["clip_score"].value
 
 
-def test_every_metric_of_pictures_and_prompts_is_measured_or_says_what_it_lacks(folder: Path):
+def test_every_metric_of_pictures_and_prompts_is_measured_or_reports_what_is_missing(folder: Path):
     names = [metric.name for metric in METRICS.values() if metric.needs <= PICTURES | PROMPTS]
     with pytest.raises(UsageError) as raised:
         measure_folder(folder, names, prompts=captioned(6)[1])
@@ -105,7 +105,7 @@ def test_every_metric_of_pictures_and_prompts_is_measured_or_says_what_it_lacks(
     )
 
 
-def test_what_cannot_be_measured_on_a_folder_is_refused(folder: Path, tmp_path: Path):
+def test_a_metric_that_needs_a_sweep_is_refused_for_a_folder(folder: Path, tmp_path: Path):
     def refusal(*metrics: str, of: Path = folder, prompts: list[str] | None = None, inputs: Path | None = None) -> str:
         with pytest.raises(UsageError) as raised:
             measure_folder(of, metrics, prompts=prompts, inputs=inputs)
@@ -140,7 +140,7 @@ def test_what_cannot_be_measured_on_a_folder_is_refused(folder: Path, tmp_path: 
     assert refusal("fid", of=tmp_path / "empty") == f"{tmp_path}/empty: has no pictures"
 
 
-def test_a_picture_that_lies_on_its_side_has_the_size_it_is_read_with(tmp_path: Path):
+def test_a_rotated_picture_has_the_size_of_its_upright_form(tmp_path: Path):
     (tmp_path / "made").mkdir()
     upright, lying = Image.new("RGB", (64, 48), "red"), Image.new("RGB", (48, 64), "red")
     exif = Image.Exif()

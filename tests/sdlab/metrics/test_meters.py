@@ -136,7 +136,7 @@ def test_the_reference_error_is_the_distance_to_the_end_of_each_samples_flow():
     assert found.value == pytest.approx((3 + 8**0.5) / 3)
 
 
-def test_w2_is_that_of_the_laws_whatever_the_samples():
+def test_w2_depends_on_the_laws_and_not_on_the_samples():
     model, sampler, sigmas = gaussian(), samplers.make("heun"), (10.0, 3.0, 1.0, 0.0)
     assert model.law is not None
     measurement = Meters([METRICS["w2"]], Tools()).start(Run(2, sampler=sampler, sigmas=sigmas, law=model.law))

@@ -118,11 +118,11 @@ def test_values_are_written_with_their_digits_or_in_powers_of_ten():
         ),
     ],
 )
-def test_what_cannot_be_measured_is_one_line(metrics: list[str], subject: Subject, line: str):
+def test_an_impossible_metric_is_one_line(metrics: list[str], subject: Subject, line: str):
     assert complaints(metrics, subject) == [line]
 
 
-def test_what_can_be_measured_is_not_complained_about():
+def test_measurable_metrics_have_no_complaints():
     files = MetricFiles(inception="i.pth", reference="real", clip="c")
     assert complaints(["fid", "kid", "clip_score", "psnr", "ssim"], sd15(files)) == []
     whole = Subject("scenes", 8, ALL, size=(64, 64), prompts=["a red star"], clip=True, gaussian=True)

@@ -132,7 +132,7 @@ def test_quick_gelu():
 
 
 @pytest.mark.parametrize("asymmetric", [False, True])
-def test_downsampling_reads_the_pixels_its_padding_says(asymmetric):
+def test_downsampling_reads_the_pixels_that_its_padding_implies(asymmetric):
     down, x = Downsample(1, asymmetric), torch.arange(64.0).reshape(1, 1, 8, 8)
     for row in range(3):
         for column in range(3):
@@ -339,7 +339,7 @@ def test_latent_shapes():
         ("{", "", "x.json: Invalid JSON"),
     ],
 )
-def test_a_slip_in_a_configuration_is_named(old, new, message):
+def test_a_mistake_in_a_configuration_is_reported(old, new, message):
     text = SD15.to_json()
     assert old in text
     with pytest.raises(UsageError) as error:

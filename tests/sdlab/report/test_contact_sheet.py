@@ -31,7 +31,7 @@ def test_a_grid_is_of_pictures_of_one_size(pictures: list[Image.Image]):
         grid_of(pictures)
 
 
-def test_a_strip_without_pictures_says_why():
+def test_a_strip_without_pictures_shows_the_reason():
     pictures = np.full((2, 8, 8, 3), 77, np.uint8)
     shown, failed = Strip(("ddim", "10 steps"), pictures), Strip(("heun", "10 steps"), None, "NaN in the latents")
     sheet = np.asarray(draw_sheet(["a red circle", "a blue star"], [shown, failed]))

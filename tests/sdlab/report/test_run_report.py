@@ -59,7 +59,7 @@ def test_a_contact_sheet_shows_every_cell_beside_its_label(run, tmp_path):
     assert eight[1] - four[1] == 4 * 116
 
 
-def test_the_table_of_36_cells_fits_120_columns_a_line_a_cell(run):
+def test_the_table_of_36_cells_fits_120_columns_with_one_line_per_cell(run):
     toml = TOML.replace('["ddim", "heun"]', '["ddim", "ddpm", "euler_ancestral", "dpmpp_2m"]')
     toml = toml.replace("3.0 }", '3.0 }, { name = "cfg", scale = 7.0 }').replace("[5, 10]", "[5, 10, 20]")
     lines = run(toml=toml)[1].splitlines()
@@ -111,7 +111,7 @@ def test_strength_is_a_column_of_the_table(run, tmp_path):
     assert "| strength |" in (tmp_path / "runs" / "quick" / "table.md").read_text(encoding="utf-8")
 
 
-def test_where_strength_varies_it_is_what_the_plots_have_across(run, tmp_path, monkeypatch):
+def test_plots_have_strength_on_the_horizontal_axis_if_it_varies(run, tmp_path, monkeypatch):
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (drawn.append(figure), path.touch()))
     edited(run)
@@ -254,7 +254,7 @@ def test_a_repeated_sweep_draws_only_what_is_missing_or_old(run, tmp_path):
     assert plot.is_file()
 
 
-def test_the_tables_are_printed_even_where_no_file_can_be_written(run, tmp_path):
+def test_the_tables_are_printed_even_if_no_file_can_be_written(run, tmp_path):
     run()
     directory = tmp_path / "runs" / "quick"
     for name in ("table.csv", "table.md"):
@@ -269,7 +269,7 @@ def test_the_tables_are_printed_even_where_no_file_can_be_written(run, tmp_path)
     assert "★" in out.getvalue()
 
 
-def test_a_link_in_the_place_of_the_store_is_not_followed(run, tmp_path, capsys):
+def test_a_link_instead_of_the_store_is_not_followed(run, tmp_path, capsys):
     (tmp_path / "secret").write_bytes(b"")
     (tmp_path / "runs" / "quick").mkdir(parents=True)
     (tmp_path / "runs" / "quick" / "results.sqlite").symlink_to(tmp_path / "secret")
@@ -282,7 +282,7 @@ HOSTILE = "$\\frac$ [red]x[/b] \x1b[31m\u202e\n| a | <img src=x> [y](javascript:
 
 
 def test_a_hostile_name_is_text_everywhere(run, tmp_path, figures):
-    """In the terminal, in Markdown, in a spreadsheet and in plots; a name like it is that of a file or an option."""
+    """In the terminal, Markdown, spreadsheets and plots. File names and options may contain such text."""
     directory = tmp_path / "runs" / "quick"
     run()
     with Store(directory / "results.sqlite") as store:

@@ -1,4 +1,4 @@
-"""Intervals are those of the textbook, and a tie is what they cannot distinguish from the best."""
+"""Intervals follow the textbook, and cells that they cannot distinguish from the best are ties."""
 
 import numpy as np
 import pytest

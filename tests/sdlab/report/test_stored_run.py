@@ -1,4 +1,4 @@
-"""A report of a run that is damaged, or that comes from a stranger: it shows what it can and names the rest."""
+"""Reports of damaged or untrusted runs. They show what can be read and name the rest."""
 
 from __future__ import annotations
 

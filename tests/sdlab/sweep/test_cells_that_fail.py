@@ -1,4 +1,4 @@
-"""A sampler, grid, strategy or model that fails fails its cell: one line with the reason, and the sweep goes on."""
+"""Failures of samplers, grids, strategies and models. The cell fails with one line, and the sweep continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sweeps of the model that comes with sdlab, from file to numbers: image-to-image, galleries, the files of a user."""
+"""Sweeps of the lab model, from file to values: image-to-image, galleries, and user files."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ Sweep = Callable[..., int]
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
-    """Run a sweep of this text, in `tmp_path`; its results are in runs/mine. Plots are looked at elsewhere."""
+    """Run a sweep of this text, in `tmp_path`; its results are in runs/mine. Plots are tested elsewhere."""
     monkeypatch.chdir(tmp_path)
     for name in ("plots.plot_metric", "trade_off.plot_trade_off"):
         monkeypatch.setattr(f"sdlab.report.{name}", lambda path, *_: path.touch())
@@ -110,7 +110,7 @@ def test_strength_leads_from_the_vaes_picture_to_that_of_the_prompt_alone(run: S
     assert table("plain")[0]["prompt_accuracy"] == ignored["prompt_accuracy"]
 
 
-def test_a_prompt_with_a_picture_of_its_own_starts_from_it_and_the_others_from_noise(run: Sweep):
+def test_a_prompt_with_a_picture_starts_from_it_and_the_others_from_noise(run: Sweep):
     photo("photo.png")
     mixed = '[prompts]\nlist = ["a red circle", { text = "a blue star on white", image = "photo.png" }]'
     alone = '[prompts]\nlist = ["a red circle", "a blue star on white"]'
@@ -171,7 +171,7 @@ def refused(run: Sweep, capsys: pytest.CaptureFixture[str]) -> Callable[..., lis
 Refused = Callable[..., list[str]]
 
 
-def test_what_a_sweep_cannot_do_is_reported_before_it_begins(refused: Refused, tmp_path: Path):
+def test_impossible_settings_are_reported_before_a_sweep_begins(refused: Refused, tmp_path: Path):
     assert refused(toml(image=PHOTO)) == ["image: photo.png: no such file or directory"]
     Path("photo.png").write_text("dear diary")
     [line] = refused(toml(image=PHOTO))
@@ -186,7 +186,7 @@ def test_what_a_sweep_cannot_do_is_reported_before_it_begins(refused: Refused, t
 
 @pytest.fixture(scope="module")
 def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a user has, with the lab model's numbers: weights of Stable Diffusion v1.5's form, and OpenAI's CLIP."""
+    """User files with the weights of the lab model: a checkpoint in the layout of v1.5, and OpenAI's CLIP."""
     folder = tmp_path_factory.mktemp("user")
     export("scenes", "original", folder / "weights.safetensors", None)
     clip = folder / "data" / "clip-vit-large-patch14"
@@ -210,7 +210,7 @@ def user(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def sd15(user: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, with the model's files where `sd15` is looked for."""
+    """The same, with the files in the place where `sd15` is searched for."""
     monkeypatch.setenv("SDLAB_SD15", str(user / "weights.safetensors"))
     monkeypatch.setenv("SDLAB_SD15_VOCAB", str(user))
     return user
@@ -236,7 +236,7 @@ def test_without_the_users_files_the_sweeps_of_sd15_name_them_all(
         assert sum(said in line for line in lines) == 1, said
 
 
-def test_the_gallery_runs_unchanged_once_the_files_are_there(run: Sweep, sd15: Path):
+def test_the_gallery_runs_unchanged_once_its_files_exist(run: Sweep, sd15: Path):
     photo("data/scene.png")
     photo("data/portrait.png", 6)
     assert run(shipped("sd15_gallery")) == 0

@@ -1,4 +1,4 @@
-"""A custom model, from a file beside the sweep or from a package, sweeps like ours; so do the exact models."""
+"""Sweeps of custom models, from a file beside the sweep or from a package, and of exact models."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ steps = [8, 16, 32]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Work in a new folder with `mine.py`; leave the registries as they were. Plots are seen elsewhere."""
+    """A new working directory with `mine.py`. The registries are restored afterwards. Plots are tested elsewhere."""
     monkeypatch.chdir(tmp_path)
     models, own = dict(plugins.MODELS), dict(plugins._PLUGINS)
     write("mine.py", MINE)
@@ -97,8 +97,8 @@ def start(images: int, dimensions: int, sigma: float) -> Tensor:
 # A user's run.
 
 
-def test_a_budget_buys_steps_on_the_models_own_levels():
-    """Heun makes two calls a step, but for the last to σ = 0; this grid ends above it."""
+def test_a_budget_gives_steps_on_the_models_noise_schedule():
+    """Heun makes two calls per step, except in the last step to σ = 0. This grid ends above 0."""
     Path("sweep.toml").write_text(TOML.replace("steps = [8, 16, 32]", "passes = [5, 10]"), encoding="utf-8")
     cells = load_plan("sweep.toml").cells
     assert [(cell.budget, cell.steps) for cell in cells] == [(5, 2), (10, 5)]
@@ -131,7 +131,7 @@ def test_reference_error_is_the_distance_from_the_exact_flow_image_by_image():
     assert row.metrics["reference_error"] == pytest.approx(float(distances.mean()), rel=1e-3)
 
 
-def test_options_and_code_are_part_of_what_a_row_is_of():
+def test_options_and_code_are_part_of_a_rows_key():
     run(TOML.replace("[8, 16, 32]", "8"))
     [first] = rows()
     table = TOML.replace("[8, 16, 32]", "8").replace('"mine.py:mine"', '{ path = "mine.py:mine", std = 0.5 }')
@@ -202,7 +202,7 @@ def test_settings_that_the_model_has_no_use_for_are_ignored_with_a_note():
     )
 
 
-def test_a_dry_run_counts_the_passes_of_cells_and_of_what_they_are_measured_against():
+def test_a_dry_run_counts_the_passes_of_cells_and_of_their_references():
     status, out = run(dry_run=True)
     assert status == 0
     fine = 500 + 12  # the levels of `samplers.converged`
@@ -214,7 +214,7 @@ def test_a_dry_run_counts_the_passes_of_cells_and_of_what_they_are_measured_agai
 # Exact models.
 
 
-def test_the_flow_that_a_model_knows_and_the_fine_run_agree():
+def test_the_exact_flow_and_the_fine_run_agree():
     write(
         "mine.py",
         """
@@ -309,7 +309,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("old", "new", "line"), WRONG, ids=[line[-40:] for *_, line in WRONG])
-def test_a_file_that_gives_no_model_is_reported_in_a_line_with_its_traceback_in_the_log(
+def test_a_file_without_a_model_is_one_line_with_its_traceback_in_the_log(
     old: str, new: str, line: str, capsys: pytest.CaptureFixture[str]
 ):
     write("mine.py", textwrap.dedent(MINE).replace(textwrap.dedent(old), new))
@@ -341,7 +341,7 @@ ASKED = [
 
 
 @pytest.mark.parametrize(("old", "new", "line"), ASKED, ids=[line[:40] for *_, line in ASKED])
-def test_what_such_a_model_cannot_do_is_reported_before_it_runs(
+def test_settings_that_a_custom_model_does_not_support_are_reported_before_it_runs(
     old: str, new: str, line: str, capsys: pytest.CaptureFixture[str]
 ):
     assert run(TOML.replace(old, new))[0] == 2

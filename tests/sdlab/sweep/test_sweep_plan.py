@@ -106,7 +106,7 @@ def test_an_exclusion_that_matches_nothing_is_noted(file):
     assert load_plan(file).notes == ("exclude[0] matches no cell",)
 
 
-def test_an_extra_cell_takes_what_it_leaves_out_from_the_cells(file):
+def test_an_extra_cell_takes_missing_choices_from_the_cells(file):
     toml = (
         TOML.replace("steps =", 'grid = "karras"\nsteps =')
         + '[[extra]]\nsampler = "euler"\nguidance="none"\nsteps = 50'
@@ -138,7 +138,7 @@ def test_prompts_come_from_a_set_a_file_or_a_list(file):
     assert len(load_plan(file).prompts) == 16
 
 
-def test_the_altered_prompts_each_say_one_thing_else_than_the_pictures_show(file):
+def test_each_altered_prompt_differs_from_its_picture_in_one_fact(file):
     head, _, tail = TOML.partition('list = ["a red circle", "a blue star", "a green moon"]')
     found = []
     for name in ("scenes", "scenes_altered"):
@@ -168,7 +168,7 @@ def test_strength_is_an_axis_like_the_others(file):
     assert labels(file, EDIT + extra)[16:] == ["euler · trailing · none · 3 steps · strength 0.7"]
 
 
-def test_an_extra_cell_of_a_sweep_over_strengths_must_say_its_own(file):
+def test_an_extra_cell_of_a_sweep_over_strengths_needs_a_strength(file):
     extra = '[[extra]]\nsampler = "euler"\nguidance = "none"\nsteps = 3\n'
     text = "extra[0].strength: missing; say how far to move away from the input pictures, like [0.4, 0.8]"
     assert mistakes(file, EDIT + extra) == [text]
@@ -193,7 +193,7 @@ def test_a_budget_of_passes_buys_each_cell_the_most_steps_it_can(file):
 
 @pytest.mark.parametrize("budget", [5, 10, 20])
 @pytest.mark.parametrize("name", sorted(samplers.SAMPLERS))
-def test_every_sampler_that_knows_its_calls_keeps_every_budget(name, budget):
+def test_every_nonadaptive_sampler_keeps_every_budget(name, budget):
     choices = Choice(name=name), Choice(name="trailing"), Choice(name="none")
     cell = Cell(sampler=choices[0], grid=choices[1], guidance=choices[2], steps=1)
     if name == "dpm_adaptive":
@@ -207,14 +207,14 @@ def test_every_sampler_that_knows_its_calls_keeps_every_budget(name, budget):
     assert steps_within(budget, cell, LEVELS) == max(n for n, cost in enumerate(costs, 1) if cost <= budget)
 
 
-def test_a_budget_of_an_extra_cell_stands_for_the_steps_of_the_others_and_the_other_way_round(file):
+def test_an_extra_cell_may_have_a_budget_where_the_cells_have_steps_and_vice_versa(file):
     cells, extra = TOML.replace("[5, 10]", "5"), '[[extra]]\nsampler = "heun"\nguidance = "none"\n'
     assert labels(file, cells + extra + "passes = 3\n")[-1] == "heun · trailing · none · 3 passes (2 steps)"
     cells = cells.replace("steps = 5", "passes = 4")
     assert labels(file, cells + extra + "steps = 3\n")[-1] == "heun · trailing · none · 3 steps"
 
 
-def test_what_no_budget_holds_can_be_excluded(file):
+def test_cells_over_budget_can_be_excluded(file):
     toml = BUDGET.replace('"ddim"', '"dpm_adaptive"').replace("[5, 10]", "[1, 10]")
     assert mistakes(file, toml) == [
         "cells.passes: dpm_adaptive is adaptive, so its steps do not follow from a budget; give `steps`",
@@ -267,7 +267,7 @@ def test_passes_are_fewer_with_less_strength_and_the_mean_of_the_prompts(file):
     assert passes_per_image(plan, plan.cells[2]) == pytest.approx((10 + 4 + 10) / 3)
 
 
-def test_the_key_of_a_cell_without_pictures_is_what_it_was_before_there_were_any(file):
+def test_the_key_of_a_cell_without_pictures_has_not_changed(file):
     file.write_text(TOML, encoding="utf-8")
     plan = load_plan(file)
     cell = plan.cells[2]
@@ -282,7 +282,7 @@ def test_the_key_of_a_cell_without_pictures_is_what_it_was_before_there_were_any
     assert plan.key(cell, "weights") == digest(values)
 
 
-def test_a_compiled_network_has_cells_of_its_own(file):
+def test_compiled_and_uncompiled_cells_differ(file):
     file.write_text(TOML, encoding="utf-8")
     plain, compiled = load_plan(file), load_plan(file, {"compile": True})
     assert (plain.compile, compiled.compile) == (False, True)
@@ -353,7 +353,7 @@ def test_metrics_may_be_absent(file):
         ("published_vs_corrected", 84, 64),
     ],
 )
-def test_the_sweeps_that_come_with_sdlab_are_right(name, cells, prompts):
+def test_the_shipped_sweeps_are_valid(name, cells, prompts):
     plan = load_plan(ROOT / "experiments" / f"{name}.toml")
     assert (len(plan.cells), len(plan.prompts)) == (cells, prompts)
 
@@ -366,7 +366,7 @@ def test_the_sweep_over_budgets_has_every_sampler_at_every_budget_it_can_keep():
     assert {cell.sampler.name for cell in cells if cell.budget is None} == {"dpm_adaptive"}
 
 
-def test_every_rule_with_a_published_variant_is_compared_with_its_correction():
+def test_every_sampler_with_a_published_variant_is_compared_with_its_correction():
     cells = load_plan(ROOT / "experiments" / "published_vs_corrected.toml").cells
     built = {name: samplers.make(name) for name in samplers.SAMPLERS}
     assert {cell.sampler.name for cell in cells} == {name for name, rule in built.items() if hasattr(rule, "variant")}
@@ -514,7 +514,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("old", "new", "lines"), BAD)
-def test_a_mistake_is_one_line_with_its_place_and_the_way_out(file, old, new, lines):
+def test_a_mistake_is_one_line_with_its_place_and_its_fix(file, old, new, lines):
     from samplers import SAMPLERS
 
     found = mistakes(file, TOML.replace(old, new))
@@ -531,16 +531,16 @@ def test_all_mistakes_are_reported_at_once(file):
     assert places == ["model", "images", "metrics[0]", "cells.sampler[1]", "cells.steps[0]"]
 
 
-def test_a_file_that_is_no_toml_is_reported_with_the_line(file):
+def test_a_file_that_is_not_toml_is_reported_with_its_line(file):
     assert mistakes(file, "model = \n") == ["is not TOML: Invalid value (at line 1, column 9)"]
 
 
-def test_a_file_that_is_not_there_is_reported_with_the_nearest(file):
+def test_a_missing_file_is_reported_with_the_nearest_name(file):
     with pytest.raises(UsageError, match=r"quik.toml: no such file \(did you mean 'quick.toml'\?\)"):
         load_plan(file.with_name("quik.toml"))
 
 
-def test_a_prompt_file_that_is_not_there_is_reported(file):
+def test_a_missing_prompt_file_is_reported(file):
     toml = TOML.replace('list = ["a red circle", "a blue star", "a green moon"]', 'file = "none.txt"')
     path = file.with_name("none.txt")
     assert mistakes(file, toml) == [f"prompts.file: {path}: no such file or directory"]
@@ -551,7 +551,7 @@ def test_a_mistake_on_the_command_line_is_reported_as_such(file):
         load_plan(file, {"images": 0})
 
 
-def test_the_key_depends_on_all_that_determines_the_numbers_and_on_nothing_else(file):
+def test_the_key_depends_on_all_that_determines_the_values_and_on_nothing_else(file):
     plan = load_plan(file)
     cell = plan.cells[2]
     key = plan.key(cell, "weights")
@@ -576,7 +576,7 @@ def test_the_digest_is_the_same_on_every_machine():
         ("ddim", Choice(name="none"), 10),
         ("ddim", Choice(name="cfg", options={"scale": 3.0}), 20),
         ("ddim", Choice(name="cfg", options={"scale": 1.0}), 10),
-        ("heun", Choice(name="none"), 19),  # two calls a step, one in the step to zero
+        ("heun", Choice(name="none"), 19),  # two calls per step, one in the step to zero
         ("heun", Choice(name="cfg"), 38),
         ("ddim", Choice(name="cfg_interval", options={"sigma_low": 0.0, "sigma_high": 1e-9}), 10),
     ],

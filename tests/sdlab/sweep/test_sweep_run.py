@@ -35,7 +35,7 @@ fork = multiprocessing.get_context("fork")
 
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch):
-    """Plots take longer than all else here, and are looked at elsewhere."""
+    """Plots take longer than everything else here, and are tested elsewhere."""
     monkeypatch.setattr("sdlab.report.plots.plot_metric", lambda path, *_: path.touch())
 
 
@@ -122,7 +122,7 @@ def test_a_failed_cell_is_marked_the_rest_runs_and_the_next_time_it_is_tried_aga
     assert statuses(store_path) == ["ok"] * 8
 
 
-def test_a_metric_that_is_no_number_fails_its_cell(run):
+def test_a_metric_that_is_nan_fails_its_cell(run):
     class Broken(FakeBench):
         def run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:
             found = super().run(cell, on_progress)
@@ -291,7 +291,7 @@ def foreign(path: Path) -> bytes:
     ],
     ids=["text", "truncated", "foreign", "newer"],
 )
-def test_a_store_that_cannot_be_used_is_reported_in_a_line_and_left_as_it_is(
+def test_an_unusable_store_is_reported_in_one_line_and_not_changed(
     run, store_path, whole_store, content, words, capsys
 ):
     store_path.parent.mkdir(parents=True)
@@ -309,7 +309,7 @@ def test_a_run_directory_that_cannot_be_made_is_reported(run, tmp_path, capsys):
     assert capsys.readouterr().err.startswith(f"error: cannot make the folder {tmp_path}/taken/quick: ")
 
 
-def test_usage_mistakes_exit_with_2_and_a_bench_that_cannot_open_with_its_own_status(run, capsys):
+def test_usage_mistakes_exit_with_2_and_a_bench_that_cannot_open_with_the_status_of_its_error(run, capsys):
     def missing(plan: object) -> FakeBench:
         raise RunError("unet.safetensors: not a whole file")
 

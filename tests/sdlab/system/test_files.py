@@ -58,7 +58,7 @@ def test_file_words_are_safe_and_no_longer_than_asked():
     assert file_words("..", 100) == file_words(" \n", 100) == ""
 
 
-def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path):
+def test_a_link_instead_of_the_lock_is_not_followed(tmp_path: Path):
     (tmp_path / "secret").write_text("keep me")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").symlink_to(tmp_path / "secret")
@@ -112,7 +112,7 @@ def test_the_lock_is_free_again_after_the_block(tmp_path: Path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems may not let a locked file be emptied")
-def test_a_lock_whose_holder_has_written_no_number_is_held_by_another_process(tmp_path: Path):
+def test_a_lock_without_a_process_id_is_held_by_another_process(tmp_path: Path):
     with locked(tmp_path):
         os.truncate(tmp_path / ".lock", 0)
         with pytest.raises(RunError, match=r"is in use by another process$"), locked(tmp_path):

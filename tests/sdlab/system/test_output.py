@@ -41,7 +41,7 @@ def test_closed_streams_drop_what_is_written(closed: str):
     assert ("mixture" in done.stdout) is (closed == "2>&-")
 
 
-def test_a_pipe_whose_reader_has_ended_is_no_error():
+def test_a_closed_pipe_is_not_an_error():
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(LIST, stdout=write, stderr=subprocess.PIPE, text=True)

@@ -23,7 +23,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("path", FAULTS, ids=["user", "NUL", "long name", "long path"])
-def test_the_fault_is_named_wherever_the_path_is_written(path: str, tmp_path: Path):
+def test_the_mistake_is_reported_wherever_the_path_is_written(path: str, tmp_path: Path):
     assert path_fault(path) == FAULTS[path]
     for use in (
         user_path,

@@ -1,4 +1,4 @@
-"""Small files are read whole, or refused in one line: without a hang, whatever kind of file it is."""
+"""Small files are read whole or refused in one line. No kind of file makes the reader hang."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_file_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest
     ],
     ids=["syntax", "deep", "digits"],
 )
-def test_what_is_not_toml_is_one_line(content: str, fault: str, tmp_path: Path):
+def test_invalid_toml_is_one_line(content: str, fault: str, tmp_path: Path):
     (tmp_path / "a.toml").write_text(content)
     with pytest.raises(UsageError, match=fault) as caught:
         read_toml(tmp_path / "a.toml")

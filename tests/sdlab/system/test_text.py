@@ -31,7 +31,7 @@ def test_characters_that_move_the_cursor_or_cannot_be_seen_are_escaped(text: str
 
 
 @given(st.text(st.characters(categories=["Cc", "Cs", "Zl", "Zp", "L", "S"])))
-def test_what_is_shown_is_one_line_that_every_stream_takes(text: str):
+def test_shown_text_is_one_line_that_every_stream_can_encode(text: str):
     line = shown(text)
     assert all(c.isprintable() for c in line)
     for encoding in ("ascii", "latin-1", "cp1252", "utf-8"):

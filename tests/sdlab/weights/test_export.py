@@ -203,7 +203,7 @@ def test_the_lab_model_comes_back_from_diffusers_layout(lab, scenes):
     assert torch.equal(back.tokenizer(PROMPTS), ours.tokenizer(PROMPTS))
 
 
-def test_our_own_layout_keeps_everything_to_the_bit(tmp_path, scenes):
+def test_the_sdlab_layout_keeps_every_bit(tmp_path, scenes):
     assert export(scenes, "sdlab", tmp_path / "copy") == []
     for path in locate(scenes).files:
         copy = tmp_path / "copy" / path.name
@@ -217,7 +217,7 @@ def test_our_own_layout_keeps_everything_to_the_bit(tmp_path, scenes):
             assert copy.read_bytes() == path.read_bytes()
 
 
-def test_the_original_layout_says_the_sizes_of_a_model_that_is_not_version_1(tmp_path, scenes):
+def test_the_original_layout_stores_the_configuration_of_other_models(tmp_path, scenes):
     remarks = export(scenes, "original", tmp_path / "lab.safetensors")
     assert any("vision tower" in remark for remark in remarks)
     files = {"vocab": scenes / "vocab.json", "merges": scenes / "merges.txt"}
@@ -302,7 +302,7 @@ def test_old_and_new_names_and_buffers_that_are_no_weights(tmp_path, lab):
     assert_same_weights(load(tmp_path / "old"), load(lab))
 
 
-def test_files_of_half_precision_and_pickles_are_read_where_there_is_nothing_better(tmp_path, lab):
+def test_half_precision_and_pickles_are_read_if_there_is_nothing_better(tmp_path, lab):
     shutil.copytree(lab, tmp_path / "variant")
     unet = tmp_path / "variant" / "unet" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(unet)
@@ -356,7 +356,7 @@ def settings(folder, component):
         ("unet", {"sample_size": None}, "sample_size must be of the same type as 64, got None"),
     ],
 )
-def test_what_our_networks_do_not_compute_is_named(tmp_path, lab, component, setting, message):
+def test_settings_that_our_networks_do_not_compute_are_reported(tmp_path, lab, component, setting, message):
     shutil.copytree(lab, tmp_path / "other")
     path, values = settings(tmp_path / "other", component)
     path.write_text(json.dumps(values | setting))
@@ -404,7 +404,7 @@ def test_settings_survive_for_other_sizes(tmp_path):
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "sdlab"])
-def test_a_folder_that_holds_something_is_left_alone(tmp_path, layout, scenes):
+def test_a_folder_with_content_is_not_overwritten(tmp_path, layout, scenes):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     with pytest.raises(UsageError, match="mine: already exists"):
@@ -412,7 +412,7 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path, layout, scenes):
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
-def test_a_file_that_is_there_is_left_alone(tmp_path, scenes):
+def test_an_existing_file_is_not_overwritten(tmp_path, scenes):
     for name, layout in (("a.safetensors", "original"), ("folder", "diffusers")):
         (tmp_path / name).write_text("keep")
         with pytest.raises(UsageError, match=f"{name}: already exists"):
@@ -460,7 +460,7 @@ def test_a_model_that_is_missing_or_damaged_leaves_nothing(tmp_path, narrow):
 # The command
 
 
-def test_the_command_writes_in_the_dtype_asked_for_and_tells_what_to_know(tmp_path):
+def test_the_command_writes_in_the_requested_dtype_and_prints_notes(tmp_path):
     out = tmp_path / "lab"
     done = CliRunner().invoke(app, ["export", "scenes", "--to", "diffusers", str(out), "--dtype", "float16"])
     assert done.exit_code == 0, done.output

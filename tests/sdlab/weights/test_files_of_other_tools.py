@@ -289,7 +289,7 @@ def test_a_layer_that_sdlab_does_not_compute_is_refused(folder, single, file, na
         load(model)
 
 
-def test_what_the_file_is_not_is_found_beside_a_configuration_too(single):
+def test_a_foreign_file_is_recognised_beside_a_configuration_too(single):
     change(single, lambda tensors: tensors | {"control_model.input_blocks.0.0.weight": torch.ones(3)})
     with pytest.raises(UsageError, match="this is a ControlNet"):
         load(single)

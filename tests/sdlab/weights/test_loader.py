@@ -263,7 +263,7 @@ def test_given_paths_come_before_the_variable_and_that_before_data(home, monkeyp
     assert files(source) == set(mine.iterdir())
 
 
-def test_a_folder_like_data_stands_for_the_weights_in_it(home, monkeypatch):
+def test_a_folder_of_models_is_searched_for_weights(home, monkeypatch):
     files = folder_with(home / "models", "v1-5-pruned.safetensors", *VOCABULARY)
     assert set(locate(files).files) == set(files.iterdir())
     monkeypatch.setenv("SDLAB_SD15", str(files))
@@ -289,7 +289,7 @@ def test_weights_can_be_given_only_for_sd15(home):
         locate(ModelSource("scenes", weights="x.ckpt"))
 
 
-def test_the_vocabulary_beside_another_model_is_its_own(home, monkeypatch):
+def test_the_vocabulary_beside_another_model_is_used(home, monkeypatch):
     words, beside = folder_with(home / "words", *VOCABULARY), folder_with(home / "lab", "lab.safetensors", *VOCABULARY)
     monkeypatch.setenv("SDLAB_SD15_VOCAB", str(words))
     assert set(locate("lab/lab.safetensors").files) == {path.relative_to(home) for path in beside.iterdir()}

@@ -168,7 +168,7 @@ def test_an_incomplete_download_is_reported(tmp_path, name, share):
     assert str(tmp_path / name) in str(error.value)
 
 
-def test_the_message_of_a_foreign_file_names_the_file_and_what_is_loaded(tmp_path):
+def test_the_message_of_a_foreign_file_names_it_and_the_supported_models(tmp_path):
     clip_vocabulary(tmp_path)
     save_file(
         {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.zeros(4, 4)}, tmp_path / "style.ckpt"

@@ -1,4 +1,4 @@
-"""Safetensors headers from strangers: each is read as by the safetensors library, or refused in one line."""
+"""Untrusted safetensors headers. Each is read as by the safetensors library, or refused in one line."""
 
 import json
 

@@ -56,7 +56,7 @@ def test_schedulers_of_other_processes_are_refused(name):
         ({"sigma_max": 80.0}, "sigma_max is 80.0, a setting of the EDM process"),
         ({"timestep_type": "continuous"}, "timestep_type is 'continuous', a setting of the EDM process"),
         ({"beta_min": 0.1}, "beta_min is 0.1, a setting of another process"),
-        ({"trained_betas": [0.1, 0.2]}, "trained_betas has a table"),
+        ({"trained_betas": [0.1, 0.2]}, "trained_betas is a custom table"),
         ({"_class_name": "MyScheduler"}, "_class_name is 'MyScheduler', a scheduler that sdlab does not know"),
         ({"_class_name": 3}, "_class_name is 3"),
         ({"prediction_type": "x0"}, "is 'x0', but sdlab supports only 'epsilon' and 'v_prediction' and 'sample'"),
@@ -107,7 +107,7 @@ def test_zero_terminal_snr_has_the_levels_of_diffusers():
     ("changes", "what"),
     [({"levels": FlowLevels(), "prediction": "v"}, "levels 'flow'"), ({"prediction": "flow"}, "prediction 'flow'")],
 )
-def test_what_diffusers_cannot_express_is_not_exported(changes, what):
+def test_models_that_diffusers_cannot_express_are_not_exported(changes, what):
     with pytest.raises(UsageError, match=rf"sd15: the diffusers layout has no settings for {what}; export to sdlab"):
         scheduler_config.written(replace(SD15, **changes))
 

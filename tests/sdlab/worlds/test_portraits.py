@@ -90,7 +90,7 @@ def test_a_stated_fact_can_be_seen():
                 assert cells >= fewest[part], (fact, cells)
 
 
-def test_what_captions_leave_out_is_hidden():
+def test_complete_captions_omit_only_hidden_facts():
     """Hair under a hat and ears under hair are all that a complete caption omits, besides colours of absent things."""
     person = draw(2, 1500, "all")
     order = list(PARTS)

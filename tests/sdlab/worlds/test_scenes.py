@@ -184,7 +184,7 @@ RIGHT = (seen("circle", "red", "small", 16, 30), seen("star", "blue", "large", 4
         ((), BROWN, 8),
     ],
 )
-def test_check_counts_what_is_wrong(objects: tuple[Seen, ...], background: int, wrong: int):
+def test_check_counts_mistakes(objects: tuple[Seen, ...], background: int, wrong: int):
     facts = check(scenes.parse(CAPTION), Reading(objects, background))
     assert len(facts) == 9
     assert facts.count(False) == wrong

@@ -1,4 +1,4 @@
-"""What every world promises, whichever it is."""
+"""The interface of worlds, tested on each of them."""
 
 from __future__ import annotations
 

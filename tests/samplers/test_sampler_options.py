@@ -1,4 +1,4 @@
-"""The options of the deterministic rules: what they are checked for, what they claim, and the model's levels."""
+"""The options of the deterministic samplers: their checks, their claims, and the model's noise schedule."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def test_options_decide_over_the_order_that_is_claimed(name, options, order):
     assert samplers.make(name, **options).order == order
 
 
-def test_rules_in_the_models_time_take_the_models_levels():
+def test_samplers_in_the_models_time_take_the_models_levels():
     vp = samplers.vp_levels()
     assert samplers.make("deis").with_levels(vp).levels is vp
     assert samplers.make("pndm").with_levels(vp) != samplers.make("pndm")
