@@ -85,7 +85,12 @@ class DPMSolverAdaptive(AdaptiveSampler):
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Control | None, noise: Noise
     ) -> tuple[Tensor, Control | None]:
-        """x at `sigma` -> x at `sigma_next`, in as many tries as needed. Memory: the controller state per image."""
+        """x at `sigma` -> x at `sigma_next`, in as many tries as needed. Memory: the controller state per image.
+
+        Raises:
+            ValueError: `rtol` is below the precision of x.
+            RuntimeError: the error of a step cannot be reduced.
+        """
         if sigma_next == 0:
             return torch.lerp(denoise(x, sigma), x, 0.0), memory
         eps = torch.finfo(x.dtype).eps

@@ -49,12 +49,12 @@ def test_the_table_keeps_the_basic_rules(name: str, never: set[str]):
             assert not {other for other in others if other in never or other.split("/")[0] in never}
 
 
-def test_networks_know_no_files():
+def test_networks_do_not_depend_on_files():
     named = {one.target for one in imports(ROOT) if room(one.source) == "sdlab/model"}
     assert {name for name in named if name.startswith("sdlab.system.")} <= {"sdlab.system.errors"}
 
 
-def test_a_sweep_does_not_know_the_kinds_of_backend():
+def test_the_sweep_room_does_not_depend_on_kinds_of_backend():
     named = {one.target for one in imports(ROOT) if room(one.source) == "sdlab/sweep"}
     concrete = {name for name in named if name.startswith("sdlab.backends.")} - SHARED
     assert concrete == set()

@@ -195,7 +195,7 @@ def test_the_workflow_runs_every_supported_python():
 
 
 @pytest.mark.parametrize("package", ["samplers", "sdlab"])
-def test_a_package_says_that_it_is_typed(package: str):
+def test_a_package_has_a_py_typed_marker(package: str):
     assert (ROOT / package / "py.typed").is_file()
 
 

@@ -152,11 +152,11 @@ def unsourced(docstring: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_a_source_has_an_address_in_the_one_form(name: str):
+def test_a_citation_has_the_one_form(name: str):
     assert unsourced(inspect.getdoc(DOCUMENTED[name]) or "") == []
 
 
-def test_a_source_without_an_address_is_found():
+def test_a_citation_without_an_address_is_found():
     assert unsourced("(Ho et al. 2020, arXiv:2006.11239, eq. 11)") == []
     assert unsourced("(Zhou et al. 2023, zju-pi/diff-sampler)") == []
     assert unsourced("(Ho et al. 2020, eq. 11)") == ["et al. 2020"]

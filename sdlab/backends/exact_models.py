@@ -24,7 +24,11 @@ _SEED = 40_000  # for the pictures of `data_set`, far from all other seeds
 
 
 def gaussian(std: Sequence[float] = (0.2, 0.7, 1.9), mean: Sequence[float] = (0.5, -1.0, 0.0)) -> CustomModel:
-    """Gaussian data with independent dimensions. Denoiser, flow and the law of the samples are known."""
+    """Gaussian data with independent dimensions. Denoiser, flow and the law of the samples are known.
+
+    Raises:
+        ValueError: `std` and `mean` differ in length or are empty, or a `std` is not above 0.
+    """
     if len(std) != len(mean) or not len(std):
         raise ValueError(f"std and mean should be lists of the same length, got {len(std)} and {len(mean)} values")
     for value in std:
@@ -34,13 +38,21 @@ def gaussian(std: Sequence[float] = (0.2, 0.7, 1.9), mean: Sequence[float] = (0.
 
 
 def mixture(components: int = 8, std: float = 0.15) -> CustomModel:
-    """A ring of round Gaussians in the plane, with radius 1. Denoiser and flow are known."""
+    """A ring of round Gaussians in the plane, with radius 1. Denoiser and flow are known.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
     law = _ring(components, std)
     return CustomModel(law.denoise, samplers.discrete_levels(), (2,), flow=law.flow)
 
 
 def class_mixture(components: int = 8, classes: int = 4, std: float = 0.15) -> CustomModel:
-    """A ring of round Gaussians in the plane, assigned to classes in turn. Conditional, so guidance can be swept."""
+    """A ring of round Gaussians in the plane, assigned to classes in turn. Conditional, so guidance can be swept.
+
+    Raises:
+        ValueError: an option is out of range, or `classes` does not divide `components`.
+    """
     whole("classes", classes, 1)
     if components % classes:
         raise ValueError(f"classes should divide the {components} components, got {classes}")
@@ -50,7 +62,11 @@ def class_mixture(components: int = 8, classes: int = 4, std: float = 0.15) -> C
 
 
 def data_set(count: int = 64, side: int = 16) -> CustomModel:
-    """A finite set of pictures of the scenes world. The denoiser is that of a network that has memorised them."""
+    """A finite set of pictures of the scenes world. The denoiser is that of a network that has memorised them.
+
+    Raises:
+        ValueError: an option is out of range, or `side` does not divide the size of the pictures.
+    """
     whole("count", count, 1)
     within("side", side, 1, PIXELS)
     if PIXELS % side:

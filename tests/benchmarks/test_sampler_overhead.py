@@ -114,7 +114,7 @@ def seconds(runs, rounds):
 
 @pytest.mark.benchmark(group="the same sampler elsewhere")
 @pytest.mark.parametrize("name", CONTEST)
-def test_a_step_costs_at_most_half_of_the_best_elsewhere(benchmark, name):
+def test_a_step_costs_at_most_half_of_the_best_other_implementation(benchmark, name):
     """With benchmarks enabled the claim is tested; without, that the contestants run."""
     sampler, sigmas = samplers.make(name), samplers.grid("karras", steps=STEPS, levels=LEVELS)
     x, x0, eps = torch.randn(SHAPE) * sigmas[0], torch.randn(SHAPE), torch.randn(SHAPE)

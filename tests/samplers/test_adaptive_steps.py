@@ -84,7 +84,7 @@ def test_each_image_has_its_own_steps():
 
 
 @pytest.mark.parametrize("problem", [SPECTRUM, MIXTURE], ids=["gaussian", "mixture"])
-def test_a_finer_tolerance_costs_more_and_errs_less(problem):
+def test_a_finer_tolerance_takes_more_passes_and_has_a_smaller_error(problem):
     x = start(6, *problem.marginal_mean(10.0).shape, sigma=10.0)
     exact, errors, calls = problem.flow(x, 10.0, 0.02), [], []
     for tolerance in (1e-1, 1e-2, 1e-3, 1e-4, 1e-5):

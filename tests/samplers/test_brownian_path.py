@@ -58,7 +58,7 @@ def test_increments_of_steps_that_do_not_overlap_are_independent(grid):
 
 @EXACT
 @given(levels)
-def test_increments_of_overlapping_steps_share_what_overlaps(grid):
+def test_increments_of_overlapping_steps_share_the_overlap(grid):
     """Cov[z_ac, z_bd] of steps a → c and b → d with a > b > c > d is the clock's time from b to c over both lengths."""
     a, b, c = grid[:3]
     d = c / 3
@@ -150,7 +150,7 @@ def test_noise_does_not_depend_on_dtype_or_layout(kind):
 
 
 @KINDS
-def test_noise_goes_where_it_is_sent(kind):
+def test_noise_is_returned_on_the_requested_device(kind):
     assert kind([1], device="meta")(torch.empty(1, 3)).is_meta
 
 
@@ -185,7 +185,7 @@ def test_a_batch_on_the_path_is_its_images_one_by_one(name):
     assert torch.equal(generate(SEEDS), alone)
 
 
-def test_a_thousand_steps_take_some_ten_numbers_each():
+def test_a_thousand_steps_draw_about_ten_values_each():
     """Neighbouring levels share the upper part of the tree."""
     noise = samplers.brownian_path([0])
     sigmas = samplers.grid("karras", steps=1000, levels=SD)

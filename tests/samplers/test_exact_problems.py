@@ -105,7 +105,7 @@ def test_one_component_is_a_gaussian():
     torch.testing.assert_close(gaussian.flow(x, 2.0, 0.3), mixture.flow(x, 2.0, 0.3), atol=1e-10, rtol=0)
 
 
-def test_a_data_set_is_recalled_at_low_noise_and_averaged_at_high():
+def test_the_denoiser_of_a_data_set_is_one_image_at_low_noise_and_the_mean_at_high():
     data = start(5, 1, 4, 4, sigma=1.0)
     problem = GaussianMixture(data)
     noise = start(5, 1, 4, 4, sigma=1.0, seed=2)

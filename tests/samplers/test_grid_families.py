@@ -63,7 +63,7 @@ def shares(sigmas, levels):
 
 
 @pytest.mark.parametrize("clock", CLOCKS)
-def test_spacings_in_time_are_what_they_say(clock):
+def test_grids_in_time_have_their_spacing(clock):
     levels, n = CLOCKS[clock], 12
     even = np.arange(n)
     got = {name: shares(samplers.grid(name, steps=n, levels=levels), levels) for name in TIMED}
@@ -73,7 +73,7 @@ def test_spacings_in_time_are_what_they_say(clock):
     np.testing.assert_allclose(stats.beta(0.6, 0.6).cdf(got["beta"].clip(0, 1)), 1 - even / n, atol=1e-6)
 
 
-def test_spacings_in_sigma_are_what_they_say():
+def test_grids_in_sigma_have_their_spacing():
     n = 15
     fall = 1 - np.arange(n) / (n - 1)
 

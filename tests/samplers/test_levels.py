@@ -37,7 +37,7 @@ def test_cosine_is_a_squared_cosine_until_the_cap():
     assert samplers.discrete_levels("cosine", n=500) == samplers.cosine_levels(500)
 
 
-def test_sigmoid_has_its_middle_between_the_ends():
+def test_sigmoid_betas_rise_through_the_middle_of_their_ends():
     bars = np.array(samplers.discrete_levels("sigmoid", 0.001, 0.021, n=1001).alpha_bars)
     betas = 1 - bars[1:] / bars[:-1]
     assert betas[499] == pytest.approx(0.011, rel=1e-9)  # timestep 500 of 0 … 1000
@@ -97,7 +97,7 @@ def test_zero_terminal_snr_is_diffusers():
     np.testing.assert_allclose(ours, theirs.sigmas.numpy(), rtol=1e-3)  # their √ᾱ near 0 are float32
 
 
-def test_zero_terminal_snr_demands_another_prediction_than_noise():
+def test_zero_terminal_snr_rejects_noise_prediction():
     moved = samplers.zero_terminal_snr(SD)
     samplers.check_prediction(SD, "eps")
     samplers.check_prediction(moved, "v")

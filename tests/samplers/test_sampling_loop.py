@@ -19,7 +19,7 @@ def test_a_sampler_makes_the_calls_it_claims(name, steps, ending):
     rule, sigmas = samplers.make(name), samplers.grid("karras", steps=steps, levels=SD, ending=ending)
     counting = Counting(SPECTRUM.denoise)
     samplers.run(rule, counting, start(1, 3, sigma=sigmas[0]), sigmas, noise=samplers.seeded([0]))
-    if rule.nfe(sigmas) is None:  # its steps are its own, and each image's
+    if rule.nfe(sigmas) is None:  # adaptive: each image has its own steps
         assert all(sigma.shape == (1,) and sigma > 0 for sigma in counting.levels if isinstance(sigma, torch.Tensor))
     else:
         assert len(counting.levels) == rule.nfe(sigmas)
@@ -136,7 +136,7 @@ def test_a_sampler_is_a_frozen_dataclass_with_defaults_and_a_summary(name):
     assert dataclasses.is_dataclass(rule)
     assert rule == samplers.make(name)
     assert hash(rule) == hash(samplers.make(name))
-    assert rule.order >= 1 or name == "lcm"  # which is no integrator
+    assert rule.order >= 1 or name == "lcm"  # which is not an integrator
     for field in dataclasses.fields(rule):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(rule, field.name, 0.5)

@@ -77,7 +77,7 @@ def test_noise_does_not_depend_on_the_device():
     assert torch.equal(on_device.cpu(), samplers.seeded([1, 2])(like))
 
 
-def test_noise_goes_where_it_is_sent():
+def test_noise_is_returned_on_the_requested_device():
     assert samplers.seeded([1], device="meta")(torch.empty(1, 3)).is_meta
 
 

@@ -36,7 +36,7 @@ def test_bytes_to_floats_and_back_changes_nothing():
     assert (from_bytes(every).min(), from_bytes(every).max()) == (-1, 1)
 
 
-def test_rounded_is_what_bytes_keep():
+def test_rounded_survives_conversion_to_bytes():
     images = torch.linspace(-1.2, 1.2, 3 * 8 * 9).view(1, 3, 8, 9)
     assert torch.equal(rounded(images), from_bytes(to_bytes(images)))
     assert (rounded(images) - images.clamp(-1, 1)).abs().max() <= 0.5 / 127.5 + 1e-6

@@ -138,7 +138,7 @@ def test_the_tail_has_as_many_steps_as_in_diffusers(steps: int, sixteenths: int)
         assert tail(grid, strength) == grid[steps - count :]
 
 
-def test_strengths_that_floats_write_a_little_too_small_name_their_step():
+def test_strengths_rounded_down_by_floats_give_the_intended_step():
     sigmas = tuple(range(100, -1, -1))
     assert [len(tail(sigmas, k / 100)) - 1 for k in range(101)] == list(range(101))
 
@@ -194,7 +194,7 @@ def test_given_noise_the_posterior_is_sampled(pipeline: Pipeline, pictures: Tens
     torch.testing.assert_close(pipeline.encode_image(pictures, torch.zeros_like(noise)), latents)
 
 
-def test_a_stream_of_noise_can_stand_for_the_seeds(pipeline: Pipeline, latents: Tensor):
+def test_a_stream_of_noise_may_replace_the_seeds(pipeline: Pipeline, latents: Tensor):
     cond = pipeline.encode([PROMPT])
     arguments = cond, cond, samplers.make("ddpm"), (1.0, 0.5, 0.0), guidance.make("none")
     expected = pipeline.sample(*arguments, [5])
@@ -258,7 +258,7 @@ def double(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(("height", "width"), [(5, 9), (16, 16), (17, 40), (33, 16)])
-def test_tiles_of_what_looks_at_no_neighbour_are_the_whole(height: int, width: int):
+def test_tiles_of_a_local_network_equal_the_whole(height: int, width: int):
     x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(tiled(double, x, 16, 4, 1, 2), double(x))
     torch.testing.assert_close(tiled(lambda t: F.avg_pool2d(t, 2), double(x), 16, 4, 2, 1), x)
@@ -290,7 +290,7 @@ def test_a_smooth_picture_is_almost_the_same_in_tiles(model: StableDiffusion):
     assert (found - expected).abs().max() < 0.05
 
 
-def test_offloading_changes_no_number_and_leaves_every_network_where_it_was(model: StableDiffusion, pictures: Tensor):
+def test_offloading_changes_no_value_and_returns_every_network(model: StableDiffusion, pictures: Tensor):
     moved: list[tuple[str, str]] = []
     networks = {"text": model.text, "unet": model.unet, "vae": model.vae}
     for name, network in networks.items():

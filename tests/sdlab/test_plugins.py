@@ -101,7 +101,7 @@ def cell(sampler="euler", grid="karras", strategy="none", **options):
 # They join the registries.
 
 
-def test_a_sampler_from_a_file_runs_like_ours():
+def test_a_sampler_from_a_file_runs_like_a_built_in_one():
     write("my_sampler.py", SAMPLER_FILE)
     plugins.add("sampler", "my_sampler.py:MySampler")
     rule = samplers.make("my_sampler.py:MySampler", order=2)
@@ -154,7 +154,7 @@ def test_the_ending_of_a_grid_is_settled_in_the_key_of_a_result():
     assert key(dialect="a1111") != key(dialect="a1111", ending="to_zero")
 
 
-def test_a_grid_and_a_guidance_strategy_join_too():
+def test_a_custom_grid_and_strategy_are_registered_too():
     write("mine.py", textwrap.dedent(GRID_FILE) + textwrap.dedent(GUIDANCE_FILE))
     assert GRIDS.mistakes("mine.py:halves", {"factor": 0.25, "ending": "to_zero"}) == []
     levels = samplers.continuous_levels(0.01, 8.0)
@@ -174,7 +174,7 @@ def test_a_file_beside_the_sweep_is_found_first(tmp_path):
     assert samplers.make("my_sampler.py:MySampler").order == 7
 
 
-def test_the_key_of_a_result_holds_the_code_it_was_made_with():
+def test_the_key_of_a_result_includes_the_code():
     write("my_sampler.py", SAMPLER_FILE)
     plugins.add("sampler", "my_sampler.py:MySampler")
     before = digest(cell("my_sampler.py:MySampler").complete())
@@ -203,7 +203,7 @@ class Point:
         return self.entry
 
 
-def test_installed_packages_offer_theirs(monkeypatch, capsys):
+def test_installed_packages_register_entries(monkeypatch, capsys):
     def halves(steps, levels):
         return tuple(levels.sigma_max * 0.5**i for i in range(steps))
 
@@ -403,7 +403,7 @@ def test_a_file_is_never_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["2fast", "class", "a/b", "", "naïve"])
-def test_a_name_that_python_does_not_take_is_an_error(name, tmp_path):
+def test_a_name_that_is_not_an_identifier_is_an_error(name, tmp_path):
     with pytest.raises(UsageError, match="must consist of letters, digits and _"):
         new_sampler(name, tmp_path)
 

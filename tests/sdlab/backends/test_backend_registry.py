@@ -100,7 +100,7 @@ def test_every_name_belongs_to_one_backend():
     assert {"scenes", "sd15", "gaussian"} <= set(names)
 
 
-def test_a_name_that_nothing_opens_is_a_mistake():
+def test_a_name_that_no_backend_opens_is_a_mistake():
     with pytest.raises(Mistakes, match=r"unknown model 'gausian' \(did you mean 'gaussian'\?\)"):
         registry.open_model("gausian", {}, Path())
     with pytest.raises(Mistakes, match="model file or folder 'no/where' not found"):

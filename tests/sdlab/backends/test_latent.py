@@ -74,7 +74,7 @@ def test_a_model_with_12_timesteps_is_planned_checked_and_sampled_with_those(
     assert row.network_passes == 10
 
 
-def test_a_budget_buys_no_more_steps_than_the_model_has_timesteps(folder: Path):
+def test_a_budget_gives_at_most_as_many_steps_as_timesteps(folder: Path):
     Path("sweep.toml").write_text(TOML.replace("steps = 10", "passes = 30"), encoding="utf-8")
     plan = load_plan("sweep.toml")
     assert [cell.steps for cell in plan.cells] == [12]

@@ -72,7 +72,7 @@ def test_a_start_of_lower_order_is_recognised():
     assert orders.full["gaussian"].order == pytest.approx(3, abs=0.1)
 
 
-def test_published_formulas_have_the_order_they_have():
+def test_published_formulas_have_their_measured_order():
     assert measure(samplers.make("dpmpp_3m", variant="published")).lowest == pytest.approx(2, abs=0.15)
     assert measure(samplers.make("dpmpp_sde", variant="published"), strong=False).lowest == pytest.approx(1, abs=0.15)
 
@@ -172,7 +172,7 @@ class Drifts(Euler):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Euler | Heun) else "",
 )
-def test_a_false_claim_is_found_out(rule, check, detail):
+def test_a_false_claim_fails(rule, check, detail):
     found = certify(Subject("mine", rule, {"only": "orders"}))
     (fault,) = [fault for fault in found.faults if fault.name == check]
     assert detail in fault.detail

@@ -111,7 +111,7 @@ def test_strength_0_gives_the_reconstruction_of_the_vae(sdlab: Sdlab, photo: Pat
     np.testing.assert_array_equal(pixels(path), to_bytes(expected)[0].numpy())
 
 
-def test_strength_1_gives_what_the_prompt_alone_gives(sdlab: Sdlab, photo: Path):
+def test_strength_1_gives_the_picture_of_the_prompt_alone(sdlab: Sdlab, photo: Path):
     [edited] = sdlab("generate", PROMPT, "--steps", "2", "--init-image", "photo.jpg", "--strength", "1").out
     [plain] = sdlab("generate", PROMPT, "--steps", "2").out
     np.testing.assert_array_equal(pixels(edited), pixels(plain))
@@ -190,7 +190,7 @@ def test_a_compiled_network_draws_the_same_picture(sdlab: Sdlab):
     assert np.abs(pixels(fast).astype(int) - pixels(plain)).max() <= 1  # of 255: sums in another order
 
 
-def test_names_that_are_taken_are_passed_over_also_by_writers_at_the_same_time(tmp_path: Path):
+def test_taken_names_are_skipped_even_by_concurrent_writers(tmp_path: Path):
     def write(number: int) -> Path:
         return add(tmp_path / "picture.png", lambda draft: draft.write_text(str(number)))
 

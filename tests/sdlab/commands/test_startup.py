@@ -62,7 +62,7 @@ def test_a_dry_run_needs_no_compiler_no_plots_and_no_metrics(tmp_path: Path):
     assert "scipy.special" not in modules
 
 
-def test_neither_does_the_repeat_of_a_complete_sweep(tmp_path: Path):
+def test_repeating_a_complete_sweep_imports_nothing_unused(tmp_path: Path):
     (tmp_path / "mine.toml").write_text(SWEEP)
     assert "matplotlib" in imported("sweep", "mine.toml", cwd=tmp_path)  # the first run draws
     assert not UNUSED & imported("sweep", "mine.toml", cwd=tmp_path)

@@ -56,7 +56,7 @@ def test_it_is_attention_to_the_rounding_of_bfloat16(
 
 
 @torch.inference_mode()
-def test_scores_too_far_apart_go_the_other_way():
+def test_scores_too_far_apart_fall_back_to_pytorch():
     query, key, value = inputs((1, 1024, 40), 1024, 4.0)
     assert cpu_attention.long_attention(query, key, value, heads=1) is None
     assert torch.equal(cpu_attention.attend(query, key, value, heads=1), fused(query, key, value, heads=1))

@@ -34,7 +34,7 @@ def captioned(n: int) -> tuple[Tensor, list[str]]:
     return scenes.render(world), scenes.describe(world, generator)
 
 
-def test_hidden_files_and_folders_are_no_pictures(folder: Path):
+def test_hidden_files_and_folders_are_not_pictures(folder: Path):
     for name in ("._000.png", ".ipynb_checkpoints/000-checkpoint.png", "more/._a.png", "more/.thumbnails/a.png"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(4000))
@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "made"
 
 
-def test_a_folder_is_measured_as_the_pictures_of_a_sweep_are(tmp_path: Path):
+def test_a_folder_is_measured_like_the_pictures_of_a_sweep(tmp_path: Path):
     pictures, prompts = captioned(70)
     read = save(tmp_path / "made", pictures)
     names = ["fid", "kid", "prompt_accuracy"]

@@ -102,7 +102,7 @@ def test_the_more_a_picture_changes_the_less_it_resembles(evaluator: Evaluator, 
     torch.testing.assert_close(measure(images, noisy(images, 0.2)), found[2])  # the same both ways
 
 
-def test_changes_are_counted_among_what_the_input_lacked():
+def test_changes_are_counted_among_facts_absent_from_the_input():
     """Asked: a small red circle on white. The input was a small blue circle on black; a result may mend one or both."""
     asked = Statement((Thing(shape=0, colour=0, size=0),), background=0)
 

@@ -181,7 +181,7 @@ def test_with_files_of_inception_fid_compares_with_the_users_pictures(tmp_path: 
     assert found(["fid"], "r.npz")["fid"].value == pytest.approx(pictures["fid"].value, rel=1e-4)
 
 
-def test_inception_names_the_file_it_lacks(tmp_path: Path):
+def test_inception_reports_the_missing_file(tmp_path: Path):
     with pytest.raises(UsageError, match=r"inception\.pth: not found; it should be pt_inception-2015-12-05"):
         inception.Inception(tmp_path / "inception.pth")
 

@@ -172,7 +172,7 @@ def test_values_depend_on_the_files_of_the_metrics_that_are_measured(tmp_path: P
     assert [path.name for path in clip] == ["config.json", "vocab.json", "merges.txt", "model.safetensors"]
 
 
-def test_a_label_says_on_what_a_metric_is_measured():
+def test_a_label_names_the_features_of_a_metric():
     files = MetricFiles(inception="i.pth", reference="r", clip="c")
     assert [labelled(name, files).label for name in ("fid", "kid", "clip_score", "psnr")] == [
         "FID (Inception)", "KID (Inception)", "CLIP score (OpenAI)", "PSNR",

@@ -61,7 +61,7 @@ def test_every_other_key_of_the_checkpoint_is_ignored_by_name():
     assert not any(".weight" in key or ".bias" in key for key in ignored)
 
 
-def test_an_unknown_key_of_a_network_is_not_passed_over():
+def test_an_unknown_key_of_a_network_is_not_ignored():
     for key in ("model.diffusion_model.label_emb.0.0.weight", "first_stage_model.quantize.embedding.weight"):
         with pytest.raises(KeyError, match=key):
             original.rename(key)
@@ -169,7 +169,7 @@ def test_log_variance_is_clamped():
 # The text and the vision tower
 
 
-def test_a_text_token_sees_nothing_after_it():
+def test_text_attention_is_causal():
     text = shaken(ClipText(SCENES.text))
     tokens = torch.randint(0, 1024, (1, LENGTH))
     changed = tokens.clone()
@@ -203,7 +203,7 @@ def test_clip_scores_are_scaled_cosines():
 # Training from scratch
 
 
-def test_residual_branches_start_as_nothing():
+def test_residual_branches_start_at_zero():
     x = torch.randn(2, 16, 8, 8)
     assert torch.equal(ResidualBlock(16, 16, 8, 1e-5, time_width=4)(x, torch.randn(2, 4)), x)
     assert torch.equal(SpatialAttention(16, 8)(x), x)

@@ -144,14 +144,14 @@ def figures(monkeypatch) -> list[Figure]:
     return drawn
 
 
-def test_budgets_are_a_column_beside_the_steps_they_buy(run, tmp_path):
+def test_budgets_are_a_column_beside_their_steps(run, tmp_path):
     run(toml=BUDGETS)
     rows = list(csv.DictReader(io.StringIO((tmp_path / "runs" / "quick" / "table.csv").read_text(encoding="utf-8"))))
     assert [(row["budget"], row["steps"]) for row in rows[4:]] == [("5", "3"), ("10", "5"), ("5", "1"), ("10", "3")]
     assert "| budget | steps | passes |" in (tmp_path / "runs" / "quick" / "table.md").read_text(encoding="utf-8")
 
 
-def test_of_many_samplers_a_ranking_is_drawn_with_the_best_of_each_budget_on_top(run, figures):
+def test_many_samplers_get_a_ranking_with_the_best_of_each_budget_on_top(run, figures):
     run(toml=CROWD)
     fid = figures[0]
     assert [axes.get_title(loc="left") for axes in fid.axes] == ["5 passes", "10 passes"]
@@ -234,7 +234,7 @@ def bench_cell(toml: str, folder: Path, label: str) -> Cell:
     return next(cell for cell in load_plan(folder / "quick.toml").cells if cell.label == label)
 
 
-def test_labels_say_on_what_a_metric_was_measured(run):
+def test_labels_name_the_features_of_a_metric(run):
     files = '[metric_files]\ninception = "i.pth"\nreference = "r.npz"\nclip = "c"\n[prompts]'
     out = " ".join(run(toml=TOML.replace("[prompts]", files))[1].split())
     assert "each cell: FID (Inception), CLIP score (OpenAI), time" in out

@@ -56,7 +56,7 @@ def test_without_standard_errors_only_equals_tie():
     assert (first.best, same.ties, other.ties) == (True, True, False)
 
 
-def test_better_is_lower_or_higher_as_the_metric_says_and_failures_have_no_standing():
+def test_the_best_is_lowest_or_highest_by_metric_and_failures_have_no_standing():
     rows = [Row("", CELL, reason="NaN"), set_value(20, 0.1), set_value(10, 0.1)]
     assert [s and s.best for s in standings(FID, rows)] == [None, False, True]
     rows = [scored(np.full(4, 20.0)), scored(np.full(4, 30.0))]

@@ -257,7 +257,7 @@ def bench() -> ModelBench:
     return ModelBench(load_plan("s.toml"))
 
 
-def test_an_error_of_sdlab_is_not_taken_for_one_of_the_sampler(monkeypatch: pytest.MonkeyPatch):
+def test_an_error_of_sdlab_is_not_attributed_to_the_sampler(monkeypatch: pytest.MonkeyPatch):
     def broken(*_: object) -> None:
         raise OSError("no space left")
 

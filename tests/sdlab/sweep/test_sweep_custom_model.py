@@ -192,7 +192,7 @@ def test_a_package_cannot_replace_a_model_of_sdlab(monkeypatch: pytest.MonkeyPat
         del plugins.MODELS["gaussian"]
 
 
-def test_settings_that_the_model_has_no_use_for_are_ignored_with_a_note():
+def test_unused_settings_are_ignored_with_a_note():
     toml = TOML.replace("images = 6", 'images = 6\ndtype = "bfloat16"\ncompile = true')
     Path("sweep.toml").write_text(toml.replace("[cells]", '[prompts]\nlist = ["a"]\nnegative = "b"\n[cells]'), "utf-8")
     plan = load_plan("sweep.toml")

@@ -97,7 +97,7 @@ def test_a_single_value_is_a_list_of_one(file):
         ('sampler = ["ddim", "heun"]\nguidance = "none"', 4),
     ],
 )
-def test_an_exclusion_drops_what_matches_all_its_keys(file, exclude, left):
+def test_an_exclusion_drops_cells_that_match_all_its_keys(file, exclude, left):
     assert len(labels(file, TOML + f"[[exclude]]\n{exclude}\n")) == left
 
 
@@ -177,7 +177,7 @@ def test_an_extra_cell_of_a_sweep_over_strengths_needs_a_strength(file):
 BUDGET = TOML.replace("steps = [5, 10]", "passes = [5, 10]")
 
 
-def test_a_budget_of_passes_buys_each_cell_the_most_steps_it_can(file):
+def test_a_budget_of_passes_gives_each_cell_the_most_steps_that_fit(file):
     file.write_text(BUDGET, encoding="utf-8")
     plan = load_plan(file)
     steps = {
@@ -224,7 +224,7 @@ def test_cells_over_budget_can_be_excluded(file):
     assert len(labels(file, toml)) == 3
 
 
-def test_a_grid_that_cannot_have_as_many_levels_is_given_as_many_as_it_can(file):
+def test_a_budget_above_the_longest_grid_takes_the_longest_grid(file):
     toml = BUDGET.replace("[5, 10]", "1500").replace('["ddim", "heun"]', '"heun"')
     assert "heun · trailing · none · 1500 passes (750 steps)" in labels(file, toml)
 
@@ -319,7 +319,7 @@ def test_a_model_can_be_a_table_that_names_its_files(file):
     assert load_plan(file, {"model": "scenes"}).source == Choice(name="scenes")
 
 
-def test_a_sampler_custom_is_found_beside_the_sweep(file, monkeypatch):
+def test_a_custom_sampler_is_found_beside_the_sweep(file, monkeypatch):
     monkeypatch.setattr(plugins, "_PLUGINS", {})
     monkeypatch.setitem(samplers.SAMPLERS, "mine.py:Mine", samplers.SAMPLERS["euler"])  # taken out again afterwards
     (file.parent / "mine.py").write_text(

@@ -136,7 +136,7 @@ def test_a_metric_that_is_nan_fails_its_cell(run):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_keeps_what_is_finished(run, store_path, number):
+def test_an_interrupt_keeps_finished_cells(run, store_path, number):
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     status, out, ran = run(at_cell(3, lambda: signal.raise_signal(number)))
     assert (status, len(ran)) == (130, 3)
@@ -146,7 +146,7 @@ def test_an_interrupt_keeps_what_is_finished(run, store_path, number):
     assert len(run()[2]) == 5
 
 
-def test_an_interrupt_that_a_library_swallows_is_not_forgotten(run):
+def test_an_interrupt_that_a_library_swallows_is_not_lost(run):
     def swallow() -> None:
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -211,7 +211,7 @@ def test_after_kill_9_in_a_cell_the_same_command_runs_the_rest(child, run):
     assert "6 cells run, 2 were done already" in out
 
 
-def test_a_second_process_names_the_first_and_ctrl_c_ends_the_first_with_130(child, run, capsys):
+def test_a_second_process_reports_the_first_and_ctrl_c_ends_the_first_with_130(child, run, capsys):
     assert run()[0] == 1
     place = child.out / "quick"
     assert capsys.readouterr().err == f"error: run directory {place} is in use by process {child.process.pid}\n"
@@ -319,7 +319,7 @@ def test_usage_mistakes_exit_with_2_and_a_bench_that_cannot_open_with_the_status
     assert capsys.readouterr().err == "error: unet.safetensors: not a whole file\n"
 
 
-def test_a_dry_run_lists_the_cells_and_their_price_and_writes_nothing(run, tmp_path):
+def test_a_dry_run_lists_the_cells_and_their_cost_and_writes_nothing(run, tmp_path):
     status, out, _ = run(dry_run=True, open_bench=no_bench)
     assert status == 0
     assert not (tmp_path / "runs").exists()

@@ -24,7 +24,7 @@ def test_auto_is_bfloat16_only_on_hardware_that_has_it(native: bool, monkeypatch
     assert resolve_dtype("auto", "mps") == "float32"
 
 
-def test_a_device_this_machine_lacks_is_refused() -> None:
+def test_a_missing_device_is_refused() -> None:
     assert resolve("cpu") == "cpu"
     with pytest.raises(ValueError, match=r"is not on this machine, which has \d+ CUDA devices"):
         resolve("cuda:99")

@@ -35,7 +35,7 @@ def test_errors_that_cannot_be_written_leave_the_status():
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_closed_streams_drop_what_is_written(closed: str):
+def test_closed_streams_drop_text(closed: str):
     done = subprocess.run(["bash", "-c", f'"$@" {closed}', "bash", *LIST], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert ("mixture" in done.stdout) is (closed == "2>&-")
@@ -68,7 +68,7 @@ def test_a_folder_that_may_not_be_read_is_one_line(monkeypatch: pytest.MonkeyPat
     assert (ended.value.code, capsys.readouterr().err) == (1, "error: runs/ok/results.sqlite: permission denied\n")
 
 
-def test_ctrl_c_during_an_import_ends_with_130_and_no_word(tmp_path: Path):
+def test_ctrl_c_during_an_import_exits_with_130_and_no_output(tmp_path: Path):
     (tmp_path / "slow.py").write_text("import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: pass\n")
     script = (
         "import sys; from sdlab.system.interrupts import handle_ctrl_c; handle_ctrl_c(); "

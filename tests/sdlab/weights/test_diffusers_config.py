@@ -64,7 +64,7 @@ def test_every_setting_of_the_other_packages_is_known(component):
 
 
 @pytest.mark.parametrize("component", CLASSES)
-def test_a_setting_that_is_left_out_has_the_default_of_the_other_packages(component):
+def test_an_omitted_setting_has_the_default_of_the_other_packages(component):
     values = layout.settings(SD15)[component] | layout.DEFAULTS[component]
     theirs = {key: list(v) if isinstance(v, tuple) else v for key, v in parameters(component).items()}
     # Not a size of the network: the size of pictures, of which theirs has no default.

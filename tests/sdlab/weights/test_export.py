@@ -288,7 +288,7 @@ def old_names(tensors):
     return tensors
 
 
-def test_old_and_new_names_and_buffers_that_are_no_weights(tmp_path, lab):
+def test_old_and_new_names_and_buffers_that_are_not_weights(tmp_path, lab):
     shutil.copytree(lab, tmp_path / "old")
     edit(tmp_path / "old" / "vae" / "diffusion_pytorch_model.safetensors", old_names)
     positions = {"text_model.embeddings.position_ids": torch.arange(24)[None]}

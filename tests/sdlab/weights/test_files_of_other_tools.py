@@ -261,7 +261,7 @@ def test_tensors_that_no_network_uses_are_ignored_and_named(own, folder, single,
     assert open_model(model).notes == (f"{path.name}: ignored 1 tensor that no network uses: {name!r}",)
 
 
-def test_extra_tensors_of_our_own_folders(own):
+def test_extra_tensors_of_sdlab_folders(own):
     change(own / "clip.safetensors", lambda tensors: tensors | {"text_projection.weight": torch.ones(3)})
     change(own / "unet.safetensors", lambda tensors: tensors | {f"model_ema.{i}": torch.ones(1) for i in range(9)})
     text, unet = open_model(own).notes
@@ -415,7 +415,7 @@ def test_weights_are_read_where_files_cannot_be_mapped(own, monkeypatch):
 # Notes reach the user
 
 
-def test_commands_show_what_was_ignored(own, tmp_path, monkeypatch):
+def test_commands_report_ignored_tensors(own, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     change(own / "unet.safetensors", lambda tensors: tensors | {"model_ema.decay": torch.ones(1)})
     (tmp_path / "sweep.toml").write_text(

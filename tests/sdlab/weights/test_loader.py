@@ -94,7 +94,7 @@ def test_weights_survive_the_file_exactly_or_to_its_dtype(folder):
         assert torch.equal(model.unet.state_dict()[key], tensor.to(torch.bfloat16).float())
 
 
-def test_a_model_without_a_vision_tower_holds_the_text_transformer_alone(folder):
+def test_a_model_without_a_vision_tower_has_only_the_text_transformer(folder):
     save_config(folder, replace(CONFIG, vision=None))
     save_part(folder / "clip.safetensors", ClipText(CONFIG.text), torch.float32)
     model = load(folder)

@@ -196,7 +196,7 @@ def test_captions_by_hand(caption: str, statement: Statement | None):
     assert portraits.parse(caption) == statement
 
 
-def test_captions_vary_in_wording_and_leave_things_out():
+def test_captions_vary_in_wording_and_omit_facts():
     person = draw(1, 1024)
     captions = portraits.describe(person, torch.Generator().manual_seed(0))
     for phrase in ("smiling", "happy", "wearing", "without", "no hat", "clean-shaven", "a portrait of", "shirt", "top"):

@@ -108,7 +108,7 @@ def test_every_pair_that_is_not_held_out_is_trained():
 
 
 @pytest.mark.parametrize("split", ["train", "heldout"])
-def test_objects_stand_as_their_relation_says_apart_and_inside(split: scenes.Split):
+def test_objects_satisfy_their_relation_and_do_not_touch_or_leave_the_picture(split: scenes.Split):
     world = draw(11, 4096, split)
     two = world[world.count == 2]
     step = two.centre[:, 1] - two.centre[:, 0]  # from the first to the second
@@ -137,7 +137,7 @@ def test_a_caption_can_be_read_back_exactly():
             assert scenes.parse(word(statement, choose)) == statement
 
 
-def test_captions_vary_in_wording_and_leave_things_out():
+def test_captions_vary_in_wording_and_omit_facts():
     world = draw(1, 1024)
     captions = scenes.describe(world, torch.Generator().manual_seed(0))
     statements = [scenes.parse(c) for c in captions]

@@ -35,7 +35,7 @@ def test_pictures_have_the_size_of_the_world(world: AnyWorld):
     assert world.render(truth[torch.tensor([4, 1])]).equal(pictures[[4, 1]])
 
 
-def test_describe_words_what_is_stated(world: AnyWorld):
+def test_describe_states_exactly_the_statement(world: AnyWorld):
     truth = world.sample(200, generator())
     for complete in (False, True):
         stated = world.state(truth, generator(1), complete)
