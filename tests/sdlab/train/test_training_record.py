@@ -20,6 +20,7 @@ from sdlab.train.log import LossLog
 from sdlab.train.loop import train
 from sdlab.train.loss_curves import draw_curves
 from sdlab.train.sheet import sheet
+from sdlab.train.stages import STAGES
 from sdlab.train.stages.unet_preview import samples
 from sdlab.train.stages.vae_config import VaeTraining
 from sdlab.weights.model_folder import save_config
@@ -129,6 +130,20 @@ def test_the_vae_shows_pictures_and_their_reconstructions(tmp_path: Path):
     expected = stage.vae.decode(stage.vae.encode(images).mean)
     torch.testing.assert_close(decoded, expected)
     assert images.equal(stage.preview()[0])
+
+
+def test_the_unet_shows_pictures_and_samples_of_their_captions(tmp_path: Path):
+    save_config(tmp_path / "model", TINY)
+    for stage in ("text", "vae", "unet"):
+        more = {"preview_every": 2, "cache": 8} if stage == "unet" else {}
+        config = STAGES[stage](**keys(tmp_path, out=tmp_path / stage, steps=2, batch=2, **more))
+        train(built := config.build(), config, QUIET)
+    with Image.open(tmp_path / "unet" / "previews" / "2.png") as picture:
+        assert picture.size == (8 * 66 - 2, 2 * 66 - 2)
+    with torch.no_grad():
+        images, drawn = built.preview()
+    assert images.shape == drawn.shape == (8, 3, 64, 64)
+    assert drawn.isfinite().all()
 
 
 def test_samples_are_those_of_the_denoiser():
