@@ -117,12 +117,17 @@ def sweep_files() -> str:
 
 
 def training() -> str:
-    """The configuration keys that all training stages share, and those of each stage."""
+    """The configuration keys that training stages share, and those of each stage."""
+    from sdlab.train.captioned_config import CaptionedTraining
     from sdlab.train.config import Training
     from sdlab.train.stages import STAGES
 
     shared = list(Training.model_fields)
     lines = ["### All stages", "", *_keys(Training, shared)]
+    captioned = [key for key in CaptionedTraining.model_fields if key not in shared]
+    users = ", ".join(f"`{name}`" for name, kind in STAGES.items() if issubclass(kind, CaptionedTraining))
+    lines += ["", f"### Your own pictures: {users}", "", *_keys(CaptionedTraining, captioned)]
+    shared += captioned
     for name, kind in STAGES.items():
         own = [key for key in kind.model_fields if key not in shared]
         lines += ["", f"### `{name}`", "", _docstring(kind), ""]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -23,7 +24,7 @@ from sdlab.system.errors import UsageError
 from sdlab.system.files import reason
 from sdlab.system.reading import check_regular
 
-Fit = Literal["crop", "pad"]
+Fit = Literal["crop", "pad", "stretch"]
 FITS: tuple[str, ...] = get_args(Fit)
 
 _WHITE = (255, 255, 255)
@@ -35,25 +36,28 @@ _TURNS = {
 }  # fmt: skip
 
 
-def read_picture(path: Path, size: Size, fit: Fit = "crop") -> Tensor:
+def read_picture(path: Path, size: Size, fit: Fit = "crop", content: bytes | None = None) -> Tensor:
     """The picture in a file as (3, H, W) float32 in [−1, 1].
 
     Args:
         path: a file in any format that Pillow reads.
         size: height and width in pixels.
         fit: "crop" fills the size and cuts two sides equally. "pad" fits the whole picture inside, on white. Both keep
-            the aspect ratio.
+            the aspect ratio. "stretch" does not.
+        content: the bytes of a picture inside an archive; `path` then only names it in messages.
 
     Raises:
         UsageError: the file is missing, or is not a picture that Pillow can read.
     """
-    with opened(path) as file:
+    with opened(path, content) as file:
         picture = _opaque(_eight_bits(_upright(file)))
     width_height = size[1], size[0]
     if fit == "crop":
         picture = ImageOps.fit(picture, width_height, Image.Resampling.LANCZOS)
-    else:
+    elif fit == "pad":
         picture = _pad(picture, width_height)
+    else:
+        picture = picture.resize(width_height, Image.Resampling.LANCZOS)
     return from_bytes(torch.from_numpy(np.array(picture)).unsqueeze(0))[0]
 
 
@@ -78,17 +82,18 @@ def _levels(images: Tensor) -> Tensor:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """Open a picture for reading inside the block.
+def opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
+    """Open a picture for reading inside the block, from its file or from the `content` of a member of an archive.
 
     Raises:
         UsageError: the file is missing, or is not a picture that Pillow can read. Also for errors inside the block.
     """
-    check_regular(path)
+    if content is None:
+        check_regular(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large pictures are fine, and so are damaged metadata
-            with Image.open(path) as file:
+            with Image.open(path if content is None else BytesIO(content)) as file:
                 yield file
     except UnidentifiedImageError:
         raise UsageError(f"{path}: is not a picture in a supported format") from None

@@ -22,7 +22,9 @@ def command(
     merges: Annotated[str | None, typer.Option(help="merges.txt of the model")] = None,
     init_image: Annotated[Path | None, path_option("a picture to start from")] = None,
     strength: Annotated[float | None, typer.Option(help="0 keeps the picture, 1 ignores it  [default: 0.6]")] = None,
-    fit: Annotated[str | None, typer.Option(help="how to fit the picture: crop or pad  [default: crop]")] = None,
+    fit: Annotated[
+        str | None, typer.Option(help="how to fit the picture: crop, pad or stretch  [default: crop]")
+    ] = None,
     size: Annotated[
         str | None, typer.Option(help="width x height in pixels, multiples of 8, like 512x384  [default: the model's]")
     ] = None,

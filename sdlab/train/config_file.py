@@ -58,7 +58,9 @@ def _sentence(kind: type[Training], error: ErrorDetails) -> str:
 def _stray(kind: type[Training], key: str) -> str:
     """The message for a key of another stage, or a misspelt key."""
     if owners := [name for name, other in STAGES.items() if key in other.model_fields]:
-        return f"`{key}` belongs to the {' and '.join(owners)} stage{'s' * (len(owners) > 1)}; remove it here"
+        *others, last = owners
+        names = f"{', '.join(others)} and {last} stages" if others else f"{last} stage"
+        return f"`{key}` belongs to the {names}; remove it here"
     from samplers.checks import did_you_mean  # imports torch, so only when it is needed
 
     known = kind.model_fields

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sdlab.metrics.pictures import size_of
-from sdlab.picture import Fit, from_bytes, read_picture, rounded, to_bytes
+from sdlab.picture import FITS, Fit, from_bytes, read_picture, rounded, to_bytes
 from sdlab.system.errors import UsageError
 
 Pixels = NDArray[np.uint8]
@@ -43,7 +43,7 @@ def test_rounded_survives_conversion_to_bytes():
 
 
 @pytest.mark.parametrize("format", ["png", "bmp", "tiff", "webp", "ppm"])
-@pytest.mark.parametrize("fit", ["crop", "pad"])
+@pytest.mark.parametrize("fit", FITS)
 def test_a_picture_of_the_right_size_keeps_every_pixel(format: str, fit: Fit, tmp_path: Path):
     Image.fromarray(noise(24, 40)).save(tmp_path / f"a.{format}", **({"lossless": True} if format == "webp" else {}))
     np.testing.assert_array_equal(pixels(tmp_path / f"a.{format}", 40, 24, fit), noise(24, 40))
@@ -177,7 +177,7 @@ def test_crop_keeps_the_middle_and_pad_keeps_all_on_white(turned: bool, tmp_path
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 3), (3, 500), (1000, 7)])
-@pytest.mark.parametrize("fit", ["crop", "pad"])
+@pytest.mark.parametrize("fit", FITS)
 def test_any_size_becomes_the_size_asked_for(size: tuple[int, int], fit: Fit, tmp_path: Path):
     Image.new("RGB", size, (10, 20, 30)).save(tmp_path / "a.png")
     picture = pixels(tmp_path / "a.png", 40, 24, fit)

@@ -22,6 +22,7 @@ from sdlab.train.optimizer import standard
 from sdlab.train.randomness import measuring_generator
 from sdlab.train.stage import Loss, Stage
 from sdlab.train.stages.clip_config import ClipTraining
+from sdlab.train.stages.clip_pair import ClipPairStage
 from sdlab.train.world_pictures import WorldBatch, WorldPictures
 from sdlab.weights.model_folder import load_part, read_config, save_part
 from sdlab.weights.vocabulary import tokenizer_in
@@ -107,6 +108,18 @@ class ClipStage(Stage):
             "found_among_256": float(torch.stack(found).mean()),
             "told_from_near_miss": float(torch.stack(near).mean()),
         }
+
+
+def clip_stage(config: ClipTraining) -> Stage:
+    """The stage for a world, or for `data`, which has no ground truth.
+
+    Raises:
+        UsageError: a part of the model that the stage needs is missing, or `data` cannot be used.
+        RunError: a weight file is damaged.
+    """
+    if config.data is None:
+        return ClipStage(config, config.pictures("train"))
+    return ClipPairStage(config, *(config.own_pictures(config.data, split) for split in ("train", "heldout")))
 
 
 def _nearer(logits: Tensor) -> Tensor:

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from sdlab.system.limits import LARGEST
-from sdlab.train.config import Training
+from sdlab.train.captioned_config import CaptionedTraining
 
 if TYPE_CHECKING:
-    from sdlab.train.stages.clip import ClipStage
+    from sdlab.train.stage import Stage
 
 
-class ClipTraining(Training):
-    """Trains CLIP's vision encoder against its frozen text encoder."""
+class ClipTraining(CaptionedTraining):
+    """Trains CLIP's vision encoder against its frozen text encoder, or both together on `data`."""
 
     stage: ClassVar[str] = "clip"
 
-    grounding: float = Field(5.0, ge=0, le=LARGEST, description="weight of the loss on which objects are in which half")
+    grounding: float = Field(5.0, ge=0, le=LARGEST, description="weight of the loss on what a world's pictures show")
 
-    def build(self) -> ClipStage:
-        """The stage on scenes with trained combinations."""
-        from sdlab.train.stages.clip import ClipStage
+    def build(self) -> Stage:
+        """The stage on trained combinations of a world, or on `data`."""
+        from sdlab.train.stages.clip import clip_stage
 
-        return ClipStage(self, self.pictures("train"))
+        return clip_stage(self)

@@ -17,18 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from sdlab.model.clip import Clip
-from sdlab.model.tokenizer import train_vocabulary
 from sdlab.system.errors import UsageError
-from sdlab.system.files import make_folder
 from sdlab.train.folder import configuration, update
 from sdlab.train.optimizer import standard
 from sdlab.train.randomness import measuring_generator
 from sdlab.train.stage import Loss, Stage
 from sdlab.train.stages.text_config import TextTraining
 from sdlab.train.stages.text_probes import PROBES, Encoded, Probes
+from sdlab.train.vocabulary import tokenizer_for
 from sdlab.train.world_pictures import WorldPictures
 from sdlab.weights.model_folder import save_part
-from sdlab.weights.vocabulary import MERGES, VOCAB, read_tokenizer, write_vocabulary
+from sdlab.weights.vocabulary import VOCAB
 
 
 class Grounded(nn.Module):
@@ -46,13 +45,7 @@ class TextStage(Stage):
     def __init__(self, config: TextTraining, pictures: WorldPictures[Any]) -> None:
         self.config, self.pictures, folder = config, pictures, Path(config.model)
         model = configuration(folder)
-        make_folder(folder)
-        try:
-            if not (folder / VOCAB).exists():
-                write_vocabulary(folder, *train_vocabulary(self._many_captions(), model.text.vocab_size))
-        except ValueError as error:
-            raise UsageError(f"{folder / 'config.json'}: text.vocab_size: {error}") from None
-        self.tokenizer = read_tokenizer(folder / VOCAB, folder / MERGES, model.text.context_length)
+        self.tokenizer = tokenizer_for(folder, model.text, self._many_captions)
         self.text = replace(model.text, vocab_size=self.tokenizer.vocab_size)
         if model.vision is None:
             raise UsageError(f"{folder / 'config.json'}: `vision` is null; the text stage needs a vision encoder")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from sdlab.system.limits import LARGEST, TRAINING_PICTURES, WIDTH
-from sdlab.train.config import TABLE, Training
+from sdlab.train.captioned_config import CaptionedTraining
+from sdlab.train.config import TABLE
 from sdlab.train.losses.weighting import AnyWeighting
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class TextAlignment(BaseModel):
     )
 
 
-class UnetTraining(Training):
+class UnetTraining(CaptionedTraining):
     """Trains the U-Net to denoise latents, conditioned on captions. The VAE and the text encoder are frozen."""
 
     stage: ClassVar[str] = "unet"
@@ -62,7 +63,8 @@ class UnetTraining(Training):
         None,
         ge=TRAINING_PICTURES.low,
         le=TRAINING_PICTURES.high,
-        description="number of pictures, encoded once before training; by default every step encodes fresh pictures",
+        description="number of pictures (of `data` at most all), encoded once before training; by default every step "
+        "encodes new ones",
     )
     drop_caption: float = Field(
         0.1, ge=0, le=1, description="share of captions replaced by the empty caption, for classifier-free guidance"
@@ -114,8 +116,11 @@ class UnetTraining(Training):
         return self
 
     def build(self) -> UnetStage:
-        """The stage on scenes with trained combinations; measured on those and on held-out combinations."""
+        """The stage on trained combinations of a world, measured on those and on held-out ones; or on `data`."""
         from sdlab.train.stages.unet import UnetStage
 
-        unseen = {"train": self.pictures("train"), "heldout": self.pictures("heldout")}
-        return UnetStage(self, self.pictures("train"), unseen)
+        unseen = {"train": self.captioned("train"), "heldout": self.captioned("heldout")}
+        config = self
+        if self.data is not None and self.cache is not None:
+            config = self.model_copy(update={"cache": min(self.cache, len(self.own_pictures(self.data, "train")))})
+        return UnetStage(config, self.captioned("train"), unseen)

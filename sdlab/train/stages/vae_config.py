@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from sdlab.system.limits import LARGEST, TRAINING_STEPS, WIDTH
-from sdlab.train.config import TABLE, Training
+from sdlab.train.captioned_config import CaptionedTraining
+from sdlab.train.config import TABLE
 
 if TYPE_CHECKING:
     from sdlab.train.stages.vae import VaeStage
@@ -51,7 +52,7 @@ class Adversarial(BaseModel):
     beta2: float = Field(0.999, gt=0, lt=1, description="Adam's β₂ of both networks")
 
 
-class VaeTraining(Training):
+class VaeTraining(CaptionedTraining):
     """Trains the VAE to reconstruct pictures."""
 
     stage: ClassVar[str] = "vae"
@@ -63,7 +64,7 @@ class VaeTraining(Training):
     adversarial: Adversarial | None = Field(None, description="the adversarial loss; off by default")
 
     def build(self) -> VaeStage:
-        """The stage on scenes with trained combinations; measured on scenes with all combinations."""
+        """The stage on trained combinations of a world, measured on all; or on `data`."""
         from sdlab.train.stages.vae import VaeStage
 
-        return VaeStage(self, self.pictures("train"), unseen=self.pictures("all"))
+        return VaeStage(self, self.captioned("train"), unseen=self.captioned("all"))

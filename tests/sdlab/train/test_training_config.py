@@ -7,13 +7,16 @@ import subprocess
 import sys
 import typing
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from annotated_types import Le, Lt
 from pydantic import BaseModel
 
 from sdlab.commands.train import Stage
+from sdlab.picture import FITS
 from sdlab.system.errors import UsageError
+from sdlab.train.captioned_config import CaptionedTraining
 from sdlab.train.config import Training
 from sdlab.train.config_file import load_config
 from sdlab.train.stages import STAGES
@@ -46,19 +49,24 @@ def test_mistakes_are_reported_all_at_once(tmp_path: Path):
 OWN = {name: [key for key in kind.model_fields if key not in Training.model_fields] for name, kind in STAGES.items()}
 
 
-@pytest.mark.parametrize(("owner", "key"), [(name, key) for name, own in OWN.items() for key in own])
-def test_a_key_of_another_stage_is_refused(owner: str, key: str, tmp_path: Path):
-    for stage in STAGES.keys() - {owner}:
+OF_PICTURES = ["data", "fit", "mirror", "held_out"]
+
+
+@pytest.mark.parametrize("key", sorted({key for own in OWN.values() for key in own}))
+def test_a_key_of_another_stage_is_refused(key: str, tmp_path: Path):
+    owners = [stage for stage in STAGES if key in OWN[stage]]
+    named = "clip, vae and unet stages" if key in OF_PICTURES else f"{owners[0]} stage"
+    for stage in STAGES.keys() - set(owners):
         found = complaints(stage, tmp_path / "t.toml", f"{GOOD}{key} = 0.5\n")
-        assert found == [f"`{key}` belongs to the {owner} stage; remove it here"]
+        assert found == [f"`{key}` belongs to the {named}; remove it here"]
 
 
 def test_each_stage_has_its_own_keys():
     assert {name: own for name, own in OWN.items() if own} == {
-        "clip": ["grounding"],
-        "vae": ["kl", "l1", "l2", "perceptual", "adversarial"],
+        "clip": [*OF_PICTURES, "grounding"],
+        "vae": [*OF_PICTURES, "kl", "l1", "l2", "perceptual", "adversarial"],
         "unet": [
-            "cache", "drop_caption", "focus", "timesteps", "prediction", "noise_schedule", "weighting", "alignment",
+            *OF_PICTURES, "cache", "drop_caption", "focus", "timesteps", "prediction", "noise_schedule", "weighting", "alignment",
             "text_alignment",
         ],
         "evaluator": ["second"],
@@ -185,3 +193,13 @@ def test_every_number_has_a_limit(stage: str):
 def test_a_length_needs_snapshots(tmp_path: Path):
     found = complaints("vae", tmp_path / "t.toml", f"{GOOD}ema_length = 0.1\n")
     assert found == ["`ema_length` needs snapshots of the averages; set `snapshot_every`"]
+
+
+def test_pictures_come_from_a_world_or_from_data(tmp_path: Path):
+    path = tmp_path / "t.toml"
+    for key, value in (("world", '"scenes"'), ("complete_captions", 0.5)):
+        found = complaints("vae", path, f'{GOOD}data = "mine"\n{key} = {value}\n')
+        assert found == [f"`{key}` belongs to a world and `data` replaces it; remove one of the two"]
+    found = complaints("unet", path, f"{GOOD}mirror = true\n")
+    assert found == ["`mirror` needs `data`; a world has its own pictures"]
+    assert get_args(CaptionedTraining.model_fields["fit"].annotation) == FITS

@@ -1,0 +1,84 @@
+"""The CLIP stage on a user's pictures: both encoders are trained together.
+
+The loss is CLIP's contrastive loss (Radford et al. 2021, arXiv:2103.00020, figure 3). Such pictures have no ground
+truth to train the text encoder on beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sdlab.model.clip import Clip
+from sdlab.system.errors import UsageError
+from sdlab.train.data import CaptionedPictures
+from sdlab.train.folder import configuration, update
+from sdlab.train.optimizer import standard
+from sdlab.train.randomness import measuring_generator
+from sdlab.train.sources.own_pictures import OwnPictures
+from sdlab.train.stage import Loss
+from sdlab.train.stages.clip_config import ClipTraining
+from sdlab.train.vocabulary import tokenizer_for
+from sdlab.weights.model_folder import save_part
+
+_MEASURED = 256  # pictures of a measurement, at most
+
+
+class ClipPairStage:
+    """The stage that maps pictures and captions to a shared space, from pairs alone."""
+
+    def __init__(self, config: ClipTraining, pictures: OwnPictures, unseen: OwnPictures) -> None:
+        self.config, self.pictures, folder = config, pictures, Path(config.model)
+        self.unseen = unseen
+        model = configuration(folder)
+        if model.vision is None:
+            raise UsageError(f"{folder / 'config.json'}: `vision` is null; the clip stage needs a vision encoder")
+        self.tokenizer = tokenizer_for(folder, model.text, self._captions)
+        self.text = replace(model.text, vocab_size=self.tokenizer.vocab_size)
+        torch.manual_seed(config.seed)
+        self.clip = Clip(self.text, model.vision)
+        self.trained = {"clip": standard(self.clip, config)}
+
+    def _captions(self) -> list[str]:
+        return [caption for one in self.pictures.entries for caption in one.captions]
+
+    def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
+        """The mean of two cross-entropies: of the caption of a picture, and of the picture of a caption.
+
+        Pictures whose captions have the same tokens are all right answers, with equal weight.
+        """
+        logits, same = self._compare(self.pictures, self.config.batch, generator)
+        target = same / same.sum(1, keepdim=True)
+        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        yield Loss("clip", loss, {"found": _found(logits.detach(), same)})
+
+    def _compare(self, pictures: CaptionedPictures, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Scaled cosines (n, n) of pictures and captions, and 1 where two captions are equal, (n, n)."""
+        batch = pictures.batch(n, generator)
+        tokens = self.tokenizer(batch.captions(generator)).to(self.config.device)
+        logits = self.clip(batch.images().to(self.config.device), tokens).float()
+        return logits, (tokens[:, None] == tokens[None]).all(2).float()
+
+    def finish(self) -> dict[str, float]:
+        """Measure how often an unseen picture ranks its caption first. Write the weights.
+
+        Raises:
+            UsageError: `config.json` is invalid.
+            RunError: a file cannot be written.
+        """
+        n = min(_MEASURED, len(self.unseen))
+        logits, same = self._compare(self.unseen, n, measuring_generator(self.config.seed))
+        folder = Path(self.config.model)
+        update(folder, text=self.text)
+        save_part(folder / "clip.safetensors", self.clip, torch.bfloat16)
+        return {f"found_among_{n}": float(_found(logits, same))}
+
+
+def _found(logits: Tensor, same: Tensor) -> Tensor:
+    """The share of pictures whose first caption is theirs, from logits and equality (n, n)."""
+    return same.gather(1, logits.argmax(1, keepdim=True)).mean()
