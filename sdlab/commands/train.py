@@ -1,37 +1,43 @@
-"""`sdlab train STAGE CONFIG`."""
+"""`sdlab train [STAGE] FILE`."""
 
 from __future__ import annotations
 
-from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from sdlab.commands.paths import path_argument
+from sdlab.system.errors import UsageError
 from sdlab.system.output import say
+from sdlab.system.paths import user_path
 
-EXAMPLE = "sdlab train vae experiments/train/vae.toml"
-
-
-class Stage(StrEnum):
-    """The stages of `sdlab train`."""
-
-    text = "text"
-    clip = "clip"
-    vae = "vae"
-    unet = "unet"
-    evaluator = "evaluator"
+EXAMPLE = "sdlab train experiments/train/scenes.toml"
 
 
 def command(
-    stage: Annotated[Stage, typer.Argument(help="what to train")],
-    config: Annotated[Path, path_argument("configuration, a TOML file like those in experiments/train")],
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[STAGE] FILE",
+            help="a recipe, a TOML file like those in experiments/train; a stage before it (text, clip, vae, unet, "
+            "evaluator) trains that stage alone",
+        ),
+    ],
 ) -> None:
-    """Train a part of the lab model. The same command continues an interrupted run."""
+    """Train a model, or one stage of it. The same command continues an interrupted run."""
     from rich.console import Console
 
-    from sdlab.train import run
+    from sdlab.train import run, run_all
 
-    for name, value in run(stage.value, config, Console()).items():
-        say(f"{name} {value:.5g}")
+    match what:
+        case [file]:
+            for stage, measured in run_all(user_path(file), Console()):
+                _report(measured, f"{stage}: ")
+        case [stage, file]:
+            _report(run(stage, user_path(file), Console()))
+        case _:
+            raise UsageError(f"sdlab train: give a file, or a stage and a file; got {len(what)} arguments")
+
+
+def _report(measured: dict[str, float], prefix: str = "") -> None:
+    for name, value in measured.items():
+        say(f"{prefix}{name} {value:.5g}")

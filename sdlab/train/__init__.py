@@ -1,4 +1,4 @@
-"""Training: `sdlab train STAGE CONFIG.toml`.
+"""Training: `sdlab train RECIPE.toml` and `sdlab train STAGE RECIPE.toml`.
 
 The stages are `text`, `clip`, `vae`, `unet` and `evaluator` (`sdlab.train.stages.STAGES`). `clip` builds on the text
 encoder, `unet` on the text encoder and the VAE.
@@ -6,17 +6,45 @@ encoder, `unet` on the text encoder and the VAE.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 
+from sdlab.system.console import line
 from sdlab.system.errors import UsageError
 from sdlab.system.lock import locked
-from sdlab.train.config_file import load_config
+from sdlab.train.config import Training
+from sdlab.train.config_file import load_part, load_recipe
+
+
+def run_all(path: Path, console: Console) -> Iterator[tuple[str, dict[str, float]]]:
+    """Train the stages of a recipe in order. Yields the name and the measurements of each.
+
+    All stages are checked before the first one starts. A stage that was finished with the same configuration is
+    skipped.
+
+    Raises:
+        UsageError: the recipe is invalid, or a stage needs what neither exists nor is made by an earlier stage.
+        RunError: as for `run`.
+    """
+    parts = load_recipe(path)
+    configs = [_resolved(part.config, path) for part in parts]
+    # Imported here, so that a mistake in the file is reported before the slow imports.
+    from sdlab.train import finished
+    from sdlab.train.preflight import prepare
+
+    prepare(path, parts)
+    for part, config in zip(parts, configs, strict=True):
+        if finished.exists(config):
+            line(console, f"{part.name}: finished before, see {config.out}; skipped")
+        else:
+            line(console, f"{part.name}: {config.steps} steps, in {config.out}")
+            yield part.name, _train(config, console)
 
 
 def run(stage: str, path: Path, console: Console) -> dict[str, float]:
-    """Train one stage from a configuration file, resuming an interrupted run. Returns the stage's measurements.
+    """Train one stage from a training file, resuming an interrupted run. Returns the stage's measurements.
 
     In processes other than the first, which torchrun may start, there are none.
 
@@ -24,22 +52,41 @@ def run(stage: str, path: Path, console: Console) -> dict[str, float]:
         UsageError: the configuration is invalid, or a part of the model that the stage needs is missing.
         RunError: training diverged, another process trains in the same folder, or a file could not be read or written.
     """
-    config = load_config(stage, path)
+    part = load_part(stage, path)
+    config = _resolved(part.config, path)
+    if part.network is not None:
+        from sdlab.train.preflight import prepare
+
+        prepare(path, [part])
+    return _train(config, console)
+
+
+def _resolved(config: Training, path: Path) -> Training:
+    """The configuration with its device resolved, and with folders that can be made.
+
+    Raises:
+        UsageError: a file is in the place of a folder, or there is no such device.
+    """
     for key, folder in (("model", Path(config.model)), ("out", config.out)):
         if in_the_way := next((place for place in (folder, *folder.parents) if place.is_file()), None):
             raise UsageError(f"{path}: `{key}` must be a folder, but {in_the_way} is a file")
-    # Imported here, so that a mistake in the file is reported before the slow imports.
     from sdlab.system.device import resolve
-    from sdlab.train import processes
-    from sdlab.train.loop import train
 
     try:
-        config = config.model_copy(update={"device": resolve(config.device)})
+        return config.model_copy(update={"device": resolve(config.device)})
     except ValueError as error:
         raise UsageError(f"{path}: device: {error}") from None
+
+
+def _train(config: Training, console: Console) -> dict[str, float]:
+    from sdlab.train import finished, processes
+    from sdlab.train.loop import train
+
     with processes.joined(config.device) as device:
         config = config.model_copy(update={"device": device})
         if processes.rank() > 0:
             return train(config.build(), config, Console(quiet=True))
         with locked(config.out):
-            return train(config.build(), config, console)
+            measured = train(config.build(), config, console)
+            finished.record(config, measured)
+            return measured

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from sdlab.system.limits import BATCH, LARGEST, SEED, THREADS, TRAINING_STEPS
+from sdlab.system.resources import find
 from sdlab.worlds.registry import WORLDS
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ class Training(BaseModel, ABC):
     stage: ClassVar[str]
     """The stage's name on the command line."""
 
+    writes: ClassVar[str] = ""
+    """The weight file of the stage in the model folder."""
+
     model: str = Field(
         "data/scenes", description="model folder; the stage reads the parts it needs from it and writes its part to it"
     )
@@ -43,7 +47,8 @@ class Training(BaseModel, ABC):
     start: Path | None = Field(
         None,
         strict=False,
-        description="weights (safetensors) to start from; tensors whose name and shape match are used",
+        description="weights to start from: a safetensors file, or a model folder such as data/scenes; tensors whose "
+        "name and shape match are used",
     )
     steps: int = Field(ge=TRAINING_STEPS.low, le=TRAINING_STEPS.high, description="number of training steps")
     batch: int = Field(ge=BATCH.low, le=BATCH.high, description="examples per step")
@@ -134,6 +139,17 @@ class Training(BaseModel, ABC):
         from sdlab.worlds.registry import open_world
 
         return WorldPictures(open_world(self.world), split, self.complete_captions)
+
+    def start_file(self) -> Path | None:
+        """The file of `start`. In a model folder it is the file of this stage. Shipped models are found anywhere."""
+        if self.start is None:
+            return None
+        path = find(self.start)
+        return path / self.writes if path.is_dir() else path
+
+    def needs(self) -> tuple[str, ...]:
+        """The weight files of the model folder that the stage builds on."""
+        return ()
 
     @abstractmethod
     def build(self) -> Stage:

@@ -144,9 +144,9 @@ def _prepare(trained: Mapping[str, Trained], config: Training, console: Console,
     for one in trained.values():
         one.module.to(config.device).train()
         one.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if config.start is not None and fresh:
+    if (start := config.start_file()) is not None and fresh:
         first = next(iter(trained.values()))
-        line(console, f"{_take(config.start, first.stored or first.module)} from {config.start}")
+        line(console, f"{_take(start, first.stored or first.module)} from {start}")
     if config.compile:
         for one in trained.values():
             one.module.compile()

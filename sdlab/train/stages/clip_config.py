@@ -17,8 +17,13 @@ class ClipTraining(CaptionedTraining):
     """Trains CLIP's vision encoder against its frozen text encoder, or both together on `data`."""
 
     stage: ClassVar[str] = "clip"
+    writes: ClassVar[str] = "clip.safetensors"
 
     grounding: float = Field(5.0, ge=0, le=LARGEST, description="weight of the loss on what a world's pictures show")
+
+    def needs(self) -> tuple[str, ...]:
+        """The text encoder, which is trained on a world beforehand."""
+        return ("clip.safetensors",) if self.data is None else ()
 
     def build(self) -> Stage:
         """The stage on trained combinations of a world, or on `data`."""

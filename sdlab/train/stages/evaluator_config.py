@@ -16,6 +16,7 @@ class EvaluatorTraining(Training):
     """Trains the evaluator, which checks generated pictures and provides the features of FID and KID."""
 
     stage: ClassVar[str] = "evaluator"
+    writes: ClassVar[str] = "evaluator.safetensors"
 
     second: bool = Field(
         False,

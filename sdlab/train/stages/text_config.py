@@ -14,6 +14,7 @@ class TextTraining(Training):
     """Trains CLIP's text encoder on the scenes that captions describe."""
 
     stage: ClassVar[str] = "text"
+    writes: ClassVar[str] = "clip.safetensors"
 
     def build(self) -> TextStage:
         """The stage on scenes with trained combinations."""

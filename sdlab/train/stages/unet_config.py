@@ -58,6 +58,7 @@ class UnetTraining(CaptionedTraining):
     """Trains the U-Net to denoise latents, conditioned on captions. The VAE and the text encoder are frozen."""
 
     stage: ClassVar[str] = "unet"
+    writes: ClassVar[str] = "unet.safetensors"
 
     cache: int | None = Field(
         None,
@@ -114,6 +115,10 @@ class UnetTraining(CaptionedTraining):
         if self.focus is not None and self.timesteps is not None:
             raise ValueError("`focus` and `timesteps` both choose the distribution of timesteps; remove one of them")
         return self
+
+    def needs(self) -> tuple[str, ...]:
+        """The text encoder and the VAE."""
+        return ("clip.safetensors", "vae.safetensors")
 
     def build(self) -> UnetStage:
         """The stage on trained combinations of a world, measured on those and on held-out ones; or on `data`."""

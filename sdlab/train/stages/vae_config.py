@@ -56,12 +56,18 @@ class VaeTraining(CaptionedTraining):
     """Trains the VAE to reconstruct pictures."""
 
     stage: ClassVar[str] = "vae"
+    writes: ClassVar[str] = "vae.safetensors"
 
     kl: float = Field(2e-4, ge=0, le=LARGEST, description="weight of the KL divergence, averaged over latent values")
     l1: float = Field(1.0, ge=0, le=LARGEST, description="weight of the absolute error")
     l2: float = Field(3.0, ge=0, le=LARGEST, description="weight of the squared error")
     perceptual: Perceptual | None = Field(None, description="the perceptual loss; off by default")
     adversarial: Adversarial | None = Field(None, description="the adversarial loss; off by default")
+
+    def needs(self) -> tuple[str, ...]:
+        """The CLIP of the perceptual loss."""
+        own = self.perceptual is not None and self.perceptual.weights is None
+        return ("clip.safetensors",) if own else ()
 
     def build(self) -> VaeStage:
         """The stage on trained combinations of a world, measured on all; or on `data`."""

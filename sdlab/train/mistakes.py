@@ -1,0 +1,43 @@
+"""Sentences for the mistakes in the configuration of a stage."""
+
+from __future__ import annotations
+
+from pydantic_core import ErrorDetails
+
+from sdlab.system.limits import brief
+from sdlab.train.config import Training
+from sdlab.train.losses.weighting import WEIGHTINGS
+from sdlab.train.stages import STAGES
+
+
+def sentence(kind: type[Training], error: ErrorDetails) -> str:
+    """A mistake that pydantic found in the configuration of a stage, as one sentence."""
+    kinds = WEIGHTINGS if error["loc"][:1] == ("weighting",) else ()
+    key = ".".join(str(part) for part in error["loc"] if part not in kinds)
+    match error["type"]:
+        case "union_tag_invalid":
+            from samplers.checks import unknown  # imports torch, so only when it is needed
+
+            return f"`{key}`: {unknown(key, error['ctx']['tag'], kinds)}"
+        case "union_tag_not_found":
+            return f"`{key}.name` is missing; add it"
+        case "missing":
+            return f"`{key}` is missing; add it"
+        case "extra_forbidden":
+            return _stray(kind, key)
+        case "value_error":  # raised by our validators, with a complete sentence
+            return error["msg"].removeprefix("Value error, ")
+        case _:
+            return f"`{key}` = {brief(error['input'])} is invalid: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _stray(kind: type[Training], key: str) -> str:
+    """The message for a key of another stage, or a misspelt key."""
+    if owners := [name for name, other in STAGES.items() if key in other.model_fields]:
+        *others, last = owners
+        names = f"{', '.join(others)} and {last} stages" if others else f"{last} stage"
+        return f"`{key}` belongs to the {names}; remove it here"
+    from samplers.checks import did_you_mean  # imports torch, so only when it is needed
+
+    known = kind.model_fields
+    return f"unknown key `{key}`{did_you_mean(key, known)}; the {kind.stage} stage has {', '.join(known)}"

@@ -1,0 +1,77 @@
+"""The checks of a recipe before its first stage starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from sdlab.model.config import ModelConfig
+from sdlab.system.errors import UsageError
+from sdlab.train.captioned_config import CaptionedTraining
+from sdlab.train.recipe import NETWORK, Part
+from sdlab.train.stages.unet_config import UnetTraining
+from sdlab.weights.model_folder import read_config, save_config
+
+
+def prepare(path: Path, parts: Sequence[Part]) -> None:
+    """Check all stages, and write the `config.json` of model folders that have none.
+
+    Raises:
+        UsageError: a stage needs a file that neither exists nor is made by an earlier stage, `data` cannot be used, or
+            `[network]` is invalid or differs from the `config.json` of the model folder.
+        RunError: a `config.json` cannot be written.
+    """
+    if missing := list(_missing(parts)):
+        raise UsageError(*(f"{path}: {one}" for one in missing))
+    new = {}
+    for part in parts:
+        folder = Path(part.config.model)
+        if part.network is not None:
+            config = ModelConfig.from_json(json.dumps(part.network), f"{path}: [{NETWORK}]")
+            if not (folder / "config.json").exists():
+                new[folder] = config
+            elif differing := _differing(config, read_config(folder), parts):
+                raise UsageError(
+                    f"{path}: [{NETWORK}]: {', '.join(differing)} differs from {folder / 'config.json'}; "
+                    "use another model folder"
+                )
+        if isinstance(part.config, CaptionedTraining):
+            part.config.captioned("train")
+    for folder, config in new.items():
+        save_config(folder, config)
+
+
+def _missing(parts: Sequence[Part]) -> Iterator[str]:
+    made = set[Path]()
+    for part in parts:
+        folder, start = Path(part.config.model), part.config.start_file()
+        needed = [folder / name for name in part.config.needs()] + ([] if start is None else [start])
+        for file in needed:
+            if file not in made and not file.is_file():
+                yield f"[{part.name}]: needs {file}, which is missing; train it in an earlier table"
+        made.add(folder / part.config.writes)
+
+
+def _differing(wanted: ModelConfig, found: ModelConfig, parts: Sequence[Part]) -> list[str]:
+    """The keys in which two configurations differ, except those that stages write."""
+    wanted = replace(
+        wanted,
+        text=replace(wanted.text, vocab_size=found.text.vocab_size),
+        vae=replace(wanted.vae, scale=found.vae.scale, shift=found.vae.shift),
+    )
+    unets = [part.config for part in parts if isinstance(part.config, UnetTraining)]
+    if any(unet.prediction is not None or unet.noise_schedule is not None for unet in unets):
+        wanted = replace(wanted, prediction=found.prediction, levels=found.levels)
+    left, right = dict(_flat(asdict(wanted))), dict(_flat(asdict(found)))
+    return [key for key in left | right if left.get(key) != right.get(key)]
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
