@@ -126,7 +126,7 @@ def test_the_network_is_written_once_and_then_compared(tmp_path: Path):
     assert str(error.value) == (
         f"{path}: [network]: unet.width differs from {tmp_path}/model/config.json; use another model folder"
     )
-    recipe(tmp_path, f"[vae]\n{SHORT}", net=network().replace("image_size", "imagesize"))
+    recipe(tmp_path, f"[vae]\n{SHORT}", net=network() + "imagesize = 64\n")
     with pytest.raises(UsageError, match=r"\[network\]: imagesize: unknown key \(did you mean 'image_size'\?\)"):
         trained(path)
 

@@ -65,8 +65,8 @@ def test_each_stage_has_its_own_keys():
         "clip": [*OF_PICTURES, "grounding"],
         "vae": [*OF_PICTURES, "kl", "l1", "l2", "perceptual", "adversarial"],
         "unet": [
-            *OF_PICTURES, "cache", "drop_caption", "focus", "timesteps", "prediction", "noise_schedule", "weighting", "alignment",
-            "text_alignment",
+            *OF_PICTURES, "cache", "drop_caption", "focus", "timesteps", "prediction", "noise_schedule", "weighting",
+            "alignment", "text_alignment",
         ],
         "evaluator": ["second"],
     }  # fmt: skip
