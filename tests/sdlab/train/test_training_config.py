@@ -120,7 +120,7 @@ def test_a_mistake_is_reported_before_torch_is_imported(tmp_path: Path):
     path.write_text(f"{GOOD}kl = 1")
     code = (
         "import sys; from pathlib import Path; from sdlab.system.errors import UsageError\n"
-        "from sdlab.train import load_config\n"
+        "from sdlab.train.config_file import load_config\n"
         f"try: load_config('unet', Path({str(path)!r}))\n"
         "except UsageError: sys.exit(1 if 'torch' in sys.modules else 0)\n"
         "sys.exit(2)"
