@@ -33,9 +33,6 @@ class Training(BaseModel, ABC):
     stage: ClassVar[str]
     """The stage's name on the command line."""
 
-    writes: ClassVar[str] = ""
-    """The weight file of the stage in the model folder."""
-
     model: str = Field(
         "data/scenes", description="model folder; the stage reads the parts it needs from it and writes its part to it"
     )
@@ -145,7 +142,11 @@ class Training(BaseModel, ABC):
         if self.start is None:
             return None
         path = find(self.start)
-        return path / self.writes if path.is_dir() else path
+        return path / self.writes() if path.is_dir() else path
+
+    def writes(self) -> str:
+        """The weight file of the stage in the model folder."""
+        return f"{self.stage}.safetensors"
 
     def needs(self) -> tuple[str, ...]:
         """The weight files of the model folder that the stage builds on."""

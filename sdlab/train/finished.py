@@ -34,7 +34,7 @@ def exists(config: Training) -> bool:
     """Whether the run was finished with this configuration and its weights are in the model folder."""
     try:
         saved = json.loads((config.out / _NAME).read_text(encoding="utf-8"))
-        return bool(saved["config"] == _said(config)) and (Path(config.model) / config.writes).is_file()
+        return bool(saved["config"] == _said(config)) and (Path(config.model) / config.writes()).is_file()
     except (OSError, ValueError, LookupError, TypeError):
         return False
 

@@ -52,7 +52,7 @@ def _missing(parts: Sequence[Part]) -> Iterator[str]:
         for file in needed:
             if file not in made and not file.is_file():
                 yield f"[{part.name}]: needs {file}, which is missing; train it in an earlier table"
-        made.add(folder / part.config.writes)
+        made.add(folder / part.config.writes())
 
 
 def _differing(wanted: ModelConfig, found: ModelConfig, parts: Sequence[Part]) -> list[str]:

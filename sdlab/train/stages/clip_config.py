@@ -17,7 +17,6 @@ class ClipTraining(CaptionedTraining):
     """Trains CLIP's vision encoder against its frozen text encoder, or both together on `data`."""
 
     stage: ClassVar[str] = "clip"
-    writes: ClassVar[str] = "clip.safetensors"
 
     grounding: float = Field(5.0, ge=0, le=LARGEST, description="weight of the loss on what a world's pictures show")
 

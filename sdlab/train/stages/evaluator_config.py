@@ -16,12 +16,15 @@ class EvaluatorTraining(Training):
     """Trains the evaluator, which checks generated pictures and provides the features of FID and KID."""
 
     stage: ClassVar[str] = "evaluator"
-    writes: ClassVar[str] = "evaluator.safetensors"
 
     second: bool = Field(
         False,
         description="train the second evaluator, which has another architecture; the two disagree where the judge errs",
     )
+
+    def writes(self) -> str:
+        """The weight file of the stage in the model folder."""
+        return "second_evaluator.safetensors" if self.second else "evaluator.safetensors"
 
     def build(self) -> EvaluatorStage:
         """The stage on scenes with all combinations, held-out ones included."""

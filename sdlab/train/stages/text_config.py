@@ -14,7 +14,10 @@ class TextTraining(Training):
     """Trains CLIP's text encoder on the scenes that captions describe."""
 
     stage: ClassVar[str] = "text"
-    writes: ClassVar[str] = "clip.safetensors"
+
+    def writes(self) -> str:
+        """The weight file of the stage in the model folder."""
+        return "clip.safetensors"
 
     def build(self) -> TextStage:
         """The stage on scenes with trained combinations."""

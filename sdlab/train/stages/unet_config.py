@@ -58,7 +58,6 @@ class UnetTraining(CaptionedTraining):
     """Trains the U-Net to denoise latents, conditioned on captions. The VAE and the text encoder are frozen."""
 
     stage: ClassVar[str] = "unet"
-    writes: ClassVar[str] = "unet.safetensors"
 
     cache: int | None = Field(
         None,

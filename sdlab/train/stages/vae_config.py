@@ -56,7 +56,6 @@ class VaeTraining(CaptionedTraining):
     """Trains the VAE to reconstruct pictures."""
 
     stage: ClassVar[str] = "vae"
-    writes: ClassVar[str] = "vae.safetensors"
 
     kl: float = Field(2e-4, ge=0, le=LARGEST, description="weight of the KL divergence, averaged over latent values")
     l1: float = Field(1.0, ge=0, le=LARGEST, description="weight of the absolute error")
