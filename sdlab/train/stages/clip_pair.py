@@ -21,7 +21,7 @@ from sdlab.train.folder import configuration, update
 from sdlab.train.optimizer import standard
 from sdlab.train.randomness import measuring_generator
 from sdlab.train.sources.own_pictures import OwnPictures
-from sdlab.train.stage import Loss
+from sdlab.train.stage import Loss, Stage
 from sdlab.train.stages.clip_config import ClipTraining
 from sdlab.train.vocabulary import tokenizer_for
 from sdlab.weights.model_folder import save_part
@@ -29,7 +29,7 @@ from sdlab.weights.model_folder import save_part
 _MEASURED = 256  # pictures of a measurement, at most
 
 
-class ClipPairStage:
+class ClipPairStage(Stage):
     """The stage that maps pictures and captions to a shared space, from pairs alone."""
 
     def __init__(self, config: ClipTraining, pictures: OwnPictures, unseen: OwnPictures) -> None:
