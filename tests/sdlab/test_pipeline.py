@@ -278,6 +278,7 @@ def waves(height: int, width: int) -> Tensor:
     return torch.stack([0.5 * torch.sin(k + x + k * y) for k in range(3)])[None]
 
 
+@pytest.mark.slow
 def test_a_smooth_picture_is_almost_the_same_in_tiles(model: StableDiffusion):
     picture = waves(640, 512)
     whole, parts = (Pipeline(model, tiles=tiles) for tiles in ("never", "always"))

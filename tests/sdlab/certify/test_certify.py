@@ -198,7 +198,8 @@ def test_options_are_tried_one_by_one():
     assert labels[0] == "dpmpp_3m_sde"
     assert {"dpmpp_3m_sde eta=0.0", "dpmpp_3m_sde eta=0.3", "dpmpp_3m_sde variant=published"} <= set(labels)
     assert [s.label for s in subjects("unipc")] == [
-        "unipc", "unipc max_order=1", "unipc max_order=3", "unipc kind=bh1", "unipc corrector=False",
+        "unipc", "unipc lower_order_final=True", "unipc max_order=1", "unipc max_order=3", "unipc kind=bh1",
+        "unipc corrector=False",
     ]  # fmt: skip
 
 

@@ -248,7 +248,7 @@ def test_the_end_of_a_prompt_that_does_not_fit_is_reported(sdlab: Sdlab):
         (["--fit", "pad"], "--fit needs --init-image"),
         (["--init-image", "photo.jpg", "--strength", "1.5"], "strength must be in [0, 1], got 1.5"),
         (["--init-image", "photo.jpg", "--strength", "nan"], "strength must be in [0, 1], got nan"),
-        (["--init-image", "photo.jpg", "--fit", "stretch"], "--fit must be one of crop, pad, got 'stretch'"),
+        (["--init-image", "photo.jpg", "--fit", "squeeze"], "--fit must be one of crop, pad, stretch, got 'squeeze'"),
         (["--init-image", "none.jpg"], "--init-image: none.jpg: no such file or directory"),
         (["--init-image", "notes.txt"], "--init-image: notes.txt: is not a picture in a supported format"),
         (["--init-image", "."], "--init-image: .: is a directory"),

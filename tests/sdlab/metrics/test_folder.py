@@ -57,6 +57,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "made"
 
 
+@pytest.mark.slow
 def test_a_folder_is_measured_like_the_pictures_of_a_sweep(tmp_path: Path):
     pictures, prompts = captioned(70)
     read = save(tmp_path / "made", pictures)

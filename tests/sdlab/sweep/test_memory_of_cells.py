@@ -57,6 +57,7 @@ def pictures_alive() -> int:
 
 
 @pytest.mark.parametrize("metrics", ["[]", '["reference_error"]'])
+@pytest.mark.slow
 def test_few_pictures_are_kept_at_a_time(metrics: str):
     Path("s.toml").write_text(TOML.format(images=4 * GALLERY, metrics=metrics), encoding="utf-8")
     bench = ModelBench(load_plan("s.toml"))

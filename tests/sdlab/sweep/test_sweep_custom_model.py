@@ -276,6 +276,7 @@ def test_a_model_that_draws_pictures_has_a_contact_sheet():
     assert errors()[0] < 0.05  # its samples are pictures of the set
 
 
+@pytest.mark.slow
 def test_the_lab_model_can_be_measured_against_its_own_flow(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(reference_module, "STEPS", 60)
     toml = TOML.replace("mine.py:mine", "scenes").replace("images = 6", "images = 2").replace("[8, 16, 32]", "[4, 16]")

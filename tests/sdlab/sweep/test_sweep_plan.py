@@ -495,10 +495,10 @@ BAD = [
     ("steps = [5, 10]", 'steps = 5\nstrength = 0.5\n[image]\nset = "scenes"\ninit = "a.png"', [
         "image: input pictures come from several places (image.init, image.set); keep one",
     ]),
-    ("steps = [5, 10]", 'steps = 5\nstrength = 0.5\n[image]\nset = "scnes"\nfit = "stretch"', [
+    ("steps = [5, 10]", 'steps = 5\nstrength = 0.5\n[image]\nset = "scnes"\nfit = "squeeze"', [
         "image.set: unknown picture set 'scnes' (did you mean 'scenes'?); known: portraits, "
         "portraits_heldout, scenes, scenes_heldout",
-        "image.fit: should be one of crop, pad, got 'stretch'",
+        "image.fit: should be one of crop, pad, stretch, got 'squeeze'",
     ]),
     ('"a red circle", "a blue star", "a green moon"', '"a red circle", { text = "a", picture = "b" }, 3', [
         'prompts.list[1]: should be a text in quotes or a table like {text = "…", image = "…"}, got '

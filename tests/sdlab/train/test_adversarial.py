@@ -117,6 +117,7 @@ def columns(out: Path) -> dict[str, list[str]]:
     return {name: [row[k] for row in rows] for k, name in enumerate(names)}
 
 
+@pytest.mark.slow
 def test_the_discriminator_joins_at_its_start_and_both_losses_are_logged(tmp_path: Path) -> None:
     logged = columns(adversarial_run(tmp_path, 11))
     assert {"vae_loss", "discriminator_loss", "l1", "adversarial", "adversarial_weight"} <= set(logged)
@@ -127,6 +128,7 @@ def test_the_discriminator_joins_at_its_start_and_both_losses_are_logged(tmp_pat
 
 @pytest.mark.parametrize("form", ["hinge", "non-saturating"])
 @pytest.mark.parametrize("stop", [2, 5])
+@pytest.mark.slow
 def test_a_run_with_a_discriminator_resumes_bit_for_bit(form: str, stop: int, tmp_path: Path) -> None:
     whole = adversarial_run(tmp_path / "whole", 8, form=form)
     with pytest.raises(KeyboardInterrupt):

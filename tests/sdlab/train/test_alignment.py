@@ -82,6 +82,7 @@ def test_the_alignment_loss_is_one_minus_the_cosine_of_each_position():
     torch.testing.assert_close(alignment_loss(-pooled, features), torch.tensor(2.0))
 
 
+@pytest.mark.slow
 def test_without_options_the_loss_is_bit_for_bit_the_error_of_v(ready: Path):
     """The order in which the generator is used is part of it: captions, dropped captions, timesteps, noise."""
     plain = stage(ready, batch=8)
@@ -107,6 +108,7 @@ def test_without_options_the_loss_is_bit_for_bit_the_error_of_v(ready: Path):
 
 
 @pytest.mark.parametrize("features", FEATURES)
+@pytest.mark.slow
 def test_the_middle_is_aligned_and_the_frozen_networks_stay(ready: Path, features: str):
     aligned = stage(ready, batch=8, alignment={"features": features, "hidden": 32})
     module = aligned.trained["unet"].module
@@ -122,6 +124,7 @@ def test_the_middle_is_aligned_and_the_frozen_networks_stay(ready: Path, feature
     assert all(p.grad is None for p in (*aligned.vae.parameters(), *aligned.text.parameters()))
 
 
+@pytest.mark.slow
 def test_the_projector_is_checkpointed_and_the_unet_alone_is_stored(ready: Path):
     aligned = stage(ready, alignment={"features": "vae", "hidden": 8})
     trained = aligned.trained["unet"]
@@ -133,6 +136,7 @@ def test_the_projector_is_checkpointed_and_the_unet_alone_is_stored(ready: Path)
 
 
 @pytest.mark.parametrize("table", ["alignment", "text_alignment"])
+@pytest.mark.slow
 def test_an_untrained_vision_encoder_is_a_usage_error(ready: Path, tmp_path: Path, table: str):
     shutil.copytree(ready / "model", tmp_path / "model")
     config = read_config(ready / "model")
@@ -164,6 +168,7 @@ def test_the_gradient_of_text_alignment_raises_the_score():
     assert float(score().detach()) > before + 0.01
 
 
+@pytest.mark.slow
 def test_text_alignment_applies_to_captions_at_low_noise_levels(ready: Path):
     chosen = stage(ready, batch=16, drop_caption=0.4, text_alignment={"weight": 2.0, "below": 1.5})
     batch, latents = chosen._draw(seeded(3))

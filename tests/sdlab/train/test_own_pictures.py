@@ -42,6 +42,7 @@ def learn(stage: str, folder: Path, **changes: object) -> dict[str, float]:
     return run(stage, write(folder / f"{stage}.toml", stage, keys(folder, out=folder / stage, **changes)), QUIET)
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_from_a_folder_of_pictures(pictures: Path, tmp_path: Path):
     save_config(tmp_path / "model", replace(TINY, text=replace(TINY.text, vocab_size=4000)))
     measured = learn("clip", tmp_path, data=pictures)
@@ -98,6 +99,7 @@ def test_too_few_pictures_are_reported_before_training(kind: type[CaptionedTrain
     assert len(mirrored) == 76
 
 
+@pytest.mark.slow
 def test_a_cache_holds_each_picture_once(pictures: Path, tmp_path: Path):
     save_config(tmp_path / "model", TINY)
     learn("clip", tmp_path, data=pictures)

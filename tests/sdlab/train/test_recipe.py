@@ -53,6 +53,7 @@ def complaints(path: Path) -> list[str]:
     return [line.removeprefix(f"{path}: ") for line in str(error.value).splitlines()]
 
 
+@pytest.mark.slow
 def test_all_stages_are_trained_in_order_and_only_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = recipe(tmp_path, ALL)
     assert trained(path) == ["vae", "text", "unet"]
@@ -73,6 +74,7 @@ def test_all_stages_are_trained_in_order_and_only_once(tmp_path: Path, capsys: p
     assert trained(path) == []
 
 
+@pytest.mark.slow
 def test_one_stage_can_be_trained_alone(tmp_path: Path):
     path = recipe(tmp_path, ALL)
     assert "psnr_db" in run("vae", path, QUIET)

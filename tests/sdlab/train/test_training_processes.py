@@ -33,6 +33,9 @@ def torchrun(*arguments: str) -> None:
     assert found.returncode == 0, found.stderr
 
 
+pytestmark = pytest.mark.slow  # each run starts processes that import PyTorch
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")

@@ -119,6 +119,7 @@ def test_a_stage_without_pictures_says_so_at_once(tmp_path: Path):
     assert stage.seen == []
 
 
+@pytest.mark.slow
 def test_the_vae_shows_pictures_and_their_reconstructions(tmp_path: Path):
     save_config(tmp_path / "model", TINY)
     config = VaeTraining(**keys(tmp_path, steps=2, batch=2, preview_every=2))
@@ -132,6 +133,7 @@ def test_the_vae_shows_pictures_and_their_reconstructions(tmp_path: Path):
     assert images.equal(stage.preview()[0])
 
 
+@pytest.mark.slow
 def test_the_unet_shows_pictures_and_samples_of_their_captions(tmp_path: Path):
     save_config(tmp_path / "model", TINY)
     for stage in ("text", "vae", "unet"):

@@ -53,6 +53,7 @@ def learn(stage: str, folder: Path, **changes: object) -> dict[str, float]:
     return run(stage, write(folder / f"{stage}.toml", stage, keys(folder, out=folder / stage, **changes)), QUIET)
 
 
+@pytest.mark.slow
 def test_the_stages_make_a_model_that_generates(tmp_path: Path):
     folder = tmp_path / "model"
     save_config(folder, TINY)
@@ -104,6 +105,7 @@ NEEDS = {"clip": ["text"], "unet": ["text", "vae"]}
 
 
 @pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.slow
 def test_every_stage_learns(stage: str, tmp_path: Path):
     save_config(tmp_path / "model", TINY)
     for before in NEEDS.get(stage, ()):
@@ -303,6 +305,7 @@ def test_untrained_configuration_is_the_scenes_one(tmp_path: Path):
     ("prediction", "schedule"),
     [("eps", "scaled_linear"), ("x0", "zero_snr"), ("flow", "flow"), ("edm", "edm")],
 )
+@pytest.mark.slow
 def test_a_model_of_every_prediction_is_trained_stored_and_sampled(prediction: str, schedule: str, tmp_path: Path):
     folder = tmp_path / "model"
     save_config(folder, TINY)
