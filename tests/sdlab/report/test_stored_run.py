@@ -100,6 +100,7 @@ def test_a_cell_that_cannot_be_read_is_named_and_the_others_are_shown(
     assert not (tmp_path / "executed").exists()
 
 
+@pytest.mark.slow
 def test_values_that_would_fill_the_memory_are_not_read(directory: Path):
     buffer = npz(np.zeros(2**28, np.float64))  # 2 GiB, in 2 MB
     tracemalloc.start()

@@ -615,6 +615,7 @@ def test_every_number_has_a_limit(file, old, new, wrong):
     assert found.startswith(wrong)
 
 
+@pytest.mark.slow
 def test_a_large_budget_is_planned_at_once(file):
     toml = BUDGET.replace("[5, 10]", "[999, 1500]").replace('["ddim", "heun"]', '["heun", "restart"]')
     file.write_text(toml, encoding="utf-8")

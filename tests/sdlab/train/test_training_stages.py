@@ -70,6 +70,7 @@ def test_the_stages_make_a_model_that_generates(tmp_path: Path):
     assert isinstance(load_part(folder / "evaluator.safetensors", partial(Evaluator, scenes.HEADS)), Evaluator)
 
 
+@pytest.mark.slow
 def test_the_stages_train_on_every_world(tmp_path: Path):
     """The captions of the model are those of the world, and so is what its reader predicts."""
     portraits = open_world("portraits")

@@ -381,6 +381,7 @@ def wider(tmp_path_factory):
 
 @linux
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.slow
 def test_peak_memory_from_a_file_to_a_picture(wider, dtype):
     report = measure(wider, wider.parent, dtype, steps=2)
     assert report["weights"] > 190e6
