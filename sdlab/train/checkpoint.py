@@ -15,13 +15,11 @@ import torch
 from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import replacing
 from sdlab.system.output import remark
-from sdlab.train.config import Training
+from sdlab.train.config import UNRELATED, Training
 from sdlab.train.learner import Learner
 
 # Keys that may change when a run is resumed; more `steps` extend it.
-_FREE = {
-    "steps", "save_every", "keep", "preview_every", "tensorboard", "threads", "compile", "device", "out", "ema_length",
-}  # fmt: skip
+_FREE = UNRELATED | {"steps", "ema_length"}
 
 
 def newest(config: Training) -> Path:

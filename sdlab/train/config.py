@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 TABLE = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)  # of a training file
 
+# Keys on which the trained weights do not depend, but for rounding.
+UNRELATED = {"save_every", "keep", "preview_every", "tensorboard", "threads", "compile", "device", "out"}
+
 
 class Training(BaseModel, ABC):
     """A training run. On one machine, two runs of the same configuration use the same data in the same order."""

@@ -7,17 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sdlab.system.files import replacing
-from sdlab.train.config import Training
+from sdlab.train.config import UNRELATED, Training
 
 _NAME = "finished.json"
-_UNRELATED = {
-    "threads",
-    "device",
-    "compile",
-    "save_every",
-    "keep",
-    "out",
-}  # keys that do not change the result's recipe
 
 
 def record(config: Training, measured: Mapping[str, float]) -> None:
@@ -41,4 +33,4 @@ def exists(config: Training) -> bool:
 
 def _said(config: Training) -> object:
     """The keys that matter, without those at their defaults, so that a new key does not change old records."""
-    return json.loads(config.model_dump_json(exclude=_UNRELATED, exclude_defaults=True)) | {"stage": config.stage}
+    return json.loads(config.model_dump_json(exclude=UNRELATED, exclude_defaults=True)) | {"stage": config.stage}

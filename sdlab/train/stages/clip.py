@@ -103,7 +103,7 @@ class ClipStage(Stage):
             logits = self.agreeing.clip(images, torch.cat([right, wrong])).float()
             found.append((logits[:, :256].argmax(1).cpu() == torch.arange(256)).float().mean())
             near.append(_nearer(logits))
-        save_part(Path(self.config.model) / "clip.safetensors", self.agreeing.clip, torch.bfloat16)
+        save_part(Path(self.config.model) / self.config.writes(), self.agreeing.clip, torch.bfloat16)
         return {
             "found_among_256": float(torch.stack(found).mean()),
             "told_from_near_miss": float(torch.stack(near).mean()),

@@ -75,7 +75,7 @@ class ClipPairStage(Stage):
         logits, same = self._compare(self.unseen, n, measuring_generator(self.config.seed))
         folder = Path(self.config.model)
         update(folder, text=self.text)
-        save_part(folder / "clip.safetensors", self.clip, torch.bfloat16)
+        save_part(folder / self.config.writes(), self.clip, torch.bfloat16)
         return {f"found_among_{n}": float(_found(logits, same))}
 
 

@@ -60,8 +60,7 @@ class EvaluatorStage(Stage):
             facts, whole = self._accuracy(disturb)
             suffix = "" if name == "clean" else f"_{name}"
             measured |= {f"attribute_accuracy{suffix}": facts, f"wholly_right{suffix}": whole}
-        name = "second_evaluator" if self.config.second else "evaluator"
-        save_part(Path(self.config.model) / f"{name}.safetensors", self.evaluator, torch.bfloat16)
+        save_part(Path(self.config.model) / self.config.writes(), self.evaluator, torch.bfloat16)
         return measured
 
     def _reconstructed(self) -> dict[str, Callable[[Tensor, torch.Generator], Tensor]]:

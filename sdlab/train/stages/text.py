@@ -86,7 +86,7 @@ class TextStage(Stage):
         measured = self.grounded.probes.measure(self._ends, self.pictures, generator)
         folder = Path(self.config.model)
         update(folder, text=self.text)
-        save_part(folder / "clip.safetensors", self.grounded.clip, torch.bfloat16)
+        save_part(folder / self.config.writes(), self.grounded.clip, torch.bfloat16)
         return measured
 
     def _ends(self, captions: list[str]) -> Tensor:

@@ -90,7 +90,7 @@ class SceneProbes(Probes):
         truth: Scenes = pictures.batch(_UNSEEN, generator).truth
         truth = truth[(truth.count == 2).nonzero().squeeze(1)]
         statements = scenes.state(truth, generator, complete=True)
-        choices = torch.randint(1 << 30, (len(truth), 8), generator=torch.Generator().manual_seed(2**40))
+        choices = torch.randint(1 << 30, (len(truth), 8), generator=torch.Generator().manual_seed(0))
         states = encode([scenes.word(s, c) for s, c in zip(statements, choices, strict=True)])
         n, rows = len(truth), torch.arange(len(truth))
         logits = self.where(states).float().cpu().view(n, 4, -1)

@@ -80,7 +80,7 @@ class UnetStage(Stage):
         self.pictures = pictures
         self.cache: tuple[Batch, Tensor] | None = None
         if config.cache is not None:
-            seen = pictures.batch(config.cache, torch.Generator().manual_seed(2**41 + config.seed))
+            seen = pictures.batch(config.cache, torch.Generator().manual_seed(config.seed))
             self.cache = seen, self._encode(seen).half()
 
     def _trained_clip(self, key: str) -> Clip:
@@ -211,7 +211,7 @@ class UnetStage(Stage):
                 errors.append(self.error.loss(predicted, example.x0, example.noise, example.sigma))
             measured[f"loss_{name}"] = float(torch.stack(errors).mean())
         folder = Path(self.config.model)
-        save_part(folder / "unet.safetensors", self.unet, torch.bfloat16)
+        save_part(folder / self.config.writes(), self.unet, torch.bfloat16)
         update(folder, prediction=self.model.prediction, levels=self.model.levels)
         return measured
 

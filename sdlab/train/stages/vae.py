@@ -125,5 +125,5 @@ class VaeStage(Stage):
         vae = replace(self.model.vae, scale=round(1 / float(z.std()), 5), shift=round(float(z.mean()), 5))
         folder = Path(self.config.model)
         update(folder, vae=vae)
-        save_part(folder / "vae.safetensors", self.vae, torch.bfloat16)
+        save_part(folder / self.config.writes(), self.vae, torch.bfloat16)
         return {"psnr_db": float(torch.cat(ratios).mean()), "scale": vae.scale, "shift": vae.shift}

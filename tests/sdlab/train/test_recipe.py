@@ -70,7 +70,9 @@ def test_all_stages_are_trained_in_order_and_only_once(tmp_path: Path, capsys: p
     assert trained(path) == ["unet"]  # is prolonged
     (tmp_path / "model/vae.safetensors").unlink()
     assert trained(path) == ["vae"]
-    path.write_text(path.read_text().replace('precision = "float32"', 'precision = "float32"\nthreads = 1'))
+    path.write_text(
+        path.read_text().replace('precision = "float32"', 'precision = "float32"\nthreads = 1\npreview_every = 2')
+    )
     assert trained(path) == []
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from training import QUIET, Line, Toy, keys
+from two_processes import Regression
 
 from sdlab.system.errors import RunError
 from sdlab.train.loop import train
@@ -16,7 +17,7 @@ from sdlab.train.muon import Muon
 from sdlab.train.optimizer import standard
 from sdlab.train.randomness import batch_generator, deterministic_algorithms, measuring_generator
 from sdlab.train.schedule import learning_rate
-from sdlab.train.stage import Loss, Trained
+from sdlab.train.stage import Loss
 
 
 def toy(folder: Path, **changes: object) -> Toy:
@@ -122,28 +123,10 @@ def test_the_schedule_key_is_used(tmp_path: Path):
     assert saved["param_groups"][0]["lr"] == config.lr
 
 
-class Regression:
-    """Gradient descent on a random batch; `joined` batches are drawn at once, as the batches of one step."""
-
-    def __init__(self, joined: int = 1) -> None:
-        torch.manual_seed(0)
-        self.layer, self.joined = nn.Linear(3, 2), joined
-        self.trained = {"layer": Trained(self.layer, lambda module: torch.optim.SGD(module.parameters(), lr=0.1))}
-
-    def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
-        later = [batch_generator(0, step, i) for i in range(1, self.joined)]
-        x = torch.cat([torch.randn(8, 3, generator=one) for one in (generator, *later)])
-        loss = (self.layer(x) - x[:, :2].cos()).square().mean()
-        yield Loss("layer", loss, {"spread": x.square().mean()})
-
-    def finish(self) -> dict[str, float]:
-        return {}
-
-
 def test_accumulated_gradients_are_those_of_the_large_batch(tmp_path: Path):
     """To rounding: 20 steps on 4 batches of 8, and on one batch of the same 32 examples."""
     parts, whole = (toy(tmp_path, steps=20, accumulate=k, warmup=0, clip=0.5, out=tmp_path / str(k)) for k in (4, 1))
-    found, expected = Regression(), Regression(joined=4)
+    found, expected = Regression(parts), Regression(whole, joined=4)
     train(found, parts, QUIET)
     train(expected, whole, QUIET)
     torch.testing.assert_close(found.layer.state_dict(), expected.layer.state_dict(), rtol=0, atol=1e-6)
@@ -151,8 +134,9 @@ def test_accumulated_gradients_are_those_of_the_large_batch(tmp_path: Path):
     assert logs[0][0] == logs[1][0] == "step,loss,spread"
     for ours, theirs in zip(logs[0][1:], logs[1][1:], strict=True):
         assert [float(v) for v in ours.split(",")] == pytest.approx([float(v) for v in theirs.split(",")], rel=1e-5)
-    single = Regression()
-    train(single, toy(tmp_path, steps=20, warmup=0, clip=0.5, out=tmp_path / "single"), QUIET)
+    alone = toy(tmp_path, steps=20, warmup=0, clip=0.5, out=tmp_path / "single")
+    single = Regression(alone)
+    train(single, alone, QUIET)
     assert (single.layer.weight - expected.layer.weight).abs().max() > 1e-3
 
 
