@@ -50,5 +50,6 @@ CELLS = Range(1, 10_000)  # of a sweep
 TRAINING_STEPS = Range(1, 100_000_000)
 TRAINING_PICTURES = Range(1, 10_000_000)
 THREADS = Range(1, 256)
+WORKERS = Range(0, 256)  # processes that draw training data
 WIDTH = Range(1, 8192)  # channels of a layer
 LARGEST = 1e6  # of rates and weights in training files

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from sdlab.system.limits import BATCH, LARGEST, SEED, THREADS, TRAINING_STEPS
+from sdlab.system.limits import BATCH, LARGEST, SEED, THREADS, TRAINING_STEPS, WORKERS
 from sdlab.system.resources import find
 from sdlab.worlds.registry import WORLDS
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TABLE = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)  # of a training file
 
 # Keys on which the trained weights do not depend, but for rounding.
-UNRELATED = {"save_every", "keep", "preview_every", "tensorboard", "threads", "compile", "device", "out"}
+UNRELATED = {"save_every", "keep", "preview_every", "tensorboard", "threads", "workers", "compile", "device", "out"}
 
 
 class Training(BaseModel, ABC):
@@ -104,6 +104,13 @@ class Training(BaseModel, ABC):
     compile: bool = Field(False, description="compile the network (torch.compile); needs a C++ compiler")
     threads: int | None = Field(
         None, ge=THREADS.low, le=THREADS.high, description="CPU threads; PyTorch's default if not set"
+    )
+    workers: int = Field(
+        0,
+        ge=WORKERS.low,
+        le=WORKERS.high,
+        description="processes that draw batches ahead of time, for a GPU that waits for its data; 0 draws them in the "
+        "training process",
     )
     save_every: int = Field(200, ge=1, le=TRAINING_STEPS.high, description="steps between checkpoints")
     preview_every: int | None = Field(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -22,10 +23,11 @@ from sdlab.system.errors import RunError, UsageError
 from sdlab.system.interrupts import Interrupts
 from sdlab.system.text import shown
 from sdlab.train import checkpoint, processes
+from sdlab.train.batches import batches
 from sdlab.train.config import Training
 from sdlab.train.divergence import Diverged, Explosion
 from sdlab.train.learner import Learner
-from sdlab.train.randomness import batch_generator, deterministic_algorithms
+from sdlab.train.randomness import deterministic_algorithms
 from sdlab.train.record import Record
 from sdlab.train.snapshots import Snapshots
 from sdlab.train.stage import Loss, Stage, Trained
@@ -61,6 +63,7 @@ def _train(stage: Stage, config: Training, console: Console) -> dict[str, float]
     record = Record(config, done)
     snapshots = Snapshots(config.out, done)
     explosion = Explosion(record.log)
+    drawn = batches(stage.draw, config, done)
 
     def save() -> None:
         nonlocal saved
@@ -85,7 +88,7 @@ def _train(stage: Stage, config: Training, console: Console) -> dict[str, float]
                 preview()
             for step in range(done, config.steps):
                 with interrupts.held():  # steps are atomic: an interrupt waits for the end of the step
-                    losses = _step(stage, learners, config, step)
+                    losses = _step(stage, learners, config, step, next(drawn))
                     for loss in losses:
                         if explosion.reached(_label(loss, learners), float(loss.value)):
                             raise Diverged(loss, learners[loss.name], step)
@@ -121,11 +124,12 @@ def _train(stage: Stage, config: Training, console: Console) -> dict[str, float]
 
 def _follow(stage: Stage, learners: Mapping[str, Learner], config: Training, done: int) -> None:
     """The steps of a process that is not the first, from `done` on. It writes nothing."""
+    drawn = batches(stage.draw, config, done)
     with Interrupts().listening() as interrupts:
         for step in range(done, config.steps):
             with interrupts.held():
                 try:
-                    _step(stage, learners, config, step)
+                    _step(stage, learners, config, step, next(drawn))
                 except Diverged:  # in all processes at the same step
                     raise RunError(f"training diverged at step {step}; see the error of the first process") from None
                 interrupts.share(processes.anyone)
@@ -153,16 +157,17 @@ def _prepare(trained: Mapping[str, Trained], config: Training, console: Console,
     return {name: Learner(one, config) for name, one in trained.items()}
 
 
-def _step(stage: Stage, learners: Mapping[str, Learner], config: Training, step: int) -> list[Loss]:
-    """One step of every module that has a loss, in the stage's order. Returns the losses.
+def _step(
+    stage: Stage, learners: Mapping[str, Learner], config: Training, step: int, drawn: Sequence[Any]
+) -> list[Loss]:
+    """One step of every module that has a loss, in the stage's order, on the drawn batches. Returns the losses.
 
     Raises:
         Diverged: a loss or gradient is not finite.
     """
     done: list[Loss] = []
-    first = processes.rank() * config.accumulate
-    batches = [stage.losses(step, batch_generator(config.seed, step, first + i)) for i in range(config.accumulate)]
-    while (loss := _gradients(batches, learners, config)) is not None:
+    losses = [stage.losses(step, batch) for batch in drawn]
+    while (loss := _gradients(losses, learners, config)) is not None:
         learner = learners[loss.name]
         if not learner.step(step):
             raise Diverged(loss, learner, step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -43,11 +43,17 @@ class Stage(Protocol):
     trained: Mapping[str, Trained]
     """The trained modules by name. The key `start` initialises the first."""
 
-    def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
-        """The losses of a step, in order.
+    draw: Callable[[torch.Generator], Any]
+    """The data of one batch, on the CPU. All randomness comes from the generator.
+
+    Worker processes may call it, so it is pickled and holds no network.
+    """
+
+    def losses(self, step: int, batch: Any) -> Iterator[Loss]:
+        """The losses of a step on a batch from `draw`, in order.
 
         After each loss, only its module takes an optimizer step, and then the next loss is computed. A discriminator's
-        loss therefore uses the updated generator. All randomness comes from `generator`.
+        loss therefore uses the updated generator.
         """
         ...
 

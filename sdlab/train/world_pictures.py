@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -15,10 +16,22 @@ T = TypeVar("T", bound=Truth)
 
 
 @dataclass(frozen=True)
-class WorldBatch(Generic[T]):
-    """Ground truth of a world with its pictures and captions."""
+class _OfWorld:
+    """Something of a world, which is a module and is therefore pickled by its name."""
 
     world: AnyWorld
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "world": vars(self.world)["__name__"]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, world=import_module(state["world"]))
+
+
+@dataclass(frozen=True)
+class WorldBatch(_OfWorld, Generic[T]):
+    """Ground truth of a world with its pictures and captions."""
+
     truth: T
     complete: float
 
@@ -48,13 +61,12 @@ class WorldBatch(Generic[T]):
 
 
 @dataclass(frozen=True)
-class WorldPictures(Generic[T]):
+class WorldPictures(_OfWorld, Generic[T]):
     """Fresh pictures of one split of a world.
 
     Stages that need the ground truth use this type instead of `CaptionedPictures`.
     """
 
-    world: AnyWorld
     split: Split
     complete: float = 0.0  # the share of captions that state every fact
 

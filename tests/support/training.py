@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from sdlab.model.config import SCENES, ClipTextConfig, ClipVisionConfig, ModelConfig, UnetConfig, VaeConfig
 from sdlab.train.config import Training
@@ -66,10 +66,13 @@ class Line(Stage):
         self.interrupt_at, self.poison_at = interrupt_at, poison_at
         self.seen: list[float] = []
 
-    def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
+    @staticmethod
+    def draw(generator: torch.Generator) -> Tensor:
+        return torch.randn(64, 1, generator=generator)
+
+    def losses(self, step: int, x: Tensor) -> Iterator[Loss]:
         if step == self.interrupt_at:
             signal.raise_signal(signal.SIGINT)
-        x = torch.randn(64, 1, generator=generator)
         self.seen.append(float(x[0]))
         loss = (self.line(x) - 2 * x - 1).square().mean()
         yield Loss("line", loss * float("nan") if step == self.poison_at else loss)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from training import QUIET, Toy, keys
 
 from sdlab.train import processes
@@ -37,9 +37,12 @@ class Regression(Stage):
         optimizer = lambda module: torch.optim.SGD(module.parameters(), lr=0.1)  # noqa: E731
         self.trained = {"layer": Trained(module, optimizer, {"ema": exponential(0.9)})}
 
-    def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
-        later = [batch_generator(0, step, i) for i in range(1, self.joined)]
-        x = torch.cat([torch.randn(8, 3, generator=one) for one in (generator, *later)])
+    @staticmethod
+    def draw(generator: torch.Generator) -> Tensor:
+        return torch.randn(8, 3, generator=generator)
+
+    def losses(self, step: int, x: Tensor) -> Iterator[Loss]:
+        x = torch.cat([x, *(self.draw(batch_generator(0, step, i)) for i in range(1, self.joined))])
         loss = (self.layer(x) - x[:, :2].cos()).square().mean()
         yield Loss("layer", loss, {"spread": x.square().mean()})
 
@@ -57,8 +60,12 @@ class Adversarial(Stage):
         self.critic = nn.utils.parametrizations.spectral_norm(nn.Linear(16, 1))
         self.trained = {"generator": standard(self.generator, config), "critic": standard(self.critic, config)}
 
-    def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
-        noise, real = torch.randn(2, 16, 1, 4, 4, generator=generator)
+    @staticmethod
+    def draw(generator: torch.Generator) -> Tensor:
+        return torch.randn(2, 16, 1, 4, 4, generator=generator)
+
+    def losses(self, step: int, batch: Tensor) -> Iterator[Loss]:
+        noise, real = batch
         fake = self.generator(noise)
         yield Loss("generator", nn.functional.softplus(-self.critic(fake.flatten(1))).mean())
         scores = self.critic(2 + real.flatten(1)), self.critic(fake.detach().flatten(1))
@@ -71,19 +78,19 @@ class Adversarial(Stage):
 class Signalled(Regression):
     """The second process alone is interrupted at step 17."""
 
-    def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
+    def losses(self, step: int, x: Tensor) -> Iterator[Loss]:
         if step == 17 and processes.rank() == 1:
             signal.raise_signal(signal.SIGTERM)
-        yield from super().losses(step, generator)
+        yield from super().losses(step, x)
 
 
 class Crashing(Regression):
     """The second process dies at step 17 of the first attempt."""
 
-    def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
+    def losses(self, step: int, x: Tensor) -> Iterator[Loss]:
         if step == 17 and processes.rank() == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
             os._exit(1)
-        yield from super().losses(step, generator)
+        yield from super().losses(step, x)
 
 
 def main(folder: Path) -> None:

@@ -8,22 +8,24 @@ arXiv:2210.01936). The vision encoder also predicts the facts that the text enco
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdlab.model.clip import Clip
+from sdlab.model.tokenizer import Tokenizer
 from sdlab.system.errors import UsageError
 from sdlab.train.optimizer import standard
 from sdlab.train.randomness import measuring_generator
 from sdlab.train.stage import Loss, Stage
 from sdlab.train.stages.clip_config import ClipTraining
 from sdlab.train.stages.clip_pair import ClipPairStage
-from sdlab.train.world_pictures import WorldBatch, WorldPictures
+from sdlab.train.world_pictures import WorldPictures
 from sdlab.weights.model_folder import load_part, read_config, save_part
 from sdlab.weights.vocabulary import tokenizer_in
 
@@ -44,11 +46,38 @@ class Agreeing(nn.Module):
         return self.clip.scale() * image @ text.T, self.where(image.shape[-1] ** 0.5 * image)
 
 
+class Example(NamedTuple):
+    """A batch of pictures and captions."""
+
+    images: Tensor  # (B, 3, H, W)
+    right: Tensor  # the tokens of the captions, (B, L)
+    wrong: Tensor  # the tokens of one near miss each, (B, L)
+    marks: Tensor  # what the pictures show, (B, F)
+
+
+@dataclass(frozen=True)
+class _Draw:
+    source: WorldPictures[Any]
+    n: int
+    tokenizer: Tokenizer
+
+    def __call__(self, generator: torch.Generator) -> Example:
+        batch, world = self.source.batch(self.n, generator), self.source.world
+        statements = batch.statements(generator)
+        choices = torch.randint(1 << 30, (self.n, world.CHOICES + 2), generator=generator)
+        right, wrong = [], []
+        for statement, choose in zip(statements, choices, strict=True):
+            wording, change = choose[: world.CHOICES], choose[world.CHOICES :]
+            right.append(world.word(statement, wording))
+            wrong.append(world.word(world.alter(statement, change), wording))
+        return Example(batch.images(), self.tokenizer(right), self.tokenizer(wrong), world.marks(batch.truth))
+
+
 class ClipStage(Stage):
     """The stage that maps pictures and captions to a shared space."""
 
     def __init__(self, config: ClipTraining, pictures: WorldPictures[Any]) -> None:
-        self.config, self.pictures, folder = config, pictures, Path(config.model)
+        self.config, folder = config, Path(config.model)
         model = read_config(folder)
         if model.vision is None:
             raise UsageError(f"{folder / 'config.json'}: `vision` is null; the clip stage needs a vision encoder")
@@ -58,34 +87,20 @@ class ClipStage(Stage):
         clip.text = ready.text
         self.agreeing = Agreeing(clip, pictures.world.MARKS)
         self.trained = {"clip": standard(self.agreeing, config, stored=clip)}
-        self.tokenizer = tokenizer_in(folder, model.text)
+        self.draw = _Draw(pictures, config.batch, tokenizer_in(folder, model.text))
 
-    def _inputs(self, batch: WorldBatch[Any], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """The pictures (B, 3, H, W), and the tokens of their captions and of one near miss each, (B, L)."""
-        world = batch.world
-        statements = batch.statements(generator)
-        choices = torch.randint(1 << 30, (len(batch), world.CHOICES + 2), generator=generator)
-        right, wrong = [], []
-        for statement, choose in zip(statements, choices, strict=True):
-            wording, change = choose[: world.CHOICES], choose[world.CHOICES :]
-            right.append(world.word(statement, wording))
-            wrong.append(world.word(world.alter(statement, change), wording))
-        device = self.config.device
-        return batch.images().to(device), self.tokenizer(right).to(device), self.tokenizer(wrong).to(device)
-
-    def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
+    def losses(self, step: int, batch: Example) -> Iterator[Loss]:
         """The mean of two cross-entropies, plus `grounding` times the cross-entropy of the facts.
 
         The first picks the caption of a picture among all captions and near misses, the second the picture of a
         caption.
         """
-        batch = self.pictures.batch(self.config.batch, generator)
-        images, right, wrong = self._inputs(batch, generator)
+        images, right, wrong, marks = (one.to(self.config.device) for one in batch)
         logits, facts = (t.float() for t in self.agreeing(images, torch.cat([right, wrong])))  # (B, 2B), (B, F)
         n = len(images)
         target = torch.arange(n, device=logits.device)
         of_texts, of_images = F.cross_entropy(logits, target), F.cross_entropy(logits[:, :n].T, target)
-        seen = F.binary_cross_entropy_with_logits(facts, batch.world.marks(batch.truth).to(facts.device))
+        seen = F.binary_cross_entropy_with_logits(facts, marks)
         found = (logits.detach().argmax(1) == target).float().mean()
         parts = {"found": found, "near": _nearer(logits.detach()), "facts": seen}
         yield Loss("clip", (of_texts + of_images) / 2 + self.config.grounding * seen, parts)
@@ -99,7 +114,7 @@ class ClipStage(Stage):
         generator = measuring_generator(self.config.seed)
         found, near = [], []
         for _ in range(8):
-            images, right, wrong = self._inputs(self.pictures.batch(256, generator), generator)
+            images, right, wrong, _ = (one.to(self.config.device) for one in replace(self.draw, n=256)(generator))
             logits = self.agreeing.clip(images, torch.cat([right, wrong])).float()
             found.append((logits[:, :256].argmax(1).cpu() == torch.arange(256)).float().mean())
             near.append(_nearer(logits))

@@ -7,7 +7,7 @@ truth to train the text encoder on beforehand.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sdlab.model.clip import Clip
+from sdlab.model.tokenizer import Tokenizer
 from sdlab.system.errors import UsageError
 from sdlab.train.data import CaptionedPictures
 from sdlab.train.folder import configuration, update
@@ -27,6 +28,20 @@ from sdlab.train.vocabulary import tokenizer_for
 from sdlab.weights.model_folder import save_part
 
 _MEASURED = 256  # pictures of a measurement, at most
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """Pictures (B, 3, H, W), and the tokens of their captions (B, L)."""
+
+    source: CaptionedPictures
+    n: int
+    tokenizer: Tokenizer
+
+    def __call__(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        batch = self.source.batch(self.n, generator)
+        tokens = self.tokenizer(batch.captions(generator))
+        return batch.images(), tokens
 
 
 class ClipPairStage(Stage):
@@ -42,26 +57,26 @@ class ClipPairStage(Stage):
         self.text = replace(model.text, vocab_size=self.tokenizer.vocab_size)
         torch.manual_seed(config.seed)
         self.clip = Clip(self.text, model.vision)
+        self.draw = _Draw(pictures, config.batch, self.tokenizer)
         self.trained = {"clip": standard(self.clip, config)}
 
     def _captions(self) -> list[str]:
         return [caption for one in self.pictures.entries for caption in one.captions]
 
-    def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
+    def losses(self, step: int, batch: tuple[Tensor, Tensor]) -> Iterator[Loss]:
         """The mean of two cross-entropies: of the caption of a picture, and of the picture of a caption.
 
         Pictures whose captions have the same tokens are all right answers, with equal weight.
         """
-        logits, same = self._compare(self.pictures, self.config.batch, generator)
+        logits, same = self._compare(*batch)
         target = same / same.sum(1, keepdim=True)
         loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         yield Loss("clip", loss, {"found": _found(logits.detach(), same)})
 
-    def _compare(self, pictures: CaptionedPictures, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Scaled cosines (n, n) of pictures and captions, and 1 where two captions are equal, (n, n)."""
-        batch = pictures.batch(n, generator)
-        tokens = self.tokenizer(batch.captions(generator)).to(self.config.device)
-        logits = self.clip(batch.images().to(self.config.device), tokens).float()
+    def _compare(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Scaled cosines (B, B) of pictures and captions, and 1 where two captions are equal, (B, B)."""
+        tokens = tokens.to(self.config.device)
+        logits = self.clip(images.to(self.config.device), tokens).float()
         return logits, (tokens[:, None] == tokens[None]).all(2).float()
 
     def finish(self) -> dict[str, float]:
@@ -72,7 +87,7 @@ class ClipPairStage(Stage):
             RunError: a file cannot be written.
         """
         n = min(_MEASURED, len(self.unseen))
-        logits, same = self._compare(self.unseen, n, measuring_generator(self.config.seed))
+        logits, same = self._compare(*_Draw(self.unseen, n, self.tokenizer)(measuring_generator(self.config.seed)))
         folder = Path(self.config.model)
         update(folder, text=self.text)
         save_part(folder / self.config.writes(), self.clip, torch.bfloat16)

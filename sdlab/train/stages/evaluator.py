@@ -6,6 +6,7 @@ The pictures are disturbed, so that the network also works on generated pictures
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,19 @@ from sdlab.worlds.second_evaluator import SecondEvaluator
 _BATCHES, _BATCH = 8, 256  # of the pictures that the trained network is measured on
 
 
+@dataclass(frozen=True)
+class _Draw:
+    """Disturbed pictures (B, 3, H, W), and what they show."""
+
+    source: WorldPictures[Any]
+    n: int
+    disturb: Callable[[Tensor, torch.Generator], Tensor]
+
+    def __call__(self, generator: torch.Generator) -> tuple[Tensor, Any]:
+        batch = self.source.batch(self.n, generator)
+        return self.disturb(batch.images(), generator), batch.truth
+
+
 class EvaluatorStage(Stage):
     """The stage that maps pictures to what they show."""
 
@@ -34,15 +48,14 @@ class EvaluatorStage(Stage):
         self.config, self.pictures, self.world = config, pictures, pictures.world
         torch.manual_seed(config.seed)
         self.evaluator = (SecondEvaluator if config.second else Evaluator)(self.world.HEADS)
-        self.disturb = haze if config.second else weather
+        self.draw = _Draw(pictures, config.batch, haze if config.second else weather)
         self.trained = {"evaluator": standard(self.evaluator, config)}
 
-    def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
+    def losses(self, step: int, batch: tuple[Tensor, Any]) -> Iterator[Loss]:
         """The losses of the world's heads, equally weighted."""
-        batch = self.pictures.batch(self.config.batch, generator)
-        images = self.disturb(batch.images(), generator)
+        images, truth = batch
         outputs = self.evaluator(images.to(self.config.device))
-        losses = self.world.losses({name: value.float().cpu() for name, value in outputs.items()}, batch.truth)
+        losses = self.world.losses({name: value.float().cpu() for name, value in outputs.items()}, truth)
         yield Loss("evaluator", torch.stack(list(losses.values())).sum(), losses)
 
     def finish(self) -> dict[str, float]:

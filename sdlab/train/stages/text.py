@@ -8,15 +8,16 @@ therefore trained first, on what pictures show. The clip stage then trains the v
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from sdlab.model.clip import Clip
+from sdlab.model.tokenizer import Tokenizer
 from sdlab.system.errors import UsageError
 from sdlab.train.folder import configuration, update
 from sdlab.train.optimizer import standard
@@ -39,6 +40,28 @@ class Grounded(nn.Module):
         self.probes = build()
 
 
+class Example(NamedTuple):
+    """A batch of captions."""
+
+    tokens: Tensor  # (B, L)
+    behind: Tensor  # a position from the end token on, (B,)
+    truth: Any
+
+
+@dataclass(frozen=True)
+class _Draw:
+    source: WorldPictures[Any]
+    n: int
+    tokenizer: Tokenizer
+
+    def __call__(self, generator: torch.Generator) -> Example:
+        batch = self.source.batch(self.n, generator)
+        tokens = self.tokenizer(batch.captions(generator))
+        ends = tokens.argmax(1)
+        behind = ends + (torch.rand(self.n, generator=generator) * (tokens.shape[1] - ends)).long()
+        return Example(tokens, behind, batch.truth)
+
+
 class TextStage(Stage):
     """The stage that maps captions to what they describe."""
 
@@ -57,20 +80,17 @@ class TextStage(Stage):
             )
         except ValueError as error:
             raise UsageError(f"{folder / VOCAB}: {error}") from None
+        self.draw = _Draw(pictures, config.batch, self.tokenizer)
         self.trained = {"text": standard(self.grounded, config, stored=self.grounded.clip)}
 
     def _many_captions(self) -> list[str]:
         generator = torch.Generator().manual_seed(self.config.seed)
         return self.pictures.batch(20_000, generator).captions(generator)
 
-    def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
+    def losses(self, step: int, batch: Example) -> Iterator[Loss]:
         """The losses of the world's probes, at every token from the end token on."""
-        batch = self.pictures.batch(self.config.batch, generator)
-        tokens = self.tokenizer(batch.captions(generator))
-        ends = tokens.argmax(1)
-        behind = ends + (torch.rand(len(batch), generator=generator) * (tokens.shape[1] - ends)).long()
-        states = self.grounded.clip.text(tokens.to(self.config.device)).float()
-        captions = Encoded(tokens, states, states[torch.arange(len(batch)), behind])
+        states = self.grounded.clip.text(batch.tokens.to(self.config.device)).float()
+        captions = Encoded(batch.tokens, states, states[torch.arange(len(states)), batch.behind])
         losses = self.grounded.probes.losses(captions, batch.truth)
         total = sum(weight * loss for weight, loss in losses.values())
         yield Loss("text", torch.as_tensor(total), {name: loss for name, (_, loss) in losses.items()})

@@ -7,7 +7,7 @@ patch discriminator (Esser et al. 2021, arXiv:2012.09841, section 3.1).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -36,12 +36,25 @@ from sdlab.train.stages.vae_config import Adversarial, Perceptual, VaeTraining
 from sdlab.weights.model_folder import load_part, save_part
 
 
+@dataclass(frozen=True)
+class _Draw:
+    """Pictures (B, 3, H, W), and the noise (B, z, h, w) of their latents."""
+
+    source: CaptionedPictures
+    n: int
+    shape: tuple[int, int, int]  # of a picture's latents
+
+    def __call__(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        images = self.source.batch(self.n, generator).images()
+        return images, torch.randn(self.n, *self.shape, generator=generator)
+
+
 class VaeStage(Stage):
     """The stage that trains the reconstruction of pictures from latents."""
 
     def __init__(self, config: VaeTraining, pictures: CaptionedPictures, unseen: CaptionedPictures) -> None:
         self.config, self.model = config, configuration(Path(config.model))
-        self.pictures, self.unseen = pictures, unseen
+        self.draw, self.unseen = _Draw(pictures, config.batch, self.model.latent_shape), unseen
         torch.manual_seed(config.seed)
         self.vae = Vae(self.model.vae)
         vae = standard(self.vae, config)
@@ -62,15 +75,13 @@ class VaeStage(Stage):
         clip = partial(Clip, self.model.text, self.model.vision)
         return ClipFeatures(load_part(Path(self.config.model) / "clip.safetensors", clip, self.config.device).vision)
 
-    def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
+    def losses(self, step: int, batch: tuple[Tensor, Tensor]) -> Iterator[Loss]:
         """The VAE's loss, and from `adversarial.start` on the discriminator's.
 
         The absolute error alone is minimal at the median, which stays at the background for a long time where objects
         are small. The KL divergence is a mean over latent values.
         """
-        batch = self.config.batch
-        images = self.pictures.batch(batch, generator).images().to(self.config.device)
-        noise = torch.randn(batch, *self.model.latent_shape, generator=generator).to(self.config.device)
+        images, noise = (one.to(self.config.device) for one in batch)
         decoded, posterior = self.vae(images, noise)
         decoded = decoded.float()
         error = decoded - images

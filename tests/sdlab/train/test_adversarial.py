@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sdlab.model.clip import ClipVision
 from sdlab.model.config import ClipVisionConfig
@@ -101,10 +101,10 @@ def adversarial_run(folder: Path, steps: int, stop: int | None = None, **changes
     stage = config.build()
     losses = stage.losses
 
-    def interrupted(step: int, generator: torch.Generator) -> Iterator[Loss]:
+    def interrupted(step: int, batch: tuple[Tensor, Tensor]) -> Iterator[Loss]:
         if step == stop:
             signal.raise_signal(signal.SIGINT)
-        yield from losses(step, generator)
+        yield from losses(step, batch)
 
     stage.losses = interrupted
     train(stage, config, QUIET)

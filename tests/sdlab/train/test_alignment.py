@@ -87,9 +87,10 @@ def test_without_options_the_loss_is_bit_for_bit_the_error_of_v(ready: Path):
     """The order in which the generator is used is part of it: captions, dropped captions, timesteps, noise."""
     plain = stage(ready, batch=8)
     plain.unet.conv_out.weight.data = noise(4, 8, 3, 3)
-    (loss,) = plain.losses(0, seeded(5))
+    (loss,) = plain.losses(0, plain.draw(seeded(5)))
     generator = seeded(5)
-    batch, x0 = plain._draw(generator)
+    batch = plain.draw.source.batch(8, generator)
+    x0 = plain._encode(batch.images())
     captions = batch.captions(generator)
     dropped = torch.rand(8, generator=generator) < 0.1
     shares = (torch.arange(8) + torch.rand(8, generator=generator)) / 8
@@ -102,8 +103,9 @@ def test_without_options_the_loss_is_bit_for_bit_the_error_of_v(ready: Path):
     predicted = plain.unet(alpha * x0 + spread * eps, t, context)
     assert loss.value.equal(F.mse_loss(predicted, alpha * eps - spread * x0))
     assert loss.parts == {}
-    (aligned,) = stage(ready, batch=8, alignment={"features": "latents"}).losses(0, seeded(5))
-    (same,) = stage(ready, batch=8).losses(0, seeded(5))
+    other = stage(ready, batch=8, alignment={"features": "latents"})
+    (aligned,) = other.losses(0, other.draw(seeded(5)))
+    (same,) = stage(ready, batch=8).losses(0, other.draw(seeded(5)))
     torch.testing.assert_close(aligned.value - 0.5 * aligned.parts["alignment"], same.value)
 
 
@@ -115,7 +117,7 @@ def test_the_middle_is_aligned_and_the_frozen_networks_stay(ready: Path, feature
     optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
     found = []
     for _ in range(25):
-        (loss,) = aligned.losses(0, seeded(1))
+        (loss,) = aligned.losses(0, aligned.draw(seeded(1)))
         optimizer.zero_grad()
         loss.value.backward()
         optimizer.step()
@@ -171,14 +173,14 @@ def test_the_gradient_of_text_alignment_raises_the_score():
 @pytest.mark.slow
 def test_text_alignment_applies_to_captions_at_low_noise_levels(ready: Path):
     chosen = stage(ready, batch=16, drop_caption=0.4, text_alignment={"weight": 2.0, "below": 1.5})
-    batch, latents = chosen._draw(seeded(3))
-    example = chosen._example(latents, batch, seeded(4), chosen._timesteps, 0.4)
-    predicted = noise(*latents.shape).requires_grad_()
-    [gradient] = torch.autograd.grad(chosen._text_alignment(example, predicted, 1.5), predicted)
+    example = chosen.draw(seeded(4))
+    latents = chosen._latents(example)
+    predicted = noise(*latents[0].shape).requires_grad_()
+    [gradient] = torch.autograd.grad(chosen._text_alignment(example, *latents, predicted, 1.5), predicted)
     applies = (example.sigma < 1.5) & ~example.dropped
     assert 0 < applies.sum() < 16
     assert gradient.flatten(1).any(1).equal(applies)
-    (loss,) = chosen.losses(0, seeded(4))
-    (plain,) = stage(ready, batch=16, drop_caption=0.4).losses(0, seeded(4))
+    (loss,) = chosen.losses(0, example)
+    (plain,) = stage(ready, batch=16, drop_caption=0.4).losses(0, example)
     torch.testing.assert_close(loss.value, plain.value + 2 * loss.parts["text_alignment"])
-    assert chosen._text_alignment(example, predicted, below=1e-6) == 0
+    assert chosen._text_alignment(example, *latents, predicted, below=1e-6) == 0

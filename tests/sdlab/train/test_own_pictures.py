@@ -62,7 +62,7 @@ def test_both_encoders_learn_from_pairs_alone(pictures: Path, tmp_path: Path):
     losses = [float(row.split(",")[1]) for row in rows]
     assert losses[-1] < 0.9 * losses[0]
     stage = ClipTraining(**keys(tmp_path, data=str(pictures))).build()
-    (loss,) = stage.losses(0, torch.Generator().manual_seed(0))
+    (loss,) = stage.losses(0, stage.draw(torch.Generator().manual_seed(0)))
     loss.value.backward()
     clip = stage.trained["clip"].module
     for encoder in (clip.text, clip.vision):
@@ -76,9 +76,10 @@ def test_equal_captions_are_no_mistakes(pictures: Path, tmp_path: Path):
     train, unseen = (config.own_pictures(str(pictures), split) for split in ("train", "heldout"))
     same = replace(train, entries=tuple(replace(one, captions=("all alike",)) for one in train.entries))
     stage = ClipPairStage(config, same, unseen)
-    (loss,) = stage.losses(0, torch.Generator().manual_seed(0))
+    drawn = stage.draw(torch.Generator().manual_seed(0))
+    (loss,) = stage.losses(0, drawn)
     assert float(loss.parts["found"]) == 1
-    logits, equal = stage._compare(same, 4, torch.Generator().manual_seed(0))
+    logits, equal = stage._compare(*drawn)
     assert bool(equal.all())
     expected = torch.logsumexp(logits.T, 1).mean() - logits.mean()  # columns; every row is uniform
     assert float(loss.value.detach()) == pytest.approx((float(expected) + torch.tensor(4.0).log().item()) / 2, abs=1e-5)
@@ -107,8 +108,7 @@ def test_a_cache_holds_each_picture_once(pictures: Path, tmp_path: Path):
     for mirror, count in ((False, 38), (True, 76)):
         stage = UnetTraining(**keys(tmp_path, data=str(pictures), cache=1000, mirror=mirror)).build()
         assert stage.cache is not None
-        batch, latents = stage.cache
-        assert len(batch) == len(latents) == count
+        assert len(stage.draw.cache) == len(stage.cache) == count
 
 
 def test_the_parts_of_the_data_do_not_overlap(pictures: Path, tmp_path: Path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from training import QUIET, Line, Toy, keys
 from two_processes import Regression
 
@@ -163,8 +163,8 @@ def test_float16_scales_the_loss_and_stores_the_scale(tmp_path: Path):
     config = toy(tmp_path, precision="float16", steps=300, lr=0.05, ema=0.9, weight_decay=0.0)
 
     class Large(Line):
-        def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
-            for loss in super().losses(step, generator):
+        def losses(self, step: int, x: Tensor) -> Iterator[Loss]:
+            for loss in super().losses(step, x):
                 yield Loss(loss.name, 1000 * loss.value)
 
     found = train(Large(config), config, QUIET)
@@ -178,9 +178,9 @@ def test_float16_survives_one_overflow_but_not_many(tmp_path: Path):
     train(Line(once, poison_at=5), once, QUIET)
 
     class Poisoned(Line):
-        def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
+        def losses(self, step: int, x: Tensor) -> Iterator[Loss]:
             self.poison_at = step
-            yield from super().losses(step, generator)
+            yield from super().losses(step, x)
 
     with pytest.raises(RunError, match=r"diverged at step 15: the loss of `line` is nan"):  # 2¹⁶ is halved 16 times
         train(Poisoned(always), always, QUIET)
@@ -190,9 +190,9 @@ def test_deterministic_algorithms_are_on_during_the_run_alone(tmp_path: Path):
     seen = []
 
     class Watched(Line):
-        def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
+        def losses(self, step: int, x: Tensor) -> Iterator[Loss]:
             seen.append(torch.are_deterministic_algorithms_enabled())
-            yield from super().losses(step, generator)
+            yield from super().losses(step, x)
 
     for value in (True, False):
         config = toy(tmp_path, steps=2, deterministic=value, out=tmp_path / str(value))

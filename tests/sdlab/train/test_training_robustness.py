@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from training import QUIET, Line, Toy, keys
 
 from sdlab.system.errors import RunError
@@ -37,10 +38,10 @@ from training import QUIET, Line, Toy, keys
 from sdlab.train.loop import train
 
 class Killed(Line):
-    def losses(self, step, generator):
+    def losses(self, step, x):
         if step == 27:
             os.kill(os.getpid(), signal.SIGKILL)
-        yield from super().losses(step, generator)
+        yield from super().losses(step, x)
 
 config = Toy(**keys(Path(sys.argv[1]), steps=40, save_every=10, snapshot_every=15))
 train(Killed(config), config, QUIET)
@@ -142,8 +143,8 @@ class Scaled(Line):
         super().__init__(config)
         self.factor, self.since = factor, since
 
-    def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
-        for loss in super().losses(step, generator):
+    def losses(self, step: int, x: Tensor) -> Iterator[Loss]:
+        for loss in super().losses(step, x):
             yield Loss(loss.name, loss.value * (self.factor if step >= self.since else 1))
 
 
@@ -181,9 +182,9 @@ def test_a_large_loss_alone_does_not_stop_it(tmp_path: Path, factor: float, sinc
 
 def test_a_penalty_at_some_steps_does_not_stop_it(tmp_path: Path):
     class Penalty(Scaled):
-        def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
+        def losses(self, step: int, x: Tensor) -> Iterator[Loss]:
             self.since = step if step % 4 == 1 else step + 1
-            yield from super().losses(step, generator)
+            yield from super().losses(step, x)
 
     config = toy(tmp_path, steps=200, lr=1e-4)
     train(Penalty(config, 1e6, 0), config, QUIET)

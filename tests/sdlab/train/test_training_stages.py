@@ -213,10 +213,10 @@ def test_vae_and_unet_train_on_any_captioned_pictures(tmp_path: Path):
     unet = UnetStage(UnetTraining(**keys(tmp_path)), source, {"stripes": source})
     cached = UnetStage(UnetTraining(**keys(tmp_path, cache=8)), source, {"stripes": source})
     for stage in (vae, unet, cached):
-        (loss,) = stage.losses(0, generator)
+        (loss,) = stage.losses(0, stage.draw(generator))
         loss.value.backward()
         assert any(bool(p.grad.any()) for p in stage.trained[loss.name].module.parameters() if p.grad is not None)
-    _, kept = cached.cache
+    kept = cached.cache
     assert kept.shape == (8, 4, 16, 16)
     assert len(kept.flatten(1).unique(dim=0)) == 8
     assert unet.cache is None

@@ -34,7 +34,11 @@ class Quadratics:
             "y": Trained(self.y, lambda module: torch.optim.SGD(module.parameters(), lr=0.25)),
         }
 
-    def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
+    @staticmethod
+    def draw(generator: torch.Generator) -> None:
+        return None
+
+    def losses(self, step: int, batch: None) -> Iterator[Loss]:
         x, y = self.x.value, self.y.value
         yield Loss("x", (x - y).square() / 2 + x.square() / 4)
         yield Loss("y", (y + x).square() / 2)
@@ -73,8 +77,12 @@ class Adversarial:
         }
         self.signal_at, self.fail_at = signal_at, fail_at
 
-    def losses(self, step: int, generator: torch.Generator) -> Iterator[Loss]:
-        noise, real = torch.randn(2, 16, 1, generator=generator)
+    @staticmethod
+    def draw(generator: torch.Generator) -> Tensor:
+        return torch.randn(2, 16, 1, generator=generator)
+
+    def losses(self, step: int, batch: Tensor) -> Iterator[Loss]:
+        noise, real = batch
         fake = self.generator(noise)
         yield Loss("generator", nn.functional.softplus(-self.discriminator(fake)).mean(), {"mean": fake.mean()})
         if step == self.signal_at:

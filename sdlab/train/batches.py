@@ -1,0 +1,73 @@
+"""The batches of a training run, drawn in the training process or ahead of time by worker processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from sdlab.system.errors import SdlabError
+from sdlab.train import processes
+from sdlab.train.config import Training
+from sdlab.train.randomness import batch_generator
+
+Draw = Callable[[torch.Generator], Any]  # of a stage: the data of one batch
+
+
+def batches(draw: Draw, config: Training, done: int) -> Iterator[list[Any]]:
+    """The `accumulate` batches of each step from step `done` on. Workers change when a batch is drawn, not what it is.
+
+    Raises:
+        UsageError, RunError: a picture cannot be read.
+    """
+    drawn: list[Any] = []
+    for batch in _one_by_one(_Batches(draw, config), config, done):
+        if isinstance(batch, SdlabError):
+            raise batch
+        drawn.append(batch)
+        if len(drawn) == config.accumulate:
+            yield drawn
+            drawn = []
+
+
+def _one_by_one(every: _Batches, config: Training, done: int) -> Iterable[Any]:
+    order = range(done * config.accumulate, config.steps * config.accumulate)
+    if config.workers == 0:
+        return (every[i] for i in order)
+    return DataLoader(
+        every,
+        batch_size=None,  # a batch is drawn whole
+        sampler=order,
+        generator=torch.Generator(),
+        num_workers=config.workers,
+        prefetch_factor=4,
+        worker_init_fn=_leave_signals,
+        # A forked process can neither use CUDA nor rely on locks that other threads held.
+        multiprocessing_context="spawn",
+    )
+
+
+class _Batches(Dataset[Any]):
+    """The batches of this process by their index over all steps."""
+
+    def __init__(self, draw: Draw, config: Training) -> None:
+        self.draw, self.seed, self.accumulate = draw, config.seed, config.accumulate
+        self.first = processes.rank() * config.accumulate  # in each step
+
+    def __len__(self) -> int:
+        raise TypeError("the number of batches is that of the sampler")
+
+    def __getitem__(self, index: int) -> Any:
+        step, batch = divmod(index, self.accumulate)
+        try:
+            return self.draw(batch_generator(self.seed, step, self.first + batch))
+        except SdlabError as error:  # as a value, because the loader would change its message
+            return error
+
+
+def _leave_signals(worker: int) -> None:
+    """Leave interrupts to the training process, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,92 @@
+"""The batches of a training run are the same with and without worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from training import TINY, Toy, keys
+
+from sdlab.system.errors import UsageError
+from sdlab.system.resources import find
+from sdlab.train.batches import batches
+from sdlab.train.randomness import batch_generator
+from sdlab.train.stages import STAGES
+from sdlab.train.stages.unet import Examples
+from sdlab.train.timesteps import uniform
+from sdlab.train.world_pictures import WorldPictures
+from sdlab.weights.model_folder import read_config, save_config
+from sdlab.weights.vocabulary import tokenizer_in
+from sdlab.worlds.registry import open_world
+
+
+def noise(generator: torch.Generator) -> Tensor:
+    return torch.randn(3, generator=generator)
+
+
+@dataclass
+class Failing:
+    """A source whose picture is gone at step 2."""
+
+    def __call__(self, generator: torch.Generator) -> Tensor:
+        if generator.initial_seed() == batch_generator(0, 2).initial_seed():
+            raise UsageError("cat.png: no such file; restore it")
+        return noise(generator)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_step_has_its_batches_in_order(workers: int, tmp_path: Path):
+    config = Toy(**keys(tmp_path, steps=5, accumulate=2, workers=workers))
+    before = torch.random.get_rng_state()
+    found = list(batches(noise, config, done=1))
+    assert torch.random.get_rng_state().equal(before)
+    expected = [[noise(batch_generator(0, step, i)) for i in range(2)] for step in range(1, 5)]
+    assert torch.tensor([[one.tolist() for one in step] for step in found]).equal(
+        torch.stack([torch.stack(step) for step in expected])
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_worker_is_that_of_the_run(workers: int, tmp_path: Path):
+    drawn = batches(Failing(), Toy(**keys(tmp_path, steps=9, workers=workers)), done=0)
+    next(drawn)
+    next(drawn)
+    with pytest.raises(UsageError) as error:
+        next(drawn)
+    assert error.value.lines == ["cat.png: no such file; restore it"]
+
+
+def flat(value: Any) -> list[Tensor]:
+    """The tensors in a batch."""
+    if isinstance(value, Tensor):
+        return [value]
+    parts = vars(value).values() if hasattr(value, "__dict__") else value
+    return list(chain.from_iterable(flat(part) for part in parts if part is not None))
+
+
+def same(draw: Callable[[torch.Generator], Any], folder: Path) -> None:
+    (one,), (other,) = (next(batches(draw, Toy(**keys(folder, workers=n)), done=0)) for n in (0, 1))
+    assert len(flat(one)) > 1
+    assert all(a.equal(b) for a, b in zip(flat(one), flat(other), strict=True))
+
+
+@pytest.mark.parametrize(("name", "world"), [("vae", "scenes"), ("text", "portraits"), ("evaluator", "scenes")])
+def test_the_data_of_a_stage_can_be_drawn_by_workers(name: str, world: str, tmp_path: Path):
+    save_config(tmp_path / "model", TINY)
+    same(STAGES[name](**keys(tmp_path, world=world)).build().draw, tmp_path)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_examples_of_the_unet_can_be_drawn_by_workers(cached: bool, tmp_path: Path):
+    pictures = WorldPictures(open_world("scenes"), "train", 0.5)
+    cache = pictures.batch(9, batch_generator(0, 0)) if cached else None
+    folder, levels = find(Path("data/scenes")), TINY.noise_schedule()
+    tokenizer = tokenizer_in(folder, read_config(folder).text)
+    same(Examples(pictures, 4, (4, 16, 16), tokenizer, levels, partial(uniform, levels=levels), 0.5, cache), tmp_path)
