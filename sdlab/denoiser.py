@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from torch import Tensor
 import samplers
 from sdlab.model.config import ModelConfig
 from sdlab.model.parametrisation import Parametrisation, parametrisation
+from sdlab.model.perturbation import Perturbation
 
 Sigma = float | Tensor  # one level for the batch, or (B,)
 
@@ -19,8 +20,9 @@ Sigma = float | Tensor  # one level for the batch, or (B,)
 class Model(Protocol):
     """D(x; σ, c), a denoiser with a context.
 
-    If a guidance strategy queries a perturbed network, the call also has the keyword `perturbation`, a tuple with one
-    name or None per row of x. No network supports perturbations yet.
+    If a guidance strategy queries a perturbed network, the call also has the keyword `perturbation`, a tuple with a
+    `Perturbation` or None per row of x. If one of them acts on cross-attention, it has the keyword `negative`, the
+    contexts to contrast with, in the shape of `context`. `network` names another network of the model.
     """
 
     def __call__(self, x: Tensor, sigma: Sigma, context: Tensor, /) -> Tensor:
@@ -44,22 +46,33 @@ class NetworkDenoiser:
     The network may run in another dtype. D has the dtype of x.
     """
 
-    network: Callable[[Tensor, Tensor, Tensor], Tensor]  # (c_in x, t (B,), context) -> prediction
+    network: Callable[..., Tensor]  # (c_in x, t (B,), context) -> prediction; with `perturbation` if perturbed
     levels: samplers.TimedLevels
     parametrisation: Parametrisation
 
     @classmethod
-    def of(cls, network: Callable[[Tensor, Tensor, Tensor], Tensor], config: ModelConfig) -> NetworkDenoiser:
+    def of(cls, network: Callable[..., Tensor], config: ModelConfig) -> NetworkDenoiser:
         """The denoiser with the noise schedule and the parametrisation of a model's configuration."""
         return cls(network, config.noise_schedule(), parametrisation(config))
 
-    def __call__(self, x: Tensor, sigma: Sigma, context: Tensor) -> Tensor:
-        """x (B, C, H, W) at level σ, a float or (B,); context (B, L, width) -> x̂₀ in the shape and dtype of x."""
+    def __call__(
+        self,
+        x: Tensor,
+        sigma: Sigma,
+        context: Tensor,
+        perturbation: Sequence[Perturbation | None] = (),
+        negative: Tensor | None = None,
+    ) -> Tensor:
+        """x (B, C, H, W) at level σ, a float or (B,); context (B, L, width) -> x̂₀ in the shape and dtype of x.
+
+        `perturbation` and `negative` are those of the U-Net's call.
+        """
         if isinstance(sigma, Tensor):
             steps = [self.levels.t(s) for s in sigma.tolist()]
             sigma = sigma.to(x).view(-1, *[1] * (x.dim() - 1))
         else:
             steps = [self.levels.t(sigma)] * len(x)
         t = torch.tensor(steps, dtype=torch.float32, device=x.device)
-        prediction = self.network(self.parametrisation.scale(sigma) * x, t, context).to(x.dtype)
-        return self.parametrisation.denoised(x, sigma, prediction)
+        options = {"perturbation": perturbation, "negative": negative} if any(perturbation) else {}
+        prediction = self.network(self.parametrisation.scale(sigma) * x, t, context, **options)
+        return self.parametrisation.denoised(x, sigma, prediction.to(x.dtype))

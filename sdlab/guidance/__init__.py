@@ -15,7 +15,12 @@ from sdlab.guidance.base import Query, State, Strategy
 from sdlab.guidance.cfg import ClassifierFree
 from sdlab.guidance.cfg_interval import ClassifierFreeInterval
 from sdlab.guidance.guided import Guided
+from sdlab.guidance.nag import NormalisedAttention
 from sdlab.guidance.none import Unguided
+from sdlab.guidance.pag import PerturbedAttention
+from sdlab.guidance.seg import SmoothedEnergy
+from sdlab.guidance.slg import SkipLayer
+from sdlab.guidance.tpg import TokenPerturbation
 
 __all__ = [
     "GUIDANCE",
@@ -34,6 +39,11 @@ GUIDANCE: dict[str, type[Strategy]] = {
     "none": Unguided,
     "cfg": ClassifierFree,
     "cfg_interval": ClassifierFreeInterval,
+    "nag": NormalisedAttention,
+    "pag": PerturbedAttention,
+    "seg": SmoothedEnergy,
+    "slg": SkipLayer,
+    "tpg": TokenPerturbation,
 }
 
 

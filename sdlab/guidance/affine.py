@@ -1,4 +1,4 @@
-"""Guidance by an affine blend of the conditional and the unconditional prediction."""
+"""Guidance by an affine blend of two predictions, usually the conditional and the unconditional one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ class Affine(ABC):
     """D(∅) + w(σ) (D(c) − D(∅)). A strategy of this form is a subclass that defines `weight`.
 
     The coefficients sum to 1, so guiding x̂₀, ε or v gives the same picture. Weights 0 and 1 need one prediction only.
+    A subclass can blend two other predictions with `pair`.
     """
+
+    def pair(self) -> tuple[Query, Query]:
+        """The predictions of weights 0 and 1."""
+        return UNCOND, COND
 
     @abstractmethod
     def weight(self, sigma: float) -> float:
@@ -21,10 +26,10 @@ class Affine(ABC):
 
     def queries(self, sigma: float) -> tuple[Query, ...]:
         """One prediction at weights 0 and 1, otherwise both."""
-        weight = self.weight(sigma)
+        weight, (uncond, cond) = self.weight(sigma), self.pair()
         if weight == 1:
-            return (COND,)
-        return (UNCOND,) if weight == 0 else (UNCOND, COND)
+            return (cond,)
+        return (uncond,) if weight == 0 else (uncond, cond)
 
     def combine(self, predictions: tuple[Tensor, ...], x: Tensor, sigma: float, state: State) -> tuple[Tensor, State]:
         """The blend, or the single prediction."""

@@ -7,15 +7,22 @@ from typing import Protocol
 
 from torch import Tensor
 
+from sdlab.model.perturbation import Perturbation
+
 State = tuple[Tensor, ...] | None  # one row per image in each tensor; None at the start of a run
 
 
 @dataclass(frozen=True)
 class Query:
-    """One prediction of the model, with a named context and optionally a named perturbation of its network."""
+    """One prediction of the model, with a named context, and optionally a perturbation or another of its networks.
+
+    A perturbation of cross-attention contrasts the context with the context `negative`.
+    """
 
     context: str = "cond"
-    perturbation: str | None = None
+    perturbation: Perturbation | None = None
+    negative: str = "uncond"
+    network: str | None = None  # "early" is the network in unet_early.safetensors of the model folder
 
 
 COND, UNCOND = Query("cond"), Query("uncond")

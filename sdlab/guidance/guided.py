@@ -37,7 +37,7 @@ class Guided:
             raise ValueError(f"contexts must have a row per image, or one for all, and rows of one shape; got {found}")
         self.strategy = strategy
         self.contexts = {name: one.expand(self._images, *alike) for name, one in contexts.items()}
-        self._model: Callable[..., Tensor] = model  # also takes `perturbation` if a query has one
+        self._model: Callable[..., Tensor] = model  # takes keywords if a query needs them
         self._states: list[State] = [None] * self._images  # per image, without the batch axis
 
     @property
@@ -75,22 +75,40 @@ class Guided:
         return _joined(guided, x), predictions
 
     def _predict(self, x: Tensor, sigma: Sigma, queried: Sequence[tuple[Query, ...]]) -> dict[Query, Tensor]:
-        """x̂₀ (B, …) of each query, from one call of the model, with NaN for images without that query."""
+        """x̂₀ (B, …) of each query, from one call of each network, with NaN for images without that query."""
         images: dict[Query, list[int]] = {}
         for i, queries in enumerate(queried):
             for query in queries:
                 images.setdefault(query, []).append(i)
-        context = [_take(look_up("context", query.context, self.contexts), rows) for query, rows in images.items()]
+        found: dict[Query, Tensor] = {}
+        for network in dict.fromkeys(query.network for query in images):
+            asked = {query: rows for query, rows in images.items() if query.network == network}
+            found |= self._ask(network, asked, x, sigma)
+        return found
+
+    def _ask(
+        self, network: str | None, images: Mapping[Query, list[int]], x: Tensor, sigma: Sigma
+    ) -> dict[Query, Tensor]:
+        """The predictions of one network, from one call."""
         perturbation = tuple(query.perturbation for query, rows in images.items() for _ in rows)
+        options: dict[str, object] = {} if network is None else {"network": network}
+        if any(perturbation):
+            options["perturbation"] = perturbation
+        if any(one is not None and one.point == "cross_attention" for one in perturbation):
+            options["negative"] = self._contexts([(query.negative, rows) for query, rows in images.items()])
         found = self._model(
             torch.cat([_take(x, rows) for rows in images.values()]),
             torch.cat([_take(sigma, rows) for rows in images.values()]) if isinstance(sigma, Tensor) else sigma,
-            torch.cat(context),
-            **({"perturbation": perturbation} if any(perturbation) else {}),
+            self._contexts([(query.context, rows) for query, rows in images.items()]),
+            **options,
         )
         self._rows += len(perturbation)
         parts = found.split([len(rows) for rows in images.values()])
         return {query: _joined([(rows, part)], x) for (query, rows), part in zip(images.items(), parts, strict=True)}
+
+    def _contexts(self, named: Sequence[tuple[str, list[int]]]) -> Tensor:
+        """The contexts of these names, each for the given images."""
+        return torch.cat([_take(look_up("context", name, self.contexts), rows) for name, rows in named])
 
 
 def _take(values: Tensor, rows: list[int]) -> Tensor:

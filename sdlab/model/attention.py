@@ -10,6 +10,7 @@ from typing import Protocol
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sdlab.model.perturbation import UNPERTURBED, Perturbed
 from sdlab.model.zero import zeroed
 
 
@@ -45,10 +46,27 @@ class Attention(nn.Module):
         self.value = nn.Linear(context_width or width, width, bias=qkv_bias)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, causal: bool = False) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, causal: bool = False, perturbed: Perturbed = UNPERTURBED
+    ) -> Tensor:
         """(B, T, C) -> (B, T, C); `causal` hides later tokens."""
-        seen = x if context is None else context
-        return self.out(self.attend(self.query(x), self.key(seen), self.value(seen), self.heads, causal))
+        if context is not None:
+            return self._cross(x, context, perturbed)
+        query, key, value = perturbed.at("query", self.query(x)), self.key(x), self.value(x)
+        attended = self.attend(query, key, value, self.heads, causal)
+        return self.out(perturbed.at("self_attention", attended, lambda rows: value[rows]))
+
+    def _cross(self, x: Tensor, context: Tensor, perturbed: Perturbed) -> Tensor:
+        query = self.query(x)
+
+        def attended(query: Tensor, context: Tensor) -> Tensor:
+            return self.attend(query, self.key(context), self.value(context), self.heads)
+
+        def to_negative(rows: Tensor) -> Tensor:
+            assert perturbed.negative is not None  # checked by the U-Net
+            return attended(query[rows], perturbed.negative[rows])
+
+        return self.out(perturbed.at("cross_attention", attended(query, context), to_negative))
 
 
 class SpatialAttention(nn.Module):
@@ -99,10 +117,11 @@ class TransformerBlock(nn.Module):
         self.cross_attention = Attention(width, heads, context_width)
         self.feed_forward = FeedForward(width)
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, perturbed: Perturbed = UNPERTURBED) -> Tensor:
         """x (B, T, C), context (B, S, C_ctx) -> (B, T, C)."""
-        x = x + self.self_attention(self.norm1(x))
-        x = x + self.cross_attention(self.norm2(x), context)
+        x = perturbed.at("tokens", x)
+        x = x + self.self_attention(self.norm1(x), perturbed=perturbed)
+        x = x + self.cross_attention(self.norm2(x), context, perturbed=perturbed)
         return x + self.feed_forward(self.norm3(x))
 
 
@@ -116,8 +135,8 @@ class SpatialTransformer(nn.Module):
         self.block = TransformerBlock(width, heads, context_width)
         self.proj_out = zeroed(nn.Conv2d(width, width, 1))
 
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor, perturbed: Perturbed = UNPERTURBED) -> Tensor:
         """x (B, C, H, W), context (B, S, C_ctx) -> (B, C, H, W)."""
         h = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)  # (B, HW, C)
-        h = self.block(h, context).transpose(1, 2).reshape(x.shape)
-        return x + self.proj_out(h)
+        h = self.block(h, context, perturbed).transpose(1, 2).reshape(x.shape)
+        return x + perturbed.at("update", self.proj_out(h))

@@ -143,6 +143,13 @@ class UnetConfig:
         """Channels at each level, finest first."""
         return tuple(self.width * m for m in self.multipliers)
 
+    @property
+    def transformers(self) -> tuple[str, ...]:
+        """The names of the transformers in the order of the pass: d0, d1, … down, m0 in the middle, u0, u1, … up."""
+        attended = sum(2**level in self.attention_rates for level in range(len(self.multipliers)))
+        down, up = attended * self.residual_blocks, attended * (self.residual_blocks + 1)
+        return (*(f"d{i}" for i in range(down)), "m0", *(f"u{i}" for i in range(up)))
+
 
 @dataclass(frozen=True)
 class ModelConfig:

@@ -5,6 +5,7 @@ Residual blocks are conditioned on the timestep (Ho et al. 2020, arXiv:2006.1123
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import log
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from sdlab.model.attention import SpatialTransformer
 from sdlab.model.blocks import Downsample, ResidualBlock, Upsample
 from sdlab.model.config import Size, UnetConfig
+from sdlab.model.perturbation import UNPERTURBED, Perturbation, Perturbed, layer_fault
 from sdlab.model.zero import zeroed
 
 EPS = 1e-5  # epsilon of the group norms outside the transformers
@@ -43,8 +45,11 @@ class Stage(nn.Module):
     ) -> None:
         super().__init__()
         self.residual, self.transformer, self.resample = residual, transformer, resample
+        self.name = ""  # of the transformer, as in `UnetConfig.transformers`
 
-    def forward(self, x: Tensor, time: Tensor, context: Tensor, size: Size | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, time: Tensor, context: Tensor, size: Size | None = None, perturbed: Perturbed = UNPERTURBED
+    ) -> Tensor:
         """x (B, C, H, W), time (B, time_width), context (B, L, context_width) -> (B, C_out, H_out, W_out).
 
         `size` is (H_out, W_out) for an upsampling that does not exactly double the size.
@@ -52,7 +57,7 @@ class Stage(nn.Module):
         if self.residual is not None:
             x = self.residual(x, time)
         if self.transformer is not None:
-            x = self.transformer(x, context)
+            x = self.transformer(x, context, perturbed.inside(self.name, (x.shape[2], x.shape[3])))
         if self.resample is None:
             return x
         return self.resample(x) if isinstance(self.resample, Downsample) else self.resample(x, size)
@@ -105,32 +110,66 @@ class Unet(nn.Module):
                 up = Upsample(widths[level]) if level > 0 and block == config.residual_blocks else None
                 self.up.append(Stage(residual(before + skips.pop(), widths[level]), attended(level), up))
                 before = widths[level]
+        with_transformers = [stage for stage in self.stages() if stage.transformer is not None]
+        for stage, name in zip(with_transformers, config.transformers, strict=True):
+            stage.name = name
         self.norm_out = nn.GroupNorm(config.groups, widths[0], eps=EPS)
         self.conv_out = zeroed(nn.Conv2d(widths[0], config.latent_channels, 3, padding=1))
 
-    def forward(self, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    def stages(self) -> list[Stage]:
+        """All stages, in the order of the pass."""
+        return [stage for part in (self.down, self.middle, self.up) for stage in part if isinstance(stage, Stage)]
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        context: Tensor,
+        perturbation: Sequence[Perturbation | None] = (),
+        negative: Tensor | None = None,
+    ) -> Tensor:
         """x (B, z, H, W), t (B,), possibly fractional, context (B, L, context_width) -> (B, z, H, W).
 
         H and W are arbitrary. Inputs are cast to the dtype of the weights, and the output has that dtype.
-        """
-        return self.points(x, t, context).prediction
 
-    def points(self, x: Tensor, t: Tensor, context: Tensor) -> Points:
+        Args:
+            perturbation: of each row, or None; empty if no row is perturbed.
+            negative: the contexts that perturbations of cross-attention contrast with, in the shape of `context`.
+
+        Raises:
+            ValueError: a perturbation names a transformer that this network does not have, or needs `negative`.
+        """
+        if not perturbation:
+            return self.points(x, t, context).prediction
+        perturbed = Perturbed.of(perturbation, None if negative is None else negative.to(self._dtype), x.device)
+        for one, _ in perturbed.rows:
+            if fault := layer_fault(one.layers, self.config.transformers):
+                raise ValueError(fault)
+            if one.point == "cross_attention" and negative is None:
+                raise ValueError(f"{type(one).__name__} needs negative contexts")
+        return self.points(x, t, context, perturbed).prediction
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.norm_out.weight.dtype
+
+    def points(self, x: Tensor, t: Tensor, context: Tensor, perturbed: Perturbed = UNPERTURBED) -> Points:
         """The same pass, with the states at the named points."""
-        dtype = self.norm_out.weight.dtype
+        dtype = self._dtype
         # Every residual block needs the same SiLU of the timestep, so it is applied once here.
         time = F.silu(self.time_embed(timestep_embedding(t, self.config.width).to(dtype)))
         context = context.to(dtype)
         h = self.conv_in(x.to(dtype, memory_format=torch.channels_last))
         skips = [h]
         for stage in self.down:
-            h = stage(h, time, context)
+            h = stage(h, time, context, perturbed=perturbed)
             skips.append(h)
         for stage in self.middle:
-            h = stage(h, time, context)
+            h = stage(h, time, context, perturbed=perturbed)
         middle = h
         for stage in self.up:
             h = torch.cat([h, skips.pop()], dim=1)
             # Downsampling rounds an odd size up, so upsampling targets the size of the next skip connection.
-            h = stage(h, time, context, (skips[-1].shape[2], skips[-1].shape[3]) if skips else None)
+            size = (skips[-1].shape[2], skips[-1].shape[3]) if skips else None
+            h = stage(h, time, context, size, perturbed)
         return Points(middle, self.conv_out(F.silu(self.norm_out(h))))

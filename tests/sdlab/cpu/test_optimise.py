@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,13 +11,15 @@ from torch import nn
 
 from sdlab.cpu import attention as cpu_attention
 from sdlab.cpu.compiled import is_compiled
-from sdlab.cpu.optimise import optimise_for_inference
+from sdlab.cpu.optimise import optimise_for_inference, optimise_network
 from sdlab.cpu.pack import is_packed
 from sdlab.cpu.packed import can_pack
 from sdlab.model import attention
+from sdlab.model.config import SCENES
 from sdlab.model.stable_diffusion import StableDiffusion
 from sdlab.pipeline import Pipeline
 from sdlab.weights.model_loader import load
+from tests.support.perturbations import PERTURBATIONS
 
 CPU = torch.device("cpu")
 FAST = [
@@ -50,6 +53,21 @@ def test_unet_and_vae_are_packed_and_their_attention_is_swapped(dtype: torch.dty
         assert attention_of(network) == {cpu_attention.attend}
     assert not is_packed(model.text)
     assert attention_of(model.text) == {attention.attend}
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", FAST)
+def test_a_perturbed_pass_stays_the_same(dtype: torch.dtype):
+    plain = load("scenes", dtype=dtype).unet
+    fast, exact = deepcopy(plain), deepcopy(plain).double()
+    optimise_network(fast, CPU, dtype)
+    rows = [None, *(replace(one, layers=("all",)) for one in PERTURBATIONS)]
+    torch.manual_seed(0)
+    x = torch.randn(len(rows), *SCENES.latent_shape)
+    t, contexts = torch.linspace(100, 900, len(rows)), torch.randn(2, len(rows), 24, SCENES.unet.context_width)
+    want = exact(x, t, contexts[0], rows, contexts[1])
+    errors = [(u(x, t, contexts[0], rows, contexts[1]) - want).flatten(1).norm(dim=1) for u in (plain, fast)]
+    assert (errors[1] < 2 * errors[0] + 1e-6 * want.flatten(1).norm(dim=1)).all()
 
 
 @torch.inference_mode()

@@ -11,13 +11,15 @@ from samplers.exact.problems import Gaussian
 from sdlab import guidance
 from sdlab.guidance.base import COND, UNCOND, Query
 from sdlab.guidance.guided import Guided
+from sdlab.guidance.pag import IdentityAttention
 
 S, WIDE = 0.5, 1.4  # standard deviations of the class and of the data as a whole
 
 
-def model(x, sigma, context):
-    """Image i belongs to N(mean, std²) with (mean, std) = context[i]."""
-    mean, std = context[:, :1], context[:, 1:]
+def model(x, sigma, context, perturbation=(), negative=None, network=None):
+    """Image i belongs to N(mean, std²) with (mean, std) = context[i]. A perturbation or another network widens it."""
+    widths = [1.5 if one is not None or network else 1.0 for one in perturbation or [None] * len(x)]
+    mean, std = context[:, :1], context[:, 1:] * torch.tensor(widths, dtype=x.dtype).view(-1, 1)
     sigma = torch.as_tensor(sigma, dtype=x.dtype).reshape(-1, 1)
     return (sigma**2 * mean + std**2 * x) / (std**2 + sigma**2)
 
@@ -28,9 +30,9 @@ class Counted:
     def __init__(self):
         self.calls = self.images = 0
 
-    def __call__(self, x, sigma, context):
+    def __call__(self, x, sigma, context, **options):
         self.calls, self.images = self.calls + 1, self.images + len(x)
-        return model(x, sigma, context)
+        return model(x, sigma, context, **options)
 
 
 def contexts(batch, mean=0.0):
@@ -239,12 +241,15 @@ def test_a_state_without_a_row_per_image_is_refused():
 # What the model is asked.
 
 
+IDENTITY = IdentityAttention()
+
+
 @dataclass(frozen=True)
 class Perturbed:
-    """The conditional prediction, away from one of a network without attention at σ ≤ 1."""
+    """The conditional prediction, away from one of a network with identity attention at σ ≤ 1."""
 
     def queries(self, sigma):
-        return (COND,) if sigma > 1 else (COND, Query("cond", "no_attention"))
+        return (COND,) if sigma > 1 else (COND, Query("cond", IDENTITY))
 
     def combine(self, predictions, x, sigma, state):
         return 2 * predictions[0] - predictions[-1], None
@@ -269,14 +274,14 @@ def test_a_perturbation_reaches_the_rows_that_asked_for_it():
 
     def network(x, sigma, context, perturbation=None):
         seen.append(perturbation)
-        off = torch.tensor([[1.0 if name == "no_attention" else 0.0] for name in perturbation or [None] * len(x)])
+        off = torch.tensor([[1.0 if one == IDENTITY else 0.0] for one in perturbation or [None] * len(x)])
         return x + off
 
     denoise = Guided(Perturbed(), network, {"cond": torch.zeros(2, 1)})
     assert torch.equal(denoise(torch.zeros(2, 1), 2.0), torch.zeros(2, 1))
     assert torch.equal(denoise(torch.zeros(2, 1), 0.5), torch.full((2, 1), -1.0))
     assert torch.equal(denoise(torch.zeros(2, 1), torch.tensor([2.0, 0.5])), torch.tensor([[0.0], [-1.0]]))
-    assert seen == [None, (None, None, "no_attention", "no_attention"), (None, None, "no_attention")]
+    assert seen == [None, (None, None, IDENTITY, IDENTITY), (None, None, IDENTITY)]
     assert denoise.passes == 1 + 2 + 1.5
 
 
@@ -296,7 +301,11 @@ def test_every_strategy_has_defaults_and_a_description(name):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("cgf", {}, r"unknown guidance 'cgf' \(did you mean 'cfg'\?\); known: cfg, cfg_interval, none"),
+        (
+            "cgf",
+            {},
+            rf"unknown guidance 'cgf' \(did you mean 'cfg'\?\); known: {', '.join(sorted(guidance.GUIDANCE))}",
+        ),
         ("cfg", {"scael": 3}, r"guidance 'cfg' has no option 'scael' \(did you mean 'scale'\?\)"),
         ("cfg", {"scale": -1}, r"ClassifierFree.scale must be a number of at least 0, got -1"),
         ("cfg", {"scale": "7"}, r"ClassifierFree.scale must be a number of at least 0, got '7'"),

@@ -1,0 +1,51 @@
+"""Guidance away from a worse prediction of the same prompt, beside classifier-free guidance."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from samplers.checks import within
+from sdlab.guidance.base import COND, UNCOND, Query, State
+
+
+@dataclass(frozen=True)
+class Contrast(ABC):
+    """D(∅) + cfg (D(c) − D(∅)) + scale (D(c) − D′(c)). A strategy of this form is a subclass that defines `worse`.
+
+    The coefficients sum to 1, so guiding x̂₀, ε or v gives the same picture. `scale` 0 is plain classifier-free
+    guidance, and `cfg` 1 needs no unconditional prediction.
+
+    Raises:
+        ValueError: `scale` or `cfg` is below 0.
+    """
+
+    scale: float = 3.0
+    cfg: float = 1.0
+
+    def __post_init__(self) -> None:
+        within(f"{type(self).__name__}.scale", self.scale, 0)
+        within(f"{type(self).__name__}.cfg", self.cfg, 0)
+        self.worse(1.0)  # checks the options of the perturbation
+
+    @abstractmethod
+    def worse(self, sigma: float) -> Query:
+        """The query of the worse prediction D′(c) at level σ."""
+
+    def queries(self, sigma: float) -> tuple[Query, ...]:
+        """The unconditional, the conditional and the worse prediction, without those that have no weight."""
+        uncond = () if self.cfg == 1 else (UNCOND,)
+        cond = () if self.cfg == self.scale == 0 else (COND,)
+        return (*uncond, *cond, *(() if self.scale == 0 else (self.worse(sigma),)))
+
+    def combine(self, predictions: tuple[Tensor, ...], x: Tensor, sigma: float, state: State) -> tuple[Tensor, State]:
+        """The weighted sum."""
+        found = dict(zip(self.queries(sigma), predictions, strict=True))
+        if COND not in found:
+            return found[UNCOND], None
+        x0 = cond = found[COND]
+        if UNCOND in found:
+            x0 = found[UNCOND] + self.cfg * (cond - found[UNCOND])
+        return x0 if self.scale == 0 else x0 + self.scale * (cond - predictions[-1]), None

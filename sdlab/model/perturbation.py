@@ -1,0 +1,111 @@
+"""Perturbations of the U-Net's pass, per image, at named points of named transformers.
+
+They are an argument of the U-Net's call. A transformer has the points
+
+    tokens            the tokens (B, T, C) that enter its block
+    query             the queries (B, T, C) of self-attention
+    self_attention    the output (B, T, C) of self-attention, before its last linear layer
+    cross_attention   the output (B, T, C) of cross-attention, before its last linear layer
+    update            what the transformer adds to its feature map, (B, C, H, W)
+
+The transformers are named in the order of the pass: d0, d1, … on the way down, m0 in the middle, and u0, u1, … on the
+way up, as in the code of PAG (Ahn et al. 2024, arXiv:2403.17377). "down", "middle" and "up" name those of one part,
+and "all" names all of them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from samplers.checks import unknown
+from sdlab.model.config import Size
+
+Point = Literal["tokens", "query", "self_attention", "cross_attention", "update"]
+_PARTS = {"d": "down", "m": "middle", "u": "up"}
+
+
+class Place(NamedTuple):
+    """Where a perturbation acts."""
+
+    transformer: str = ""
+    size: Size = (0, 0)  # (height, width) of its feature map, so T = height · width
+
+
+@dataclass(frozen=True)
+class Perturbation(ABC):
+    """A change at one point of some transformers. Equal perturbations of a batch are applied together.
+
+    Raises:
+        ValueError: `layers` is empty.
+    """
+
+    point: ClassVar[Point]
+    layers: tuple[str, ...] = ("middle",)  # transformers, or parts of the U-Net
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise ValueError("layers must name at least one transformer, or a part of the U-Net: down, middle, up, all")
+
+    @abstractmethod
+    def change(self, state: Tensor, other: Tensor, place: Place) -> Tensor:
+        """The new state at the point, in the shape of `state`. The result for an image depends only on its rows.
+
+        `other` has the values of self-attention at `self_attention`, the output of the same attention to the negative
+        context at `cross_attention`, and `state` elsewhere.
+        """
+
+    def covers(self, transformer: str) -> bool:
+        """Whether it acts in the transformer of that name."""
+        return not {"all", transformer, _PARTS[transformer[0]]}.isdisjoint(self.layers)
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """The perturbations of a batch, each with the indices of its rows."""
+
+    rows: tuple[tuple[Perturbation, Tensor], ...] = ()
+    negative: Tensor | None = None  # contexts (B, L, width) that perturbations of cross-attention contrast with
+    place: Place = field(default_factory=Place)
+
+    @classmethod
+    def of(
+        cls, perturbation: Sequence[Perturbation | None], negative: Tensor | None, device: torch.device
+    ) -> Perturbed:
+        """The perturbation of each row, or None."""
+        found: dict[Perturbation, list[int]] = {}
+        for i, one in enumerate(perturbation):
+            if one is not None:
+                found.setdefault(one, []).append(i)
+        return cls(tuple((one, torch.tensor(rows, device=device)) for one, rows in found.items()), negative)
+
+    def inside(self, transformer: str, size: Size) -> Perturbed:
+        """Those that act in this transformer, whose feature map has this height and width."""
+        if not self.rows:
+            return self
+        rows = tuple((one, rows) for one, rows in self.rows if one.covers(transformer))
+        return Perturbed(rows, self.negative, Place(transformer, size))
+
+    def at(self, point: Point, state: Tensor, other: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """The state (B, …) at a point after the perturbations there. `other` takes the indices of rows."""
+        for one, rows in self.rows:
+            if one.point == point:
+                part = state[rows]
+                changed = one.change(part, part if other is None else other(rows), self.place)
+                state = state.index_copy(0, rows, changed.to(state.dtype))
+        return state
+
+
+UNPERTURBED = Perturbed()
+
+
+def layer_fault(layers: Sequence[str], known: Sequence[str]) -> str | None:
+    """What is wrong with the `layers` of a perturbation in a U-Net with these transformers, or None."""
+    names = {"all", *known, *(_PARTS[name[0]] for name in known)}
+    strange = [name for name in layers if name not in names]
+    return unknown("layer", strange[0], names) if strange else None
