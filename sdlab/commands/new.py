@@ -1,4 +1,4 @@
-"""`sdlab new sampler NAME`."""
+"""`sdlab new sampler NAME` and `sdlab new recipe NAME --data DIR`."""
 
 from __future__ import annotations
 
@@ -23,15 +23,31 @@ class Kind(StrEnum):
     """The kinds of file that `sdlab new` writes."""
 
     sampler = "sampler"
+    recipe = "recipe"
 
 
 def command(
     kind: Annotated[Kind, typer.Argument(help="what to write")],
-    name: Annotated[str, typer.Argument(help="name of the sampler and of its file")],
+    name: Annotated[str, typer.Argument(help="name of the sampler or recipe, and of its file")],
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="<path>", help="captioned pictures for the recipe: a folder, or tar shards"),
+    ] = None,
     out: Annotated[Path, path_option("folder for the file")] = Path(),
 ) -> None:
-    """Write a commented sampler to start from."""
-    say(new_sampler(name, out))
+    """Write a commented sampler to start from, or a training recipe that fits your captioned pictures."""
+    if kind is Kind.sampler:
+        if data is not None:
+            raise UsageError("sdlab new sampler: `--data` is for recipes; remove it")
+        say(new_sampler(name, out))
+        return
+    if data is None:
+        raise UsageError("sdlab new recipe: `--data` is missing; give a folder of pictures with captions")
+    from sdlab.train.new_recipe.write import new_recipe
+
+    path, estimate = new_recipe(name, data, out)
+    say(path)
+    say(f"estimate on this machine: {estimate}; to start: sdlab train {path}")
 
 
 def new_sampler(name: str, folder: Path) -> Path:

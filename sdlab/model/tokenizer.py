@@ -75,6 +75,10 @@ class Tokenizer:
             rows.append(row + [self.end] * (self.context_length - len(row)))
         return torch.tensor(rows, dtype=torch.long).reshape(len(rows), self.context_length)
 
+    def length(self, prompt: str) -> int:
+        """The number of tokens of the whole prompt, with start and end."""
+        return len(self._encode([prompt])[0]) + 2
+
     def cut(self, prompt: str) -> str:
         """The end of the prompt that does not fit into the context, empty if the whole prompt fits.
 

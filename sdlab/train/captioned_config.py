@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sdlab.worlds.base import Split
 
 _OF_DATA = ("fit", "mirror", "held_out")
+HELD_OUT = 0.05  # share of the pictures, by default
 
 
 class CaptionedTraining(Training):
@@ -28,7 +29,7 @@ class CaptionedTraining(Training):
         "crop", description="how pictures of `data` are brought to the model's size"
     )
     mirror: bool = Field(False, description="train on the mirror images of `data` as well")
-    held_out: float = Field(0.05, gt=0, le=0.5, description="share of `data` that is kept for measurements")
+    held_out: float = Field(HELD_OUT, gt=0, le=0.5, description="share of `data` that is kept for measurements")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from sdlab.model.config import Size
-from sdlab.picture import Fit, read_picture
+from sdlab.picture import Fit, opened, read_picture
 from sdlab.system.errors import UsageError
 from sdlab.system.files import reason
 from sdlab.system.text import encodable
@@ -32,7 +32,19 @@ class Entry:
         Raises:
             UsageError: it is missing or damaged.
         """
-        return read_picture(self.path, size, fit, None if self.archive is None else _part(self.archive, *self.span))
+        return read_picture(self.path, size, fit, self._content())
+
+    def size(self) -> Size:
+        """The height and width in the file, in pixels.
+
+        Raises:
+            UsageError: it is missing or damaged.
+        """
+        with opened(self.path, self._content()) as file:
+            return file.height, file.width
+
+    def _content(self) -> bytes | None:
+        return None if self.archive is None else _part(self.archive, *self.span)
 
 
 @dataclass(frozen=True)
