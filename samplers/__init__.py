@@ -24,7 +24,7 @@ from samplers.checks import check_options, look_up
 from samplers.ddim import DDIM
 from samplers.ddpm import DDPM
 from samplers.deis import DEIS
-from samplers.denoiser import Denoiser, GuidedDenoiser
+from samplers.denoiser import Denoiser, GuidedDenoiser, SteppedDenoiser
 from samplers.dpm2 import DPM2
 from samplers.dpm_adaptive import DPMSolverAdaptive
 from samplers.dpm_solver import DPMpp2M, DPMpp3M, DPMSolver2M, DPMSolver3M
@@ -87,6 +87,7 @@ __all__ = [
     "Noise",
     "PathNoise",
     "Sampler",
+    "SteppedDenoiser",
     "TimedLevels",
     "alpha_bar",
     "brownian_path",

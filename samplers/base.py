@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeGuard, runtime_checkable
 import torch
 from torch import Tensor
 
-from samplers.denoiser import Counted, Denoiser
+from samplers.denoiser import Counted, Denoiser, is_stepped
 from samplers.levels import Levels
 
 __all__ = ["AdaptiveSampler", "Denoiser", "Noise", "PathNoise", "Sampler", "between", "run"]
@@ -121,7 +121,8 @@ def run(
     """Sample: take x of shape (B, …) from `sigmas[0]` to `sigmas[-1]`. This is the only sampling loop.
 
     The steps and the result are float64 if x is float64, otherwise float32 (half precision is upcast). After step i,
-    `on_step(i, x)` is called with the new state, which it must not modify.
+    `on_step(i, x)` is called with the new state, which it must not modify. A `denoise` with a method `begin_step` is
+    notified of the level at which each step begins.
 
     Raises:
         ValueError: x is not floating-point, `sigmas` are not finite and strictly decreasing to 0 or above, or a
@@ -138,7 +139,10 @@ def run(
     x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
     draw = _no_noise if noise is None else noise
     memory = sampler.prepare(tuple(levels))
+    begin_step = denoise.begin_step if is_stepped(denoise) else None
     for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
+        if begin_step is not None:
+            begin_step(sigma)
         x, memory = _checked(sampler.step(denoise, x, sigma, sigma_next, memory, draw), x.shape, i)
         if on_step is not None:
             on_step(i, x)

@@ -49,13 +49,15 @@ def option_types(target: Callable[..., object]) -> dict[str, Any]:
         return {}
 
 
-def check_options(what: str, target: Callable[..., object], options: Mapping[str, Any]) -> None:
-    """Check that `target` accepts all of `options`; `what` names it in the message.
+def check_options(
+    what: str, target: Callable[..., object], options: Mapping[str, Any], also: Iterable[str] = ()
+) -> None:
+    """Check that `target` accepts all of `options`; `what` names it in the message, which lists `also` as well.
 
     Raises:
         ValueError: an option is unknown.
     """
-    known = options_of(target)
+    known = (*options_of(target), *also)
     for option in options:
         if option not in known:
             takes = f"it takes: {', '.join(known)}" if known else "it takes none"

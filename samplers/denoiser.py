@@ -29,6 +29,20 @@ class GuidedDenoiser(Denoiser, Protocol):
         ...
 
 
+@runtime_checkable
+class SteppedDenoiser(Denoiser, Protocol):
+    """A denoiser that is notified of each step, for guidance that is decided once per step."""
+
+    def begin_step(self, sigma: float, /) -> None:
+        """`samplers.run` calls this before each step, with the level at which the step begins."""
+        ...
+
+
+def is_stepped(denoise: Denoiser) -> TypeGuard[SteppedDenoiser]:
+    """Whether `denoise` has `begin_step`."""
+    return issubclass(type(denoise), SteppedDenoiser)
+
+
 def is_guided(denoise: Denoiser) -> TypeGuard[GuidedDenoiser]:
     """Whether `denoise` has `with_uncond`."""
     return issubclass(type(denoise), GuidedDenoiser)  # isinstance of a protocol is 50 times slower

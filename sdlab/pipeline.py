@@ -116,7 +116,8 @@ class Pipeline:
         if init is not None and strength != 1:
             x = init.to(x) + x
         with self._using(self.model.unet):
-            denoise = Guided(strategy, watch(self.denoiser), {"cond": cond, "uncond": uncond})
+            contexts = {"cond": cond, "uncond": uncond}
+            denoise = Guided(strategy, watch(self.denoiser), contexts, None if callable(seeds) else seeds)
             sampler = sampler.with_levels(self.levels)
             latents = samplers.run(sampler, denoise, x, sigmas, noise=noise, on_step=on_step)
         check_finite("the latents", latents)

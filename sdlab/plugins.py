@@ -330,9 +330,9 @@ def _try_guidance(entry: Callable[..., Any]) -> None:
         if not hasattr(strategy, member):
             raise InvalidEntry(f"it has no {member!r}")
     x, context = torch.ones(2, 3, 8, 8), torch.zeros(2, 1)
-    denoise = guidance.Guided(strategy, lambda x, *_, **__: x / 2, {"cond": context, "uncond": context})
+    denoise = guidance.Guided(strategy, lambda x, *_, **__: x / 2, {"cond": context, "uncond": context}, [0, 1])
     for sigma in (2.0, 0.5, torch.tensor([2.0, 0.5])):
-        queries = strategy.queries(float(torch.as_tensor(sigma).min()))
+        queries = strategy.queries(guidance.Level(float(torch.as_tensor(sigma).min())))
         if not queries or not all(isinstance(query, guidance.Query) for query in queries):
             raise InvalidEntry(f"queries(sigma) must return a tuple of sdlab.guidance.Query, got {queries!r}")
         denoise(x, sigma)

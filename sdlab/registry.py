@@ -27,6 +27,7 @@ PLAIN = {
     "bool_type": "should be true or false",
     "list_type": "should be a list",
     "tuple_type": "should be a list",
+    "is_instance_of": "should be a list",  # the only classes that options ask for are sequences
 }
 
 
@@ -40,6 +41,7 @@ class Registry:
     shared: Callable[..., Any] | None = None  # its parameters are options of every entry
     supplied: frozenset[str] = frozenset()  # parameters that are not options, because the caller supplies them
     settle: Callable[[str, dict[str, Any]], dict[str, Any]] | None = None  # defaults that depend on other options
+    unchained: Callable[[list[object]], dict[str, Any]] | None = None  # a choice that is a list, as a table
 
     def parameters(self, name: str) -> dict[str, inspect.Parameter]:
         """The options of `name`, in the order of its signature."""

@@ -29,7 +29,7 @@ from samplers.exact.problems import GaussianMixture
 from samplers.grids.registry import GRIDS
 from sdlab.backends.base import Kind
 from sdlab.backends.registry import BACKENDS, open_model
-from sdlab.guidance import GUIDANCE, Guided
+from sdlab.guidance import GUIDANCE, WRAPPERS, Guided
 from sdlab.metrics import METRICS, Batch, Run, Tools
 from sdlab.metrics.base import Metric
 from sdlab.train.config import Training
@@ -82,7 +82,7 @@ def is_stage(value: Any) -> bool:
 REGISTRIES: dict[str, tuple[ModuleType, Callable[[Any], bool], list[Any]]] = {
     "samplers": (samplers, is_sampler, list(samplers.SAMPLERS.values())),
     "grids": (samplers.grids, is_grid, list(GRIDS.values())),
-    "guidance": (sdlab.guidance, is_strategy, list(GUIDANCE.values())),
+    "guidance": (sdlab.guidance, is_strategy, [*GUIDANCE.values(), *WRAPPERS.values()]),
     "metrics": (sdlab.metrics, is_metric, [type(metric) for metric in METRICS.values()]),
     "backends": (sdlab.backends, lambda value: isinstance(value, Kind), list(BACKENDS.values())),
     "stages": (sdlab.train.stages, is_stage, list(STAGES.values())),

@@ -131,7 +131,7 @@ class BareDenoiser(Backend):
         """
         noise = samplers.seeded(seeds, self.device)
         x, sampler = self._white(noise, len(seeds)) * sigmas[0], sampler.with_levels(self.levels)
-        denoise = Guided(strategy, watch(self._denoise), {"cond": cond, "uncond": uncond})
+        denoise = Guided(strategy, watch(self._denoise), {"cond": cond, "uncond": uncond}, seeds)
         samples = samplers.run(sampler, denoise, x, sigmas, noise=noise, on_step=on_step)
         check_finite("the samples", samples)
         return samples

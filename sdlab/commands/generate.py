@@ -29,21 +29,21 @@ def command(
         str | None, typer.Option(help="width x height in pixels, multiples of 8, like 512x384  [default: the model's]")
     ] = None,
     sampler: Annotated[
-        str, typer.Option(help='a sampler with its options, like "ddim eta=0.5"; see sdlab list samplers')
+        str, typer.Option(help="a sampler with its options, like ddim:eta=0.5; see sdlab list samplers")
     ] = "dpmpp_2m",
     grid: Annotated[
-        str, typer.Option(help='a grid with its options, like "karras rho=5"; see sdlab list grids')
+        str, typer.Option(help="a grid with its options, like karras:rho=5; see sdlab list grids")
     ] = "trailing",
     steps: Annotated[int, typer.Option(help="number of steps of the sampler")] = 20,
     guidance: Annotated[
         str | None,
         typer.Option(
-            help='a guidance strategy with its options, like "cfg_interval scale=5 sigma_low=0.3"; '
+            help='a guidance strategy with its options, like cfg:scale=5,interval=[0.3,5] or "cfg scale=5"; '
             "see sdlab list guidance  [default: cfg at the model's scale]"
         ),
     ] = None,
     cfg: Annotated[
-        float | None, typer.Option(help='short for --guidance "cfg scale=…"; 1 is the plain conditional model')
+        float | None, typer.Option(help="short for --guidance cfg:scale=…; 1 is the plain conditional model")
     ] = None,
     seed: Annotated[int, typer.Option(help="seed of the first picture; the next ones use seed + 1, seed + 2, …")] = 0,
     n: Annotated[int, typer.Option("-n", help="number of pictures")] = 1,
@@ -61,7 +61,7 @@ def command(
     """Draw pictures of a prompt as PNG files.
 
     With --init-image, changes a picture to follow the prompt. Each file stores its parameters; see sdlab show.
-    Samplers, grids and guidance strategies may be custom, like "my_guidance.py:Fading scale=3".
+    Samplers, grids and guidance strategies may be custom, like my_guidance.py:Fading:scale=3.
     """
     from rich.console import Console
 
@@ -71,7 +71,7 @@ def command(
 
     if cfg is not None:
         if guidance is not None:
-            raise UsageError(f'--cfg and --guidance cannot be combined; write --guidance "cfg scale={cfg:g}"')
+            raise UsageError(f"--cfg and --guidance cannot be combined; write --guidance cfg:scale={cfg:g}")
         guidance = f"cfg scale={cfg}"
     request = Request(
         prompt=prompt,

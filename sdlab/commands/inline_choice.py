@@ -11,11 +11,12 @@ from sdlab.registry import Registry
 from sdlab.system.errors import UsageError
 from sdlab.system.paths import user_path
 
-_WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\[[^]]*]|{[^}]*}|\S)+""")  # quotes and brackets may contain spaces
+_QUOTED = r"""(?:"[^"]*"|'[^']*'|\[(?:[^][]|\[[^]]*])*]|{[^}]*}|"""  # these may contain spaces and commas
+_WORD, _PART = re.compile(_QUOTED + r"\S)+"), re.compile(_QUOTED + r"[^,])+")
 
 
 def parse_choice(text: str) -> tuple[str, dict[str, Any]]:
-    """Parse a choice like `"cfg_interval scale=5 sigma_low=0.3"` into its name and options.
+    """Parse a choice like `"apg:eta=0,norm=2.5"` or `"apg eta=0 norm=2.5"` into its name and options.
 
     Values are written as in TOML. A string needs quotes only if it has spaces or looks like a number.
 
@@ -25,15 +26,17 @@ def parse_choice(text: str) -> tuple[str, dict[str, Any]]:
     words = _WORD.findall(text)
     if not words:
         raise ValueError(f"expected a name, like euler, got {text!r}")
+    head = str(_value(words[0]))
+    name = ":".join(head.split(":")[: 2 if plugins.is_path(head) else 1])
     options: dict[str, Any] = {}
-    for word in words[1:]:
+    for word in (*_PART.findall(head[len(name) + 1 :]), *words[1:]):
         key, equals, value = word.partition("=")
         if not (key.isidentifier() and equals and value):
             raise ValueError(f"options are written key=value, without spaces; got {word!r} in {text!r}")
         if key in options:
             raise ValueError(f"option {key!r} is given twice in {text!r}")
         options[key] = _value(value)
-    return str(_value(words[0])), options
+    return name, options
 
 
 def absolute_choice(text: str) -> str:

@@ -38,11 +38,18 @@ def _settled(name: str, options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "ending": _ending(name, options)}
 
 
+def _used(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a guidance strategy, without wrappers that are not used."""
+    return {key: value for key, value in options.items() if value is not None or key not in guidance.WRAPPERS}
+
+
 def _ending(name: str, options: Mapping[str, Any]) -> str:
     ending = options.get("ending")
     return default_ending(name, options.get("dialect", OURS)) if ending is None else ending
 
 
 SAMPLER = Registry("sampler", samplers.SAMPLERS, samplers.make)
-GUIDANCE = Registry("guidance", guidance.GUIDANCE, guidance.make)
+GUIDANCE = Registry(
+    "guidance", guidance.GUIDANCE, guidance.make, guidance.wrapped, frozenset({"strategy"}), _used, guidance.unchained
+)
 GRID = Registry("grid", samplers.GRIDS, _grid, samplers.grid, frozenset({"name", "steps", "levels"}), _settled)

@@ -55,6 +55,11 @@ def _as_list(value: object) -> object:
 
 
 def _choice(value: object, axis: Registry, build: bool = True) -> Choice:
+    if isinstance(value, list) and axis.unchained is not None:
+        try:
+            value = axis.unchained(value)
+        except ValueError as error:
+            raise _wrong(("", str(error))) from None
     value = named(value)
     if isinstance(value, str):
         choice = Choice(name=value)

@@ -108,7 +108,8 @@ def _sigmas(cell: Cell, levels: samplers.Levels) -> tuple[float, ...]:
 
 def _passes(sampler: samplers.Sampler, choice: Choice, sigmas: Sequence[float]) -> float:
     strategy = GUIDANCE.build(choice.name, **choice.options)
-    denoise = Guided(strategy, _unit_gaussian, {"cond": torch.ones(1, 1), "uncond": torch.zeros(1, 1)})
+    contexts = {"cond": torch.ones(1, 1), "uncond": torch.zeros(1, 1)}
+    denoise = Guided(strategy, _unit_gaussian, contexts, seeds=[0])
     samplers.run(sampler, denoise, torch.full((1, 1), sigmas[0]), sigmas, noise=samplers.seeded([0]))
     return denoise.passes
 

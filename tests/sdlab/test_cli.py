@@ -70,6 +70,24 @@ def test_list_names_everything_with_a_description(what: str, names: list[str], t
     assert all(len(line.split()) > 3 for line in lines)
 
 
+def test_list_describes_one_entry(tmp_path: Path):
+    out = sdlab("list", "guidance", "cfg_interval", cwd=tmp_path).stdout
+    assert out.startswith("Classifier-free guidance for sigma_low < σ ≤ sigma_high")
+    assert "arXiv:2404.07724" in out
+    assert "\n    sigma_low = 0.28\n" in out
+    assert "\n    interval = not used\n" in out
+    assert out.endswith("\nSource: sdlab/guidance/cfg_interval.py\n")
+    wrong = sdlab("list", "guidance", "cgf", cwd=tmp_path)
+    assert (wrong.returncode, wrong.stderr.partition(";")[0]) == (
+        2,
+        "error: unknown guidance 'cgf' (did you mean 'cfg'?)",
+    )
+    wrong = sdlab("list", "metrics", "fid", cwd=tmp_path)
+    assert (wrong.returncode, wrong.stderr) == (
+        2, "error: sdlab list metrics: takes no name; metrics have no options to show\n",
+    )  # fmt: skip
+
+
 def test_generate_writes_pictures_with_their_parameters_and_replaces_none(tmp_path: Path):
     arguments = ["generate", PROMPT, "--steps", "4", "--seed", "7", "-n", "2", "--out", "pictures"]
     first, second = sdlab(*arguments, cwd=tmp_path), sdlab(*arguments, cwd=tmp_path)

@@ -254,7 +254,7 @@ def test_the_end_of_a_prompt_that_does_not_fit_is_reported(sdlab: Sdlab):
         (["--init-image", "."], "--init-image: .: is a directory"),
         (
             ["--cfg", "3", "--guidance", "none"],
-            '--cfg and --guidance cannot be combined; write --guidance "cfg scale=3"',
+            "--cfg and --guidance cannot be combined; write --guidance cfg:scale=3",
         ),
         (
             ["--guidance", "cfg scael=3"],

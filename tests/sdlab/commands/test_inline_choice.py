@@ -24,6 +24,18 @@ from sdlab.system.errors import UsageError
         ("x a=true b=published c='a b' d=12:30:00", ("x", {"a": True, "b": "published", "c": "a b", "d": "12:30:00"})),
         ("explicit sigmas=[14.6, 5, 1.0]", ("explicit", {"sigmas": [14.6, 5, 1.0]})),
         ('blend first={name = "karras", rho = 5.0}', ("blend", {"first": {"name": "karras", "rho": 5.0}})),
+        ("ddim:eta=0.5", ("ddim", {"eta": 0.5})),
+        ("apg:eta=0,norm=2.5", ("apg", {"eta": 0, "norm": 2.5})),
+        (
+            "cfg:scale=4,interval=[0.3, 5.0] schedule=linear",
+            (
+                "cfg",
+                {"scale": 4, "interval": [0.3, 5.0], "schedule": "linear"},
+            ),
+        ),
+        ("x:a='b,c=d',e=[[1, 2], [3, 4]]", ("x", {"a": "b,c=d", "e": [[1, 2], [3, 4]]})),
+        ("my_rules.py:Fading:scale=3,low=1", ("my_rules.py:Fading", {"scale": 3, "low": 1})),
+        ("'my rules.py:Fading:scale=3'", ("my rules.py:Fading", {"scale": 3})),
         ("x a=[1 b='2", ("x", {"a": "[1", "b": "'2"})),
     ],
 )
@@ -36,6 +48,8 @@ def test_a_name_and_its_options(text: str, expected: object):
     [
         ("", "expected a name, like euler, got ''"),
         ("cfg 3", "options are written key=value, without spaces; got '3' in 'cfg 3'"),
+        ("cfg:3", "options are written key=value, without spaces; got '3' in 'cfg:3'"),
+        ("cfg:scale=3 scale=4", "option 'scale' is given twice in 'cfg:scale=3 scale=4'"),
         ("cfg scale= 3", "options are written key=value, without spaces; got 'scale=' in 'cfg scale= 3'"),
         ("cfg 2x=3", "options are written key=value, without spaces; got '2x=3' in 'cfg 2x=3'"),
         ("cfg scale=3 scale=4", "option 'scale' is given twice in 'cfg scale=3 scale=4'"),

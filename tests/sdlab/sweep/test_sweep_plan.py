@@ -69,6 +69,23 @@ def test_keys_with_control_characters_forge_no_line(file: Path):
     assert all(line.isprintable() for line in lines)
 
 
+def test_wrappers_of_guidance_are_options_or_a_chain(file):
+    wrapped = '{ name = "cfg", scale = 3.0, interval = [0.28, 5.42] }, ["interval", { name = "cfg", scale = 3.0 }]'
+    assert labels(file, TOML.replace('{ name = "cfg", scale = 3.0 }', wrapped).replace('"none", ', "")) == [
+        f"{sampler} · trailing · cfg scale=3 interval=0.28,5.42 · {steps} steps"
+        for sampler in ("ddim", "heun")
+        for steps in (5, 10)
+    ]
+
+
+def test_a_strategy_without_wrappers_has_the_key_it_always_had():
+    choice = Choice(name="cfg", options={"scale": 3.0})
+    assert choice.complete(GUIDANCE) == {"name": "cfg", "scale": 3.0}
+    assert Choice(name="cfg", options={"interval": [0.3, 5]}).complete(GUIDANCE) == {
+        "name": "cfg", "scale": 7.5, "interval": (0.3, 5),
+    }  # fmt: skip
+
+
 def test_every_combination_is_a_cell_in_the_order_of_the_file(file):
     assert labels(file, TOML) == [
         f"{sampler} · trailing · {guidance} · {steps} steps"
@@ -428,6 +445,15 @@ BAD = [
         "cells.sampler[0].eta: should be a number, got 'x'",
         "cells.sampler[1]: DDIM.eta must be in [0, 1], got 2",
         "cells.sampler[2].eta: should be a number, got nan",
+    ]),
+    ('{ name = "cfg", scale = 3.0 }', '{ name = "cfg", interval = [5.0, 0.3] }, ["interval"], ["intrval", "cfg"]', [
+        "cells.guidance[1]: interval must be [low, high] with low < high, got [5.0, 0.3]",
+        "cells.guidance[2]: a chain ends with a strategy, like [\"interval\", \"apg\"], got ['interval']",
+        "cells.guidance[3]: unknown wrapper 'intrval' (did you mean 'interval'?); known: interval, schedule",
+    ]),
+    ('{ name = "cfg", scale = 3.0 }', '{ name = "cfg", interval = 3 }, { name = "cfg", schedule = "liner" }', [
+        "cells.guidance[1].interval: should be a list, got 3",
+        "cells.guidance[2]: unknown schedule 'liner' (did you mean 'linear'?); known: beta, cosine, linear, power",
     ]),
     ("scale = 3.0", "scale = -3.0", [
         "cells.guidance[1]: ClassifierFree.scale must be a number of at least 0, got -3.0",
