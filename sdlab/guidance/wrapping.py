@@ -47,6 +47,6 @@ def unchained(chain: Sequence[object]) -> dict[str, Any]:
     defaults: dict[str, Any] = {}
     for name in wrappers:
         if not isinstance(name, str) or name not in WRAPPERS:
-            raise ValueError(f"{unknown('wrapper', str(name), WRAPPERS)}; its value is an option of the strategy")
+            raise ValueError(unknown("wrapper", str(name), WRAPPERS))
         defaults[name] = WRAPPERS[name].usual
     return {**defaults, **table}
