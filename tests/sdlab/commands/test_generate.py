@@ -258,11 +258,11 @@ def test_the_end_of_a_prompt_that_does_not_fit_is_reported(sdlab: Sdlab):
         ),
         (
             ["--guidance", "cfg scael=3"],
-            "--guidance: scael: unknown option of cfg (did you mean 'scale'?); it takes: scale",
+            "--guidance: scael: unknown option of cfg (did you mean 'scale'?); it takes: scale, schedule, interval",
         ),
         (
             ["--guidance", "cgf"],
-            "--guidance: unknown guidance 'cgf' (did you mean 'cfg'?); known: cfg, cfg_interval, none",
+            f"--guidance: unknown guidance 'cgf' (did you mean 'cfg'?); known: {', '.join(sorted(GUIDANCE))}",
         ),
         (
             ["--guidance", "cfg scale"],
