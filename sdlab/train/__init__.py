@@ -7,6 +7,7 @@ encoder, `unet` on the text encoder and the VAE.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -31,16 +32,22 @@ def run_all(path: Path, console: Console) -> Iterator[tuple[str, dict[str, float
     parts = load_recipe(path)
     configs = [_resolved(part.config, path) for part in parts]
     # Imported here, so that a mistake in the file is reported before the slow imports.
-    from sdlab.train import finished
+    from sdlab.train import finished, processes
     from sdlab.train.preflight import prepare
 
-    prepare(path, parts)
-    for part, config in zip(parts, configs, strict=True):
-        if finished.exists(config):
+    with processes.joined():
+        console = _of_first(console)
+        with processes.first_alone():
+            prepare(path, parts)
+        for part, config in zip(parts, configs, strict=True):
+            if not finished.exists(config):
+                line(console, f"{part.name}: {config.steps} steps, in {config.out}")
+                yield part.name, _train(config, console)
+                continue
             line(console, f"{part.name}: finished before, see {config.out}; skipped")
-        else:
-            line(console, f"{part.name}: {config.steps} steps, in {config.out}")
-            yield part.name, _train(config, console)
+            if others := " and ".join(finished.outdated(config)):
+                fault = f"{part.name} was trained with another {others} than {config.model} has now"
+                line(console, f"warning: {fault}; delete {config.out} to train it again")
 
 
 def run(stage: str, path: Path, console: Console) -> dict[str, float]:
@@ -54,11 +61,22 @@ def run(stage: str, path: Path, console: Console) -> dict[str, float]:
     """
     part = load_part(stage, path)
     config = _resolved(part.config, path)
-    if part.network is not None:
-        from sdlab.train.preflight import prepare
+    from sdlab.train import processes
 
-        prepare(path, [part])
-    return _train(config, console)
+    with processes.joined():
+        if part.network is not None:
+            from sdlab.train.preflight import prepare
+
+            with processes.first_alone():
+                prepare(path, [part])
+        return _train(config, _of_first(console))
+
+
+def _of_first(console: Console) -> Console:
+    """The console of the first process. That of the others prints nothing."""
+    from sdlab.train import processes
+
+    return console if processes.rank() == 0 else Console(quiet=True)
 
 
 def _resolved(config: Training, path: Path) -> Training:
@@ -82,11 +100,11 @@ def _train(config: Training, console: Console) -> dict[str, float]:
     from sdlab.train import finished, processes
     from sdlab.train.loop import train
 
-    with processes.joined(config.device) as device:
-        config = config.model_copy(update={"device": device})
-        if processes.rank() > 0:
-            return train(config.build(), config, Console(quiet=True))
-        with locked(config.out):
-            measured = train(config.build(), config, console)
+    config = config.model_copy(update={"device": processes.own_device(config.device)})
+    first = processes.rank() == 0
+    with locked(config.out) if first else nullcontext():
+        measured = train(config.build(), config, console)
+        if first:
             finished.record(config, measured)
-            return measured
+        processes.wait()  # for what the first one writes
+    return measured

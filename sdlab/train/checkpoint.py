@@ -16,6 +16,7 @@ from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import replacing
 from sdlab.system.output import remark
 from sdlab.train.config import UNRELATED, Training
+from sdlab.train.inputs import different, digests
 from sdlab.train.learner import Learner
 
 # Keys that may change when a run is resumed; more `steps` extend it.
@@ -43,6 +44,7 @@ def write(config: Training, learners: Mapping[str, Learner], step: int, seconds:
     state = {
         "stage": config.stage,
         "config": config.model_dump_json(),
+        "inputs": digests(config),
         "step": step,
         "seconds": seconds,
         "trained": {name: learner.state_dict() for name, learner in learners.items()},
@@ -135,3 +137,8 @@ def _compare(path: Path, config: Training, saved: Mapping[str, Any]) -> None:
     if changed:
         what = ", ".join(f"`{k}` was {then.get(k)!r} and is now {now[k]!r}" for k in changed)
         raise UsageError(f"{path} belongs to another run ({what}); give `out` another folder or delete it")
+    if others := different(saved.get("inputs"), digests(config)):
+        raise UsageError(
+            f"{path} was trained with another {' and '.join(others)} than {config.model} has now; "
+            "give `out` another folder or delete it"
+        )

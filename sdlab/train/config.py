@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -26,6 +26,13 @@ TABLE = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False
 
 # Keys on which the trained weights do not depend, but for rounding.
 UNRELATED = {"save_every", "keep", "preview_every", "tensorboard", "threads", "workers", "compile", "device", "out"}
+
+
+class Need(NamedTuple):
+    """Weights of the model folder that a stage builds on: the tensors of a file whose names start with `part`."""
+
+    file: str
+    part: str = ""
 
 
 class Training(BaseModel, ABC):
@@ -158,8 +165,8 @@ class Training(BaseModel, ABC):
         """The weight file of the stage in the model folder."""
         return f"{self.stage}.safetensors"
 
-    def needs(self) -> tuple[str, ...]:
-        """The weight files of the model folder that the stage builds on."""
+    def needs(self) -> tuple[Need, ...]:
+        """The weights of earlier stages that the stage builds on."""
         return ()
 
     @abstractmethod

@@ -5,30 +5,49 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sdlab.system.files import replacing
 from sdlab.train.config import UNRELATED, Training
+from sdlab.train.inputs import different, digests
 
 _NAME = "finished.json"
 
 
 def record(config: Training, measured: Mapping[str, float]) -> None:
-    """Write down that the run is finished.
+    """Write down that the run is finished, and with which weights of earlier stages.
 
     Raises:
         RunError: the file cannot be written.
     """
     with replacing(config.out / _NAME) as draft:
-        draft.write_text(json.dumps({"config": _said(config), "measured": dict(measured)}, indent=2), encoding="utf-8")
+        content = {"config": _said(config), "inputs": digests(config), "measured": dict(measured)}
+        draft.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 def exists(config: Training) -> bool:
     """Whether the run was finished with this configuration and its weights are in the model folder."""
     try:
-        saved = json.loads((config.out / _NAME).read_text(encoding="utf-8"))
-        return bool(saved["config"] == _said(config)) and (Path(config.model) / config.writes()).is_file()
+        return bool(_saved(config)["config"] == _said(config)) and (Path(config.model) / config.writes()).is_file()
     except (OSError, ValueError, LookupError, TypeError):
         return False
+
+
+def outdated(config: Training) -> list[str]:
+    """The files of the model folder whose weights differ from those that the finished run was trained with.
+
+    Raises:
+        UsageError: a file has another format.
+        RunError: a file is damaged.
+    """
+    return different(_saved(config).get("inputs"), digests(config))
+
+
+def _saved(config: Training) -> dict[str, Any]:
+    saved = json.loads((config.out / _NAME).read_text(encoding="utf-8"))
+    if not isinstance(saved, dict):
+        raise TypeError(f"{_NAME} is not an object")
+    return saved
 
 
 def _said(config: Training) -> object:

@@ -48,7 +48,7 @@ def _missing(parts: Sequence[Part]) -> Iterator[str]:
     made = set[Path]()
     for part in parts:
         folder, start = Path(part.config.model), part.config.start_file()
-        needed = [folder / name for name in part.config.needs()] + ([] if start is None else [start])
+        needed = [folder / need.file for need in part.config.needs()] + ([] if start is None else [start])
         for file in needed:
             if file not in made and not file.is_file():
                 yield f"[{part.name}]: needs {file}, which is missing; train it in an earlier table"

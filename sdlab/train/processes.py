@@ -19,25 +19,42 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 @contextmanager
-def joined(device: str) -> Iterator[str]:
-    """Join the processes that torchrun started, inside the block. Yields the device of this one.
-
-    Alone, the process keeps its device. On a machine with several GPUs each process has one of them.
-    """
+def joined() -> Iterator[None]:
+    """Join the processes that torchrun started, inside the block, for any number of stages on any devices."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield device
+        yield
         return
-    if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
-        torch.cuda.set_device(device)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     store, number, size = next(rendezvous("env://"))
     # After a restart torchrun's store still has the addresses of the processes that are gone.
     store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", store=store, rank=number, world_size=size)
+    dist.init_process_group(store=store, rank=number, world_size=size)  # gloo, and on GPUs NCCL
     try:
-        yield device
+        yield
     finally:
         dist.destroy_process_group()
+
+
+def own_device(device: str) -> str:
+    """The device of this process. On a machine with several GPUs each process has one of them."""
+    return f"cuda:{torch.cuda.current_device()}" if count() > 1 and device == "cuda" else device
+
+
+def wait() -> None:
+    """Wait until all processes are here."""
+    if count() > 1:
+        mean([torch.zeros(())])
+
+
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """The block in the first process, and then in the others, which find the files that the first has written."""
+    if rank() > 0:
+        wait()
+    yield
+    if rank() == 0:
+        wait()
 
 
 def rank() -> int:
@@ -54,7 +71,7 @@ def mean(values: list[Tensor]) -> list[Tensor]:
     """The averages of scalars over all processes."""
     if count() == 1:
         return values
-    total = torch.stack([value.to(_device(), torch.float64) for value in values])
+    total = torch.stack([value.to("cpu", torch.float64) for value in values])
     dist.all_reduce(total)
     return list(total / count())
 
@@ -63,14 +80,9 @@ def anyone(flag: bool) -> bool:
     """Whether the flag is set in any process."""
     if count() == 1:
         return flag
-    found = torch.tensor(int(flag), device=_device())
+    found = torch.tensor(int(flag))
     dist.all_reduce(found, dist.ReduceOp.MAX)
     return bool(found)
-
-
-def _device() -> str:
-    """Where the processes exchange tensors."""
-    return "cuda" if dist.get_backend() == "nccl" else "cpu"
 
 
 class _Scalar(nn.Module):

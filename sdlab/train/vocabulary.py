@@ -9,6 +9,7 @@ from sdlab.model.config import ClipTextConfig
 from sdlab.model.tokenizer import Tokenizer, train_vocabulary
 from sdlab.system.errors import UsageError
 from sdlab.system.files import make_folder
+from sdlab.train import processes
 from sdlab.weights.vocabulary import MERGES, VOCAB, read_tokenizer, write_vocabulary
 
 
@@ -20,10 +21,11 @@ def tokenizer_for(folder: Path, text: ClipTextConfig, captions: Callable[[], Seq
         RunError: a file cannot be written.
     """
     make_folder(folder)
-    if not (folder / VOCAB).exists():
-        try:
-            vocabulary = train_vocabulary(captions(), text.vocab_size)
-        except ValueError as error:
-            raise UsageError(f"{folder / 'config.json'}: text.vocab_size: {error}") from None
-        write_vocabulary(folder, *vocabulary)
+    with processes.first_alone():
+        if not (folder / VOCAB).exists():
+            try:
+                vocabulary = train_vocabulary(captions(), text.vocab_size)
+            except ValueError as error:
+                raise UsageError(f"{folder / 'config.json'}: text.vocab_size: {error}") from None
+            write_vocabulary(folder, *vocabulary)
     return read_tokenizer(folder / VOCAB, folder / MERGES, text.context_length)

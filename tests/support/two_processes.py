@@ -94,7 +94,7 @@ class Crashing(Regression):
 
 
 def main(folder: Path) -> None:
-    with processes.joined("cpu"):
+    with processes.joined():
         for name, kind, accumulate in (("plain", Regression, 1), ("more", Regression, 2), ("gan", Adversarial, 1)):
             config = toy(folder / name, accumulate=accumulate)
             found = train(kind(config), config, QUIET)

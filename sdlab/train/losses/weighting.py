@@ -6,6 +6,7 @@ parametrisation: w |x̂₀ − x₀|². In terms of ε it is w/SNR |ε̂ − ε|
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pydantic import BaseModel, Field
@@ -79,4 +80,9 @@ class EdmWeighting(BaseModel):
 
 
 AnyWeighting = MinSnr | SoftMinSnr | P2 | EdmWeighting
-WEIGHTINGS = ("min_snr", "soft_min_snr", "p2", "edm")
+WEIGHTINGS: Mapping[str, type[BaseModel]] = {
+    "min_snr": MinSnr,
+    "soft_min_snr": SoftMinSnr,
+    "p2": P2,
+    "edm": EdmWeighting,
+}

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from sdlab.system.limits import LARGEST
 from sdlab.train.captioned_config import CaptionedTraining
+from sdlab.train.config import Need
 
 if TYPE_CHECKING:
     from sdlab.train.stage import Stage
@@ -20,9 +21,9 @@ class ClipTraining(CaptionedTraining):
 
     grounding: float = Field(5.0, ge=0, le=LARGEST, description="weight of the loss on what a world's pictures show")
 
-    def needs(self) -> tuple[str, ...]:
+    def needs(self) -> tuple[Need, ...]:
         """The text encoder, which is trained on a world beforehand."""
-        return ("clip.safetensors",) if self.data is None else ()
+        return (Need("clip.safetensors", "text."),) if self.data is None else ()
 
     def build(self) -> Stage:
         """The stage on trained combinations of a world, or on `data`."""

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from sdlab.system.limits import LARGEST, TRAINING_PICTURES, WIDTH
 from sdlab.train.captioned_config import CaptionedTraining
-from sdlab.train.config import TABLE
+from sdlab.train.config import TABLE, Need
 from sdlab.train.losses.weighting import AnyWeighting
 
 if TYPE_CHECKING:
@@ -115,9 +115,10 @@ class UnetTraining(CaptionedTraining):
             raise ValueError("`focus` and `timesteps` both choose the distribution of timesteps; remove one of them")
         return self
 
-    def needs(self) -> tuple[str, ...]:
-        """The text encoder and the VAE."""
-        return ("clip.safetensors", "vae.safetensors")
+    def needs(self) -> tuple[Need, ...]:
+        """The text encoder and the VAE. Alignment with CLIP needs its vision encoder too."""
+        whole = self.text_alignment is not None or (self.alignment is not None and self.alignment.features == "clip")
+        return Need("clip.safetensors", "" if whole else "text."), Need("vae.safetensors")
 
     def build(self) -> UnetStage:
         """The stage on trained combinations of a world, measured on those and on held-out ones; or on `data`."""

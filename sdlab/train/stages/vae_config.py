@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from sdlab.system.limits import LARGEST, TRAINING_STEPS, WIDTH
 from sdlab.train.captioned_config import CaptionedTraining
-from sdlab.train.config import TABLE
+from sdlab.train.config import TABLE, Need
 
 if TYPE_CHECKING:
     from sdlab.train.stages.vae import VaeStage
@@ -63,10 +63,10 @@ class VaeTraining(CaptionedTraining):
     perceptual: Perceptual | None = Field(None, description="the perceptual loss; off by default")
     adversarial: Adversarial | None = Field(None, description="the adversarial loss; off by default")
 
-    def needs(self) -> tuple[str, ...]:
-        """The CLIP of the perceptual loss."""
+    def needs(self) -> tuple[Need, ...]:
+        """The vision encoder of the perceptual loss."""
         own = self.perceptual is not None and self.perceptual.weights is None
-        return ("clip.safetensors",) if own else ()
+        return (Need("clip.safetensors", "vision."),) if own else ()
 
     def build(self) -> VaeStage:
         """The stage on trained combinations of a world, measured on all; or on `data`."""

@@ -107,7 +107,7 @@ WEIGHTS: dict[str, Weighting] = {
 
 
 def test_every_weighting_is_tested_and_listed():
-    assert tuple(WEIGHTS) == WEIGHTINGS
+    assert tuple(WEIGHTS) == tuple(WEIGHTINGS)
 
 
 @pytest.mark.parametrize("name", WEIGHTS)

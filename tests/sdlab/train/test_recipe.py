@@ -9,15 +9,20 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 from training import QUIET, TINY
 
 from sdlab.commands.train import command
+from sdlab.model.clip import Clip
 from sdlab.model.config import ModelConfig
+from sdlab.model.diffusion import Unet
+from sdlab.model.vae import Vae
 from sdlab.system.errors import UsageError
-from sdlab.train import run, run_all
+from sdlab.system.files import make_folder
+from sdlab.train import checkpoint, finished, run, run_all
 from sdlab.train.config_file import load_part, load_recipe
 from sdlab.train.preflight import prepare
-from sdlab.weights.model_folder import read_config, save_config
+from sdlab.weights.model_folder import read_config, save_config, save_part
 
 SHORT = "steps = 3\nbatch = 2\nlr = 1e-2\n"
 
@@ -86,6 +91,67 @@ def test_one_stage_can_be_trained_alone(tmp_path: Path):
     (tmp_path / "model/clip.safetensors").unlink()
     with pytest.raises(UsageError, match=r"\[unet\]: needs .*/clip\.safetensors, which is missing"):
         run("unet", path, QUIET)
+
+
+def finished_model(folder: Path) -> Path:
+    """A recipe whose stages are finished: the networks are untrained."""
+    path = recipe(folder, ALL)
+    save_config(folder / "model", TINY)
+    save_part(folder / "model/clip.safetensors", Clip(TINY.text, TINY.vision))
+    for name, network in (("vae", Vae(TINY.vae)), ("unet", Unet(TINY.unet))):
+        save_part(folder / f"model/{name}.safetensors", network)
+    for part in load_recipe(path):
+        make_folder(part.config.out)
+        finished.record(part.config, {})
+    return path
+
+
+def changed(file: Path, name: str) -> None:
+    """Change one tensor of a weight file."""
+    tensors = load_file(file)
+    tensors[name] = tensors[name] + 1
+    save_file(tensors, file)
+
+
+def test_a_finished_stage_whose_inputs_have_changed_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path, model = finished_model(tmp_path), tmp_path / "model"
+    skipped = [f"{name}: finished before, see {tmp_path}/out/{name}; skipped" for name in ("vae", "text", "unet")]
+
+    def said() -> list[str]:
+        assert trained(path, Console(width=200)) == []
+        return capsys.readouterr().out.splitlines()
+
+    def warning(files: str) -> str:
+        return (
+            f"warning: unet was trained with another {files} than {model} has now; "
+            f"delete {tmp_path}/out/unet to train it again"
+        )
+
+    assert said() == skipped
+    changed(model / "clip.safetensors", "vision.patch.weight")  # as the clip stage does after the U-Net
+    assert said() == skipped
+    changed(model / "vae.safetensors", "decoder.conv_out.weight")
+    assert said() == [*skipped, warning("vae.safetensors")]
+    changed(model / "clip.safetensors", "text.token.weight")
+    assert said() == [*skipped, warning("clip.safetensors and vae.safetensors")]
+    record = tmp_path / "out/unet/finished.json"
+    old = {key: value for key, value in json.loads(record.read_text()).items() if key != "inputs"}
+    record.write_text(json.dumps(old))  # of a version that did not write them
+    assert said() == skipped
+
+
+def test_an_interrupted_stage_does_not_continue_on_other_inputs(tmp_path: Path):
+    path = finished_model(tmp_path)
+    config = load_part("unet", path).config
+    checkpoint.write(config, {}, 1, 0.0)
+    assert checkpoint.resume(config, {}) == (1, 0.0)
+    changed(tmp_path / "model/vae.safetensors", "decoder.conv_out.weight")
+    with pytest.raises(UsageError) as error:
+        checkpoint.resume(config, {})
+    assert str(error.value) == (
+        f"{config.out}/checkpoint.pt was trained with another vae.safetensors than {tmp_path}/model has now; "
+        "give `out` another folder or delete it"
+    )
 
 
 def test_all_mistakes_of_all_stages_are_reported_before_the_first(tmp_path: Path):
@@ -201,7 +267,7 @@ def test_the_recipe_of_scenes_has_the_networks_of_the_shipped_model(tmp_path: Pa
     last = parts[-1]
     save_config(tmp_path, read_config(Path("data/scenes")))
     moved = [replace(last, config=last.config.model_copy(update={"model": str(tmp_path)}))]
-    for file in moved[0].config.needs():
-        (tmp_path / file).touch()
+    for need in moved[0].config.needs():
+        (tmp_path / need.file).touch()
     prepare(Path("scenes.toml"), moved)  # raises for any difference
     assert ModelConfig.from_json(json.dumps(parts[0].network)).vae.factor == 4

@@ -11,11 +11,12 @@ from typing import get_args
 
 import pytest
 from annotated_types import Le, Lt
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from sdlab.commands import train as train_command
 from sdlab.picture import FITS
 from sdlab.system.errors import UsageError
+from sdlab.train import mistakes
 from sdlab.train.captioned_config import CaptionedTraining
 from sdlab.train.config import Training
 from sdlab.train.config_file import load_config
@@ -43,6 +44,22 @@ def test_mistakes_are_reported_all_at_once(tmp_path: Path):
         f"unknown key `learn_rate`; the vae stage has {known}",
         f"unknown key `warmpu` (did you mean 'warmup'?); the vae stage has {known}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("stage", "table", "sentence"),
+    [
+        ("vae", {"perceptual": {"wieght": 1.0, "weight": 1.0}},
+         "unknown key `perceptual.wieght` (did you mean 'weight'?); `perceptual` has weight, weights"),
+        ("unet", {"weighting": {"name": "p2", "gama": 1.0}},
+         "unknown key `weighting.gama` (did you mean 'gamma'?); `weighting` has name, k, gamma"),
+        ("unet", {"timesteps": {"sigma": 1.0}}, "unknown key `timesteps.sigma`; `timesteps` has mean, std, shift"),
+    ],
+)  # fmt: skip
+def test_a_typo_in_a_table_lists_the_keys_of_the_table(stage: str, table: dict[str, object], sentence: str):
+    with pytest.raises(ValidationError) as error:
+        STAGES[stage](out=Path("out"), steps=1, batch=1, lr=1.0, **table)
+    assert [mistakes.sentence(STAGES[stage], one) for one in error.value.errors()] == [sentence]
 
 
 OWN = {name: [key for key in kind.model_fields if key not in Training.model_fields] for name, kind in STAGES.items()}

@@ -13,7 +13,7 @@ from torch import Tensor
 from training import QUIET, TINY, keys, write
 from two_processes import STEPS, Adversarial, Regression, toy
 
-from sdlab.train import run
+from sdlab.train import run, run_all
 from sdlab.train.loop import train
 from sdlab.weights.model_folder import save_config
 
@@ -98,6 +98,30 @@ def test_a_restart_continues_to_the_same_weights(runs: Path):
     assert (runs / "crashed" / "out" / "log.csv").read_text() == (runs / "plain" / "out" / "log.csv").read_text()
     crashed, plain = saved(runs / "crashed" / "out"), saved(runs / "plain" / "out")
     assert all(value.equal(plain[part][key]) for part, one in crashed.items() for key, value in one.items())
+
+
+def test_a_recipe_runs_in_two_processes(tmp_path: Path):
+    """All stages in order, each on what the first process has written of those before, and nothing twice."""
+    stages = "".join(f"[{name}]\nsteps = 3\nbatch = 2\nlr = 1e-4\n" for name in ("text", "vae", "unet"))
+    for name, accumulate in (("two", 1), ("one", 2)):
+        folder = tmp_path / name
+        save_config(folder / "model", TINY)
+        path = folder / "recipe.toml"
+        shared = f'model = "{folder}/model"\nout = "{folder}/out"\nprecision = "float32"\naccumulate = {accumulate}\n'
+        path.write_text(shared + stages)
+        if name == "one":
+            list(run_all(path, QUIET))
+        else:
+            torchrun("-m", "sdlab", "train", str(path))
+            before = (folder / "model/unet.safetensors").stat().st_mtime_ns
+            torchrun("-m", "sdlab", "train", str(path))
+            assert (folder / "model/unet.safetensors").stat().st_mtime_ns == before
+    for stage in ("text", "vae", "unet"):
+        states = [
+            next(iter(torch.load(tmp_path / name / "out" / stage / "checkpoint.pt")["trained"].values()))["module"]
+            for name in ("two", "one")
+        ]
+        torch.testing.assert_close(*states, rtol=0, atol=2e-5)
 
 
 def test_the_command_runs_in_two_processes(tmp_path: Path):
