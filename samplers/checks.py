@@ -14,8 +14,12 @@ T = TypeVar("T")
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`" (did you mean 'euler'?)"` if `word` is close to one of `known`, otherwise an empty string."""
-    near = difflib.get_close_matches(word, list(known), n=1)
+    """`" (did you mean 'euler'?)"` if `word` is close to one of `known`, otherwise an empty string.
+
+    Among close ones, a name with the same letters is preferred, since swapped letters are the most common mistake.
+    """
+    near = difflib.get_close_matches(word, list(known))
+    near.sort(key=lambda name: sorted(name) != sorted(word))
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 

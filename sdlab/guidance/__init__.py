@@ -10,49 +10,97 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from samplers.checks import check_options, look_up
+from sdlab.guidance.adaptive import AdaptiveGuidance
 from sdlab.guidance.affine import Affine
+from sdlab.guidance.apg import AdaptiveProjected
 from sdlab.guidance.base import ContextNoise, Level, Query, State, Strategy
+from sdlab.guidance.beta_cfg import BetaGuidance
+from sdlab.guidance.cads import ConditionAnnealed
 from sdlab.guidance.cfg import ClassifierFree
 from sdlab.guidance.cfg_interval import ClassifierFreeInterval
+from sdlab.guidance.cfg_norm import LimitedNorm
+from sdlab.guidance.cfg_zero import ZeroStar
+from sdlab.guidance.dynamic_thresholding import DynamicThresholding
+from sdlab.guidance.epsilon_scaling import EpsilonScaling
+from sdlab.guidance.fbg import Feedback
+from sdlab.guidance.fdg import FrequencyDecoupled
 from sdlab.guidance.guided import Guided
+from sdlab.guidance.icg import IndependentCondition
 from sdlab.guidance.interval import Interval
+from sdlab.guidance.mambo_g import MagnitudeAware
+from sdlab.guidance.momentum import Momentum
 from sdlab.guidance.nag import NormalisedAttention
 from sdlab.guidance.none import Unguided
 from sdlab.guidance.pag import PerturbedAttention
+from sdlab.guidance.rescale import Rescaled
 from sdlab.guidance.schedule import Scheduled
 from sdlab.guidance.seg import SmoothedEnergy
+from sdlab.guidance.sg import SelfGuidance
 from sdlab.guidance.slg import SkipLayer
+from sdlab.guidance.tcfg import TangentialDamping
 from sdlab.guidance.tpg import TokenPerturbation
 from sdlab.guidance.wrapping import WRAPPERS, unchained, wrapped
 
 __all__ = [
     "GUIDANCE",
     "WRAPPERS",
+    "AdaptiveGuidance",
+    "AdaptiveProjected",
     "Affine",
+    "BetaGuidance",
     "ClassifierFree",
     "ClassifierFreeInterval",
+    "ConditionAnnealed",
     "ContextNoise",
+    "DynamicThresholding",
+    "EpsilonScaling",
+    "Feedback",
+    "FrequencyDecoupled",
     "Guided",
+    "IndependentCondition",
     "Interval",
     "Level",
+    "LimitedNorm",
+    "MagnitudeAware",
+    "Momentum",
     "Query",
+    "Rescaled",
     "Scheduled",
+    "SelfGuidance",
     "State",
     "Strategy",
+    "TangentialDamping",
     "Unguided",
+    "ZeroStar",
     "make",
     "unchained",
     "wrapped",
 ]
 
 GUIDANCE: dict[str, type[Strategy]] = {
-    "none": Unguided,
+    "adaptive": AdaptiveGuidance,
+    "apg": AdaptiveProjected,
+    "beta_cfg": BetaGuidance,
+    "cads": ConditionAnnealed,
     "cfg": ClassifierFree,
     "cfg_interval": ClassifierFreeInterval,
+    "cfg_norm": LimitedNorm,
+    "cfg_zero": ZeroStar,
+    "dynamic_thresholding": DynamicThresholding,
+    "epsilon_scaling": EpsilonScaling,
+    "fbg": Feedback,
+    "fdg": FrequencyDecoupled,
+    "icg": IndependentCondition,
+    "mambo_g": MagnitudeAware,
+    "momentum": Momentum,
     "nag": NormalisedAttention,
+    "none": Unguided,
     "pag": PerturbedAttention,
+    "rescale": Rescaled,
     "seg": SmoothedEnergy,
+    "sg": SelfGuidance,
     "slg": SkipLayer,
+    "tcfg": TangentialDamping,
     "tpg": TokenPerturbation,
 }
 

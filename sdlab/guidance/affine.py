@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -15,6 +17,9 @@ class Affine(ABC):
     The coefficients sum to 1, so guiding x̂₀, ε or v gives the same picture. Weights 0 and 1 need one prediction only.
     A subclass can blend two other predictions with `pair`.
     """
+
+    neutral: ClassVar[Mapping[str, Any]] = {"scale": 1.0}
+    space: ClassVar[str] = "any"
 
     def pair(self) -> tuple[Query, Query]:
         """The predictions of weights 0 and 1."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, Self, TypeGuard, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, TypeGuard, runtime_checkable
 
 from torch import Tensor
 
@@ -91,6 +92,19 @@ class Adaptive(Strategy, Protocol):
 
     def queries_given(self, sigma: Level, state: State, /) -> tuple[Query, ...]:
         """In place of `queries`: the predictions for one image, whose state has no batch axis."""
+        ...
+
+
+@runtime_checkable
+class Stated(Strategy, Protocol):
+    """A strategy that states what its certificate checks (`sdlab certify guidance`)."""
+
+    neutral: ClassVar[Mapping[str, Any]]
+    """The options with which it is the plain conditional model."""
+
+    @property
+    def space(self) -> str:
+        """The space of predictions in which it is defined; "any" if the picture is the same in all of them."""
         ...
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from samplers.checks import within
 from sdlab.guidance.affine import Affine
+from sdlab.guidance.scale import check_scale
 
 
 @dataclass(frozen=True)
@@ -16,13 +16,13 @@ class ClassifierFree(Affine):
     (Ho & Salimans 2022, arXiv:2207.12598, eq. 6).
 
     Raises:
-        ValueError: `scale` is below 0.
+        ValueError: `scale` is below 0 or above 1000.
     """
 
     scale: float = 7.5
 
     def __post_init__(self) -> None:
-        within("ClassifierFree.scale", self.scale, 0)
+        check_scale("ClassifierFree.scale", self.scale)
 
     def weight(self, sigma: float) -> float:
         """The scale at every level."""

@@ -7,6 +7,7 @@ from math import inf
 
 from samplers.checks import within
 from sdlab.guidance.affine import Affine
+from sdlab.guidance.scale import check_scale
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class ClassifierFreeInterval(Affine):
     (Kynkäänniemi et al. 2024, arXiv:2404.07724, sec. 3).
 
     Raises:
-        ValueError: `scale` or `sigma_low` is below 0, or `sigma_high` is not above `sigma_low`.
+        ValueError: `scale` is below 0 or above 1000, `sigma_low` is below 0, or `sigma_high` is not above it.
     """
 
     scale: float = 7.5
@@ -25,7 +26,7 @@ class ClassifierFreeInterval(Affine):
     sigma_high: float = 5.42
 
     def __post_init__(self) -> None:
-        within("ClassifierFreeInterval.scale", self.scale, 0)
+        check_scale("ClassifierFreeInterval.scale", self.scale)
         within("ClassifierFreeInterval.sigma_low", self.sigma_low, 0)
         if self.sigma_high != inf:
             within("ClassifierFreeInterval.sigma_high", self.sigma_high, 0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from samplers.checks import within
 from sdlab.guidance.base import COND, UNCOND, Query, State
+from sdlab.guidance.scale import check_scale
 
 
 @dataclass(frozen=True)
@@ -19,15 +21,18 @@ class Contrast(ABC):
     guidance, and `cfg` 1 needs no unconditional prediction.
 
     Raises:
-        ValueError: `scale` or `cfg` is below 0.
+        ValueError: `scale` or `cfg` is below 0 or above 1000.
     """
+
+    neutral: ClassVar[Mapping[str, Any]] = {"scale": 0.0, "cfg": 1.0}
+    space: ClassVar[str] = "any"
 
     scale: float = 3.0
     cfg: float = 1.0
 
     def __post_init__(self) -> None:
-        within(f"{type(self).__name__}.scale", self.scale, 0)
-        within(f"{type(self).__name__}.cfg", self.cfg, 0)
+        check_scale(f"{type(self).__name__}.scale", self.scale)
+        check_scale(f"{type(self).__name__}.cfg", self.cfg)
         self.worse(1.0)  # checks the options of the perturbation
 
     @abstractmethod

@@ -178,8 +178,8 @@ def test_an_image_at_its_own_levels_gives_and_costs_the_same_alone(strategy, met
     cond, uncond = contexts(4)
     cond[:, 0] = torch.tensor([0.0, 1.0, 2.0, 3.0])
     counted = Counted()
-    batch = Guided(strategy, counted, {"cond": cond, "uncond": uncond})
-    alone = [Guided(strategy, model, {"cond": cond[[i]], "uncond": uncond[[i]]}) for i in range(4)]
+    batch = Guided(strategy, counted, {"cond": cond, "uncond": uncond}, range(4))
+    alone = [Guided(strategy, model, {"cond": cond[[i]], "uncond": uncond[[i]]}, [i]) for i in range(4)]
     for x, sigma in zip(torch.randn(4, 4, 1).double(), CALLS, strict=True):
         got = getattr(batch, method)(x, sigma)
         each = [getattr(one, method)(x[[i]], sigma[[i]]) for i, one in enumerate(alone)]
