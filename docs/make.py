@@ -84,7 +84,7 @@ def metrics() -> str:
     lines += [f"| [`{name}`](#{name}) | {metric.about} |" for name, metric in sorted(METRICS.items())]
     for name, metric in sorted(METRICS.items()):
         arrow = "↑ (higher is better)" if metric.better == "higher" else "↓ (lower is better)"
-        kind = "One value per image, so differences are paired." if metric.per_image else "One value for the whole set."
+        kind = f"One value {'per image' if metric.per_image else 'for the whole set'}."
         facts = f"In tables: {metric.label} {arrow}. {kind} Needs {', '.join(sorted(metric.needs))}."
         lines += ["", f"### `{name}`", "", _docstring(type(metric)), "", facts]
     return "\n".join(lines)

@@ -77,6 +77,9 @@ class Run:
     sigmas: Sequence[float] = ()
     law: Gaussian | None = None  # of the data, if Gaussian and known
     flow_ends: Callable[[], Tensor] | None = None  # the end of the probability flow from each image's noise, (N, …)
+    units: Sequence[
+        int
+    ] = ()  # (N,), the unit of each image; images of one prompt are one unit. Empty: each image is one
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +120,7 @@ class Result:
     value: float
     stderr: float | None = None
     per_image: Tensor | None = None  # (N,) in the order of the images, for a metric that is a mean over them
+    replicates: Tensor | None = None  # (2, U) of the jackknife, for a metric of the whole set
 
     @classmethod
     def mean(cls, values: Tensor) -> Result:
@@ -153,7 +157,8 @@ class Metric(ABC):
     """A metric: its name and format, its requirements, and how it is loaded.
 
     A `per_image` metric is the mean of one value per image, so two cells can be compared image by image. The others are
-    properties of the whole set. Values that range over orders of magnitude are written in `powers` of ten.
+    properties of the whole set. Values that range over orders of magnitude are written in `powers` of ten. The values
+    per image of a `share` are between 0 and 1. A `biased` metric depends on the number of images.
     """
 
     name: str
@@ -164,10 +169,19 @@ class Metric(ABC):
     needs: frozenset[Need]
     per_image: bool = True
     powers: bool = False
+    share: bool = False
+    biased: bool = False
 
     def text(self, value: float) -> str:
         """`"3.21"`, or `"4.7e-03"`."""
         return f"{value:.{self.digits}{'e' if self.powers else 'f'}}"
+
+    def error(self, error: float, units: int) -> float:
+        """The standard error of a mean over units, whose estimated one may be 0 because all of them agree.
+
+        For a share it is then the distance to the limit of Wilson's interval at one standard error, 1/(U + 1).
+        """
+        return max(error, 1 / (units + 1)) if self.share else error
 
     def label_with(self, files: MetricFiles) -> str:
         """The label, for metrics whose label depends on the files."""

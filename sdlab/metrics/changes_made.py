@@ -23,6 +23,7 @@ class ChangesMade(Metric):
     digits = 3
     about = "image-to-image: share of attributes stated in the prompt and absent from the input that the reader finds"
     needs = PICTURES | PROMPTS | INPUTS
+    share = True
 
     def missing(self, files: MetricFiles) -> Iterable[Complaint]:
         """The evaluator's weights."""

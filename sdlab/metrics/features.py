@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sdlab.metrics import inception, lab
+from sdlab.metrics import inception, jackknife, lab
 from sdlab.metrics.base import PICTURES, Batch, Complaint, Meter, Metric, Result, Rows, Run, Subject, Tools, given
 from sdlab.metrics.files import MetricFiles
 from sdlab.metrics.pictures import pictures_in, read_pictures
@@ -22,6 +22,9 @@ REFERENCE = 2048  # renders in the lab's reference set
 REFERENCE_SEED = 30_000  # far from the seeds of the prompts and of training
 FEWEST = 4  # images; with fewer the distances and their standard errors are undefined
 _BATCH = 64
+
+Measure = Callable[[Tensor, Sequence[int]], Result]
+"""From features (n, d) and the unit of each image to a distance with its standard error and replicates."""
 
 
 class Features(Protocol):
@@ -69,8 +72,14 @@ class SetDistance(Metric):
         return _SetMeter(features, self.to(features.reference))
 
     @abstractmethod
-    def to(self, reference: Tensor | Statistics) -> Callable[[Tensor], Result]:
-        """The function from features (n, d) to their distance to the reference, with a standard error."""
+    def to(self, reference: Tensor | Statistics) -> Measure:
+        """The function that measures the distance to the reference."""
+
+
+def units_within(units: Sequence[int], images: int, most: int) -> Tensor:
+    """The unit of each image, (n,), at most `most` in all. The images are the units if there are too few others."""
+    several = units if len(set(units)) >= jackknife.FEWEST else range(images)
+    return torch.tensor(several) % most
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,20 +152,20 @@ def _renders(world: AnyWorld) -> Iterator[Tensor]:
 @dataclass(frozen=True)
 class _SetMeter:
     features: Features
-    distance: Callable[[Tensor], Result]
+    measure: Measure
 
     def start(self, run: Run) -> _Gathered:
-        return _Gathered(self.features, self.distance)
+        return _Gathered(self.features, self.measure, run.units)
 
 
 class _Gathered:
     """The features of a cell; the pictures are not kept."""
 
-    def __init__(self, features: Features, distance: Callable[[Tensor], Result]) -> None:
-        self._features, self._distance, self._rows = features, distance, Rows()
+    def __init__(self, features: Features, measure: Measure, units: Sequence[int]) -> None:
+        self._features, self._measure, self._units, self._rows = features, measure, units, Rows()
 
     def update(self, batch: Batch) -> None:
         self._rows.add(batch.indices, batch.once(self._features))
 
     def result(self) -> Result:
-        return self._distance(self._rows.sorted())
+        return self._measure(self._rows.sorted(), self._units)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from sdlab.metrics import jackknife
 from sdlab.metrics.base import Complaint, Result, Subject
-from sdlab.metrics.features import SetDistance, Statistics
+from sdlab.metrics.features import Measure, SetDistance, Statistics, units_within
 
 _SUBSETS = 20  # for the mean of the estimate
-_RESAMPLES = 30  # half-samples of the standard error
+_MOST_UNITS = 256  # of the jackknife
+_ROWS = 1024  # of the kernel matrix at once
 
 
 class Kid(SetDistance):
@@ -35,23 +37,52 @@ class Kid(SetDistance):
                 "needs a folder of real pictures, but metric_files.reference has only statistics",
             )
 
-    def to(self, reference: Tensor | Statistics) -> Callable[[Tensor], Result]:
-        """The distance, with a standard error by half-samples."""
+    def to(self, reference: Tensor | Statistics) -> Measure:
+        """The distance, with jackknife replicates."""
         assert isinstance(reference, Tensor)
-        return lambda features: estimate(features, reference)
+        return lambda features, units: estimate(features, reference, units)
 
 
-def estimate(features: Tensor, real: Tensor) -> Result:
-    """The distance of features (n, d) to real ones (N, d), and its spread over random halves of them.
+def estimate(features: Tensor, real: Tensor, units: Sequence[int] = ()) -> Result:
+    """The distance of features (n, d) to real ones (N, d).
 
-    Half-samples without replacement have the spread of the full sample. A bootstrap would count pairs of equal
-    pictures.
+    Its jackknife is over `units` (n,), by default the images. The replicates are those of the estimate from all pairs
+    of images and real pictures.
     """
-    n, generator = len(features), torch.Generator().manual_seed(0)
-    # One half at a time, because together they are many times the features.
-    halves = (features[torch.randperm(n, generator=generator)[: n // 2]] for _ in range(_RESAMPLES))
-    spread = torch.tensor([distance(half, real) for half in halves]).std()
-    return Result(distance(features, real), float(spread))
+    of_image = units_within(units, len(features), _MOST_UNITS)
+    without = _leaving_out(features, real, of_image)
+    value, whole = distance(features, real), without([])
+    found = jackknife.replicates(whole, int(of_image.max()) + 1, without)
+    found[0] += value - whole  # the kernel within the real pictures, and the draw of subsets
+    return Result(value, jackknife.standard_error(found), replicates=torch.from_numpy(found))
+
+
+def _leaving_out(features: Tensor, real: Tensor, of_image: Tensor) -> Callable[[Sequence[int]], float]:
+    """The part of the unbiased estimate that depends on the features, without some units.
+
+    The kernel is summed over pairs of units once. After that a unit is left out by summing fewer entries.
+    """
+    x, units = features.double(), int(of_image.max()) + 1
+    pairs, real_pairs, own = (
+        torch.zeros(units, units).double(),
+        torch.zeros(units).double(),
+        torch.zeros(units).double(),
+    )
+    sizes = torch.bincount(of_image, minlength=units)
+    for rows, unit in zip(x.split(_ROWS), of_image.split(_ROWS), strict=True):
+        by_unit = torch.zeros(len(rows), units).double().index_add_(1, of_image, _kernel(rows, x))
+        pairs.index_add_(0, unit, by_unit)
+        real_pairs.index_add_(0, unit, _kernel(rows, real.double()).mean(1))
+        own.index_add_(0, unit, (rows.square().sum(1) / x.shape[1] + 1) ** 3)
+
+    def without(some: Sequence[int]) -> float:
+        kept = torch.ones(units, dtype=torch.bool)
+        kept[list(some)] = False
+        m = int(sizes[kept].sum())
+        within = float(pairs[kept][:, kept].sum() - own[kept].sum())
+        return within / (m * (m - 1)) - 2 * float(real_pairs[kept].sum()) / m
+
+    return without
 
 
 def distance(features: Tensor, real: Tensor) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -53,7 +54,7 @@ class Measurement:
     """The metrics of one cell."""
 
     def __init__(self, meters: dict[Metric, Meter], run: Run) -> None:
-        self._open = {metric.name: meter.start(run) for metric, meter in meters.items()}
+        self._open = {metric: meter.start(run) for metric, meter in meters.items()}
 
     @torch.inference_mode()
     def update(self, batch: Batch) -> None:
@@ -69,4 +70,10 @@ class Measurement:
         Raises:
             SdlabError: a metric has no value for this cell.
         """
-        return {name: accumulator.result() for name, accumulator in self._open.items()}
+        return {metric.name: _with_error(metric, accumulator.result()) for metric, accumulator in self._open.items()}
+
+
+def _with_error(metric: Metric, result: Result) -> Result:
+    if result.per_image is None or result.stderr is None:
+        return result
+    return replace(result, stderr=metric.error(result.stderr, len(result.per_image)))

@@ -23,6 +23,7 @@ class PromptAccuracy(Metric):
     digits = 3
     about = "share of attributes stated in the prompt that the reader finds in the picture"
     needs = PICTURES | PROMPTS
+    share = True
 
     def missing(self, files: MetricFiles) -> Iterable[Complaint]:
         """The evaluator's weights."""

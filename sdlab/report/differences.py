@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sdlab.metrics import Metric
-from sdlab.report.statistics import difference
+from sdlab.report.statistics import Standing, difference
 from sdlab.report.table import AXES, NUMBERS, TIE, Field, Table
 from sdlab.sweep.cell import Cell
 from sdlab.sweep.pairs import pairs
@@ -13,6 +13,7 @@ from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
 
 _BETTER, _WORSE = "✓", "✗"
+_FALSE = 0.05  # expected share of marks that are there by chance
 
 
 def make_differences(plan: Plan, rows: Sequence[Row]) -> Table | None:
@@ -27,6 +28,7 @@ def make_differences(plan: Plan, rows: Sequence[Row]) -> Table | None:
     texts = {name: [text(row) for row in alike] for name, text in AXES.items() if option or name != axis}
     names = [name for name, column in texts.items() if len(set(column)) > 1]
     words, numbers = ([name for name in names if (name in NUMBERS) is number] for number in (False, True))
+    judged = _judged(plan, found)
     return Table(
         f"{plan.name}: differences in {plan.compare}",
         (
@@ -40,7 +42,7 @@ def make_differences(plan: Plan, rows: Sequence[Row]) -> Table | None:
                 *(Field(texts[name][i]) for name in words),
                 Field(" − ".join(_value(row.cell, axis, option) for row in (other, first))),
                 *(Field(texts[name][i]) for name in numbers),
-                *(_change(metric, other, first) for metric in plan.measures),
+                *(_change(metric, *judged[metric.name][i]) for metric in plan.measures),
             )
             for i, (first, other) in enumerate(found)
         ),
@@ -62,23 +64,30 @@ def _value(cell: Cell, axis: str, option: str) -> str:
     return str(cell.complete()[axis].get(option, "default")) if option else AXES[axis](Row("", cell))
 
 
-def _change(metric: Metric, row: Row, other: Row) -> Field:
+def _judged(plan: Plan, pairs: Sequence[tuple[Row, Row]]) -> dict[str, list[tuple[Standing, bool]]]:
+    """The difference of each pair in each metric, and whether it is distinguishable among all of them."""
+    from scipy.stats import false_discovery_control  # slow to import
+
+    found = {
+        metric.name: [difference(metric, other, first, plan.units) for first, other in pairs]
+        for metric in plan.measures
+    }
+    adjusted = iter(false_discovery_control([one.p for column in found.values() for one in column]))
+    return {name: [(one, float(next(adjusted)) <= _FALSE) for one in column] for name, column in found.items()}
+
+
+def _change(metric: Metric, found: Standing, distinguishable: bool) -> Field:
     """`"+0.012±.004"`, marked as better, worse or neither."""
-    found = difference(metric, row, other)
     text = f"{found.difference:+.{metric.digits}f}±{found.error:.{metric.digits}f}".replace("±0.", "±.")
-    if found.low <= 0 <= found.high:
+    if not distinguishable:
         return Field(text, TIE)
     return Field(text, _BETTER if (found.difference < 0) is (metric.better == "lower") else _WORSE)
 
 
 def _caption(plan: Plan, count: int) -> tuple[str, ...]:
-    wholes = [info.label for info in plan.measures if not info.per_image]
-    lines = [
-        f"{_BETTER} better, {_WORSE} worse, {TIE} not distinguishable, at 95 % confidence. ± one standard error of "
-        "the difference. Both cells of a row use the same noise and prompts.",
-        f"If nothing made a difference, about one in twenty of these {count * len(plan.measures)} differences would be "
-        "marked as better or worse by chance. Trust what several rows agree on.",
-    ]
-    if wholes:
-        lines.append(f"{', '.join(wholes)}: computed on the whole set, so not paired, and rarely distinguishable.")
-    return tuple(lines)
+    return (
+        f"{_BETTER} better, {_WORSE} worse, {TIE} not distinguishable. Of the marks on these "
+        f"{count * len(plan.measures)} differences, at most {_FALSE:.0%} are expected to be wrong (false-discovery "
+        "rate, Benjamini and Hochberg 1995). ± one standard error of the difference. Both cells of a row use the same noise "
+        "and prompts, so differences are paired.",
+    )

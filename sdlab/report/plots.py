@@ -52,7 +52,7 @@ def plot_metric(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], rea
         axes.errorbar(
             [across.beside(across.of(row), aside) for row in line],
             [row.metrics[metric.name] for row in line],
-            yerr=[standard_error(metric, row) or 0.0 for row in line],
+            yerr=[standard_error(metric, row, plan.units) or 0.0 for row in line],
             color=colour[name],
             **stroke[guidance],
             markersize=5,

@@ -62,7 +62,7 @@ def plot_ranking(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], re
     figure = Figure(figsize=(max(4.6 * len(shown), 6), 1.9 + 0.19 * longest), layout="constrained")
     panes = figure.subplots(1, max(len(shown), 1), squeeze=False).flat
     for axes, panel in zip(panes, shown, strict=False):
-        _draw(axes, metric, panel, rows)
+        _draw(axes, plan, metric, panel, rows)
         axes.set_ylim(longest - 0.5, -0.8)  # the best on top, and the same row spacing in all panels
     title = f"{plan.name}: {metric.label}, {metric.better} is better"
     title += "" if real is None else f"; real renders: {metric.text(real)}"
@@ -72,8 +72,8 @@ def plot_ranking(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], re
     save(figure, path, dpi=120)
 
 
-def _draw(axes: Axes, metric: Metric, panel: Panel, rows: Sequence[Row]) -> None:
-    found = zip(panel.rows, standings(metric, panel.rows), strict=True)
+def _draw(axes: Axes, plan: Plan, metric: Metric, panel: Panel, rows: Sequence[Row]) -> None:
+    found = zip(panel.rows, standings(metric, panel.rows, plan.units), strict=True)
     placed = [(row, standing) for row, standing in found if standing is not None]
     placed.sort(key=lambda one: one[0].metrics[metric.name], reverse=metric.better == "higher")
     labels = []
@@ -82,7 +82,7 @@ def _draw(axes: Axes, metric: Metric, panel: Panel, rows: Sequence[Row]) -> None
         axes.errorbar(
             row.metrics[metric.name],
             place,
-            xerr=standard_error(metric, row) or 0.0,
+            xerr=standard_error(metric, row, plan.units) or 0.0,
             color=_AHEAD if ahead else _BEHIND,
             marker="o",
             markerfacecolor=_AHEAD if ahead else "white",

@@ -80,6 +80,14 @@ def read_run(store: Store) -> StoredRun:
 
 
 def _check(row: Row, images: int) -> None:
+    """Whether the values are of this run.
+
+    Raises:
+        Damaged: their number is another.
+    """
     wrong = [name for name, values in row.per_image.items() if len(values) != images]
     if wrong:
         raise Damaged(f"{wrong[0]} has {len(row.per_image[wrong[0]])} values for {images} images")
+    for name, values in row.replicates.items():
+        if values.shape[0] != 2 or not 2 <= values.shape[1] <= images:
+            raise Damaged(f"{name} has {values.shape[0]} × {values.shape[1]} replicates for {images} images")

@@ -19,13 +19,14 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from sdlab.metrics import Metric
-from sdlab.report.statistics import Standing, standard_error, standings
+from sdlab.report.statistics import Standing, extrapolated, interval, standard_error, standings
+from sdlab.report.verdict import verdicts
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
 from sdlab.system.text import shown
 
 BEST, TIE = "★", "≈"
-_MARKS = f"{BEST} best, {TIE} not distinguishable from the best at 95 % confidence"
+_MARKS = f"{BEST} best, {TIE} not distinguishable from the best at 95 % confidence for all rows at once"
 AXES: dict[str, Callable[[Row], str]] = {
     "sampler": lambda row: row.cell.sampler.label,
     "grid": lambda row: row.cell.grid.label,
@@ -93,7 +94,7 @@ class Table:
 def make_table(plan: Plan, rows: Sequence[Row], real: Mapping[str, Sequence[float]] = MappingProxyType({})) -> Table:
     """One row per cell, in the order of `rows`; `real` maps metrics to value and standard error on real pictures."""
     metrics = plan.measures
-    ranked = {metric.name: standings(metric, rows) for metric in metrics}
+    ranked = {metric.name: standings(metric, rows, plan.units) for metric in metrics}
     varying = [name for name, text in AXES.items() if len({text(row) for row in rows}) > 1 or name == "sampler"]
     headers = (
         *varying,
@@ -105,18 +106,28 @@ def make_table(plan: Plan, rows: Sequence[Row], real: Mapping[str, Sequence[floa
         (
             *(Field(AXES[name](row)) for name in varying),
             Field(_COSTS["passes"](row)),
-            *(_value(metric, row, ranked[metric.name][i]) for metric in metrics),
+            *(_value(plan, metric, row, ranked[metric.name][i]) for metric in metrics),
             *(Field(text(row)) for text in list(_COSTS.values())[1:]),
         )
         for i, row in enumerate(rows)
     )
-    return Table(plan.name, headers, body, _caption(plan, rows, varying, real), left=len(set(varying) - set(NUMBERS)))
+    names = [_name(row, varying) for row in rows]
+    caption = _caption(plan, rows, varying, real)
+    caption = (*caption[:2], *verdicts(plan, rows, names, ranked), *caption[2:])
+    return Table(plan.name, headers, body, caption, left=len(set(varying) - set(NUMBERS)))
 
 
-def _value(metric: Metric, row: Row, standing: Standing | None) -> Field:
+def _name(row: Row, varying: Sequence[str]) -> str:
+    """`"ddim · cfg scale=3 · 10 steps"`, of the settings that differ between rows."""
+    units = {"steps": " steps", "budget": " passes"}
+    settings = [(name, AXES[name](row)) for name in varying]
+    return " · ".join(f"{text}{units.get(name, '')}" for name, text in settings if text)
+
+
+def _value(plan: Plan, metric: Metric, row: Row, standing: Standing | None) -> Field:
     if standing is None:
         return Field("–" if row.ok else "failed")
-    error = standard_error(metric, row)
+    error = standard_error(metric, row, plan.units)
     return Field(
         _with_error(metric, row.metrics[metric.name], error), BEST if standing.best else TIE if standing.ties else ""
     )
@@ -125,7 +136,17 @@ def _value(metric: Metric, row: Row, standing: Standing | None) -> Field:
 def _with_error(metric: Metric, value: float, error: float | None) -> str:
     """`"3.21±.20"`."""
     text = metric.text(value)
-    return text if error is None else text + f"±{metric.text(error)}".replace("±0.", "±.")
+    return text + f"±{_error_text(metric, error)}".replace("±0.", "±.") if error else text
+
+
+def _of_real(plan: Plan, metric: Metric, value: float, error: float) -> str:
+    return _with_error(metric, value, metric.error(error, plan.images))
+
+
+def _error_text(metric: Metric, error: float) -> str:
+    """The error in the digits of the metric, or with one significant digit if that would be 0."""
+    text = metric.text(error)
+    return text if float(text) else f"{error:.{math.ceil(-math.log10(error))}f}"
 
 
 def _network_share(rows: Sequence[Row]) -> float:
@@ -155,7 +176,9 @@ def _caption(
         lines.append(
             f"Over all cells the network took {share:.0%} of the time; decoding and metrics took most of the rest."
         )
-    if known := [f"{info.label} {_with_error(info, *real[info.name])}" for info in plan.measures if info.name in real]:
+    if known := [
+        f"{info.label} {_of_real(plan, info, *real[info.name])}" for info in plan.measures if info.name in real
+    ]:
         lines.append(f"The same number of real renders, each with its own caption: {', '.join(known)}.")
     if len(rows) < len(plan.cells):
         lines.append(f"{len(rows)} of {len(plan.cells)} cells have been run. The same sweep command runs the rest.")
@@ -180,25 +203,26 @@ def _origin(plan: Plan) -> str:
 
 
 def _basis(plan: Plan) -> str:
-    paired = [info.label for info in plan.measures if info.per_image]
-    whole = [info.label for info in plan.measures if not info.per_image]
-    parts = [f"{', '.join(paired)}: differences paired image by image"] if paired else []
-    return "; ".join(parts + ([f"{', '.join(whole)}: from the standard errors"] if whole else []))
+    repeated = len(set(plan.units)) < plan.images
+    return f"differences paired {'prompt by prompt' if repeated else 'image by image'}"
 
 
 def csv_text(plan: Plan, rows: Sequence[Row]) -> str:
-    """One line per cell with all values in full precision; differences are from the best cell, with 95 % intervals."""
+    """One line per cell with all values in full precision.
+
+    `_ci_low` and `_ci_high` are the 95 % interval of the value. Differences are from the best cell, and their intervals
+    `_low` and `_high` hold for all cells at once. `_extrapolated` is the value for infinitely many images.
+    """
     out = io.StringIO()
     metrics = plan.measures
-    ranked = {metric.name: standings(metric, rows) for metric in metrics}
-    suffixes = ("", "_stderr", "_difference", "_low", "_high", "_standing")
+    ranked = {metric.name: standings(metric, rows, plan.units) for metric in metrics}
     costs = ("network_passes", "seconds_per_image", "ms_per_pass", "network_share")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        [*AXES, *(m.name + suffix for m in metrics for suffix in suffixes), *costs, "status", "reason", "key"]
+        [*AXES, *(m.name + suffix for m in metrics for suffix in _suffixes(m)), *costs, "status", "reason", "key"]
     )
     for i, row in enumerate(rows):
-        numbers = [number for metric in metrics for number in _numbers(metric, row, ranked[metric.name][i])]
+        numbers = [number for metric in metrics for number in _numbers(plan, metric, row, ranked[metric.name][i])]
         spent = ["" if math.isnan(getattr(row, name)) else getattr(row, name) for name in costs]
         status = "ok" if row.ok else "failed"
         settings = [_inert(text(row)) for text in AXES.values()]
@@ -206,13 +230,21 @@ def csv_text(plan: Plan, rows: Sequence[Row]) -> str:
     return out.getvalue()
 
 
-def _numbers(metric: Metric, row: Row, standing: Standing | None) -> list[float | str]:
+def _numbers(plan: Plan, metric: Metric, row: Row, standing: Standing | None) -> list[float | str]:
     if standing is None:
-        return [""] * 6
-    error = standard_error(metric, row)
+        return [""] * len(_suffixes(metric))
+    error = standard_error(metric, row, plan.units)
     word = "best" if standing.best else "tie" if standing.ties else "behind"
-    interval = (standing.difference, standing.low, standing.high)
-    return [row.metrics[metric.name], "" if error is None else error, *interval, word]
+    compared = (standing.difference, standing.low, standing.high, word)
+    own = (error, *(interval(metric, row, plan.units) or (None, None)))
+    limit = [extrapolated(metric, row)] if metric.biased else []
+    known = ["" if number is None else number for number in (*own, *limit)]
+    return [row.metrics[metric.name], *known, *compared]
+
+
+def _suffixes(metric: Metric) -> tuple[str, ...]:
+    own = ("", "_stderr", "_ci_low", "_ci_high", *["_extrapolated"] * metric.biased)
+    return (*own, "_difference", "_low", "_high", "_standing")
 
 
 def _number(value: float, form: str) -> str:

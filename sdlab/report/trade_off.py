@@ -35,8 +35,8 @@ def plot_trade_off(path: Path, plan: Plan, gain: Metric, loss: Metric, rows: Seq
         axes.errorbar(
             x,
             y,
-            xerr=[standard_error(loss, row) or 0.0 for row in line],
-            yerr=[standard_error(gain, row) or 0.0 for row in line],
+            xerr=[standard_error(loss, row, plan.units) or 0.0 for row in line],
+            yerr=[standard_error(gain, row, plan.units) or 0.0 for row in line],
             color=palette(i % palette.N),
             marker="o",
             markersize=5,

@@ -112,7 +112,7 @@ class ModelBench:
             with boundary.crossed():
                 return self.flow_ends.of(cell.guidance, sigmas, on_step=lambda: report(0.0))
 
-        run = Run(plan.images, fitted, sigmas, self.opened.law, flow_ends)
+        run = Run(plan.images, fitted, sigmas, self.opened.law, flow_ends, plan.units)
         feed = _Feed(self.meters.start(run), self._batch)
         thumbnails: dict[int, Tensor] = {}
         batches = self._batches(cell)
@@ -149,6 +149,9 @@ class ModelBench:
             stderr={name: result.stderr for name, result in results.items() if result.stderr is not None},
             per_image={
                 name: result.per_image.numpy() for name, result in results.items() if result.per_image is not None
+            },
+            replicates={
+                name: result.replicates.numpy() for name, result in results.items() if result.replicates is not None
             },
             network_passes=passes / plan.images,
             seconds_per_image=median(seconds),

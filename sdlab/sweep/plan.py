@@ -81,6 +81,13 @@ class Plan(BaseModel):
         """The metrics, labelled for the files of this plan."""
         return tuple(labelled(name, self.metric_files) for name in self.metrics)
 
+    @property
+    def units(self) -> tuple[int, ...]:
+        """The unit of each image, numbered from 0. Images of one prompt are one unit of the statistics."""
+        first: dict[str, int] = {}
+        of_prompt = [first.setdefault(prompt, len(first)) for prompt in self.prompts[: self.images]]
+        return tuple(of_prompt[i % len(of_prompt)] if of_prompt else i for i in range(self.images))
+
     def starts_from_a_picture(self, i: int) -> bool:
         """Whether image i has an input picture. Otherwise it is drawn from its prompt alone."""
         pictures = self.pictures

@@ -19,6 +19,7 @@ class CellResult:
     metrics: dict[str, float]
     stderr: dict[str, float]  # standard errors, for metrics that have one
     per_image: dict[str, NDArray[np.floating]]  # (N,) in the order of the seeds, for metrics that are means over images
+    replicates: dict[str, NDArray[np.floating]]  # (2, U) of the jackknife, for metrics of the whole set
     network_passes: float  # per image
     seconds_per_image: float
     ms_per_pass: float

@@ -10,6 +10,7 @@ import base64
 import io
 import json
 import math
+import re
 import sqlite3
 import warnings
 import zipfile
@@ -30,7 +31,7 @@ from sdlab.sweep.results import CellResult
 from sdlab.system.errors import RunError
 
 _OURS = 0x5D1AB  # PRAGMA application_id, which marks a file as a store
-_VERSION = 1
+_VERSION = 2
 _TABLES = """
 CREATE TABLE cells (
     key               TEXT PRIMARY KEY,  -- hash of everything that determines the values
@@ -40,6 +41,7 @@ CREATE TABLE cells (
     metrics           TEXT NOT NULL,     -- JSON, name -> value
     stderr            TEXT NOT NULL,     -- JSON, name -> standard error
     per_image         BLOB NOT NULL,     -- NumPy .npz, name -> one value per image
+    replicates        BLOB,              -- NumPy .npz, name -> two rows of the jackknife; NULL in rows of format 1
     network_passes    REAL,              -- per image
     seconds_per_image REAL,
     ms_per_pass       REAL,
@@ -49,8 +51,16 @@ CREATE TABLE cells (
     provenance        TEXT NOT NULL,     -- JSON
     created           TEXT NOT NULL      -- ISO 8601, UTC
 );
-CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE notes (
+    name  TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+);
 """
+_MIGRATIONS = {2: "ALTER TABLE cells ADD COLUMN replicates BLOB"}  # by the format that each leads to
+_COLUMNS = {
+    table: set(re.findall(r"^ {4}(\w+) ", definition, re.MULTILINE))
+    for table, definition in re.findall(r"CREATE TABLE (\w+) \(\n(.*?)\n\);", _TABLES, re.DOTALL)
+}
 _INPUTS = "inputs"  # the note with the input pictures
 _LARGEST = 2**28  # bytes of one value, both stored and decompressed
 _PIXELS = 2**27  # of all pictures of a cell
@@ -73,6 +83,7 @@ class Row:
     metrics: dict[str, float] = field(default_factory=dict)
     stderr: dict[str, float] = field(default_factory=dict)
     per_image: dict[str, NDArray[np.floating]] = field(default_factory=dict)  # (N,) each
+    replicates: dict[str, NDArray[np.floating]] = field(default_factory=dict)  # (2, U) each
     network_passes: float = math.nan
     seconds_per_image: float = math.nan
     ms_per_pass: float = math.nan
@@ -117,9 +128,10 @@ class Store:
             )
         elif ours != _OURS:
             raise RunError(f"{self.path} is a database of another program; move it away or use another --out")
-        elif version > _VERSION:
+        elif not 1 <= version <= _VERSION:
+            newer = "a newer sdlab" if version > _VERSION else "another program"
             raise RunError(
-                f"{self.path} was written by a newer sdlab (format {version}; this version reads up to {_VERSION})"
+                f"{self.path} was written by {newer} (format {version}; this version reads up to {_VERSION})"
             )
         elif self._one("SELECT count(*) FROM sqlite_master WHERE type NOT IN ('table', 'index')"):
             raise RunError(f"{self.path} was not written by sdlab: it has views or triggers")
@@ -127,6 +139,30 @@ class Store:
             raise RunError(f"{self.path} was not written by sdlab: it has computed columns")
         elif self._one("PRAGMA quick_check(1)") != "ok":
             raise sqlite3.DatabaseError("quick_check failed")
+        else:
+            self._bring_up_to_date()
+
+    def _bring_up_to_date(self) -> None:
+        """Bring a store of an earlier sdlab to the present format, in one transaction, and check its columns."""
+        with self._transaction():
+            for later in range(self._one("PRAGMA user_version") + 1, _VERSION + 1):
+                self._db.execute(_MIGRATIONS[later])
+                self._db.execute(f"PRAGMA user_version = {later}")
+            for table, columns in _COLUMNS.items():
+                found = self._db.execute("SELECT name FROM pragma_table_info(?)", (table,))
+                if lacking := columns - {name for (name,) in found}:
+                    raise RunError(f"{self.path} was not written by sdlab: `{table}` has no column `{min(lacking)}`")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """One transaction, which takes back everything after an error. It writes only if it has to."""
+        self._db.execute("BEGIN IMMEDIATE" if self._one("PRAGMA user_version") < _VERSION else "BEGIN")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
 
     def close(self) -> None:
         """Close the file."""
@@ -160,7 +196,7 @@ class Store:
         Raises:
             Damaged: it cannot be read.
         """
-        names = f"cell, reason, metrics, stderr, per_image, {', '.join(_COSTS)}, provenance, created"
+        names = f"cell, reason, metrics, stderr, per_image, replicates, {', '.join(_COSTS)}, provenance, created"
         with self._reporting(), _intact():
             found = self._db.execute(f"SELECT {names} FROM cells WHERE key = ?", (key,)).fetchone()
             return None if found is None else _row(key, *found)
@@ -195,6 +231,7 @@ class Store:
             metrics=json.dumps(result.metrics),
             stderr=json.dumps(result.stderr),
             per_image=_npz(result.per_image),
+            replicates=_npz(result.replicates),
             prompts=json.dumps(list(prompts)),
             thumbnails=_strip(result.thumbnails),
             provenance=provenance,
@@ -207,7 +244,14 @@ class Store:
         Raises:
             RunError: as for `add`.
         """
-        empty = {"metrics": "{}", "stderr": "{}", "per_image": _npz({}), "prompts": "[]", "thumbnails": None}
+        empty = {
+            "metrics": "{}",
+            "stderr": "{}",
+            "per_image": _npz({}),
+            "replicates": None,
+            "prompts": "[]",
+            "thumbnails": None,
+        }
         costs = dict.fromkeys(_COSTS)
         self._write(key=key, cell=cell, status="failed", reason=reason, provenance=provenance, **empty, **costs)
 
@@ -267,7 +311,9 @@ class Store:
             yield
         except sqlite3.DatabaseError as error:
             code = getattr(error, "sqlite_errorname", "SQLITE_CORRUPT")
-            if code.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+            if code.startswith("SQLITE_READONLY"):
+                text = f"cannot write {self.path}, which may not be changed; copy it to a folder of your own"
+            elif code.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
                 text = f"cannot write {self.path}: the disk is full or fails ({error}); finished cells are kept"
             elif code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
                 text = f"{self.path} is damaged or is not an SQLite file ({error}); move it away to start again"
@@ -289,7 +335,7 @@ def _intact() -> Iterator[None]:
 
 
 def _row(key: str, cell: str, reason: str, metrics: str, stderr: str, per_image: bytes, *rest: Any) -> Row:
-    *costs, provenance, created = rest
+    replicates, *costs, provenance, created = rest
     errors = _NUMBERS.validate_json(stderr)
     if any(error < 0 for error in errors.values()):
         raise ValueError("a standard error is negative")
@@ -299,22 +345,23 @@ def _row(key: str, cell: str, reason: str, metrics: str, stderr: str, per_image:
         reason=str(reason),
         metrics=_NUMBERS.validate_json(metrics),
         stderr=errors,
-        per_image=_arrays(per_image),
+        per_image=_arrays(per_image, 1),
+        replicates={} if replicates is None else _arrays(replicates, 2),
         provenance=_TABLE.validate_json(provenance),
         created=str(created),
         **{name: math.nan if cost is None else float(cost) for name, cost in zip(_COSTS, costs, strict=True)},
     )
 
 
-def _arrays(stored: bytes) -> dict[str, NDArray[np.floating]]:
-    """The inverse of `_npz`. Pickles are refused."""
+def _arrays(stored: bytes, dimensions: int) -> dict[str, NDArray[np.floating]]:
+    """The inverse of `_npz`, for arrays with so many dimensions. Pickles are refused."""
     with zipfile.ZipFile(io.BytesIO(stored)) as archive:
         if (size := sum(member.file_size for member in archive.infolist())) > _LARGEST:
             raise ValueError(f"{size / 2**20:.0f} MiB of values")
     with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
         found = {name: arrays[name] for name in arrays.files}
-    if not all(array.ndim == 1 and array.dtype.kind in "fiu" for array in found.values()):
-        raise ValueError("the values per image are not lists of numbers")
+    if not all(array.ndim == dimensions and array.dtype.kind in "fiu" for array in found.values()):
+        raise ValueError("the values per image or the replicates are not numbers")
     return found
 
 

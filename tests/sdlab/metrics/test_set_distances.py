@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from types import ModuleType
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from sdlab.metrics import fid, kid
+from sdlab.metrics import fid, jackknife, kid
 from sdlab.metrics.base import Result
-from sdlab.metrics.features import Statistics
+from sdlab.metrics.features import Statistics, units_within
+from sdlab.metrics.jackknife import standard_error
 
 
 def cloud(n: int, seed: int, mean: float = 0.0, std: float = 1.0, d: int = 4) -> Tensor:
@@ -24,8 +26,10 @@ def cloud(n: int, seed: int, mean: float = 0.0, std: float = 1.0, d: int = 4) ->
     return (torch.linalg.solve_triangular(root, x.T, upper=False).T * std + mean).float()
 
 
-def measure(name: str, features: Tensor, real: Tensor) -> Result:
-    return fid.estimate(features, Statistics.of(real)) if name == "fid" else kid.estimate(features, real)
+def measure(name: str, features: Tensor, real: Tensor, units: Sequence[int] = ()) -> Result:
+    if name == "fid":
+        return fid.estimate(features, Statistics.of(real), units)
+    return kid.estimate(features, real, units)
 
 
 class Given(nn.Module):
@@ -86,13 +90,93 @@ def test_kid_is_the_estimator_of_the_paper():
 
 
 @pytest.mark.parametrize("name", ["fid", "kid"])
-def test_the_standard_error_is_the_spread_over_repeated_sets(name: str):
+@pytest.mark.parametrize(
+    ("n", "d", "shift"),
+    [
+        (128, 64, 0.0),
+        pytest.param(128, 64, 0.3, marks=pytest.mark.slow),
+        pytest.param(96, 8, 0.3, marks=pytest.mark.slow),
+        pytest.param(64, 96, 0.0, marks=pytest.mark.slow),
+        pytest.param(64, 96, 0.3, marks=pytest.mark.slow),
+    ],
+)
+def test_standard_errors_of_values_and_of_differences_are_their_spread(name: str, n: int, d: int, shift: float):
+    """Of white Gaussian features, and of a second cell with mostly the same noise. At `shift` 0 nothing is linear."""
     generator = torch.Generator().manual_seed(0)
-    real = torch.randn(2000, 8, generator=generator)
-    found = [measure(name, 0.5 + torch.randn(100, 8, generator=generator), real) for _ in range(40)]
-    spread = torch.tensor([f.value for f in found]).std()
-    claimed = torch.tensor([f.stderr for f in found]).mean()
-    assert 0.6 < float(claimed / spread) < 1.6
+
+    def draw(n: int) -> Tensor:
+        return torch.randn(n, d, generator=generator)
+
+    real, values, claimed = draw(2048), list[list[float]](), list[list[float]]()
+    for repeat in range(60):
+        one, noise = draw(n) + shift, draw(n)
+        cells = [one, 1.05 * (one + 0.3 * noise)]
+        if repeat < 5:
+            first, second = (measure(name, cell, real) for cell in cells)
+            assert first.stderr is not None
+            change = np.asarray(second.replicates) - np.asarray(first.replicates)
+            claimed.append([first.stderr**2, standard_error(change) ** 2])
+        else:
+            first, second = (value_alone(name, cell, real) for cell in cells)
+        values.append([first.value, second.value - first.value])
+    ratio = np.sqrt(np.mean(claimed, axis=0)) / np.std(values, axis=0)
+    assert ratio == pytest.approx([1.1, 1.1], abs=0.3)  # known to 1/√120 = 9 % from the repeats alone
+
+
+def value_alone(name: str, features: Tensor, real: Tensor) -> Result:
+    return Result(fid.distance(features, Statistics.of(real)) if name == "fid" else kid.distance(features, real))
+
+
+@pytest.mark.parametrize("name", ["fid", "kid"])
+@pytest.mark.parametrize(("n", "d"), [(40, 6), (12, 20)])
+def test_replicates_are_the_distances_without_one_and_two_units(name: str, n: int, d: int):
+    generator = torch.Generator().manual_seed(0)
+    features, real = torch.randn(n, d, generator=generator), torch.randn(200, d, generator=generator)
+    units = [i % 5 for i in range(n)]
+    found = measure(name, features, real, units)
+    assert found.replicates is not None
+    pseudo, interactions = found.replicates
+
+    def without(*some: int) -> float:
+        kept = features[[unit not in some for unit in units]]
+        return fid.distance(kept, Statistics.of(real)) if name == "fid" else unbiased(kept, real)
+
+    def unbiased(x: Tensor, real: Tensor) -> float:
+        x, real, m = x.double(), real.double(), len(x)
+        kernel = (x @ x.T / d + 1) ** 3
+        within = (kernel.sum() - kernel.diagonal().sum()) / (m * (m - 1))
+        return float(within - 2 * ((x @ real.T / d + 1) ** 3).mean())
+
+    moved = found.value - without()  # KID is measured on subsets of the real pictures
+    expected = [5 * without() - 4 * without(i) + moved for i in range(5)]
+    torch.testing.assert_close(pseudo, torch.tensor(expected).double(), rtol=1e-5, atol=1e-5)
+    pairs = [(i, (i + 1) % 5) for i in range(5)]
+    expected = [5 * without() - 4 * (without(i) + without(j)) + 3 * without(i, j) for i, j in pairs]
+    torch.testing.assert_close(interactions, torch.tensor(expected).double(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_jackknife_of_a_mean_is_the_textbook_error_and_that_of_a_quadratic_is_at_most_a_sixth_too_large():
+    rng, n = np.random.default_rng(0), 40
+    mean = rng.normal(size=n)
+    found = jackknife.replicates(mean.mean(), n, lambda some: np.delete(mean, some).mean())
+    assert found == pytest.approx(np.stack([mean, np.zeros(n)]))
+    assert standard_error(found) == pytest.approx(stats.sem(mean))
+
+    def quadratic(x: np.ndarray) -> float:
+        """The mean of xᵢ · xⱼ over pairs, in 20 dimensions. Its variance 40/(n (n − 1)) is all of order 2."""
+        return float((np.square(x.sum(0)).sum() - np.square(x).sum()) / (len(x) * (len(x) - 1)))
+
+    claimed = [
+        standard_error(jackknife.replicates(quadratic(x), n, lambda some, x=x: quadratic(np.delete(x, some, 0)))) ** 2
+        for x in rng.normal(size=(60, n, 20))
+    ]
+    assert np.mean(claimed) / (40 / (n * (n - 1))) == pytest.approx(4 / 3, abs=0.15)
+
+
+def test_units_are_prompts_unless_they_are_too_few_and_never_more_than_wanted():
+    assert units_within([0, 1, 2, 3, 0, 1], 6, 256).tolist() == [0, 1, 2, 3, 0, 1]
+    assert units_within([0, 1, 2, 0, 1, 2], 6, 256).tolist() == list(range(6))
+    assert units_within((), 6, 4).tolist() == [0, 1, 2, 3, 0, 1]
 
 
 def test_fid_with_a_degenerate_reference_is_finite():
@@ -125,24 +209,3 @@ def test_a_metric_leaves_the_global_random_stream_alone(name: str):
     torch.manual_seed(5)
     measure(name, cloud(50, 0), cloud(50, 1))
     assert torch.equal(torch.rand(3), expected)
-
-
-@pytest.mark.parametrize(("metric", "size", "distinct"), [(kid, 30, True), (fid, 60, False)])
-def test_the_draws_behind_a_standard_error_spread_a_mean_as_its_own_error(
-    metric: ModuleType, size: int, distinct: bool, monkeypatch: pytest.MonkeyPatch
-):
-    """Halves without replacement and bootstrap samples of size n both give a mean the spread s/√n."""
-    n, draws, features = 60, list[Tensor](), torch.randn(60, 1, generator=torch.Generator().manual_seed(0)).double()
-
-    def mean(drawn: Tensor, _: object) -> float:
-        draws.append(drawn)
-        return float(drawn.mean())
-
-    monkeypatch.setattr(metric, "distance", mean)
-    monkeypatch.setattr(metric, "_RESAMPLES", 2000)
-    found = metric.estimate(features, features)
-    *draws, whole = draws
-    assert torch.equal(whole, features)
-    assert {len(drawn) for drawn in draws} == {size}
-    assert all((len(drawn.unique()) == size) is distinct for drawn in draws)
-    assert found.stderr == pytest.approx(float(features.std()) / n**0.5, rel=0.08)  # 5 × 1/√(2 × 2000)

@@ -5,12 +5,12 @@ import pytest
 from scipy import stats
 
 from sdlab.metrics import METRICS
-from sdlab.report.statistics import difference, standard_error, standings
+from sdlab.report.statistics import difference, interval, of_units, standard_error, standings
 from sdlab.sweep.cell import Cell, Choice
 from sdlab.sweep.store import Row
 
 CELL = Cell(sampler=Choice(name="ddim"), grid=Choice(name="trailing"), guidance=Choice(name="none"), steps=5)
-FID, CLIP = METRICS["fid"], METRICS["clip_score"]
+FID, CLIP, ACCURACY = METRICS["fid"], METRICS["clip_score"], METRICS["prompt_accuracy"]
 
 
 def scored(values: np.ndarray) -> Row:
@@ -69,3 +69,73 @@ def test_standard_errors_are_those_of_the_textbook():
     assert difference(CLIP, scored(a), scored(b)).error == pytest.approx(stats.sem(a - b), rel=1e-12)
     assert standard_error(FID, set_value(20, 1.5)) == 1.5
     assert difference(FID, set_value(20, 3.0), set_value(10, 4.0)).error == pytest.approx(5.0)
+
+
+def of_set(replicates: np.ndarray) -> Row:
+    return Row("", CELL, metrics={"fid": float(replicates[0].mean())}, replicates={"fid": replicates})
+
+
+def test_metrics_of_a_set_are_paired_by_their_replicates():
+    rng = np.random.default_rng(0)
+    common, own = 10 * rng.normal(size=80), rng.normal(size=(2, 80))
+    rows = [of_set(np.stack([common + values, np.zeros(80)])) for values in own]
+    assert difference(FID, *rows).error == pytest.approx(stats.sem(own[0] - own[1]))
+    assert standard_error(FID, rows[0]) == pytest.approx(stats.sem(common + own[0]))
+
+
+@pytest.mark.parametrize("prompts", [8, 32])
+def test_intervals_over_all_prompts_cover_if_prompts_repeat(prompts: int):
+    """256 images: the effect of a prompt on the difference of two cells is as large as that of the noise."""
+    rng, images, cases = np.random.default_rng(0), 256, 2000
+    units = np.arange(images) % prompts
+    inside = 0
+    for _ in range(cases):
+        gaps = rng.normal(size=prompts)[units] + rng.normal(size=images)
+        found = difference(CLIP, scored(gaps), scored(np.zeros(images)), units)
+        inside += found.low <= 0 <= found.high
+    assert inside / cases == pytest.approx(0.95, abs=0.015)
+
+
+def test_prompts_with_unequal_numbers_of_images_keep_the_mean():
+    values, units = np.random.default_rng(0).normal(size=11), [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0]
+    found = of_units(CLIP, scored(values), units)
+    assert found is not None
+    assert found.shape == (1, 5)
+    assert found.mean() == pytest.approx(values.mean())
+
+
+def test_few_prompts_are_not_a_sample_of_prompts():
+    values = np.random.default_rng(0).normal(size=12)
+    assert standard_error(CLIP, scored(values), [i % 3 for i in range(12)]) == pytest.approx(stats.sem(values))
+
+
+def share(values: np.ndarray) -> Row:
+    return Row("", CELL, metrics={"prompt_accuracy": float(values.mean())}, per_image={"prompt_accuracy": values})
+
+
+def test_the_interval_of_a_share_is_wilsons():
+    values = np.r_[np.ones(117), np.zeros(11)]
+    expected = stats.binomtest(117, 128).proportion_ci(method="wilson")
+    assert interval(ACCURACY, share(values)) == pytest.approx(tuple(expected), abs=2e-3)  # z is 1 % below t
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_share_of_0_or_1_is_uncertain(value: float):
+    """At one standard error, Wilson's interval of n out of n ends at n/(n + 1)."""
+    found = share(np.full(128, value))
+    assert standard_error(ACCURACY, found) == pytest.approx(1 / 129)
+    low, high = interval(ACCURACY, found) or (0, 0)
+    assert (low, high) == pytest.approx((0.971, 1.0) if value else (0.0, 0.029), abs=1e-3)
+
+
+@pytest.mark.parametrize("chance", [0.9, 0.98])
+def test_intervals_of_shares_near_1_cover(chance: float):
+    rng, cases = np.random.default_rng(0), 2000
+    found = [interval(ACCURACY, share((rng.random(128) < chance).astype(float))) for _ in range(cases)]
+    inside = np.mean([low <= chance <= high for low, high in found])  # type: ignore[misc]
+    assert inside == pytest.approx(0.95, abs=0.02)  # by binomtest's intervals .954 and .962, since shares are discrete
+
+
+def test_a_share_is_measured_with_its_error():
+    found = ACCURACY.error(0.0, 4), ACCURACY.error(0.3, 4), CLIP.error(0.0, 4)
+    assert found == (0.2, 0.3, 0.0)

@@ -303,6 +303,31 @@ def test_an_unusable_store_is_reported_in_one_line_and_not_changed(
     assert store_path.read_bytes() == data
 
 
+def test_a_store_of_format_1_is_brought_up_to_date_with_all_its_rows(tmp_path, whole_store):
+    path = tmp_path / "whole.sqlite"
+    with sqlite3.connect(path) as db:
+        db.execute("ALTER TABLE cells DROP COLUMN replicates")
+        db.execute("PRAGMA user_version = 1")
+    with Store(path) as store:
+        rows = store.rows()
+        assert len(rows) == 20
+        assert all(not row.replicates and row.per_image for row in rows)
+        store.add("key 20", CELL, result(CELL), PROMPTS, {})
+        assert store.rows(["key 20"])[0].replicates["fid"].shape == (2, 16)
+
+
+def test_a_store_without_its_columns_is_reported_and_not_changed(tmp_path, whole_store):
+    path = tmp_path / "whole.sqlite"
+    with sqlite3.connect(path) as db:
+        db.execute("ALTER TABLE cells DROP COLUMN provenance")
+        db.execute("PRAGMA user_version = 1")
+        db.execute("ALTER TABLE cells DROP COLUMN replicates")
+    before = path.read_bytes()
+    with pytest.raises(RunError, match="`cells` has no column `provenance`"):
+        Store(path)
+    assert path.read_bytes() == before
+
+
 def test_a_run_directory_that_cannot_be_made_is_reported(run, tmp_path, capsys):
     (tmp_path / "taken").write_text("a file")
     assert run(out=tmp_path / "taken")[0] == 1
