@@ -88,6 +88,6 @@ def _caption(plan: Plan, count: int) -> tuple[str, ...]:
     return (
         f"{_BETTER} better, {_WORSE} worse, {TIE} not distinguishable. Of the marks on these "
         f"{count * len(plan.measures)} differences, at most {_FALSE:.0%} are expected to be wrong (false-discovery "
-        "rate, Benjamini and Hochberg 1995). ± one standard error of the difference. Both cells of a row use the same noise "
-        "and prompts, so differences are paired.",
+        "rate, Benjamini and Hochberg 1995). ± one standard error of the difference. Both cells of a row use the same "
+        "noise and prompts, so differences are paired.",
     )
