@@ -34,7 +34,7 @@ class PerturbedAttention(Contrast):
         ValueError: `scale` or `cfg` is below 0, or `layers` is empty.
     """
 
-    layers: tuple[str, ...] = ("middle",)
+    layers: tuple[str, ...] = ("auto",)
 
     def worse(self, sigma: float) -> Query:
         """The conditional prediction with identity self-attention."""

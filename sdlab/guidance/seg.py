@@ -60,7 +60,7 @@ class SmoothedEnergy(Contrast):
     """
 
     blur: float = inf
-    layers: tuple[str, ...] = ("middle",)
+    layers: tuple[str, ...] = ("auto",)
 
     def __post_init__(self) -> None:
         if self.blur != inf:

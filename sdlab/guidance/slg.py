@@ -36,7 +36,7 @@ class SkipLayer(Contrast):
     """
 
     scale: float = 2.8
-    layers: tuple[str, ...] = ("middle",)
+    layers: tuple[str, ...] = ("auto",)
 
     def worse(self, sigma: float) -> Query:
         """The conditional prediction without these transformers."""

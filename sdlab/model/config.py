@@ -150,6 +150,20 @@ class UnetConfig:
         down, up = attended * self.residual_blocks, attended * (self.residual_blocks + 1)
         return (*(f"d{i}" for i in range(down)), "m0", *(f"u{i}" for i in range(up)))
 
+    @property
+    def layers(self) -> dict[str, tuple[str, ...]]:
+        """The names for `layers` of a perturbation, each with the transformers that it stands for.
+
+        Beside the transformers themselves they are "down", "middle", "up", "all" and "auto". If the U-Net halves the
+        latents three times, as in v1.5, "auto" is the middle. The few tokens in the middle of a smaller U-Net hardly
+        matter, and "auto" is then the first transformer at the finest level on the way up.
+        """
+        names = self.transformers
+        parts = {part: tuple(n for n in names if n[0] == part[0]) for part in ("down", "middle", "up")}
+        fine = parts["up"][-self.residual_blocks - 1 :][:1] if len(self.multipliers) < 4 else ()
+        groups = {"auto": fine or parts["middle"], **parts, "all": names}
+        return {**{name: (name,) for name in names}, **{group: found for group, found in groups.items() if found}}
+
 
 @dataclass(frozen=True)
 class ModelConfig:

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samplers.checks import look_up
 from sdlab.model.attention import SpatialTransformer
 from sdlab.model.blocks import Downsample, ResidualBlock, Upsample
 from sdlab.model.config import Size, UnetConfig
-from sdlab.model.perturbation import UNPERTURBED, Perturbation, Perturbed, layer_fault
+from sdlab.model.perturbation import UNPERTURBED, Perturbation, Perturbed
 from sdlab.model.zero import zeroed
 
 EPS = 1e-5  # epsilon of the group norms outside the transformers
@@ -45,7 +46,7 @@ class Stage(nn.Module):
     ) -> None:
         super().__init__()
         self.residual, self.transformer, self.resample = residual, transformer, resample
-        self.name = ""  # of the transformer, as in `UnetConfig.transformers`
+        self.names: tuple[str, ...] = ()  # of the transformer, as in `UnetConfig.layers`; the first is its own
 
     def forward(
         self, x: Tensor, time: Tensor, context: Tensor, size: Size | None = None, perturbed: Perturbed = UNPERTURBED
@@ -57,7 +58,7 @@ class Stage(nn.Module):
         if self.residual is not None:
             x = self.residual(x, time)
         if self.transformer is not None:
-            x = self.transformer(x, context, perturbed.inside(self.name, (x.shape[2], x.shape[3])))
+            x = self.transformer(x, context, perturbed.inside(self.names, (x.shape[2], x.shape[3])))
         if self.resample is None:
             return x
         return self.resample(x) if isinstance(self.resample, Downsample) else self.resample(x, size)
@@ -112,7 +113,7 @@ class Unet(nn.Module):
                 before = widths[level]
         with_transformers = [stage for stage in self.stages() if stage.transformer is not None]
         for stage, name in zip(with_transformers, config.transformers, strict=True):
-            stage.name = name
+            stage.names = tuple(key for key, found in config.layers.items() if name in found)
         self.norm_out = nn.GroupNorm(config.groups, widths[0], eps=EPS)
         self.conv_out = zeroed(nn.Conv2d(widths[0], config.latent_channels, 3, padding=1))
 
@@ -143,8 +144,8 @@ class Unet(nn.Module):
             return self.points(x, t, context).prediction
         perturbed = Perturbed.of(perturbation, None if negative is None else negative.to(self._dtype), x.device)
         for one, _ in perturbed.rows:
-            if fault := layer_fault(one.layers, self.config.transformers):
-                raise ValueError(fault)
+            for name in one.layers:
+                look_up("layer", name, self.config.layers)
             if one.point == "cross_attention" and negative is None:
                 raise ValueError(f"{type(one).__name__} needs negative contexts")
         return self.points(x, t, context, perturbed).prediction

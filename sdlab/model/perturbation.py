@@ -9,8 +9,7 @@ They are an argument of the U-Net's call. A transformer has the points
     update            what the transformer adds to its feature map, (B, C, H, W)
 
 The transformers are named in the order of the pass: d0, d1, … on the way down, m0 in the middle, and u0, u1, … on the
-way up, as in the code of PAG (Ahn et al. 2024, arXiv:2403.17377). "down", "middle" and "up" name those of one part,
-and "all" names all of them.
+way up, as in the code of PAG (Ahn et al. 2024, arXiv:2403.17377). `UnetConfig.layers` has names for several.
 """
 
 from __future__ import annotations
@@ -23,11 +22,9 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from samplers.checks import unknown
 from sdlab.model.config import Size
 
 Point = Literal["tokens", "query", "self_attention", "cross_attention", "update"]
-_PARTS = {"d": "down", "m": "middle", "u": "up"}
 
 
 class Place(NamedTuple):
@@ -46,11 +43,11 @@ class Perturbation(ABC):
     """
 
     point: ClassVar[Point]
-    layers: tuple[str, ...] = ("middle",)  # transformers, or parts of the U-Net
+    layers: tuple[str, ...] = ("auto",)  # names of `UnetConfig.layers`
 
     def __post_init__(self) -> None:
         if not self.layers:
-            raise ValueError("layers must name at least one transformer, or a part of the U-Net: down, middle, up, all")
+            raise ValueError('layers must name at least one transformer, or "auto", "down", "middle", "up" or "all"')
 
     @abstractmethod
     def change(self, state: Tensor, other: Tensor, place: Place) -> Tensor:
@@ -59,10 +56,6 @@ class Perturbation(ABC):
         `other` has the values of self-attention at `self_attention`, the output of the same attention to the negative
         context at `cross_attention`, and `state` elsewhere.
         """
-
-    def covers(self, transformer: str) -> bool:
-        """Whether it acts in the transformer of that name."""
-        return not {"all", transformer, _PARTS[transformer[0]]}.isdisjoint(self.layers)
 
 
 @dataclass(frozen=True)
@@ -84,12 +77,12 @@ class Perturbed:
                 found.setdefault(one, []).append(i)
         return cls(tuple((one, torch.tensor(rows, device=device)) for one, rows in found.items()), negative)
 
-    def inside(self, transformer: str, size: Size) -> Perturbed:
-        """Those that act in this transformer, whose feature map has this height and width."""
+    def inside(self, names: Sequence[str], size: Size) -> Perturbed:
+        """Those that act in the transformer with these names, whose feature map has this height and width."""
         if not self.rows:
             return self
-        rows = tuple((one, rows) for one, rows in self.rows if one.covers(transformer))
-        return Perturbed(rows, self.negative, Place(transformer, size))
+        rows = tuple((one, rows) for one, rows in self.rows if not set(names).isdisjoint(one.layers))
+        return Perturbed(rows, self.negative, Place(names[0], size))
 
     def at(self, point: Point, state: Tensor, other: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The state (B, …) at a point after the perturbations there. `other` takes the indices of rows."""
@@ -102,10 +95,3 @@ class Perturbed:
 
 
 UNPERTURBED = Perturbed()
-
-
-def layer_fault(layers: Sequence[str], known: Sequence[str]) -> str | None:
-    """What is wrong with the `layers` of a perturbation in a U-Net with these transformers, or None."""
-    names = {"all", *known, *(_PARTS[name[0]] for name in known)}
-    strange = [name for name in layers if name not in names]
-    return unknown("layer", strange[0], names) if strange else None

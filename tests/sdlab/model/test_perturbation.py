@@ -14,7 +14,7 @@ from sdlab.guidance.pag import IdentityAttention
 from sdlab.guidance.seg import BlurredQueries
 from sdlab.model.config import SCENES, SD15
 from sdlab.model.diffusion import Unet
-from sdlab.model.perturbation import Perturbation, layer_fault
+from sdlab.model.perturbation import Perturbation
 from tests.support.perturbations import CONFIGS, PERTURBATIONS, SMALL, PlainTransformer, inputs, small_unet
 
 EACH = pytest.mark.parametrize("perturbation", PERTURBATIONS, ids=lambda one: type(one).__name__)
@@ -24,18 +24,18 @@ def expected(unet: Unet, perturbation: Perturbation, x, t, context, negative):
     """The pass with the named transformers replaced by `PlainTransformer`."""
     copy = deepcopy(unet)
     for stage in copy.stages():
-        if stage.transformer is not None and perturbation.covers(stage.name):
-            plain: nn.Module = PlainTransformer(stage.transformer, perturbation, negative, stage.name)
+        if stage.transformer is not None and not set(stage.names).isdisjoint(perturbation.layers):
+            plain: nn.Module = PlainTransformer(stage.transformer, perturbation, negative, stage.names[0])
             stage.transformer = plain  # type: ignore[assignment]
     return copy(x, t, context)
 
 
 @EACH
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("layers", [("middle",), ("all",), ("m0", "u1")], ids=str)
+@pytest.mark.parametrize("layers", [("auto",), ("all",), ("m0", "u1")], ids=str)
 def test_a_perturbed_pass_is_the_one_of_the_paper(perturbation, name, layers):
     config, one = CONFIGS[name], replace(perturbation, layers=layers)
-    if layer_fault(layers, config.transformers):
+    if not config.layers.keys() >= set(layers):
         pytest.skip("no such transformer")
     unet, (x, t, context, negative) = small_unet(config), inputs(2, config)
     got = unet(x, t, context, [one, one], negative)
@@ -93,8 +93,17 @@ def test_names_of_transformers():
     assert CONFIGS["middle only"].transformers == ("m0",)
     with torch.device("meta"):
         for config in (*CONFIGS.values(), SD15.unet):
-            named = [stage.name for stage in Unet(config).stages() if stage.transformer is not None]
+            named = [stage.names[0] for stage in Unet(config).stages() if stage.transformer is not None]
             assert tuple(named) == config.transformers
+
+
+def test_names_of_several_transformers():
+    assert SD15.unet.layers["auto"] == SD15.unet.layers["middle"] == ("m0",)
+    assert SD15.unet.layers["down"] == tuple(f"d{i}" for i in range(6))
+    assert SD15.unet.layers["all"] == SD15.unet.transformers
+    assert SCENES.unet.layers["auto"] == ("u2",)  # the first of two with the tokens of the finest level
+    assert CONFIGS["three levels"].layers["auto"] == ("u3",)
+    assert CONFIGS["middle only"].layers == {"m0": ("m0",), "auto": ("m0",), "middle": ("m0",), "all": ("m0",)}
 
 
 @EACH
@@ -107,8 +116,11 @@ def test_sd15_can_be_perturbed_in_its_middle_block(perturbation):
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        (("midle",), r"unknown layer 'midle' \(did you mean 'middle'\?\); known: all, d0, d1, down, m0, middle, u0"),
-        (("m0", "d7"), r"unknown layer 'd7'.*; known: all, d0, d1, down, m0"),
+        (
+            ("midle",),
+            r"unknown layer 'midle' \(did you mean 'middle'\?\); known: all, auto, d0, d1, down, m0, middle, u0",
+        ),
+        (("m0", "d7"), r"unknown layer 'd7'.*; known: all, auto, d0, d1, down, m0"),
     ],
 )
 def test_an_unknown_layer_is_an_error_and_not_a_plain_pass(layers, message):
