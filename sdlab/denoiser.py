@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 import samplers
+from samplers.checks import look_up
 from sdlab.model.config import ModelConfig
 from sdlab.model.parametrisation import Parametrisation, parametrisation
 from sdlab.model.perturbation import Perturbation
@@ -49,11 +50,17 @@ class NetworkDenoiser:
     network: Callable[..., Tensor]  # (c_in x, t (B,), context) -> prediction; with `perturbation` if perturbed
     levels: samplers.TimedLevels
     parametrisation: Parametrisation
+    others: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)  # further networks of the model
 
     @classmethod
-    def of(cls, network: Callable[..., Tensor], config: ModelConfig) -> NetworkDenoiser:
+    def of(
+        cls,
+        network: Callable[..., Tensor],
+        config: ModelConfig,
+        others: Mapping[str, Callable[..., Tensor]] | None = None,
+    ) -> NetworkDenoiser:
         """The denoiser with the noise schedule and the parametrisation of a model's configuration."""
-        return cls(network, config.noise_schedule(), parametrisation(config))
+        return cls(network, config.noise_schedule(), parametrisation(config), others or {})
 
     def __call__(
         self,
@@ -62,11 +69,16 @@ class NetworkDenoiser:
         context: Tensor,
         perturbation: Sequence[Perturbation | None] = (),
         negative: Tensor | None = None,
+        network: str | None = None,
     ) -> Tensor:
         """x (B, C, H, W) at level σ, a float or (B,); context (B, L, width) -> x̂₀ in the shape and dtype of x.
 
-        `perturbation` and `negative` are those of the U-Net's call.
+        `perturbation` and `negative` are those of the U-Net's call. `network` is one of `others`.
+
+        Raises:
+            ValueError: there is no network of that name, or the perturbation does not fit it.
         """
+        chosen = self.network if network is None else look_up("network", network, self.others)
         if isinstance(sigma, Tensor):
             steps = [self.levels.t(s) for s in sigma.tolist()]
             sigma = sigma.to(x).view(-1, *[1] * (x.dim() - 1))
@@ -74,5 +86,5 @@ class NetworkDenoiser:
             steps = [self.levels.t(sigma)] * len(x)
         t = torch.tensor(steps, dtype=torch.float32, device=x.device)
         options = {"perturbation": perturbation, "negative": negative} if any(perturbation) else {}
-        prediction = self.network(self.parametrisation.scale(sigma) * x, t, context, **options)
+        prediction = chosen(self.parametrisation.scale(sigma) * x, t, context, **options)
         return self.parametrisation.denoised(x, sigma, prediction.to(x.dtype))

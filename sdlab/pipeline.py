@@ -46,7 +46,7 @@ class Pipeline:
         self.offloaded = offload is not None
         self.device = model.device if offload is None else torch.device(offload)
         self.levels = model.config.noise_schedule()
-        self.denoiser = NetworkDenoiser.of(model.unet, model.config)
+        self.denoiser = NetworkDenoiser.of(model.unet, model.config, model.others)
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> Tensor:
@@ -115,7 +115,7 @@ class Pipeline:
         x = noise(torch.empty(len(cond), *shape, device=self.device)) * sigmas[0]
         if init is not None and strength != 1:
             x = init.to(x) + x
-        with self._using(self.model.unet):
+        with self._using(self.model.unet, *self.model.others.values()):
             contexts = {"cond": cond, "uncond": uncond}
             denoise = Guided(strategy, watch(self.denoiser), contexts, None if callable(seeds) else seeds)
             sampler = sampler.with_levels(self.levels)
@@ -144,14 +144,15 @@ class Pipeline:
         return network(x)
 
     @contextmanager
-    def _using(self, network: nn.Module) -> Iterator[None]:
-        """Move an offloaded network to the device for the block, and back at the end."""
-        if self.offloaded:
+    def _using(self, *networks: nn.Module) -> Iterator[None]:
+        """Move offloaded networks to the device for the block, and back at the end."""
+        moved = networks if self.offloaded else ()
+        for network in moved:
             network.to(self.device)
         try:
             yield
         finally:
-            if self.offloaded:
+            for network in moved:
                 network.to(self.model.device)
 
 

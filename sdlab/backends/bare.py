@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +39,8 @@ class OpenedDenoiser(Opened):
     image_size: int | None = None
     ignores: frozenset[Setting] = frozenset({"prompts", "dtype", "compile"})
     starts_from_pictures: bool = False
+    layers: Collection[str] = ()
+    others: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def levels(self) -> samplers.Levels:  # type: ignore[override]
@@ -70,7 +72,7 @@ class OpenedDenoiser(Opened):
         """The law of the data; None for a conditional model."""
         return None if self.conditional else self.model.law
 
-    def check(self, device: str, compile: bool) -> list[str]:
+    def check(self, device: str, compile: bool, others: Collection[str] = ()) -> list[str]:
         """Denoise some noise at both ends of the noise schedule. Returns what fails, in one line."""
         try:
             BareDenoiser(self, device).try_out()
@@ -78,7 +80,7 @@ class OpenedDenoiser(Opened):
             return [f"model: {error}"]
         return []
 
-    def load(self, device: str, dtype: torch.dtype, compile: bool) -> BareDenoiser:
+    def load(self, device: str, dtype: torch.dtype, compile: bool, others: Collection[str] = ()) -> BareDenoiser:
         """The model on `device`. It is sampled in float32 whatever `dtype` is."""
         return BareDenoiser(self, device)
 

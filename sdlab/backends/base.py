@@ -8,9 +8,10 @@ A new backend is one file with a `Kind`, and one line in `BACKENDS` (sdlab/backe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import torch
@@ -58,17 +59,21 @@ class Opened(Protocol):
     has_clip: bool = False  # with a vision tower
     knows_flow: bool = False  # the exact probability flow
     law: Gaussian | None = None  # of the data, if Gaussian and unconditional
+    layers: Collection[str] = ()  # of its network, that a perturbation can name
+    others: Mapping[str, Path] = MappingProxyType({})  # the files of its further networks, by name
 
-    def check(self, device: str, compile: bool) -> list[str]:
+    def check(self, device: str, compile: bool, others: Collection[str] = ()) -> list[str]:
         """Why the model cannot run with these settings, one line per reason. No weights of sdlab are loaded.
+
+        `others` are those of its further networks that the run needs.
 
         Raises:
             RunError: a file of the model is damaged.
         """
         return []
 
-    def load(self, device: str, dtype: torch.dtype, compile: bool) -> Backend:
-        """The model on `device`, ready to sample.
+    def load(self, device: str, dtype: torch.dtype, compile: bool, others: Collection[str] = ()) -> Backend:
+        """The model on `device`, ready to sample, with those of its further networks that the run needs.
 
         Raises:
             UsageError: the model cannot run there, or a custom model fails.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,11 @@ class OpenedLatent(Opened):
         self.levels = (self.config or SD15).noise_schedule()
         self.image_size = self.config.image_size if self.config else None
         self.has_clip = self.config is not None and self.config.vision is not None
+        self.layers = tuple(self.config.unet.layers) if self.config else ()
+        self.others = stored.located.others if isinstance(stored, StoredModel) else {}
         self.seconds_per_pass = _SECONDS.get(name, _SECONDS["scenes"])
 
-    def check(self, device: str, compile: bool) -> list[str]:
+    def check(self, device: str, compile: bool, others: Collection[str] = ()) -> list[str]:
         """Why the model cannot run, one line per reason, such as a missing file or compiler.
 
         Raises:
@@ -63,6 +65,7 @@ class OpenedLatent(Opened):
         found = []
         try:
             self._open().check()
+            self._open().check_others(others)
         except UsageError as error:
             found += error.lines
         if compile:
@@ -72,14 +75,14 @@ class OpenedLatent(Opened):
                 found.append(str(error))
         return found
 
-    def load(self, device: str, dtype: torch.dtype, compile: bool) -> LatentDiffusion:
+    def load(self, device: str, dtype: torch.dtype, compile: bool, others: Collection[str] = ()) -> LatentDiffusion:
         """The model on `device`.
 
         Raises:
             UsageError: files are missing, or there is no compiler.
             RunError: a file is damaged.
         """
-        model = load(self._open(), device, dtype)
+        model = load(self._open(), device, dtype, others)
         optimise_for_inference(model, compile)
         return LatentDiffusion(Pipeline(model))
 

@@ -21,6 +21,7 @@ from sdlab import guidance, plugins
 from sdlab.commands.inline_choice import build_choice
 from sdlab.commands.request import FIELD, Request
 from sdlab.cpu.optimise import optimise_for_inference
+from sdlab.guidance.needs import lacking, needed
 from sdlab.model.config import ModelConfig
 from sdlab.picture import FITS, Fit, read_picture, to_bytes
 from sdlab.pipeline import TILES, NotFinite, Pipeline, Tiles, latent_shape, tail
@@ -62,13 +63,14 @@ def generate(request: Request, out: Path, console: Console) -> list[Path]:
     stored = open_model(request.source)
     request = _chosen(request, stored.config)
     method = _method(request, stored.config)
+    others = _others(method, stored)
     strength = 1.0 if request.strength is None else request.strength
     steps = _steps(method, strength)
     picture = _input(request)
     make_folder(out)
     with _progress(console) as progress, enough_memory("use a smaller --size or --dtype bfloat16"):
         bar = progress.add_task(f"loading {request.model}", total=None)
-        pipeline = _open(request, stored)
+        pipeline = _open(request, stored, others)
         notes = [*stored.notes]
         for name, text in (("prompt", request.prompt), ("negative prompt", request.negative)):
             if cut := pipeline.model.tokenizer.cut(text):
@@ -184,6 +186,22 @@ def _method(request: Request, config: ModelConfig) -> Method:
     )
 
 
+def _others(method: Method, stored: StoredModel) -> list[str]:
+    """The further networks of the model that the guidance strategy runs.
+
+    Raises:
+        UsageError: the model lacks what the strategy needs.
+        RunError: the file of such a network is damaged.
+    """
+    asked, unets = needed(method.strategy, method.sigmas), stored.located.others
+    for query in asked:
+        if fault := lacking(query, stored.config.name, True, stored.config.unet.layers, unets):
+            raise UsageError(f"--guidance: {fault}")
+    others = sorted({query.network for query in asked if query.network is not None})
+    stored.check_others(others)
+    return others
+
+
 def _steps(method: Method, strength: float) -> int:
     """The number of steps that are run."""
     try:
@@ -203,11 +221,11 @@ def _input(request: Request) -> Tensor | None:
         raise UsageError(f"--init-image: {error}") from None
 
 
-def _open(request: Request, stored: StoredModel) -> Pipeline:
+def _open(request: Request, stored: StoredModel, others: list[str]) -> Pipeline:
     dtype, tiles = getattr(torch, request.dtype), cast(Tiles, request.tiles)
     if request.offload:
-        return Pipeline(load(stored, "cpu", dtype), request.device, tiles)
-    model = load(stored, request.device, dtype)
+        return Pipeline(load(stored, "cpu", dtype, others), request.device, tiles)
+    model = load(stored, request.device, dtype, others)
     optimise_for_inference(model, request.compile)
     return Pipeline(model, tiles=tiles)
 

@@ -7,7 +7,7 @@ import tomllib
 from typing import Any
 
 from sdlab import plugins
-from sdlab.registry import Registry
+from sdlab.registry import Registry, frozen
 from sdlab.system.errors import UsageError
 from sdlab.system.paths import user_path
 
@@ -56,7 +56,8 @@ def build_choice(registry: Registry, text: str, **supplied: Any) -> Any:
     """
     option = f"--{registry.kind}"
     try:
-        name, options = parse_choice(text)
+        name, given = parse_choice(text)
+        options = {key: frozen(value) for key, value in given.items()}
         if wrong := registry.mistakes(name, options, build=False):
             lines = [f"{option}: {f'{key}: {message}' if key in options else message}" for key, message in wrong]
             raise UsageError(*lines)

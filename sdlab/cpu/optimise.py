@@ -14,10 +14,10 @@ from sdlab.model.stable_diffusion import StableDiffusion
 
 
 def optimise_for_inference(model: StableDiffusion, compile: bool = False) -> None:
-    """Make the U-Net and the VAE of a model faster, in place, where possible.
+    """Make the U-Nets and the VAE of a model faster, in place, where possible.
 
     On a CPU, in float32 or bfloat16, their weights are packed and long attention in bfloat16 is replaced. Nothing
-    changes on other devices and in other dtypes. With `compile`, the U-Net is compiled instead of packed, on any
+    changes on other devices and in other dtypes. With `compile`, U-Nets are compiled instead of packed, on any
     device. Networks that are already packed or compiled are skipped, so a second call changes nothing.
 
     A packed network is for inference only. It has no gradients and no complete state_dict, and it cannot be moved to
@@ -26,9 +26,11 @@ def optimise_for_inference(model: StableDiffusion, compile: bool = False) -> Non
     Raises:
         UsageError: `compile` is set and no C++ compiler was found.
     """
-    if compile and not _is_optimised(model.unet):
-        compile_for_inference(model.unet, model.device)
-    for network in (model.unet, model.vae):
+    unets = (model.unet, *model.others.values())
+    for unet in unets if compile else ():
+        if not _is_optimised(unet):
+            compile_for_inference(unet, model.device)
+    for network in (*unets, model.vae):
         optimise_network(network, model.device, model.dtype)
 
 

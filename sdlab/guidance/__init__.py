@@ -13,6 +13,7 @@ from samplers.checks import check_options, look_up
 from sdlab.guidance.adaptive import AdaptiveGuidance
 from sdlab.guidance.affine import Affine
 from sdlab.guidance.apg import AdaptiveProjected
+from sdlab.guidance.autoguidance import Autoguidance
 from sdlab.guidance.base import ContextNoise, Level, Query, State, Strategy
 from sdlab.guidance.beta_cfg import BetaGuidance
 from sdlab.guidance.cads import ConditionAnnealed
@@ -20,6 +21,7 @@ from sdlab.guidance.cfg import ClassifierFree
 from sdlab.guidance.cfg_interval import ClassifierFreeInterval
 from sdlab.guidance.cfg_norm import LimitedNorm
 from sdlab.guidance.cfg_zero import ZeroStar
+from sdlab.guidance.contrast import Contrast
 from sdlab.guidance.dynamic_thresholding import DynamicThresholding
 from sdlab.guidance.epsilon_scaling import EpsilonScaling
 from sdlab.guidance.fbg import Feedback
@@ -52,6 +54,7 @@ __all__ = [
     "ClassifierFreeInterval",
     "ConditionAnnealed",
     "ContextNoise",
+    "Contrast",
     "DynamicThresholding",
     "EpsilonScaling",
     "Feedback",
@@ -82,6 +85,7 @@ GUIDANCE: dict[str, type[Strategy]] = {
     "apg": AdaptiveProjected,
     "beta_cfg": BetaGuidance,
     "cads": ConditionAnnealed,
+    "autoguidance": Autoguidance,
     "cfg": ClassifierFree,
     "cfg_interval": ClassifierFreeInterval,
     "cfg_norm": LimitedNorm,

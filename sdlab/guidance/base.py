@@ -53,7 +53,7 @@ class Query:
     context: str = "cond"
     perturbation: Perturbation | None = None
     negative: str = "uncond"
-    network: str | None = None  # "early" is the network in unet_early.safetensors of the model folder
+    network: str | None = None  # "early" is the U-Net in unet_early.safetensors of the model folder
     label: float | None = None
     noise: ContextNoise | None = None
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -29,6 +30,7 @@ class StableDiffusion:
     unet: Unet
     device: torch.device
     dtype: torch.dtype
+    others: Mapping[str, Unet] = field(default_factory=dict)  # further U-Nets of the configuration, such as "early"
 
 
 def networks(config: ModelConfig) -> dict[str, nn.Module]:

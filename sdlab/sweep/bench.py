@@ -24,6 +24,7 @@ from sdlab.pipeline import NotFinite
 from sdlab.plugins import Boundary, CodeError
 from sdlab.sweep.cell import Cell
 from sdlab.sweep.flow_ends import FlowEnds
+from sdlab.sweep.needs import networks
 from sdlab.sweep.pass_clock import PassClock
 from sdlab.sweep.plan import Pictures, Plan
 from sdlab.sweep.prompts import picture_set
@@ -49,7 +50,7 @@ class ModelBench:
             RunError: a file is damaged.
         """
         self.plan, self.opened = plan, plan.opened
-        self.backend = plan.opened.load(plan.device, getattr(torch, plan.dtype), plan.compile)
+        self.backend = plan.opened.load(plan.device, getattr(torch, plan.dtype), plan.compile, networks(plan))
         for prompt in dict.fromkeys((*plan.prompts, plan.negative)):
             if cut := self.backend.cut(prompt):
                 remark(f"note: the prompt {prompt!r} is too long for the text encoder; its end is ignored: {cut!r}")
@@ -229,7 +230,8 @@ class ModelBench:
         sigmas = (self.backend.levels.sigma_max, self.backend.levels.sigma_min, 0.0)
         contexts, seeds = self._contexts(list(range(n))), list(range(n))
         with suppress(SdlabError), enough_memory(""), Boundary().crossed():
-            for strategy in (guidance.make("none"), guidance.make("cfg", scale=2.0)):
+            further = [guidance.make("autoguidance", network=name) for name in networks(self.plan)]
+            for strategy in (guidance.make("none"), guidance.make("cfg", scale=2.0), *further):
                 samples = self.backend.sample(*contexts, samplers.make("euler"), sigmas, strategy, seeds)
             self.backend.decode(samples)
 

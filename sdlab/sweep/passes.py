@@ -114,6 +114,6 @@ def _passes(sampler: samplers.Sampler, choice: Choice, sigmas: Sequence[float]) 
     return denoise.passes
 
 
-def _unit_gaussian(x: Tensor, sigma: Sigma, context: Tensor) -> Tensor:
+def _unit_gaussian(x: Tensor, sigma: Sigma, context: Tensor, **_: object) -> Tensor:
     """The exact denoiser of data with unit variance, so that an adaptive sampler follows a true flow."""
     return x / (1 + torch.as_tensor(sigma).view(-1, 1) ** 2)

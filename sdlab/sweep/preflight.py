@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from sdlab.guidance.needs import lacking
 from sdlab.metrics import Subject, complaints, missing_files
 from sdlab.metrics.base import Need
 from sdlab.picture import opened
+from sdlab.sweep.needs import networks, queries
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.prompts import picture_size
 from sdlab.system.errors import UsageError
@@ -21,11 +23,11 @@ def check(plan: Plan) -> None:
         RunError: a file of the model is damaged.
     """
     missing = [
-        *plan.opened.check(plan.device, plan.compile),
+        *plan.opened.check(plan.device, plan.compile, networks(plan)),
         *missing_files(plan.metrics, plan.metric_files),
         *_unreadable_pictures(plan),
     ]
-    if wrong := missing or [*complaints(plan.metrics, subject(plan)), *_impossible(plan)]:
+    if wrong := missing or [*complaints(plan.metrics, subject(plan)), *_impossible(plan), *_unanswerable(plan)]:
         raise UsageError(*wrong)
 
 
@@ -61,6 +63,16 @@ def _unreadable_pictures(plan: Plan) -> Iterator[str]:
             yield f"image: {error}"
 
 
+def _unanswerable(plan: Plan) -> Iterator[str]:
+    """What the model lacks for the guidance strategies of a plan, in one line for each."""
+    model, faults = plan.opened, dict[str, dict[str, None]]()
+    for query, label in queries(plan).items():
+        if fault := lacking(query, model.name, model.conditional, model.layers, model.others):
+            faults.setdefault(fault, {})[label] = None
+    for fault, labels in faults.items():
+        yield f"guidance: {', '.join(labels)}: {fault}"
+
+
 def _impossible(plan: Plan) -> Iterator[str]:
     """The settings of a plan that its model does not support, one line each."""
     model = plan.opened
@@ -74,6 +86,3 @@ def _impossible(plan: Plan) -> Iterator[str]:
     if not plan.metrics and not model.draws_pictures:
         free = 'choose a metric that needs none, like ["reference_error"]'
         yield f"metrics: model {model.name} draws no pictures; {free}"
-    guided = dict.fromkeys(cell.guidance.label for cell in plan.cells if cell.guidance.name != "none")
-    if guided and not model.conditional:
-        yield f'guidance: {", ".join(guided)}: model {model.name} has no conditions; use "none"'

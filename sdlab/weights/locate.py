@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -68,10 +68,11 @@ class Located:
     weights: tuple[Path, ...]  # in the order of `PARTS`; in the original layout the same for all
     shards: tuple[Path, ...] = ()  # the files that those in `weights` list which are indexes
     added: Path | None = None  # tokens added to the vocabulary
+    others: Mapping[str, Path] = field(default_factory=dict)  # unet_NAME.safetensors of further U-Nets, by name
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files: configuration, vocabulary and weights."""
+        """All files except those of further U-Nets: configuration, vocabulary and weights."""
         added = () if self.added is None else (self.added,)
         return tuple(dict.fromkeys((*self.configs, self.vocab, self.merges, *added, *self.weights, *self.shards)))
 
@@ -110,7 +111,14 @@ def locate(model: Model) -> Located:
         raise UsageError(*(f"model {source.name!r}: {line}" for line in lines))
     added = added_file(vocab)
     shards = [file for path in dict.fromkeys(weights) if is_index(path) for file in read_index(path).values()]
-    return Located(layout, place, tuple(configs), vocab, merges, tuple(weights), tuple(dict.fromkeys(shards)), added)
+    shards = list(dict.fromkeys(shards))
+    others = further_unets(place) if layout == "sdlab" else {}
+    return Located(layout, place, tuple(configs), vocab, merges, tuple(weights), tuple(shards), added, others)
+
+
+def further_unets(folder: Path) -> dict[str, Path]:
+    """The files unet_NAME.safetensors of a model folder, by name."""
+    return {path.stem.removeprefix("unet_"): path for path in sorted(folder.glob("unet_?*.safetensors"))}
 
 
 def _weights(search: _Search, names: Sequence[str], folder: Path) -> Path:

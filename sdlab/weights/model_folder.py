@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,6 +16,7 @@ from sdlab.system.errors import UsageError
 from sdlab.system.files import make_folder, reason, replacing
 from sdlab.weights import weights_file
 from sdlab.weights.fill import check, fill
+from sdlab.weights.stored_tensor import AnyTensor
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -53,13 +54,24 @@ def load_part(
         UsageError: the file does not exist.
         RunError: the file is damaged or does not fit the network.
     """
+    module, tensors = check_part(path, build)
+    return fill(module, tensors, device, dtype)
+
+
+def check_part(path: Path, build: Callable[[], M]) -> tuple[M, Mapping[str, AnyTensor]]:
+    """One network without its weights, and the tensors of its file, which fit it. Weights are not read.
+
+    Raises:
+        UsageError: the file does not exist.
+        RunError: the file is damaged or does not fit the network.
+    """
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     with unfilled():
         module = build()
     tensors, _ = weights_file.read(path)
     check(tensors, module, str(path))
-    return fill(module, tensors, device, dtype)
+    return module, tensors
 
 
 def save_part(path: Path, module: nn.Module, dtype: torch.dtype = torch.bfloat16) -> None:

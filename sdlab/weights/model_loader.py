@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from sdlab.model.vae import Vae
 from sdlab.weights import layouts
 from sdlab.weights.fill import check, fill
 from sdlab.weights.locate import Located, Model, locate
+from sdlab.weights.model_folder import check_part, load_part
 from sdlab.weights.padding import without_padding
 from sdlab.weights.vocabulary import check_size, read_tokenizer
 
@@ -38,6 +40,15 @@ class StoredModel:
         names = layouts.names(self.located.layout, self.config)
         for (part, module), path in zip(networks(self.config).items(), self.located.weights, strict=True):
             check(self.tensors[part], module, str(path), names[part])
+
+    def check_others(self, others: Iterable[str]) -> None:
+        """The same for the further U-Nets of these names.
+
+        Raises:
+            RunError: a file is damaged, or does not fit the configuration.
+        """
+        for name in others:
+            check_part(self.located.others[name], lambda: Unet(self.config.unet))
 
 
 def open_model(model: Model) -> StoredModel:
@@ -72,9 +83,12 @@ def read_model(model: Model) -> StoredModel:
 
 
 def load(
-    model: Model | StoredModel, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    model: Model | StoredModel,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    others: Iterable[str] = (),
 ) -> StableDiffusion:
-    """Load a model, named as for `open_model` or already opened by it.
+    """Load a model, named as for `open_model` or already opened by it, with those of its further U-Nets in `others`.
 
     Raises:
         UsageError: as for `open_model`.
@@ -90,4 +104,7 @@ def load(
     assert isinstance(text, ClipText)
     assert isinstance(vae, Vae)
     assert isinstance(unet, Unet)
-    return StableDiffusion(stored.config, stored.tokenizer, text, full, vae, unet, torch.device(device), dtype)
+    further = {
+        name: load_part(stored.located.others[name], lambda: Unet(stored.config.unet), device, dtype) for name in others
+    }
+    return StableDiffusion(stored.config, stored.tokenizer, text, full, vae, unet, torch.device(device), dtype, further)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from perturbations import PERTURBATIONS
 from torch import nn
 
 from sdlab.cpu import attention as cpu_attention
@@ -19,7 +20,6 @@ from sdlab.model.config import SCENES
 from sdlab.model.stable_diffusion import StableDiffusion
 from sdlab.pipeline import Pipeline
 from sdlab.weights.model_loader import load
-from tests.support.perturbations import PERTURBATIONS
 
 CPU = torch.device("cpu")
 FAST = [

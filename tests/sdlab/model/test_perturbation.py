@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from perturbations import CONFIGS, PERTURBATIONS, SMALL, PlainTransformer, inputs, small_unet
 from torch import nn
 
 from sdlab.guidance.nag import ContrastedAttention
@@ -15,7 +16,6 @@ from sdlab.guidance.seg import BlurredQueries
 from sdlab.model.config import SCENES, SD15
 from sdlab.model.diffusion import Unet
 from sdlab.model.perturbation import Perturbation
-from tests.support.perturbations import CONFIGS, PERTURBATIONS, SMALL, PlainTransformer, inputs, small_unet
 
 EACH = pytest.mark.parametrize("perturbation", PERTURBATIONS, ids=lambda one: type(one).__name__)
 

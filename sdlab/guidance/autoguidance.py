@@ -1,0 +1,38 @@
+"""Autoguidance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from samplers.checks import within
+from sdlab.guidance.affine import Affine
+from sdlab.guidance.base import COND, Query
+
+
+@dataclass(frozen=True)
+class Autoguidance(Affine):
+    """Autoguidance: away from a less trained network with the same prompt, D′(c) + scale (D(c) − D′(c)).
+
+    D′ is the U-Net `network` of the model folder, whose file is unet_NETWORK.safetensors. It has the configuration of
+    the U-Net, so its passes cost the same. Scale 1 is the plain conditional model. (Karras et al. 2024,
+    arXiv:2406.02507, sec. 4)
+
+    Raises:
+        ValueError: `scale` is below 0, or `network` is empty.
+    """
+
+    scale: float = 2.0
+    network: str = "early"
+
+    def __post_init__(self) -> None:
+        within("Autoguidance.scale", self.scale, 0)
+        if not self.network:
+            raise ValueError("Autoguidance.network must be the name of a network, like 'early'")
+
+    def pair(self) -> tuple[Query, Query]:
+        """The conditional predictions of both networks."""
+        return Query("cond", network=self.network), COND
+
+    def weight(self, sigma: float) -> float:
+        """The scale at every level."""
+        return self.scale
