@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Grey(Opened):
         self.levels = samplers.continuous_levels(0.01, 10.0)
         self.seconds_per_pass = {"cpu": 1e-3}
 
-    def load(self, device: str, dtype: torch.dtype, compile: bool) -> Backend:
+    def load(self, device: str, dtype: torch.dtype, compile: bool, others: Collection[str] = ()) -> Backend:
         return Loaded(self.levels, float(self.options["light"]))
 
 
