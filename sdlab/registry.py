@@ -135,7 +135,11 @@ def _complaint(hint: Any, value: Any) -> str:
     if _has_dates(value):
         return "should have no dates or times; write them in quotes"
     try:
-        TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True)).validate_python(value)
+        adapter = TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+        try:
+            adapter.validate_python(value)
+        except ValidationError:
+            adapter.validate_python(frozen(value))  # the option may be a tuple, which TOML and JSON do not have
     except (PydanticSchemaGenerationError, TypeError):
         return ""  # TOML cannot express this type, so it is checked when the choice is built
     except ValidationError as error:

@@ -27,6 +27,7 @@ from sdlab.weights.model_loader import StoredModel, load, read_model
 # Seconds per pass and image, used until a run has measured them. Measured on two CPU cores, guessed elsewhere.
 _SECONDS = {
     "scenes": {"cpu": 0.002, "cuda": 0.0005, "mps": 0.002},
+    "portraits": {"cpu": 0.005, "cuda": 0.0005, "mps": 0.005},
     "sd15": {"cpu": 3.0, "cuda": 0.03, "mps": 0.5},
 }
 _FILES = frozenset({"weights", "vocab", "merges"})

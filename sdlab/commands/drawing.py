@@ -36,7 +36,8 @@ from sdlab.weights.model_loader import StoredModel, load, open_model
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 STRENGTH = 0.6  # the default of --strength
-_CFG = {"scenes": 3.0}  # default CFG scale of a model; for others 7.5, as is usual for Stable Diffusion
+# Default CFG scale of a model; for others 7.5, as is usual for Stable Diffusion.
+_CFG = {"scenes": 3.0, "portraits": 2.0}
 _GAP, _WIDEST = 4, 4096  # pixels: between the pictures of a contact sheet, and its longer side
 
 

@@ -20,8 +20,10 @@ from sdlab.weights.vocabulary import COMBINED, added_file
 
 MODELS = {
     "scenes": "lab model, 64 × 64 pictures of simple scenes; included with sdlab (data/scenes)",
+    "portraits": "lab model, 64 × 64 pixel-art portraits; included with sdlab (data/portraits)",
     "sd15": "Stable Diffusion v1.5, 512 × 512; needs its files in data/",
 }
+_LAB = ("scenes", "portraits")
 WEIGHTS_VARIABLE, VOCABULARY_VARIABLE = "SDLAB_SD15", "SDLAB_SD15_VOCAB"
 # The first that exists in data/ is used.
 SD15_WEIGHTS = (
@@ -153,8 +155,8 @@ def _place(source: ModelSource, search: _Search) -> Path:
     """The folder or file with the weights."""
     if source.weights is not None and source.name != "sd15":
         raise UsageError(f"model {source.name!r}: `weights` is only for 'sd15'; use the file or folder as the model")
-    if source.name == "scenes":
-        return resources.find("data/scenes")
+    if source.name in _LAB:
+        return resources.find(f"data/{source.name}")
     if source.name == "sd15":
         given = source.weights or os.environ.get(WEIGHTS_VARIABLE)
         place = search.existing(given) if given else None

@@ -134,6 +134,11 @@ def test_a_sweep_accepts_it_with_options():
     assert named("euler") == "euler"
 
 
+def test_a_list_is_accepted_where_an_option_is_a_tuple():
+    assert GUIDANCE.mistakes("pag", {"layers": ["middle"]}) == []
+    assert [key for key, _ in GUIDANCE.mistakes("pag", {"layers": ["middle", 3]})] == ["layers"]
+
+
 def test_grids_of_custom_values_are_a_choice_too():
     """A list written out by hand, and a blend of a table and its options."""
     assert GRIDS.mistakes("explicit", {"sigmas": [14.6, 5.0, 1.0]}) == []
