@@ -61,7 +61,7 @@ def test_help_imports_nothing_heavy():
         ("grids", samplers.GRIDS),
         ("guidance", guidance.GUIDANCE),
         ("metrics", METRICS),
-        ("models", ["scenes", "sd15", *MODELS]),
+        ("models", ["scenes", "portraits", "sd15", *MODELS]),
     ],
 )
 def test_list_names_everything_with_a_description(what: str, names: list[str], tmp_path: Path):

@@ -288,7 +288,7 @@ def test_the_lab_model_can_be_measured_against_its_own_flow(monkeypatch: pytest.
 def test_they_are_listed():
     done = CliRunner().invoke(app, ["list", "models"])
     names = [line.split()[0] for line in done.stdout.splitlines()]
-    assert names == ["scenes", "sd15", "class_mixture", "data_set", "gaussian", "mixture"]
+    assert names == ["scenes", "portraits", "sd15", "class_mixture", "data_set", "gaussian", "mixture"]
 
 
 # What is wrong with them.

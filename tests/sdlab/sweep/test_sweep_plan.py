@@ -404,7 +404,7 @@ BAD = [
     ]),
     ('model = "scenes"', 'model = "scnes"', [
         "model: unknown model 'scnes' (did you mean 'scenes'?); known: class_mixture, data_set, gaussian, mixture, "
-        "scenes, sd15, or the path of a model file or folder",
+        "portraits, scenes, sd15, or the path of a model file or folder",
     ]),
     ('model = "scenes"', 'model = "no/folder"', ["model: model file or folder 'no/folder' not found"]),
     ('model = "scenes"', "model = 3", [

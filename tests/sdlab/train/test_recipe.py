@@ -234,10 +234,19 @@ SCENES = {
     "clip": ("clip", 2000, 64, 1e-3, 200, 0.998, {}),
 }
 PORTRAITS = {
-    "vae": ("vae", 2500, 16, 2e-3, 100, 0.995, {"kl": 3e-5}),
-    "text": ("text", 1500, 64, 1e-3, 100, 0.995, {}),
-    "evaluator": ("evaluator", 2000, 64, 2e-3, 100, 0.995, {}),
-    "unet": ("unet", 6000, 64, 1e-3, 200, 0.999, {"complete_captions": 0.5, "save_every": 100}),
+    "vae": ("vae", 2500, 16, 2e-3, 100, 0.995, {"kl": 3e-5, "precision": "float32"}),
+    "text": ("text", 1500, 64, 1e-3, 100, 0.995, {"precision": "float32"}),
+    "clip": ("clip", 3000, 128, 1e-3, 200, 0.998, {"complete_captions": 0.5}),
+    "evaluator": ("evaluator", 3000, 128, 2e-3, 200, 0.998, {}),
+    "unet": (
+        "unet",
+        7500,
+        256,
+        1e-3,
+        500,
+        0.9995,
+        {"complete_captions": 0.5, "save_every": 100, "snapshot_every": 500},
+    ),
 }
 
 
@@ -245,10 +254,7 @@ PORTRAITS = {
     ("name", "out", "shared", "expected"),
     [
         ("scenes", "out", {"model": "data/scenes"}, SCENES),
-        (
-            "portraits", "out/portraits",
-            {"model": "data/portraits", "world": "portraits", "precision": "float32"}, PORTRAITS,
-        ),
+        ("portraits", "out/portraits", {"model": "data/portraits", "world": "portraits"}, PORTRAITS),
     ],
 )  # fmt: skip
 def test_the_shipped_recipes(name: str, out: str, shared: dict[str, Any], expected: dict[str, Any]):
