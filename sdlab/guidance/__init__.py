@@ -83,9 +83,9 @@ __all__ = [
 GUIDANCE: dict[str, type[Strategy]] = {
     "adaptive": AdaptiveGuidance,
     "apg": AdaptiveProjected,
+    "autoguidance": Autoguidance,
     "beta_cfg": BetaGuidance,
     "cads": ConditionAnnealed,
-    "autoguidance": Autoguidance,
     "cfg": ClassifierFree,
     "cfg_interval": ClassifierFreeInterval,
     "cfg_norm": LimitedNorm,

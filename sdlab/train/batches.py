@@ -57,9 +57,6 @@ class _Batches(Dataset[Any]):
         self.draw, self.seed, self.accumulate = draw, config.seed, config.accumulate
         self.first = processes.rank() * config.accumulate  # in each step
 
-    def __len__(self) -> int:
-        raise TypeError("the number of batches is that of the sampler")
-
     def __getitem__(self, index: int) -> Any:
         step, batch = divmod(index, self.accumulate)
         try:

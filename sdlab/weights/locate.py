@@ -23,7 +23,6 @@ MODELS = {
     "portraits": "lab model, 64 × 64 pixel-art portraits; included with sdlab (data/portraits)",
     "sd15": "Stable Diffusion v1.5, 512 × 512; needs its files in data/",
 }
-_LAB = ("scenes", "portraits")
 WEIGHTS_VARIABLE, VOCABULARY_VARIABLE = "SDLAB_SD15", "SDLAB_SD15_VOCAB"
 # The first that exists in data/ is used.
 SD15_WEIGHTS = (
@@ -155,14 +154,14 @@ def _place(source: ModelSource, search: _Search) -> Path:
     """The folder or file with the weights."""
     if source.weights is not None and source.name != "sd15":
         raise UsageError(f"model {source.name!r}: `weights` is only for 'sd15'; use the file or folder as the model")
-    if source.name in _LAB:
-        return resources.find(f"data/{source.name}")
     if source.name == "sd15":
         given = source.weights or os.environ.get(WEIGHTS_VARIABLE)
         place = search.existing(given) if given else None
         if place and not _holds_models(place):
             return place
         return search.find(SD15_WEIGHTS, [place] if place else _data())
+    if source.name in MODELS:  # the others are included
+        return resources.find(f"data/{source.name}")
     place = resources.find(source.name)
     if place.exists():
         return (_holds_models(place) and _first(SD15_WEIGHTS, [place])) or place

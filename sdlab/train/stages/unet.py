@@ -221,10 +221,9 @@ class UnetStage(Stage):
             UsageError: `config.json` is invalid.
             RunError: a file cannot be written.
         """
-        measured = {}
+        measured, uniformly = {}, partial(uniform, levels=self.levels)
         for name, pictures in self.unseen.items():
             generator = measuring_generator(self.config.seed)
-            uniformly = partial(uniform, levels=self.levels)
             draw = Examples(pictures, 256, self.draw.shape, self.tokenizer, self.levels, uniformly)
             errors = []
             for _ in range(8):

@@ -268,12 +268,13 @@ def test_the_shipped_recipes(name: str, out: str, shared: dict[str, Any], expect
         assert ModelConfig.from_json(json.dumps(part.network)).name == name
 
 
-def test_the_recipe_of_scenes_has_the_networks_of_the_shipped_model(tmp_path: Path):
-    parts = load_recipe(Path("experiments/train/scenes.toml"))
+@pytest.mark.parametrize("name", ["scenes", "portraits"])
+def test_the_recipe_of_a_lab_model_has_the_networks_of_the_shipped_one(name: str, tmp_path: Path):
+    parts = load_recipe(Path(f"experiments/train/{name}.toml"))
     last = parts[-1]
-    save_config(tmp_path, read_config(Path("data/scenes")))
+    save_config(tmp_path, read_config(Path(f"data/{name}")))
     moved = [replace(last, config=last.config.model_copy(update={"model": str(tmp_path)}))]
     for need in moved[0].config.needs():
         (tmp_path / need.file).touch()
-    prepare(Path("scenes.toml"), moved)  # raises for any difference
+    prepare(Path(f"{name}.toml"), moved)  # raises for any difference
     assert ModelConfig.from_json(json.dumps(parts[0].network)).vae.factor == 4
