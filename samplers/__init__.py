@@ -19,14 +19,16 @@ from typing import Any, cast
 from samplers.ancestral import DPM2Ancestral, DPMpp2SAncestral, EulerAncestral
 from samplers.base import AdaptiveSampler, Noise, PathNoise, Sampler, run
 from samplers.brownian import brownian_path
-from samplers.cfg_pp import DDIMCFGpp, DPMpp2MCFGpp
+from samplers.cfg_pp import DDIMCFGpp, DPMpp2MCFGpp, RectifiedCFGpp
 from samplers.checks import check_options, look_up
 from samplers.ddim import DDIM
 from samplers.ddpm import DDPM
 from samplers.deis import DEIS
 from samplers.denoiser import Denoiser, GuidedDenoiser, SteppedDenoiser
 from samplers.dpm2 import DPM2
+from samplers.dpm_2m_sde import DPMSolver2MSDE
 from samplers.dpm_adaptive import DPMSolverAdaptive
+from samplers.dpm_singlestep import DPMSinglestep
 from samplers.dpm_solver import DPMpp2M, DPMpp3M, DPMSolver2M, DPMSolver3M
 from samplers.dpm_solver_single import DPMpp2S, DPMpp3S, DPMSolver2S, DPMSolver3S, DPMSolverFast
 from samplers.dpmpp_2m_sde import DPMpp2MSDE
@@ -121,11 +123,13 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "dpm2": DPM2,
     "dpm2_ancestral": DPM2Ancestral,
     "dpm_2m": DPMSolver2M,
+    "dpm_2m_sde": DPMSolver2MSDE,
     "dpm_2s": DPMSolver2S,
     "dpm_3m": DPMSolver3M,
     "dpm_3s": DPMSolver3S,
     "dpm_adaptive": DPMSolverAdaptive,
     "dpm_fast": DPMSolverFast,
+    "dpm_singlestep": DPMSinglestep,
     "dpmpp_2m": DPMpp2M,
     "dpmpp_2m_cfg_pp": DPMpp2MCFGpp,
     "dpmpp_2m_sde": DPMpp2MSDE,
@@ -150,6 +154,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "lms": LMS,
     "plms": PLMS,
     "pndm": PNDM,
+    "rectified_cfg_pp": RectifiedCFGpp,
     "res_multistep": RESMultistep,
     "restart": Restart,
     "sa_solver": SASolver,

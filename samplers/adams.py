@@ -24,7 +24,7 @@ from torch import Tensor
 
 
 class Node(NamedTuple):
-    """One noise level in the memory of a multistep sampler: x̂₀, or the noise σ ε = x − x̂₀."""
+    """One noise level in the memory of a sampler: x̂₀, ε, or the noise σ ε = x − x̂₀."""
 
     sigma: float
     value: Tensor
@@ -86,8 +86,8 @@ def along_noise(x: Tensor, x0: Tensor, history: Sequence[Node], weights: Sequenc
     return out
 
 
-def along_data(x: Tensor, ratio: float, history: Sequence[Node], weights: Sequence[float]) -> Tensor:
-    """ratio x + Σ w_j x̂₀_j, for nodes that hold x̂₀; the weights and the ratio sum to 1."""
+def along_predictions(x: Tensor, ratio: float, history: Sequence[Node], weights: Sequence[float]) -> Tensor:
+    """ratio x + Σ w_j f_j, for nodes that hold f = x̂₀, where the weights and the ratio sum to 1, or f = ε."""
     out = x * ratio
     for node, weight in zip(history, weights, strict=True):
         out.add_(node.value, alpha=weight)

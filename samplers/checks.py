@@ -122,6 +122,16 @@ def positive(where: str, value: object) -> None:
         raise ValueError(f"{where} must be a number above 0, got {value!r}")
 
 
+def limit(where: str, value: object) -> None:
+    """Check a limit: a number above 0, or inf for none.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if value != math.inf:
+        positive(where, value)
+
+
 def _finite(value: object) -> bool:
     try:
         return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

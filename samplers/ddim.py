@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 
 import torch
 from torch import Tensor
 
 from samplers.base import Denoiser, Noise, Sampler, between
-from samplers.checks import within
+from samplers.checks import flag, limit, within
 
 
 @dataclass(frozen=True)
@@ -23,16 +23,31 @@ class DDIM(Sampler):
     In the σ clock (each x divided by its √ᾱ, ᾱ = 1/(1 + σ²), ⁺ for t−1), with ε̂ = (x − x̂₀)/σ:
         x⁺ = x̂₀ + √(σ⁺² − η² v) ε̂ + η √v z,   v = σ⁺² (σ² − σ⁺²)/σ²
 
-    `eta` scales the noise: 0 is Euler's method, 1 is DDPM. (Song, Meng, Ermon 2021, arXiv:2010.02502, eq. 12 and 16)
+    `eta` scales the noise: 0 is Euler's method, 1 is DDPM.
+
+    `clip` clamps x̂₀ to [−clip, clip], for models of pixels. Published code differs in the ε̂ that goes with it. With
+    `clip_noise` it is that of the clamped x̂₀, as in guided-diffusion. Then x = x̂₀ + σ ε̂ still holds, and `eta` 1 is
+    DDPM with the same `clip`. Without, it is that of the x̂₀ before, as in diffusers (`clip_sample`). With `clip` no
+    order is claimed: a denoiser that leaves the range converges to another flow. (Song, Meng, Ermon 2021,
+    arXiv:2010.02502, eq. 12 and 16)
 
     Raises:
-        ValueError: eta is not in [0, 1].
+        ValueError: eta is not in [0, 1], clip is not above 0, or clip_noise is not True or False.
     """
 
     eta: float = 0.0
+    clip: float = inf
+    clip_noise: bool = True
 
     def __post_init__(self) -> None:
         within("DDIM.eta", self.eta, 0, 1)
+        limit("DDIM.clip", self.clip)
+        flag("DDIM.clip_noise", self.clip_noise)
+
+    @property
+    def order(self) -> int:
+        """1; 0, no claim, with `clip`."""
+        return 1 if self.clip == inf else 0
 
     @property
     def stochastic(self) -> bool:
@@ -46,7 +61,11 @@ class DDIM(Sampler):
         x0 = denoise(x, sigma)
         q = sigma_next / sigma
         fresh = self.eta**2 * (1 - q * q)  # η² v as a share of σ⁺², which rounding cannot lift above 1
-        x = torch.lerp(x0, x, q * sqrt(1 - fresh))
+        kept = q * sqrt(1 - fresh)
+        clean = x0.clamp(-self.clip, self.clip)
+        x = torch.lerp(clean, x, kept)
+        if not self.clip_noise:
+            x.add_(clean - x0, alpha=kept)
         if sigma_next * fresh > 0:
             x.add_(between(noise, sigma, sigma_next, x), alpha=sigma_next * sqrt(fresh))
         return x, None

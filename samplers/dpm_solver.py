@@ -15,8 +15,8 @@ from torch import Tensor
 from samplers.adams import (
     Node,
     adams_weights,
-    along_data,
     along_noise,
+    along_predictions,
     difference_weights,
     log_nodes,
     log_ratio,
@@ -108,7 +108,7 @@ class DPMpp3M(Multistep):
             return torch.lerp(x0, x, sigma_next / sigma), memory
         h = log_ratio(sigma, sigma_next)
         weights = [h * weight for weight in _weights(log_nodes(nodes, h), -h, self.variant)]
-        return along_data(x, sigma_next / sigma, nodes, weights), memory
+        return along_predictions(x, sigma_next / sigma, nodes, weights), memory
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from samplers.adams import Node, adams_weights, along_data, difference_weights, log_nodes, log_ratio, phi
+from samplers.adams import Node, adams_weights, along_predictions, difference_weights, log_nodes, log_ratio, phi
 from samplers.base import Denoiser, Noise, between
 from samplers.checks import one_of, within
 from samplers.multistep import History, Multistep
@@ -83,7 +83,7 @@ class DPMpp3MSDE(Multistep):
             return torch.lerp(x0, x, 0.0), memory
         h = log_ratio(sigma, sigma_next)
         weights = self._weights(log_nodes(nodes, h), (1 + self.eta) * h)
-        x = along_data(x, sigma_next / sigma * exp(-self.eta * h), nodes, weights)
+        x = along_predictions(x, sigma_next / sigma * exp(-self.eta * h), nodes, weights)
         if self.stochastic:
             x.add_(between(noise, sigma, sigma_next, x), alpha=sigma_next * sqrt(-expm1(-2 * self.eta * h)))
         return x, memory

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from samplers.adams import Node, adams_weights, along_data, log_ratio, phi
+from samplers.adams import Node, adams_weights, along_predictions, log_ratio, phi
 from samplers.base import Denoiser, Noise, between
 from samplers.checks import one_of, within
 from samplers.multistep import History, Multistep
@@ -41,10 +41,14 @@ class SASolver(Multistep):
     predictor reuses the corrector's D. In mode PECE (`pece`) the denoiser is called again at the corrected x. The last
     x is not corrected.
 
-    `predictor` (1 to 4) and `corrector` (0 to 4) are the numbers of levels used; 0 is no corrector. `tau` ≥ 0 scales
+    `predictor` (1 to 4) and `corrector` (0 to 4) are the numbers of levels used; 0 means no corrector. `tau` ≥ 0 scales
     the noise where tau_low ≤ σ ≤ tau_high: 0 is the probability flow, 1 is the reverse SDE. `variant` "published" is
     the authors' code, and diffusers after it: ½ H in place of H φ₂(−H) = ∫₀¹ H e^{−(1−θ)H} θ dθ where two levels are
     used, as in UniPC with B = h. The order is the same. (Xue et al. 2023, arXiv:2309.05019, Algorithm 1)
+
+    `on` "noise" integrates the noise prediction ε = (x − D)/σ in place of D. Both variants are the same there, and few
+    steps leave much more noise. This is "noise_prediction" of diffusers:
+        x⁺ = x − (1+τ²) σ⁺ h Σ_j ε_j ∫₀¹ e^{(1−θ)h} ℓ_j(θ) dθ + τ √(σ² − σ⁺²) z
 
     With `lower_order_final` a step that has m steps left, itself included, uses m levels at most in its predictor, and
     m + 1 in its corrector. This is the default of diffusers, in runs of any length. The claimed order is 2 at most.
@@ -62,6 +66,7 @@ class SASolver(Multistep):
     corrector: int = 3
     pece: bool = False
     variant: Literal["corrected", "published"] = "corrected"
+    on: Literal["data", "noise"] = "data"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,6 +77,7 @@ class SASolver(Multistep):
         one_of("SASolver.predictor", self.predictor, (1, 2, 3, 4))
         one_of("SASolver.corrector", self.corrector, (0, 1, 2, 3, 4))
         one_of("SASolver.variant", self.variant, ("corrected", "published"))
+        one_of("SASolver.on", self.on, ("data", "noise"))
 
     @property
     def order(self) -> int:
@@ -96,13 +102,15 @@ class SASolver(Multistep):
     ) -> tuple[Tensor, Predicted]:
         """x at `sigma` -> x at `sigma_next`. Memory: the state before the step, its noise and the last predictions."""
         x0, before = denoise(x, sigma), memory or Predicted()
-        history = before.history
+        history, value = before.history, self._value(x, x0, sigma)
         if self.corrector > 0 and before.x is not None:
             start = history.nodes[0].sigma
             levels = min(self.corrector, history.limit(start, self.corrector) + 1)
-            x = self._adams(before.x, start, sigma, (Node(sigma, x0), *history.nodes)[:levels], before.fresh)
-            x0 = denoise(x, sigma) if self.pece else x0
-        history = history._replace(nodes=(Node(sigma, x0), *history.nodes)[:4])
+            x = self._adams(before.x, start, sigma, (Node(sigma, value), *history.nodes)[:levels], before.fresh)
+            if self.pece:
+                x0 = denoise(x, sigma)
+                value = self._value(x, x0, sigma)
+        history = history._replace(nodes=(Node(sigma, value), *history.nodes)[:4])
         if sigma_next == 0:
             return torch.lerp(x0, x, 0.0), Predicted(x, None, history)
         fresh = between(noise, sigma, sigma_next, x) if self._tau(sigma) > 0 else None
@@ -116,12 +124,21 @@ class SASolver(Multistep):
         h, eta = log_ratio(sigma, sigma_next), self._tau(sigma) ** 2
         h_eta = (1 + eta) * h
         thetas = tuple(_signed_log_ratio(sigma, node.sigma) / h for node in nodes)
-        weights = [h_eta * weight for weight in adams_weights(thetas, -h_eta)]
-        if self.variant == "published" and len(nodes) == 2:
-            excess = h_eta * (0.5 - phi(2, -h_eta)[1]) / (thetas[0] - thetas[1])
-            weights = [weights[0] + excess, weights[1] - excess]
-        out = along_data(x, sigma_next / sigma * exp(-eta * h), nodes, weights)
-        return out if fresh is None else out.add_(fresh, alpha=sigma_next * sqrt(-expm1(-2 * eta * h)))
+        if self.on == "noise":
+            ratio, spread = 1.0, sqrt(eta * (sigma - sigma_next) * (sigma + sigma_next))
+            weights = [-h_eta * sigma_next * weight for weight in adams_weights(thetas, h)]
+        else:
+            ratio, spread = sigma_next / sigma * exp(-eta * h), sigma_next * sqrt(-expm1(-2 * eta * h))
+            weights = [h_eta * weight for weight in adams_weights(thetas, -h_eta)]
+            if self.variant == "published" and len(nodes) == 2:
+                excess = h_eta * (0.5 - phi(2, -h_eta)[1]) / (thetas[0] - thetas[1])
+                weights = [weights[0] + excess, weights[1] - excess]
+        out = along_predictions(x, ratio, nodes, weights)
+        return out if fresh is None else out.add_(fresh, alpha=spread)
+
+    def _value(self, x: Tensor, x0: Tensor, sigma: float) -> Tensor:
+        """What is integrated: x̂₀ or ε."""
+        return x0 if self.on == "data" else (x - x0) / sigma
 
     def _tau(self, sigma: float) -> float:
         return self.tau if self.tau_low <= sigma <= self.tau_high else 0.0

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from samplers.adams import Node, adams_weights, along_data, log_nodes, log_ratio
+from samplers.adams import Node, adams_weights, along_predictions, log_nodes, log_ratio
 from samplers.base import Denoiser, Noise
 from samplers.checks import one_of
 from samplers.multistep import History, Multistep
@@ -91,8 +91,8 @@ class UniPC(Multistep):
         nodes = log_nodes(history, h)
         if len(nodes) == 2:
             half = self._b(h) / (2 * nodes[1])
-            return along_data(x, ratio, history, (-expm1(-h) - half, half))
-        return along_data(x, ratio, history, [h * weight for weight in adams_weights(nodes, -h)])
+            return along_predictions(x, ratio, history, (-expm1(-h) - half, half))
+        return along_predictions(x, ratio, history, [h * weight for weight in adams_weights(nodes, -h)])
 
     def _correct(self, x: Tensor, history: tuple[Node, ...], now: Node) -> Tensor:
         sigma, x0 = history[0]
@@ -100,7 +100,7 @@ class UniPC(Multistep):
         if len(history) == 1:
             return torch.lerp(x0, x, ratio).add_(now.value - x0, alpha=self._b(h) / 2)
         weights = adams_weights((*log_nodes(history, h), 1.0), -h)
-        return along_data(x, ratio, (*history, now), [h * weight for weight in weights])
+        return along_predictions(x, ratio, (*history, now), [h * weight for weight in weights])
 
     def _b(self, h: float) -> float:
         return h if self.kind == "bh1" else -expm1(-h)

@@ -34,7 +34,7 @@ def exponential(steps: int, levels: Levels) -> tuple[float, ...]:
 def polyexponential(steps: int, levels: Levels, rho: float = 1.0) -> tuple[float, ...]:
     """A power of the share in log σ: ln σ = ln σ_min + s^ρ (ln σ_max − ln σ_min); ρ = 1 is `exponential`.
 
-    Above 1 it is fine near the data, below 1 in the noise; ρ > 0. (Crowson, k-diffusion, 2022)
+    Above 1 it is fine near the data, below 1 in the noise; ρ > 0. (Crowson 2022, k-diffusion)
     """
     positive("polyexponential.rho", rho)
     low, high = log(levels.sigma_min), log(levels.sigma_max)

@@ -7,6 +7,7 @@ name and adds the ending. A new grid is one function and one line in `GRIDS`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any, Literal, get_args
@@ -60,7 +61,7 @@ def grid(
 
     Raises:
         ValueError: a name, ending, dialect or option is unknown (the message suggests the nearest name), `steps` is
-            below 1 or above the model's number of timesteps, or the levels do not fall strictly.
+            below 1 or above the model's number of timesteps, or the levels are not finite or do not fall strictly.
     """
     spacing = look_up("grid", name, GRIDS)
     if ending is None:
@@ -71,7 +72,12 @@ def grid(
     check_options(f"grid {name!r}", spacing, options)
     whole("steps", steps, 1, 1_000_000)
     # A grid function may return any iterable of numbers, such as integers or a tensor.
-    sigmas = tuple(map(float, spacing(steps if ending == "to_zero" else steps + 1, levels, **options)))
+    try:
+        sigmas = tuple(map(float, spacing(steps if ending == "to_zero" else steps + 1, levels, **options)))
+    except OverflowError:
+        sigmas = (math.inf,)
+    if not all(map(math.isfinite, sigmas)):
+        raise ValueError(f"grid {name!r} has levels that are not finite, at {steps} steps with options {options}")
     if ending != "stop_at_sigma_min":
         sigmas = (*(sigmas if ending == "to_zero" else sigmas[:-1]), 0.0)
     for a, b in pairwise(sigmas):

@@ -194,16 +194,41 @@ def test_single_step_samplers_of_order_two(name, algorithm, spacing, steps):
     assert_same(ours(samplers.make(name), x, sigmas), theirs_vp(scheduler, x)[1::2])
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("grid", ["karras", "trailing"])
+@pytest.mark.parametrize("solver", ["midpoint", "heun"])
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize(("on", "ending"), [("data", "zero"), ("data", "sigma_min"), ("noise", "sigma_min")])
+def test_single_step_samplers_on_the_levels_of_the_grid(on, ending, order, solver, grid):
+    """The scheduler is given our levels: some of its own grids repeat the last one."""
+    algorithm = {"data": "dpmsolver++", "noise": "dpmsolver"}[on]
+    config = {"algorithm_type": algorithm, "solver_order": order, "solver_type": solver, "final_sigmas_type": ending}
+    rule = samplers.make("dpm_singlestep", max_order=order, on=on, solver=solver)
+    for steps in (3, 4, 5, 6, 20):
+        scheduler = build("DPMSolverSinglestepScheduler", steps, **config, lower_order_final=True)
+        stop = {"zero": "to_zero", "sigma_min": "stop_at_sigma_min"}[ending]
+        sigmas = samplers.grid(grid, steps=steps, levels=SD, ending=stop)
+        scheduler.sigmas = torch.tensor(sigmas, dtype=torch.float64)
+        x = start(3, 2, sigma=sigmas[0])
+        assert_same(ours(rule, x, sigmas), theirs_vp(scheduler, x))
+
+
 @pytest.mark.parametrize("steps", [5, 10, 20, 50])
 def test_ddim_and_the_pseudo_numerical_methods_on_integer_timesteps(steps):
     """Even strides, which is all that these schedulers can step, and an end at ᾱ = 1."""
     sigmas = samplers.grid("leading", steps=steps, levels=SD)
     cases = [
-        ("ddim", "DDIMScheduler", {"clip_sample": False}),
-        ("plms", "PNDMScheduler", {"skip_prk_steps": True}),
-        ("pndm", "PNDMScheduler", {"skip_prk_steps": False}),
+        ("ddim", {}, "DDIMScheduler", {"clip_sample": False}),
+        (
+            "ddim",
+            {"clip": 0.5, "clip_noise": False},
+            "DDIMScheduler",
+            {"clip_sample": True, "clip_sample_range": 0.5},
+        ),
+        ("plms", {}, "PNDMScheduler", {"skip_prk_steps": True}),
+        ("pndm", {}, "PNDMScheduler", {"skip_prk_steps": False}),
     ]
-    for name, other, config in cases:
+    for name, options, other, config in cases:
         scheduler = build(other, steps, set_alpha_to_one=True, timestep_spacing="leading", **config)
         bars = scheduler.alphas_cumprod.double()
         x = start(3, 2, sigma=sigmas[0])
@@ -211,7 +236,7 @@ def test_ddim_and_the_pseudo_numerical_methods_on_integer_timesteps(steps):
         for t in scheduler.timesteps:
             sigma = samplers.sigma_of(float(bars[int(t)]))
             sample = scheduler.step(noise_at(sample / bars[int(t)].sqrt(), sigma), int(t), sample).prev_sample
-        assert_same(ours(samplers.make(name), x, sigmas)[-1:], [sample])
+        assert_same(ours(samplers.make(name, **options), x, sigmas)[-1:], [sample])
 
 
 @pytest.mark.parametrize("steps", STEPS)

@@ -44,6 +44,18 @@ def test_two_names_of_one_sampler(one, other, grid):
     torch.testing.assert_close(ours, theirs, atol=1e-11, rtol=1e-11)
 
 
+@pytest.mark.parametrize(("other", "on"), [("dpm_2s", "noise"), ("dpmpp_2s", "data")])
+def test_single_steps_on_a_grid_with_the_inner_levels_in_it(other, on):
+    """Each step of `other` is cut in two; the step after them is the Euler step with which a run ends."""
+    coarse, fine = GRIDS["stops"], [GRIDS["stops"][0]]
+    for sigma, sigma_next in pairwise(coarse[:-1]):
+        fine += [(sigma * sigma_next) ** 0.5, sigma_next]
+    rule = samplers.make("dpm_singlestep", max_order=2, on=on)
+    ours = samplers.run(rule, MIXTURE.denoise, start(4, 2, sigma=fine[0]), [*fine, coarse[-1]])
+    theirs = samplers.run(samplers.make("euler"), MIXTURE.denoise, sample(other, coarse[:-1]), coarse[-2:])
+    torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
+
+
 def exponential_adams(order, on_noise):
     """x⁺ of the exponential Adams–Bashforth method with `order` predictions, as a loop of its own."""
 

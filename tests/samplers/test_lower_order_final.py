@@ -18,6 +18,7 @@ ORDERS = {
     "dpm_3m": 3,
     "res_multistep": 2,
     "deis": 3,
+    "dpm_2m_sde": 2,
     "dpmpp_2m_sde": 2,
     "dpmpp_3m_sde": 3,
 }
@@ -43,6 +44,7 @@ ANY_LENGTH = [
     ("sa_solver", {"predictor": 3, "corrector": 0}, (2, 2)),
     ("sa_solver", {"predictor": 1, "corrector": 4}, (1, 0)),
     ("sa_solver", {"predictor": 2, "pece": True}, (1, 0)),
+    ("sa_solver", {"on": "noise"}, (2, 2)),
 ]
 
 

@@ -130,6 +130,22 @@ def test_published_ipndm_v_does_not_converge_where_steps_alternate():
     assert order(errors(samplers.make("ipndm"), SPECTRUM, grids), steps) == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.parametrize("solver", ["midpoint", "heun"])
+@pytest.mark.parametrize("on", ["data", "noise"])
+def test_single_steps_on_the_levels_of_the_grid_are_of_third_order_where_these_are_at_two_thirds(on, solver):
+    """Groups of three steps, 1 : 1 : 1 in log σ, or 1 : 1 : 2, where r₂ = ½. The last group has two steps and an error
+    of h³."""
+
+    def grid(groups, lengths):
+        along = np.cumsum([0.0, *lengths * groups, 1.0, 1.0])
+        return [float(sigma) for sigma in TOP * (LOW / TOP) ** (along / along[-1])]
+
+    rule, groups = samplers.make("dpm_singlestep", on=on, solver=solver), (32, 64, 128)
+    for lengths, expected in ([1.0, 1.0, 1.0], 3), ([1.0, 1.0, 2.0], 2):
+        found = errors(rule, SPECTRUM, [grid(n, lengths) for n in groups])
+        assert order(found, groups) == pytest.approx(expected, abs=0.15)
+
+
 def test_third_order_single_steps_need_their_last_call_at_two_thirds():
     """Why r₂ is no option: the paper's last line, with r₂ elsewhere, is of second order."""
 

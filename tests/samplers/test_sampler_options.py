@@ -53,6 +53,10 @@ def test_a_mistake_is_reported_in_one_line(name, options, line):
         ("gradient_estimation", {"gamma": 1.5}, 2),
         ("dpm_adaptive", {"pair": "12"}, 2),
         ("dpm_fast", {"remainder": 2}, 3),
+        ("ddim", {}, 1),
+        ("ddim", {"clip": 1.0}, 0),
+        ("ddpm", {}, 1),
+        ("ddpm", {"clip": 1}, 0),
     ],
 )
 def test_options_decide_over_the_order_that_is_claimed(name, options, order):

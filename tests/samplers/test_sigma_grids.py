@@ -238,6 +238,14 @@ ERRORS = [
     (lambda: samplers.grid("karras", steps=5, levels=SD, rho=0), "karras.rho must be a number above 0, got 0"),
     (lambda: samplers.grid("karras", steps=5, levels=SD, rho="7"), "karras.rho must be a number above 0, got '7'"),
     (
+        lambda: samplers.grid("karras", steps=5, levels=SD, rho=1e-300),
+        "grid 'karras' has levels that are not finite, at 5 steps with options {'rho': 1e-300}",
+    ),
+    (
+        lambda: samplers.grid("explicit", steps=2, levels=SD, sigmas=[float("inf"), 1.0]),
+        "grid 'explicit' has levels that are not finite, at 2 steps",
+    ),
+    (
         lambda: samplers.grid("karras", steps=500, levels=SD, rho=1e17),
         "grid 'karras' has coinciding levels, ",
     ),

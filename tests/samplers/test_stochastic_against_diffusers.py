@@ -49,6 +49,14 @@ def build(name, steps, **config):
     return scheduler
 
 
+def distinct(scheduler):
+    """Its levels, without the step to σ_min with which some grids end twice."""
+    sigmas = [float(sigma) for sigma in scheduler.sigmas]
+    if not sigmas[-1] < sigmas[-2] * (1 - 1e-6):
+        sigmas, scheduler.timesteps = sigmas[:-1], scheduler.timesteps[:-1]
+    return sigmas
+
+
 def noise_at(x, sigma):
     return (x - MIXTURE.denoise(x, sigma)) / sigma
 
@@ -89,11 +97,20 @@ def assert_same(ours, theirs):
 
 MULTI = "DPMSolverMultistepScheduler"
 SDE = {"algorithm_type": "sde-dpmsolver++", "lower_order_final": False}
+SDE_ON_NOISE = {"algorithm_type": "sde-dpmsolver", "final_sigmas_type": "sigma_min"}
 VP = [
     ("ddpm", {}, MULTI, {**SDE, "solver_order": 1}),
     ("dpmpp_2m_sde", {}, MULTI, {**SDE, "solver_order": 2}),
     ("dpmpp_2m_sde", {"solver": "heun"}, MULTI, {**SDE, "solver_order": 2, "solver_type": "heun"}),
     ("dpmpp_3m_sde", {"variant": "diffusers"}, MULTI, {**SDE, "solver_order": 3, "solver_type": "heun"}),
+    ("dpm_2m_sde", {}, MULTI, {**SDE_ON_NOISE, "solver_order": 2, "lower_order_final": False}),
+    (
+        "dpm_2m_sde",
+        {"solver": "heun"},
+        MULTI,
+        {**SDE_ON_NOISE, "solver_order": 2, "solver_type": "heun", "lower_order_final": False},
+    ),
+    ("dpm_2m_sde", {"lower_order_final": True}, MULTI, {**SDE_ON_NOISE, "solver_order": 2}),
     (
         "dpmpp_3m_sde",
         {"variant": "diffusers", "lower_order_final": True},
@@ -108,8 +125,8 @@ VP = [
 @pytest.mark.parametrize(("name", "options", "other", "config"), VP, ids=str)
 def test_multistep_sde_samplers(name, options, other, config, spacing, steps, same_noise):
     scheduler = build(other, steps, **SPACINGS[spacing], **config)
-    x, sigmas = start(3, 2, sigma=float(scheduler.sigmas[0])), [float(sigma) for sigma in scheduler.sigmas]
-    noise = same_noise(scheduler)
+    sigmas = distinct(scheduler)
+    x, noise = start(3, 2, sigma=sigmas[0]), same_noise(scheduler)
     assert_same(ours(samplers.make(name, **options), x, sigmas, noise), theirs_vp(scheduler, x))
 
 
@@ -128,6 +145,14 @@ SA = [
         {"predictor": 3, "corrector": 3, "tau": 0.5, "variant": "published"},
         {"predictor_order": 3, "corrector_order": 3},
     ),
+    (
+        {"predictor": 2, "corrector": 2, "on": "noise"},
+        {"predictor_order": 2, "corrector_order": 2, "algorithm_type": "noise_prediction"},
+    ),
+    (
+        {"predictor": 3, "corrector": 4, "tau": 0.5, "on": "noise"},
+        {"predictor_order": 3, "corrector_order": 4, "algorithm_type": "noise_prediction"},
+    ),
 ]
 
 
@@ -136,13 +161,10 @@ SA = [
 @pytest.mark.parametrize(("options", "config"), SA, ids=str)
 @pytest.mark.parametrize("final", [False, True])
 def test_sa_solver(options, config, final, spacing, steps, same_noise):
-    """On all levels that differ: its own grids end at σ_min, which the ones spaced in σ reach a step early."""
     tau = options.get("tau", 1.0)
     scheduler = build("SASolverScheduler", steps, tau_func=lambda t: torch.tensor(tau, dtype=torch.float64),
                       lower_order_final=final, **SPACINGS[spacing], **config)  # fmt: skip
-    sigmas = [float(sigma) for sigma in scheduler.sigmas]
-    if not sigmas[-1] < sigmas[-2] * (1 - 1e-6):
-        sigmas, scheduler.timesteps = sigmas[:-1], scheduler.timesteps[:-1]
+    sigmas = distinct(scheduler)
     x, noise = start(3, 2, sigma=sigmas[0]), same_noise(scheduler)
     assert_same(
         ours(samplers.make("sa_solver", lower_order_final=final, **options), x, sigmas, noise), theirs_vp(scheduler, x)
@@ -197,3 +219,34 @@ def test_dpm2_ancestral(spacing, steps, same_noise):
             theirs.append(state)
             sigmas.append(float(scheduler.sigmas[min(scheduler.step_index, len(scheduler.sigmas) - 1)]))
     assert_same(ours(samplers.make("dpm2_ancestral"), x, sigmas, noise), theirs)
+
+
+@pytest.mark.parametrize("steps", [5, 10, 50])
+@pytest.mark.parametrize(
+    ("name", "options", "other", "at_step"),
+    [
+        ("ddim", {"eta": 0.6, "clip_noise": False}, "DDIMScheduler", {"eta": 0.6}),
+        ("ddim", {"eta": 0.6}, "DDIMScheduler", {"eta": 0.6, "use_clipped_model_output": True}),
+        ("ddpm", {}, "DDPMScheduler", {}),
+    ],
+    ids=str,
+)
+def test_predictions_that_are_clipped(name, options, other, at_step, steps, same_noise):
+    """On integer timesteps with even strides, to ᾱ = 1. The limit is within the mixture, so that it acts."""
+    config = {"clip_sample": True, "clip_sample_range": 0.5, "timestep_spacing": "leading"}
+    scheduler = getattr(schedulers, other)(**TABLE, **config)
+    scheduler.set_timesteps(steps)
+    scheduler.alphas_cumprod = bars = scheduler.alphas_cumprod.double()
+    if other == "DDIMScheduler":
+        scheduler.final_alpha_cumprod = torch.tensor(1.0, dtype=torch.float64)
+    sigmas = samplers.grid("leading", steps=steps, levels=samplers.discrete_levels())
+    x, noise = start(3, 2, sigma=sigmas[0]), same_noise(scheduler)
+    sample, theirs = x * bars[int(scheduler.timesteps[0])].sqrt(), []
+    for i, t in enumerate(scheduler.timesteps):
+        eps = noise_at(sample / bars[int(t)].sqrt(), sigmas[i])
+        sample = scheduler.step(eps, int(t), sample, **at_step).prev_sample
+        theirs.append(sample * (1 + sigmas[i + 1] ** 2) ** 0.5)
+    clipped = ours(samplers.make(name, clip=0.5, **options), x, sigmas, noise)
+    assert_same(clipped, theirs)
+    free = ours(samplers.make(name, **options), x, sigmas, samplers.philox([7, 8, 9]))
+    assert (clipped[-1] - free[-1]).abs().max() > 0.01

@@ -1,6 +1,7 @@
 """What stochastic samplers are without their noise, and which of them are one sampler under two names."""
 
 from itertools import pairwise
+from math import log, log2
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from sampler_problems import MIXTURE, SD, start
 import samplers
 from samplers.adams import Node
 from samplers.denoiser import Unguided
+from samplers.exact.guided import GuidedGaussian
+from samplers.exact.problems import Gaussian
 from samplers.multistep import History
 
 GRIDS = [samplers.grid("karras", steps=9, levels=SD), (14.0, 9.0, 8.5, 2.0, 0.5, 0.04)]
@@ -16,10 +19,14 @@ GRIDS = [samplers.grid("karras", steps=9, levels=SD), (14.0, 9.0, 8.5, 2.0, 0.5,
 WITHOUT_NOISE = [
     ("ddim_cfg_pp", {}, "euler", {}),
     ("dpm2_ancestral", {"eta": 0.0}, "dpm2", {}),
+    ("dpm_2m_sde", {"eta": 0.0}, "dpm_2m", {}),
     ("dpmpp_2m_cfg_pp", {}, "dpmpp_2m", {}),
+    ("dpmpp_2m_cfg_pp", {"variant": "corrected"}, "dpmpp_2m", {}),
+    ("rectified_cfg_pp", {}, "euler", {}),
     ("dpmpp_2m_sde", {"eta": 0.0, "solver": "heun"}, "res_multistep", {}),
     ("dpmpp_2s_ancestral", {"eta": 0.0}, "dpmpp_2s", {}),
     ("dpmpp_sde", {"eta": 0.0}, "dpmpp_2s", {}),
+    ("dpmpp_sde", {"eta": 0.0, "r1": 0.3}, "dpmpp_2s", {"r1": 0.3}),
     ("er_sde", {"scale": "ode", "stages": 1}, "euler", {}),
     ("sa_solver", {"tau": 0.0, "predictor": 1, "corrector": 0}, "euler", {}),
     ("sa_solver", {"tau": 0.0, "predictor": 2, "corrector": 0}, "res_multistep", {}),
@@ -36,6 +43,13 @@ WITHOUT_NOISE = [
         "unipc",
         {"kind": "bh1", "corrector": False},
     ),
+    ("sa_solver", {"tau": 0.0, "predictor": 1, "corrector": 0, "on": "noise"}, "euler", {}),
+    (
+        "sa_solver",
+        {"tau": 0.0, "predictor": 2, "corrector": 0, "on": "noise"},
+        "dpm_2m_sde",
+        {"eta": 0.0, "solver": "heun"},
+    ),
     ("sa_solver", {"tau_low": 20.0}, "sa_solver", {"tau": 0.0}),
     ("seeds_2", {"eta": 0.0}, "dpmpp_2s", {}),
     ("seeds_3", {"eta": 0.0}, "dpmpp_3s", {}),
@@ -50,12 +64,20 @@ TO_THE_BIT = [
     ("restart", {"low": 0.01, "high": 0.02}, "heun", {}),
 ]
 ONE_RULE = [
+    ("ddim", {"eta": 1.0, "clip": 0.4}, "ddpm", {"clip": 0.4}),
+    ("ddim", {"eta": 0.7, "clip_noise": False}, "ddim", {"eta": 0.7}),
     ("ddim_cfg_pp", {"eta": 0.7}, "ddim", {"eta": 0.7}),
     ("dpmpp_sde", {}, "seeds_2", {}),
     ("er_sde", {"scale": "sde", "stages": 1}, "ddpm", {}),
     ("sa_solver", {"predictor": 1, "corrector": 0}, "ddpm", {}),
     ("sa_solver", {"tau": 0.7, "predictor": 2, "corrector": 0}, "dpmpp_2m_sde", {"eta": 0.49, "solver": "heun"}),
     ("sa_solver", {"tau": 0.7, "corrector": 0}, "dpmpp_3m_sde", {"eta": 0.49}),
+    (
+        "sa_solver",
+        {"tau": 0.7, "predictor": 2, "corrector": 0, "on": "noise"},
+        "dpm_2m_sde",
+        {"eta": 0.49, "solver": "heun"},
+    ),
 ]
 
 
@@ -97,14 +119,35 @@ def test_two_names_are_one_sampler(name, options, twin, twins, sigmas, noise):
     torch.testing.assert_close(ours, theirs, atol=1e-11, rtol=0)
 
 
-def test_on_a_path_both_variants_of_the_sde_sampler_are_one():
-    ours, theirs = (
-        sample("dpmpp_sde", {"variant": variant, "eta": 1.0}, GRIDS[0], samplers.brownian_path)
-        for variant in ("corrected", "published")
-    )
+@pytest.mark.parametrize("r1", [0.2, 0.5, 0.8])
+def test_on_a_path_both_variants_of_the_sde_sampler_are_one(r1):
+    options = [{"variant": variant, "r1": r1} for variant in ("corrected", "published")]
+    ours, theirs = (sample("dpmpp_sde", given, GRIDS[0], samplers.brownian_path) for given in options)
     torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=0)
-    ours, theirs = (sample("dpmpp_sde", {"variant": variant}, GRIDS[0]) for variant in ("corrected", "published"))
+    ours, theirs = (sample("dpmpp_sde", given, GRIDS[0]) for given in options)
     assert (ours - theirs).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm"])
+def test_a_clip_is_the_sampler_with_a_denoiser_that_is_clipped(name):
+    x, noise = start(3, 2, sigma=GRIDS[0][0]), samplers.philox([3, 4, 5])
+    clipped = samplers.run(
+        samplers.make(name), lambda x, sigma: MIXTURE.denoise(x, sigma).clamp(-0.4, 0.4), x, GRIDS[0], noise
+    )
+    assert torch.equal(sample(name, {"clip": 0.4}, GRIDS[0]), clipped)
+    assert clipped.abs().max() == 0.4
+
+
+@pytest.mark.parametrize("options", [{"eta": 0.5}, {"eta": 0.5, "clip_noise": False}], ids=str)
+def test_a_clip_at_the_range_of_the_data_changes_nothing(options):
+    """An exact denoiser predicts a mean of the data, which is within their range."""
+    data = Gaussian(std=torch.zeros(2).double(), mean=torch.tensor([0.4, -1.0]).double())
+    x = start(3, 2, sigma=GRIDS[0][0])
+    free, clipped = (
+        samplers.run(samplers.make("ddim", **given), data.denoise, x, GRIDS[0], samplers.philox([3, 4, 5]))
+        for given in (options, {**options, "clip": 1.0})
+    )
+    assert torch.equal(free, clipped)
 
 
 @pytest.mark.parametrize("eta", [0.3, 1.0, 5.0])
@@ -179,7 +222,70 @@ def test_cfgpp_with_full_noise_is_its_euler_ancestral():
     torch.testing.assert_close(got, expected, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["ddim_cfg_pp", "dpmpp_2m_cfg_pp"])
+@pytest.mark.parametrize("variant", ["corrected", "published"])
+def test_the_corrected_difference_vanishes_while_predictions_stay_as_they_are(variant):
+    """Then a step is that of DDIM, up to a term of the authors' code, λ (D(c) − D(∅)) (1 − q) h/2h′."""
+    x, cond, uncond = (start(3, 2, sigma=3.0, seed=seed) for seed in range(3))
+    sigmas, scale = (3.0, 2.0, 1.2), 0.6
+
+    class Constant(Guided):
+        def with_uncond(self, x, sigma):
+            return uncond + scale * (cond - uncond), uncond
+
+    made = samplers.make("dpmpp_2m_cfg_pp", variant=variant), samplers.make("ddim_cfg_pp")
+    got, plain = (samplers.run(sampler, Constant(None), x, sigmas) for sampler in made)
+    extra = got - plain
+    ratio = log(2.0 / 1.2) / (2 * log(3.0 / 2.0))
+    factor = 0.0 if variant == "corrected" else (1 - 1.2 / 2.0) * ratio * scale
+    torch.testing.assert_close(extra, factor * (cond - uncond), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("reach", [0.5, 1.0])
+def test_rectified_cfgpp_is_the_papers_in_its_own_clock(reach):
+    """x̄ = x/(1 + σ) at t = σ/(1 + σ), with v = ε − x̂₀, is a rectified flow."""
+    guided, sigmas, alpha = Guided(lambda sigma: 1.0), (4.0, 1.5, 0.2, 0.0), 3.0
+
+    def velocities(x, t):
+        sigma = t / (1 - t)
+        return ((x / t - prediction / t) for prediction in guided.with_uncond(x / (1 - t), sigma))
+
+    x = start(3, 2, sigma=sigmas[0])
+    flow = x / (1 + sigmas[0])
+    times = [sigma / (1 + sigma) for sigma in sigmas]
+    for t, t_next in pairwise(times):
+        change, _ = velocities(flow, t)
+        t_reached = t + reach * (t_next - t)
+        if t_reached > 0:
+            cond, uncond = velocities(flow + reach * (t_next - t) * change, t_reached)
+            change = change + alpha * (cond - uncond)
+        flow = flow + (t_next - t) * change
+    got = samplers.run(samplers.make("rectified_cfg_pp", alpha=alpha, reach=reach), guided, x, sigmas)
+    torch.testing.assert_close(got, flow, atol=1e-12, rtol=0)  # at σ = 0 both clocks have the same x
+
+
+@pytest.mark.parametrize("reach", [0.0, 0.5, 1.0])
+def test_rectified_cfgpp_converges_to_classifier_free_guidance_at_one_plus_alpha(reach):
+    laws = tuple(
+        Gaussian(torch.tensor(std).double(), torch.tensor(mean).double())
+        for mean, std in (((0.8, 0.3), (0.5, 1.0)), ((-0.2, 0.0), (1.4, 0.9)))
+    )
+
+    class Pair(Guided):
+        def with_uncond(self, x, sigma):
+            return tuple(law.denoise(x, sigma) for law in laws)
+
+    alpha, levels, x = 1.5, samplers.continuous_levels(0.05, 20.0), start(4, 2, sigma=20.0)
+    exact = GuidedGaussian(laws, (1 + alpha, -alpha)).flow(x, 20.0, 0.05)
+
+    def error(steps):
+        sigmas = samplers.grid("exponential", steps=steps, levels=levels, ending="stop_at_sigma_min")
+        got = samplers.run(samplers.make("rectified_cfg_pp", alpha=alpha, reach=reach), Pair(None), x, sigmas)
+        return float((got - exact).norm())
+
+    assert log2(error(400) / error(800)) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["ddim_cfg_pp", "dpmpp_2m_cfg_pp", "rectified_cfg_pp"])
 def test_cfgpp_without_a_guided_denoiser_is_an_error(name):
     with pytest.raises(ValueError, match=rf"{name} needs a guided denoiser, with a method with_uncond"):
         samplers.run(samplers.make(name), MIXTURE.denoise, start(1, 2, sigma=2.0), (2.0, 1.0))

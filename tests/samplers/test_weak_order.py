@@ -28,6 +28,9 @@ CASES = [
     ("ddpm", {}),
     ("dpm2_ancestral", {}),
     ("dpm2_ancestral", {"eta": 0.5}),
+    ("dpm_2m_sde", {}),
+    ("dpm_2m_sde", {"eta": 0.4}),
+    ("dpm_2m_sde", {"solver": "heun"}),
     ("dpmpp_2m_sde", {}),
     ("dpmpp_2m_sde", {"eta": 0.4}),
     ("dpmpp_2m_sde", {"eta": 2.0}),
@@ -38,6 +41,9 @@ CASES = [
     ("dpmpp_3m_sde", {"variant": "published"}),
     ("dpmpp_sde", {}),
     ("dpmpp_sde", {"eta": 0.5}),
+    ("dpmpp_sde", {"r1": 0.3, "eta": 0.3}),
+    ("dpmpp_sde", {"r1": 0.7}),
+    ("dpmpp_sde", {"r1": 0.3, "variant": "published"}),
     ("dpmpp_sde", {"variant": "published"}),
     ("edm_euler", {}),
     ("edm_heun", {}),
@@ -59,6 +65,9 @@ CASES = [
     ("sa_solver", {"tau_low": 0.2, "tau_high": 4.0}),
     ("sa_solver", {"predictor": 2, "corrector": 2, "variant": "published"}),
     ("sa_solver", {"predictor": 1, "corrector": 0}),
+    ("sa_solver", {"on": "noise"}),
+    ("sa_solver", {"on": "noise", "tau": 0.6, "pece": True}),
+    ("sa_solver", {"on": "noise", "predictor": 2, "corrector": 0}),
     ("seeds_2", {}),
     ("seeds_2", {"eta": 0.4}),
     ("seeds_3", {}),
@@ -88,7 +97,11 @@ def test_every_stochastic_sampler_is_tested_here():
     assert {name for name, _ in CASES} >= set(STOCHASTIC) - {"lcm"}
 
 
-@pytest.mark.parametrize(("name", "options"), [*CASES, *BETTER, ("lcm", {}), ("edm_heun", {"s_churn": 1e3})], ids=str)
+ON_NOISE = [(name, options) for name, options in CASES if name == "dpm_2m_sde" or options.get("on") == "noise"]
+ON_DATA = [case for case in [*CASES, *BETTER] if case not in ON_NOISE]
+
+
+@pytest.mark.parametrize(("name", "options"), [*ON_DATA, ("lcm", {}), ("edm_heun", {"s_churn": 1e3})], ids=str)
 def test_data_at_one_point_keep_their_marginals_at_every_level(name, options):
     """x₀ = μ makes D constant; then the law of x is N(μ, σ²) after any step, of any length, with any noise."""
     point = Gaussian(std=torch.zeros(2).double(), mean=torch.tensor([0.4, -1.0]).double())
@@ -96,6 +109,35 @@ def test_data_at_one_point_keep_their_marginals_at_every_level(name, options):
     for level, got in zip(sigmas[1:], laws(samplers.make(name, **options), point, sigmas), strict=True):
         torch.testing.assert_close(got.mean, point.mean, atol=1e-10, rtol=0)
         torch.testing.assert_close(got.variance, torch.full((2,), level**2, dtype=torch.float64), atol=0, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "options"), ON_NOISE, ids=str)
+def test_a_constant_noise_prediction_is_integrated_exactly(name, options):
+    """ε = e in dx = −(1+η) σ ε dλ + √(2η) σ dB: x moves by (1+η)(σ⁺ − σ) e, and its variance grows by η (σ² − σ⁺²)."""
+
+    class ConstantNoise(Gaussian):
+        def denoise(self, x, sigma):
+            return x - sigma * self.mean
+
+    rule = samplers.make(name, **options)
+    eta = rule.tau**2 if name == "sa_solver" else rule.eta
+    problem = ConstantNoise(DATA.std, DATA.mean)
+    sigmas = (10.0, 9.99, 4.0, 0.3, 0.05, 0.049, 0.001)
+    for level, got in zip(sigmas[1:], laws(rule, problem, sigmas), strict=True):
+        start = marginal(problem, sigmas[0])
+        expected = start.mean + (1 + eta) * (level - sigmas[0]) * problem.mean
+        torch.testing.assert_close(got.mean, expected, atol=1e-10, rtol=0)
+        torch.testing.assert_close(got.variance, start.variance + eta * (sigmas[0] ** 2 - level**2), atol=0, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["dpm_2m_sde", "sa_solver"])
+def test_a_first_step_on_noise_leaves_noise_where_the_data_are_one_point(name):
+    """x⁺ = x − 2 (σ − σ⁺) ε + √(σ² − σ⁺²) z with ε = (x − μ)/σ: a variance of σ⁺² + 2 (σ − σ⁺)²."""
+    options = {"on": "noise"} if name == "sa_solver" else {}
+    point = Gaussian(std=torch.zeros(2).double(), mean=torch.tensor([0.4, -1.0]).double())
+    got = law(samplers.make(name, **options), point, (5.0, 2.0))
+    torch.testing.assert_close(got.mean, point.mean, atol=1e-10, rtol=0)
+    torch.testing.assert_close(got.variance, torch.full((2,), 22.0, dtype=torch.float64), atol=0, rtol=1e-9)
 
 
 @cache
@@ -138,6 +180,7 @@ FOLLOWED = [
     ("ddim", {"eta": 0.5}, 0.25, 1),
     ("ddpm", {}, 1.0, 1),
     ("dpm2_ancestral", {"eta": 0.5}, 0.25, 1),
+    ("dpm_2m_sde", {"eta": 0.4}, 0.4, 2),
     ("dpmpp_2m_sde", {"eta": 0.4}, 0.4, 2),
     ("dpmpp_2s_ancestral", {"eta": 0.5}, 0.25, 1),
     ("dpmpp_3m_sde", {}, 1.0, 2),
@@ -147,6 +190,7 @@ FOLLOWED = [
     ("er_sde", {"scale": "er_sde_2", "stages": 2}, 0.5, 2),
     ("er_sde", {"scale": "er_sde_3", "stages": 2}, 1.5, 2),
     ("sa_solver", {"tau": 0.6}, 0.36, 2),
+    ("sa_solver", {"tau": 0.6, "on": "noise"}, 0.36, 2),
     ("seeds_2", {"eta": 0.4}, 0.4, 2),
     ("seeds_3", {"eta": 0.4}, 0.4, 2),
 ]
