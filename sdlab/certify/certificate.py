@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sdlab.certify.accuracy import Accuracy, accuracy
-from sdlab.certify.checks import Check, checks, failure, memory_of
-from sdlab.certify.orders import Orders, judge, measure
+from sdlab.certify.checks import Broken, Check, checks, measuring, memory_of
+from sdlab.certify.orders import Orders, judge, judge_steep, measure
 from sdlab.certify.subjects import Subject, label_of
 
 
@@ -60,12 +60,15 @@ def certify(subject: Subject) -> Certificate:
     if found[0].ok is False:  # no states to measure
         return given
     try:
-        orders = measure(sampler, strong=plain)
-        budgets = accuracy(sampler) if plain else ()
-        found.append(judge(sampler.order, orders))
-        return replace(given, checks=tuple(found), orders=orders, accuracy=tuple(budgets), memory=memory_of(sampler))
-    except Exception as error:
-        return replace(given, checks=(*found, Check("measurement", False, failure(error))))
+        with measuring():
+            orders = measure(sampler, strong=plain)
+            budgets, memory = accuracy(sampler) if plain else (), memory_of(sampler)
+    except Broken as error:
+        return replace(given, checks=(*found, Check("measurement", False, str(error))))
+    found.append(judge(sampler.order, orders))
+    if orders.steep is not None:
+        found.append(judge_steep(sampler.order, orders.steep))
+    return replace(given, checks=tuple(found), orders=orders, accuracy=tuple(budgets), memory=memory)
 
 
 def _plain(value: Any) -> Any:

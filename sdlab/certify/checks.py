@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 import samplers
 from samplers.denoiser import Counted
 from sdlab.certify.problems import MIXTURE, order_grid, use_grid
+from sdlab.plugins import explain
 
 _SIZES = (1, 2, 3, 10)
 
@@ -34,10 +36,19 @@ def checks(sampler: samplers.Sampler) -> list[Check]:
     return [_run(name, check, sampler) for name, check in _CHECKS.items()]
 
 
-def failure(error: Exception) -> str:
-    """`"ZeroDivisionError: division by zero"`, in one line; for a `Broken`, the message alone."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, Broken) else f"{type(error).__name__}: {text}"
+@contextmanager
+def measuring(where: str = "") -> Iterator[None]:
+    """A block that runs the code of a sampler or strategy.
+
+    Raises:
+        Broken: the code raised any error, `SystemExit` included. The message is one line and begins with `where`.
+    """
+    try:
+        yield
+    except (Broken, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise Broken(f"{where}{explain(error)}") from error
 
 
 def calls_of(sampler: samplers.Sampler, sigmas: tuple[float, ...]) -> int:
@@ -57,9 +68,10 @@ def memory_of(sampler: samplers.Sampler, steps: int = 12) -> int:
 
 def _run(name: str, check: Callable[[samplers.Sampler], str], sampler: samplers.Sampler) -> Check:
     try:
-        return Check(name, True, check(sampler))
-    except Exception as error:
-        return Check(name, False, failure(error))
+        with measuring():
+            return Check(name, True, check(sampler))
+    except Broken as error:
+        return Check(name, False, str(error))
 
 
 def _start(sigmas: tuple[float, ...], dtype: torch.dtype = torch.float64) -> Tensor:
@@ -73,10 +85,8 @@ def _walk(sampler: samplers.Sampler, x: Tensor, sigmas: tuple[float, ...]) -> It
     for i in range(len(sigmas) - 1):
         where = f"step {i + 1} of {len(sigmas) - 1} (sigma {sigmas[i]:.4g} to {sigmas[i + 1]:.4g})"
         before, kept = x.clone(), [(t, t.clone()) for t in _tensors(memory)]
-        try:
+        with measuring(f"{where}: "):
             out = sampler.step(denoise, x, sigmas[i], sigmas[i + 1], memory, noise)
-        except Exception as error:
-            raise Broken(f"{where}: {failure(error)}") from error
         if not isinstance(out, tuple) or len(out) != 2:
             raise Broken(f"{where}: step must return (x, memory), got {type(out).__name__}")
         if not torch.equal(x, before) or any(not torch.equal(t, old) for t, old in kept):

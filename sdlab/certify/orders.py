@@ -1,4 +1,7 @@
-"""Measured orders of convergence: of the path, of the law (weak), and on Brownian paths (strong)."""
+"""Measured orders of convergence: of the path, of the law (weak), and on Brownian paths (strong).
+
+Where the law of a stochastic sampler has no closed form, its samples tell whether it converges at all.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 
+import torch
 from torch import Tensor
 
 import samplers
@@ -14,12 +18,14 @@ from samplers.denoiser import Counted
 from samplers.exact import NoLawError, laws, marginal, strong_errors
 from sdlab.certify.checks import Check
 from sdlab.certify.fit import Fit, fit
-from sdlab.certify.problems import FLOWS, GAUSSIAN, STOPS, exact_path, order_grid
+from sdlab.certify.problems import FLOWS, GAUSSIAN, LOW, STEEP, STOPS, TOP, exact_path, order_grid
 
 STEPS = (64, 128, 256, 512)
 STRONG_STEPS, STRONG_LIMIT = (16, 32, 64), 256
 TOLERANCES = (1e-3, 1e-4, 1e-5, 1e-6)
 SHORT = 0.25  # tolerance of a measured order below the claimed one
+STEEP_STEPS, STEEP_SAMPLES = 256, 8192
+STEEP_ERROR = 0.05  # of mean and variance: 4.5 standard errors of so many samples
 _SMOOTH = samplers.vp_levels()  # a table of levels has corners, which would limit a high order in its time
 
 
@@ -30,7 +36,8 @@ class Orders:
     `path` has one fit per problem, for a deterministic sampler. `full` is the same with a full memory from the start,
     measured if `path` falls short of the claim. `weak` is for a stochastic sampler on the Gaussian: the worst relative
     errors of mean and variance over all levels and dimensions. `strong` is the order of its images on Brownian paths.
-    `levels` has the errors of `weak` at each level of 20 steps: (σ, mean, variance).
+    `levels` has the errors of `weak` at each level of 20 steps: (σ, mean, variance). `steep` is the worst error of mean
+    and variance of a stochastic sampler's samples on the steep problem.
     """
 
     path: dict[str, Fit] = field(default_factory=dict)
@@ -38,6 +45,7 @@ class Orders:
     weak: dict[str, Fit] = field(default_factory=dict)
     strong: Fit | None = None
     levels: tuple[tuple[float, float, float], ...] = ()
+    steep: float | None = None
 
     @property
     def judged(self) -> dict[str, Fit]:
@@ -54,12 +62,16 @@ def measure(sampler: samplers.Sampler, strong: bool = True) -> Orders:
     """All orders of a sampler; with `strong`, also the order on Brownian paths."""
     sampler = sampler.with_levels(_SMOOTH)
     if sampler.stochastic:
+        steep = steep_error(sampler)
         try:
             return Orders(
-                weak=_weak(sampler), strong=_strong(sampler) if strong else None, levels=_at_levels(sampler, 20)
+                weak=_weak(sampler),
+                strong=_strong(sampler) if strong else None,
+                levels=_at_levels(sampler, 20),
+                steep=steep,
             )
         except NoLawError:
-            return Orders()
+            return Orders(steep=steep)
     if isinstance(sampler, samplers.AdaptiveSampler):
         return Orders({problem: _by_tolerance(sampler, problem) for problem in FLOWS})
     if sampler.nfe(order_grid(2)) is None:  # adaptive, but without a tolerance to set
@@ -80,6 +92,14 @@ def judge(claimed: int, orders: Orders) -> Check:
     ok = not any(_falls_short(one, claimed) for one in orders.judged.values())
     start = ", with full memory" if orders.full else ""
     return Check("order", ok, f"claims {claimed}, measured {seen}{start}")
+
+
+def judge_steep(claimed: int, error: float) -> Check:
+    """Whether the samples of a stochastic sampler that claims an order have the law of the steep problem."""
+    seen = f"mean and variance are off by {error:.1%} at {STEEP_STEPS} steps"
+    if claimed <= 0:
+        return Check("steep", True, f"claims no order, {seen}")
+    return Check("steep", error <= STEEP_ERROR, f"claims order {claimed}, {seen}")
 
 
 def _falls_short(one: Fit, claimed: int) -> bool:
@@ -132,6 +152,21 @@ def _at_levels(sampler: samplers.Sampler, steps: int) -> tuple[tuple[float, floa
         mean = ((law.mean - right.mean).abs() / right.variance.sqrt()).max().item()
         found.append((sigma, mean, (law.variance / right.variance - 1).abs().max().item()))
     return tuple(found)
+
+
+def steep_error(sampler: samplers.Sampler) -> float:
+    """The worst error of mean, in standard deviations, and variance, relative, of samples on the steep problem."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noise(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=generator, dtype=like.dtype)
+
+    x = STEEP.sample(STEEP_SAMPLES, generator, torch.float64)
+    x = x + TOP * noise(x)
+    end = samplers.run(sampler, Counted(STEEP.denoise), x, order_grid(STEEP_STEPS), noise)
+    variance = STEEP.marginal_variance(LOW)
+    mean_error = (end.mean(0) - STEEP.marginal_mean(LOW)).abs() / variance.sqrt()
+    return float(torch.cat([mean_error, (end.var(0) / variance - 1).abs()]).max())
 
 
 def _strong(sampler: samplers.Sampler) -> Fit:

@@ -15,6 +15,7 @@ from typing import Any
 import samplers
 from sdlab.certify.accuracy import PASSES, floor
 from sdlab.certify.certificate import Certificate
+from sdlab.certify.orders import STEEP_ERROR, STEEP_SAMPLES, STEEP_STEPS
 from sdlab.certify.plot import plot_errors, plot_paths
 from sdlab.certify.subjects import FAMILIES, OTHER
 from sdlab.certify.table import order_text, percent
@@ -36,7 +37,14 @@ def write_page(certificates: Sequence[Certificate], path: Path) -> None:
     make_folder(pictures)
     plain = [one for one in certificates if not one.options and one.name in samplers.SAMPLERS]
     plot_errors(plain, pictures / ERRORS)
-    head = _HEAD.read_text(encoding="utf-8").format(floor=100 * floor(), pictures=PICTURES, errors=ERRORS)
+    head = _HEAD.read_text(encoding="utf-8").format(
+        floor=100 * floor(),
+        pictures=PICTURES,
+        errors=ERRORS,
+        samples=STEEP_SAMPLES,
+        steps=STEEP_STEPS,
+        within=STEEP_ERROR,
+    )
     lines = [head, *_overview(plain)]
     for family in (*FAMILIES, OTHER):
         ours = [one for one in plain if one.family == family]
@@ -117,6 +125,8 @@ def _orders(one: Certificate) -> str:
     parts += [f"{name} {fit.text}" for name, fit in one.orders.weak.items()]
     if one.orders.strong is not None:
         parts.append(f"on paths {one.orders.strong.text}")
+    if one.orders.steep is not None and one.orders.steep > STEEP_ERROR:
+        parts.append(f"steep off by {one.orders.steep:.0%}")
     return ", ".join(parts) or "–"
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import samplers
 from samplers.checks import option_types
+from sdlab.certify.checks import Broken, measuring
 
 # Values to try by the name of an option, if its type does not list them.
 _NOISE = (0.0, 0.3, 1.0)
@@ -16,7 +17,10 @@ _VALUES: dict[str, tuple[Any, ...]] = {
     "eta": _NOISE,
     "tau": _NOISE,
     "s_churn": (0.0, 5.0, 40.0),
+    "r1": (0.3, 0.7),
+    "clip": (1.0,),
     "gamma": (1.0, 1.5, 2.0),
+    "reach": (0.0, 0.5, 1.0),
     "repeats": (0, 1, 3),
     "scale": ("ode", "sde", "er_sde_1", "er_sde_2", "er_sde_3", "er_sde_4", "er_sde_5"),
 }
@@ -25,13 +29,13 @@ _COUNTS = range(5)  # of levels, stages and orders; values that the sampler reje
 FAMILIES: dict[str, tuple[str, ...]] = {  # title -> modules of samplers/
     "Euler, DDIM, DDPM": ("euler", "ddim", "ddpm", "lcm"),
     "Runge–Kutta": ("heun", "dpm2", "heunpp", "exponential_heun"),
-    "DPM-Solver, single step": ("dpm_solver_single", "dpm_adaptive"),
+    "DPM-Solver, single step": ("dpm_solver_single", "dpm_singlestep", "dpm_adaptive"),
     "DPM-Solver, multistep": ("dpm_solver", "res", "unipc"),
     "Adams in σ and t": ("lms", "ipndm", "pndm", "deis", "gradient_estimation"),
     "CFG++": ("cfg_pp",),
     "Ancestral": ("ancestral",),
     "Churn and restart": ("edm", "restart"),
-    "SDE, one call": ("dpmpp_2m_sde", "dpmpp_3m_sde", "sa_solver", "er_sde"),
+    "SDE, one call": ("dpm_2m_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "sa_solver", "er_sde"),
     "SDE, more calls": ("dpmpp_sde", "seeds"),
 }
 OTHER = "Others"
@@ -85,8 +89,9 @@ def _variations(name: str, plain: samplers.Sampler) -> Iterator[Subject]:
             if value == default and type(value) is type(default):
                 continue
             try:
-                sampler = dataclasses.replace(plain, **{option.name: value})
-            except ValueError:
+                with measuring():
+                    sampler = dataclasses.replace(plain, **{option.name: value})
+            except Broken:
                 continue
             yield Subject(name, sampler, {option.name: value})
 

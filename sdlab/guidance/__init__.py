@@ -14,14 +14,16 @@ from sdlab.guidance.adaptive import AdaptiveGuidance
 from sdlab.guidance.affine import Affine
 from sdlab.guidance.apg import AdaptiveProjected
 from sdlab.guidance.autoguidance import Autoguidance
-from sdlab.guidance.base import ContextNoise, Level, Query, State, Strategy
+from sdlab.guidance.base import ContextNoise, Found, Input, Level, Loss, Query, State, Strategy
 from sdlab.guidance.beta_cfg import BetaGuidance
 from sdlab.guidance.cads import ConditionAnnealed
 from sdlab.guidance.cfg import ClassifierFree
 from sdlab.guidance.cfg_interval import ClassifierFreeInterval
 from sdlab.guidance.cfg_norm import LimitedNorm
 from sdlab.guidance.cfg_zero import ZeroStar
+from sdlab.guidance.composed import ComposedPrompts
 from sdlab.guidance.contrast import Contrast
+from sdlab.guidance.dual import Dual
 from sdlab.guidance.dynamic_thresholding import DynamicThresholding
 from sdlab.guidance.epsilon_scaling import EpsilonScaling
 from sdlab.guidance.fbg import Feedback
@@ -34,13 +36,17 @@ from sdlab.guidance.momentum import Momentum
 from sdlab.guidance.nag import NormalisedAttention
 from sdlab.guidance.none import Unguided
 from sdlab.guidance.pag import PerturbedAttention
+from sdlab.guidance.perp_neg import PerpendicularNegative
 from sdlab.guidance.rescale import Rescaled
+from sdlab.guidance.sag import SelfAttention
 from sdlab.guidance.schedule import Scheduled
 from sdlab.guidance.seg import SmoothedEnergy
 from sdlab.guidance.sg import SelfGuidance
 from sdlab.guidance.slg import SkipLayer
 from sdlab.guidance.tcfg import TangentialDamping
 from sdlab.guidance.tpg import TokenPerturbation
+from sdlab.guidance.tsg import TimeStep
+from sdlab.guidance.universal import Universal
 from sdlab.guidance.wrapping import WRAPPERS, unchained, wrapped
 
 __all__ = [
@@ -52,20 +58,25 @@ __all__ = [
     "BetaGuidance",
     "ClassifierFree",
     "ClassifierFreeInterval",
+    "ComposedPrompts",
     "ConditionAnnealed",
     "ContextNoise",
     "Contrast",
     "DynamicThresholding",
     "EpsilonScaling",
     "Feedback",
+    "Found",
     "FrequencyDecoupled",
     "Guided",
     "IndependentCondition",
+    "Input",
     "Interval",
     "Level",
     "LimitedNorm",
+    "Loss",
     "MagnitudeAware",
     "Momentum",
+    "PerpendicularNegative",
     "Query",
     "Rescaled",
     "Scheduled",
@@ -90,6 +101,8 @@ GUIDANCE: dict[str, type[Strategy]] = {
     "cfg_interval": ClassifierFreeInterval,
     "cfg_norm": LimitedNorm,
     "cfg_zero": ZeroStar,
+    "composed": ComposedPrompts,
+    "dual": Dual,
     "dynamic_thresholding": DynamicThresholding,
     "epsilon_scaling": EpsilonScaling,
     "fbg": Feedback,
@@ -100,12 +113,16 @@ GUIDANCE: dict[str, type[Strategy]] = {
     "nag": NormalisedAttention,
     "none": Unguided,
     "pag": PerturbedAttention,
+    "perp_neg": PerpendicularNegative,
     "rescale": Rescaled,
+    "sag": SelfAttention,
     "seg": SmoothedEnergy,
     "sg": SelfGuidance,
     "slg": SkipLayer,
     "tcfg": TangentialDamping,
     "tpg": TokenPerturbation,
+    "tsg": TimeStep,
+    "universal": Universal,
 }
 
 

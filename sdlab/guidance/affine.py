@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from sdlab.guidance.base import COND, UNCOND, Query, State
@@ -41,4 +42,4 @@ class Affine(ABC):
         if len(predictions) == 1:
             return predictions[0], None
         uncond, cond = predictions
-        return uncond + self.weight(sigma) * (cond - uncond), None
+        return torch.lerp(uncond, cond, self.weight(sigma)), None

@@ -28,8 +28,8 @@ class AdaptiveProjected:
         c + (scale − 1)(m⊥ + eta m∥)
 
     The momentum is usually negative, and is per call. m has no unit norm: with momentum it is a geometric sum. An
-    infinite `norm` is no limit; it should grow with the square root of the size of x. At momentum 0, infinite norm and
-    eta 1 this is classifier-free guidance. Published forms under this name:
+    infinite `norm` limits nothing; it should grow with the square root of the size of x. At momentum 0, infinite norm
+    and eta 1 this is classifier-free guidance. Published forms under this name:
         paper      c + (scale − 1)(m⊥ + eta m∥)  in x̂₀
         diffusers  u + scale (m⊥ + eta m∥)       in the raw output, `space` "eps" for Stable Diffusion v1
         comfyui    c + scale (m⊥ + eta m∥)       in x̂₀: scale 0 is the plain model

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from samplers.checks import within
 from sdlab.guidance.affine import Affine
 from sdlab.guidance.base import COND, Query
+from sdlab.guidance.scale import check_scale
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,14 @@ class Autoguidance(Affine):
     arXiv:2406.02507, sec. 4)
 
     Raises:
-        ValueError: `scale` is below 0, or `network` is empty.
+        ValueError: `scale` is below 0 or above 1000, or `network` is empty.
     """
 
     scale: float = 2.0
     network: str = "early"
 
     def __post_init__(self) -> None:
-        within("Autoguidance.scale", self.scale, 0)
+        check_scale("Autoguidance.scale", self.scale)
         if not self.network:
             raise ValueError("Autoguidance.network must be the name of a network, like 'early'")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self, TypeGuard, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeGuard, runtime_checkable
 
 from torch import Tensor
 
@@ -41,13 +43,54 @@ class ContextNoise:
     rescale: float = 1.0
 
 
+class Found(NamedTuple):
+    """An earlier prediction at the same level, for an `Input`."""
+
+    x0: Tensor  # (B, …)
+    attention: Tensor | None  # (B, H, W), see `AttentionMaps.mean`; None without `layers`
+
+
+@dataclass(frozen=True)
+class Input(ABC):
+    """Another input x′ of the network than x, made from an earlier prediction at the same level.
+
+    `Guided` makes the prediction `of` first, which is a pass of its own unless the strategy queries it too.
+    """
+
+    of: Query
+    layers: tuple[str, ...] = ()  # names of `UnetConfig.layers`, whose self-attention is needed
+
+    @abstractmethod
+    def at(self, found: Found, x: Tensor, sigma: Level) -> Tensor:
+        """x′ in the shape of x (B, …). A pure function, whose result for an image depends only on its rows."""
+
+
+@dataclass(frozen=True)
+class Loss(ABC):
+    """A loss ℓ(x̂₀) that moves a prediction by its gradient through the network: x̂₀ − σ² ∇ₓ ℓ(x̂₀(x)).
+
+    This is the prediction of the score with −∇ₓ ℓ added. `Guided` runs the network with gradients for such a query. The
+    pass backwards is not counted as a network pass. It takes about twice as long as the pass forwards.
+    """
+
+    @abstractmethod
+    def of(self, x0: Tensor) -> Tensor:
+        """x̂₀ (B, …) -> the loss of each image, (B,). A differentiable function."""
+
+
 @dataclass(frozen=True)
 class Query:
     """One prediction of the model: with which context, noise on it, perturbation of the network, network, noise label.
 
+    A `prompt` is the text of a further prompt, whose context takes the place of `context`.
+
     A perturbation of cross-attention contrasts the context with the context `negative`. A `label` is the noise level
-    that the network is told, if it is not that of x. The noise-predicting network then gets the same picture with the
-    label of another level: x̂₀ = x − σ ε(x/√(1 + σ²), label).
+    that the network is given, if it is not that of x. The noise-predicting network then gets the same picture with the
+    label of another level: x̂₀ = x − σ ε(x/√(1 + σ²), label). An `input` takes the place of x in the same way:
+    x̂₀ = x − σ ε(x′). A `loss` moves the prediction by its gradient.
+
+    Raises:
+        ValueError: there is a loss together with an input or another network.
     """
 
     context: str = "cond"
@@ -56,9 +99,23 @@ class Query:
     network: str | None = None  # "early" is the U-Net in unet_early.safetensors of the model folder
     label: float | None = None
     noise: ContextNoise | None = None
+    prompt: str | None = None
+    input: Input | None = None
+    loss: Loss | None = None
+
+    def __hash__(self) -> int:  # queries are keys in every call, and hashing all fields would take longer than guiding
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, one.name) for one in fields(self)))
+
+    def __post_init__(self) -> None:
+        if self.loss is not None and (self.input is not None or self.network is not None):
+            raise ValueError("a query with a loss can have neither an input nor another network")
 
 
-COND, UNCOND = Query("cond"), Query("uncond")
+COND, UNCOND, IMAGE = Query("cond"), Query("uncond"), Query("image")  # IMAGE: a picture as condition, without the text
 
 
 class Strategy(Protocol):
@@ -108,9 +165,41 @@ class Stated(Strategy, Protocol):
         ...
 
 
+@runtime_checkable
+class Limited(Strategy, Protocol):
+    """A strategy that acts in an interval of noise levels only."""
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The interval (low, high)."""
+        ...
+
+    def acts(self, sigma: Level, /) -> bool:
+        """Whether it acts at this level. Elsewhere it is the plain conditional model."""
+        ...
+
+
+@runtime_checkable
+class Exemplified(Strategy, Protocol):
+    """A strategy whose certificate is measured with other options than its defaults, which leave out a part of it."""
+
+    example: ClassVar[Mapping[str, Any]]
+
+
 def is_adaptive(strategy: Strategy) -> TypeGuard[Adaptive]:
     """Whether the queries of `strategy` depend on its state."""
     return issubclass(type(strategy), Adaptive)  # isinstance of a protocol is 50 times slower
+
+
+def with_sources(queries: Iterable[Query]) -> tuple[Query, ...]:
+    """The queries, each once and after those that its input is made from."""
+    found: dict[Query, None] = {}
+    for query in queries:
+        sources = [query]
+        while (other := sources[-1].input) is not None:
+            sources.append(other.of)
+        found.update(dict.fromkeys(reversed(sources)))
+    return tuple(found)
 
 
 def queries_of(strategy: Strategy, sigma: Level, state: State) -> tuple[Query, ...]:

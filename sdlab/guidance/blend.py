@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from samplers.checks import one_of
@@ -47,4 +48,4 @@ class Blend(ABC):
 
     def plain(self, cond: Tensor, uncond: Tensor) -> Tensor:
         """Classifier-free guidance, ∅ + scale (c − ∅)."""
-        return cond if uncond is cond else uncond + self.scale * (cond - uncond)
+        return cond if uncond is cond else torch.lerp(uncond, cond, self.scale)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from samplers.checks import within
@@ -59,4 +60,4 @@ class ConditionAnnealed:
         if len(predictions) == 1:
             return predictions[0], None
         uncond, cond = predictions
-        return uncond + self.scale * (cond - uncond), None
+        return torch.lerp(uncond, cond, self.scale), None

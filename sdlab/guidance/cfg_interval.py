@@ -34,6 +34,15 @@ class ClassifierFreeInterval(Affine):
             low, high = self.sigma_low, self.sigma_high
             raise ValueError(f"ClassifierFreeInterval.sigma_high must be above sigma_low = {low!r}, got {high!r}")
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The interval."""
+        return self.sigma_low, self.sigma_high
+
+    def acts(self, sigma: float) -> bool:
+        """Whether σ is inside."""
+        return self.sigma_low < sigma <= self.sigma_high
+
     def weight(self, sigma: float) -> float:
         """The scale inside the interval, 1 outside."""
-        return self.scale if self.sigma_low < sigma <= self.sigma_high else 1.0
+        return self.scale if self.acts(sigma) else 1.0

@@ -52,4 +52,4 @@ class ZeroStar(Blend):
     def blend(self, cond: Tensor, uncond: Tensor, sigma: Level) -> Tensor:
         """The guided velocity."""
         base = ratio(dot(cond, uncond), dot(uncond, uncond)) * uncond
-        return base + self.scale * (cond - base)
+        return torch.lerp(base, cond, self.scale)

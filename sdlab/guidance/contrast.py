@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from sdlab.guidance.base import COND, UNCOND, Query, State
@@ -17,8 +18,9 @@ from sdlab.guidance.scale import check_scale
 class Contrast(ABC):
     """D(∅) + cfg (D(c) − D(∅)) + scale (D(c) − D′(c)). A strategy of this form is a subclass that defines `worse`.
 
-    The coefficients sum to 1, so guiding x̂₀, ε or v gives the same picture. `scale` 0 is plain classifier-free
-    guidance, and `cfg` 1 needs no unconditional prediction.
+    A subclass can take another prediction than D(c) as the one that is better than D′, with `better`. The coefficients
+    sum to 1, so guiding x̂₀, ε or v gives the same picture. `scale` 0 is plain classifier-free guidance, and `cfg` 1
+    needs no unconditional prediction.
 
     Raises:
         ValueError: `scale` or `cfg` is below 0 or above 1000.
@@ -39,18 +41,23 @@ class Contrast(ABC):
     def worse(self, sigma: float) -> Query:
         """The query of the worse prediction D′(c) at level σ."""
 
+    def better(self, sigma: float) -> Query:
+        """The query of the prediction that is better than D′(c) at level σ."""
+        return COND
+
     def queries(self, sigma: float) -> tuple[Query, ...]:
         """The unconditional, the conditional and the worse prediction, without those that have no weight."""
-        uncond = () if self.cfg == 1 else (UNCOND,)
-        cond = () if self.cfg == self.scale == 0 else (COND,)
-        return (*uncond, *cond, *(() if self.scale == 0 else (self.worse(sigma),)))
+        plain = (*(() if self.cfg == 1 else (UNCOND,)), *(() if self.cfg == 0 else (COND,)))
+        if self.scale == 0:
+            return plain
+        return tuple(dict.fromkeys((*plain, self.better(sigma), self.worse(sigma))))
 
     def combine(self, predictions: tuple[Tensor, ...], x: Tensor, sigma: float, state: State) -> tuple[Tensor, State]:
         """The weighted sum."""
         found = dict(zip(self.queries(sigma), predictions, strict=True))
-        if COND not in found:
-            return found[UNCOND], None
-        x0 = cond = found[COND]
-        if UNCOND in found:
-            x0 = found[UNCOND] + self.cfg * (cond - found[UNCOND])
-        return x0 if self.scale == 0 else x0 + self.scale * (cond - predictions[-1]), None
+        x0 = found[UNCOND if self.cfg == 0 else COND]
+        if self.cfg not in (0, 1):
+            x0 = torch.lerp(found[UNCOND], x0, self.cfg)
+        if self.scale != 0:
+            x0 = x0 + self.scale * (found[self.better(sigma)] - found[self.worse(sigma)])
+        return x0, None

@@ -25,7 +25,7 @@ class DynamicThresholding(Blend):
         clip(x̂₀, −s, s) limit/s
 
     The limit of pixels is 1. The paper's authors advise against thresholds for latents, which are unbounded; a limit
-    there should be the range of the data. An infinite limit is no threshold. It also acts at scale 1.
+    there should be the range of the data. An infinite limit leaves the threshold out. It also acts at scale 1.
     (Saharia et al. 2022, arXiv:2205.11487, sec. 2.3)
 
     Raises:

@@ -51,19 +51,25 @@ class Interval:
             raise ValueError(f'interval must be [low, high] or [low, high, "step"], got {option!r}')
         return cls(strategy, *option)
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The interval."""
+        return self.low, self.high
+
+    def acts(self, sigma: Level) -> bool:
+        """Whether the call, or the beginning of its step, is inside."""
+        return self.low < (sigma.step if self.per == "step" else sigma) <= self.high
+
     def queries(self, sigma: Level) -> tuple[Query, ...]:
         """Those of the strategy inside the interval, otherwise one."""
         return self.queries_given(sigma, None)
 
     def queries_given(self, sigma: Level, state: State) -> tuple[Query, ...]:
         """Those of the strategy inside the interval, otherwise one."""
-        return queries_of(self.strategy, sigma, state) if self._inside(sigma) else (COND,)
+        return queries_of(self.strategy, sigma, state) if self.acts(sigma) else (COND,)
 
     def combine(self, predictions: tuple[Tensor, ...], x: Tensor, sigma: Level, state: State) -> tuple[Tensor, State]:
         """The strategy's x̂₀ inside the interval, D(c) outside. The state waits until the next level inside."""
-        if not self._inside(sigma):
+        if not self.acts(sigma):
             return predictions[0], state
         return self.strategy.combine(predictions, x, sigma, state)
-
-    def _inside(self, sigma: Level) -> bool:
-        return self.low < (sigma.step if self.per == "step" else sigma) <= self.high

@@ -22,7 +22,7 @@ class MagnitudeAware(Blend):
         r = |c − u|/|u|
         u + (1 + (scale − 1) e^{−alpha r})(c − u)
 
-    The ratio depends on the space. (arXiv:2508.03442)
+    The ratio depends on the space. (Zhu et al. 2025, arXiv:2508.03442)
 
     Raises:
         ValueError: `scale` is below 0 or above 1000, `alpha` is below 0, or `space` is unknown.

@@ -22,7 +22,7 @@ class Momentum(Blend):
         D + alpha (D − m),    m⁺ = (1 − beta) D + beta m
 
     The first call leaves D as it is. Predictions at different levels are compared, so the space matters.
-    (arXiv:2602.20360)
+    (Liao et al. 2026, arXiv:2602.20360)
 
     Raises:
         ValueError: `scale` is below 0 or above 1000, `alpha` is below 0, `beta` is outside [0, 1], or `space` is

@@ -10,7 +10,9 @@ from torch import Tensor
 from samplers.checks import within
 from sdlab.guidance.affine import Affine
 from sdlab.guidance.base import COND, UNCOND, Query
-from sdlab.model.perturbation import Perturbation, Place, Point
+from sdlab.guidance.scale import check_scale
+from sdlab.model.perturbation import Perturbation, Point
+from sdlab.model.place import Place
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,12 @@ class NormalisedAttention(Affine):
 
     In the transformers `layers`, the output z₊ of cross-attention for the prompt becomes `blend` z̃ + (1 − `blend`) z₊.
     Here z̃ = z₋ + scale (z₊ − z₋), with z₋ the output for the negative prompt, and its L1 norm per token is limited to
-    `limit` times that of z₊. Scale 1 is no guidance of this kind. `cfg` adds classifier-free guidance, and 1 is without
+    `limit` times that of z₊. Scale 1 has no effect. `cfg` adds classifier-free guidance, and 1 is without
     (Chen et al. 2025, arXiv:2505.21179, alg. 1).
 
     Raises:
-        ValueError: `scale` or `cfg` is below 0, `limit` is below 1, `blend` is outside [0, 1], or `layers` is empty.
+        ValueError: `scale` or `cfg` is below 0 or above 1000, `limit` is below 1, `blend` is outside [0, 1], or
+            `layers` is empty.
     """
 
     scale: float = 5.0
@@ -54,10 +57,10 @@ class NormalisedAttention(Affine):
     layers: tuple[str, ...] = ("all",)
 
     def __post_init__(self) -> None:
-        within("NormalisedAttention.scale", self.scale, 0)
+        check_scale("NormalisedAttention.scale", self.scale)
         within("NormalisedAttention.limit", self.limit, 1)
         within("NormalisedAttention.blend", self.blend, 0, 1)
-        within("NormalisedAttention.cfg", self.cfg, 0)
+        check_scale("NormalisedAttention.cfg", self.cfg)
         self.pair()  # checks the layers
 
     def pair(self) -> tuple[Query, Query]:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sdlab.guidance.base import Query
 from sdlab.guidance.contrast import Contrast
-from sdlab.model.perturbation import Perturbation, Place, Point
+from sdlab.model.perturbation import Perturbation, Point
+from sdlab.model.place import Place
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class PerturbedAttention(Contrast):
     """Perturbed-attention guidance: away from the prediction with identity self-attention, D(c) + scale (D(c) − D′(c)).
 
     The self-attention of the transformers `layers` is replaced by its values. `cfg` adds classifier-free guidance,
-    and 1 is without. Scale 0 is no guidance of this kind (Ahn et al. 2024, arXiv:2403.17377, sec. 4).
+    and 1 is without. Scale 0 has no effect (Ahn et al. 2024, arXiv:2403.17377, sec. 4).
 
     Raises:
         ValueError: `scale` or `cfg` is below 0, or `layers` is empty.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from samplers.checks import within
@@ -40,4 +39,4 @@ class Rescaled(Blend):
     def blend(self, cond: Tensor, uncond: Tensor, sigma: Level) -> Tensor:
         """The rescaled guided prediction."""
         guided = self.plain(cond, uncond)
-        return torch.lerp(guided, guided * ratio(std(cond), std(guided)), self.phi)
+        return guided * (1 - self.phi + self.phi * ratio(std(cond), std(guided)))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, inf
+from math import inf
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from samplers.checks import within
 from sdlab.guidance.base import Query
+from sdlab.guidance.blur import blurred
 from sdlab.guidance.contrast import Contrast
-from sdlab.model.perturbation import Perturbation, Place, Point
+from sdlab.model.perturbation import Perturbation, Point
+from sdlab.model.place import Place
 
 
 @dataclass(frozen=True)
@@ -27,24 +28,7 @@ class BlurredQueries(Perturbation):
 
     def change(self, state: Tensor, other: Tensor, place: Place) -> Tensor:
         """The blurred queries."""
-        height, width = place.size
-        down, across = (gaussian_blur(side, self.blur).to(state) for side in (height, width))
-        blurred = torch.einsum("ih, jw, nhwc -> nijc", down, across, state.unflatten(1, (height, width)))
-        return blurred.flatten(1, 2)
-
-
-def gaussian_blur(side: int, std: float) -> Tensor:
-    """The matrix (side, side) that blurs a line of values by a Gaussian, in float64. Its rows sum to 1."""
-    if std > 3 * side:  # all weights are then equal in float64
-        return torch.full((side, side), 1 / side, dtype=torch.float64)
-    reach = ceil(8 * std)
-    offsets = torch.arange(-reach, reach + 1)
-    weights = (-0.5 * (offsets / std).square().double()).exp() if std > 0 else torch.ones(1, dtype=torch.float64)
-    sources = (torch.arange(side)[:, None] + offsets) % (2 * side)
-    sources = torch.minimum(sources, 2 * side - 1 - sources)  # the reflected line repeats every 2 · side
-    return torch.zeros(side, side, dtype=torch.float64).scatter_add(
-        1, sources, (weights / weights.sum()).expand(side, -1)
-    )
+        return blurred(state.mT.unflatten(2, place.size), self.blur).flatten(2).mT
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from sdlab.guidance.contrast import Contrast
 class SelfGuidance(Contrast):
     """Self-guidance: away from the prediction for the same x with a noisier label, D(c) + scale (D(c) − D′(c)).
 
-    D′ is of the noise that the network finds when it is told the level `factor` σ. The paper's shift of 10 of 1000
-    timesteps is 1.06 on average for Stable Diffusion v1. `cfg` adds classifier-free guidance, and 1 is without. Scale 0
-    is no guidance of this kind. (Li et al. 2024, arXiv:2412.05827)
+    D′ comes from the noise that the network predicts when it is given the level `factor` σ. The paper's shift of 10 of
+    1000 timesteps is 1.06 on average for Stable Diffusion v1. `cfg` adds classifier-free guidance, and 1 is without.
+    Scale 0 has no effect. (Li et al. 2024, arXiv:2412.05827)
 
     Raises:
         ValueError: `scale` or `cfg` is below 0, or `factor` is not above 1.

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sdlab.guidance.base import Query
 from sdlab.guidance.contrast import Contrast
-from sdlab.model.perturbation import Perturbation, Place, Point
+from sdlab.model.perturbation import Perturbation, Point
+from sdlab.model.place import Place
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from math import hypot
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 
 Space = Literal["x0", "eps", "v", "flow"]
@@ -23,7 +24,7 @@ def to_space(space: Space, x0: Tensor, x: Tensor, sigma: float) -> Tensor:
     if space == "x0":
         return x0
     of_x, of_x0 = _coefficients(space, sigma)
-    return of_x * x + of_x0 * x0
+    return (of_x * x).add_(x0, alpha=of_x0)
 
 
 def from_space(space: Space, value: Tensor, x: Tensor, sigma: float) -> Tensor:
@@ -31,7 +32,7 @@ def from_space(space: Space, value: Tensor, x: Tensor, sigma: float) -> Tensor:
     if space == "x0":
         return value
     of_x, of_x0 = _coefficients(space, sigma)
-    return (value - of_x * x) / of_x0
+    return torch.sub(value, x, alpha=of_x).div_(of_x0)
 
 
 def _coefficients(space: Space, sigma: float) -> tuple[float, float]:

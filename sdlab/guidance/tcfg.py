@@ -38,4 +38,4 @@ class TangentialDamping(Blend):
         angle = torch.atan2(2 * dot(cond, uncond), dot(cond, cond) - dot(uncond, uncond)) / 2
         a, b = angle.cos(), angle.sin()  # the eigenvector of the larger eigenvalue
         damped = b * (a * cond + b * uncond)
-        return damped + self.scale * (cond - damped)
+        return torch.lerp(damped, cond, self.scale)

@@ -4,38 +4,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
-from zlib import crc32
 
 import torch
 from torch import Tensor
 
 from sdlab.guidance.base import Query
 from sdlab.guidance.contrast import Contrast
-from sdlab.model.perturbation import Perturbation, Place, Point
+from sdlab.model.perturbation import Point, RandomPerturbation
+from sdlab.model.place import Place
 
 
 @dataclass(frozen=True)
-class ShuffledTokens(Perturbation):
-    """Tokens shuffled before a transformer block, and not put back. Each transformer has its own permutation.
-
-    The permutation follows from `seed` and the name of the transformer, so it does not depend on the batch.
-    """
+class ShuffledTokens(RandomPerturbation):
+    """Tokens shuffled before a transformer block, and not put back. Each transformer has its own permutation."""
 
     point: ClassVar[Point] = "tokens"
-    seed: str = ""
 
     def change(self, state: Tensor, other: Tensor, place: Place) -> Tensor:
         """The shuffled tokens."""
-        generator = torch.Generator().manual_seed(crc32(f"{self.seed} {place.transformer}".encode()))
-        return state[:, torch.randperm(state.shape[1], generator=generator).to(state.device)]
+        return state[:, torch.randperm(state.shape[1], generator=self.generator(place)).to(state.device)]
 
 
 @dataclass(frozen=True)
 class TokenPerturbation(Contrast):
     """Token perturbation guidance: away from the prediction with shuffled tokens, D(c) + scale (D(c) − D′(c)).
 
-    The tokens are shuffled before each of the transformers `layers`, differently at every noise level. `cfg` adds
-    classifier-free guidance, and 1 is without. (Rajabi et al. 2025, arXiv:2506.10036, sec. 4)
+    The tokens are shuffled before each of the transformers `layers`, differently for every image and noise level. `cfg`
+    adds classifier-free guidance, and 1 is without. (Rajabi et al. 2025, arXiv:2506.10036, sec. 4)
 
     Raises:
         ValueError: `scale` or `cfg` is below 0, or `layers` is empty.

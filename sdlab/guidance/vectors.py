@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import sqrt
+
 import torch
 from torch import Tensor
 
@@ -18,12 +20,14 @@ def norm(a: Tensor) -> Tensor:
 
 def std(a: Tensor) -> Tensor:
     """The standard deviation of all values of an image, (B, 1, …)."""
-    return column(a.flatten(1).std(dim=1, correction=0), a)
+    values = a.flatten(1)
+    deviations = values - values.mean(1, keepdim=True)
+    return norm(deviations.view_as(a)) / sqrt(values.shape[1])
 
 
 def ratio(a: Tensor, b: Tensor) -> Tensor:
     """a/b, and 1 where b is 0."""
-    return torch.where(b == 0, torch.ones_like(a), a / b)
+    return (a / b).masked_fill_(b == 0, 1)
 
 
 def column(values: Tensor, like: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
 """Certificates: their measurements are right, and false claims fail."""
 
 import dataclasses
+import errno
 import inspect
 import io
 import json
 import math
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -30,8 +32,10 @@ from sdlab.certify.problems import GAUSSIAN, LINE, line_quantiles, use_grid
 from sdlab.certify.run import run
 from sdlab.certify.subjects import FAMILIES
 from sdlab.commands.app import app
-from sdlab.system.errors import UsageError
+from sdlab.system.errors import RunError, UsageError
 from sdlab.system.resources import ROOT
+
+pytestmark = pytest.mark.slow
 
 # The fit.
 
@@ -77,6 +81,7 @@ def test_published_formulas_have_their_measured_order():
     assert measure(samplers.make("dpmpp_sde", variant="published"), strong=False).lowest == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.slow
 def test_adaptive_steps_are_measured_by_what_their_tolerance_costs():
     orders = measure(samplers.make("dpm_adaptive", pair="12"))
     assert orders.lowest == pytest.approx(2, abs=0.15)
@@ -149,6 +154,12 @@ class TakesTheLogOfZero(Euler):
 
 
 @dataclass(frozen=True)
+class Exits(Euler):
+    def step(self, denoise, x, sigma, sigma_next, memory, noise):
+        raise SystemExit(0)
+
+
+@dataclass(frozen=True)
 class Drifts(Euler):
     """Its noise is of the wrong size: the law does not converge."""
 
@@ -168,6 +179,7 @@ class Drifts(Euler):
         (Mixes(), "images", "when sampled alone"),
         (Hoards(), "memory", "keeps 12 states after 12 steps and 24 after 24"),
         (TakesTheLogOfZero(), "states", "(sigma 14.61 to 0): ZeroDivisionError: float division by zero"),
+        (Exits(), "states", "(sigma 14.61 to 0): SystemExit: 0"),
         (Drifts(), "order", "claims 1, measured mean exact, variance"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Euler | Heun) else "",
@@ -217,7 +229,7 @@ def test_the_command_writes_a_table_and_files(tmp_path):
     assert "2.01 / 2.01" in text
     assert "every claim holds" in text
     content = json.loads((tmp_path / "certificates.json").read_text(encoding="utf-8"))
-    heun, ddpm = content["certificates"][0], content["certificates"][-1]
+    heun, ddpm = (next(c for c in content["certificates"] if c["name"] == name) for name in ("heun", "ddpm"))
     assert (heun["name"], heun["claimed"], heun["ok"]) == ("heun", 2, True)
     assert heun["measured"] == pytest.approx(2, abs=0.05)
     assert [one["budget"] for one in heun["accuracy"]] == [5, 10, 20, 50]
@@ -231,6 +243,34 @@ def test_a_claim_that_fails_is_the_exit_status(tmp_path, monkeypatch):
     assert run(["boasts"], tmp_path, console) == 1
     assert "boasts: order: claims 2, measured gaussian 1.00 ± 0.00, mixture 1.00 ± 0.00" in console.export_text()
     assert not json.loads((tmp_path / "certificates.json").read_text(encoding="utf-8"))["certificates"][0]["ok"]
+
+
+@dataclass(frozen=True)
+class Picky(Euler):
+    count: int = 1
+
+    def __post_init__(self):
+        if self.count != 1:
+            raise TypeError("it can only be 1")
+
+
+def test_values_that_a_sampler_rejects_in_any_way_are_skipped():
+    assert [one.options for one in subjects("picky", Picky())] == [{}]
+
+
+@pytest.mark.parametrize("names", [["euler"], ["guidance", "none"]])
+def test_a_place_that_cannot_be_written_is_found_before_measuring(names, tmp_path, monkeypatch):
+    monkeypatch.setattr("sdlab.certify.run.measured", None)
+    monkeypatch.setattr("sdlab.certify.strategies.run.measured", None)
+    monkeypatch.setattr(Path, "touch", full_disk)
+    done = CliRunner().invoke(app, ["certify", *names, "--out", str(tmp_path / "new")])
+    assert isinstance(done.exception, RunError)
+    assert str(done.exception).startswith(f"cannot write {tmp_path}/new/")
+    assert str(done.exception).endswith(".json: no space left on device")
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.mark.parametrize(

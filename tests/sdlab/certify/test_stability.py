@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +14,11 @@ import samplers
 from samplers.denoiser import Unguided
 from samplers.dpmpp_3m_sde import DPMpp3MSDE
 from sdlab.certify.certificate import certify
+from sdlab.certify.orders import STEEP_ERROR, judge_steep, steep_error
 from sdlab.certify.problems import LOW, STEEP, TOP, order_grid
 from sdlab.certify.subjects import Subject, subjects
+
+pytestmark = pytest.mark.slow
 
 START = TOP * torch.randn((32, 4), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 END = STEEP.flow(START, TOP, LOW)
@@ -49,6 +54,7 @@ def test_the_problem_is_steep_where_samples_pass():
     assert steepest > 1.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", CLAIMING)
 def test_the_error_of_a_sampler_that_claims_an_order_shrinks_there(label: str):
     coarse, fine = (error(QUIET[label], steps) for steps in (128, 512))
@@ -73,3 +79,40 @@ def test_a_certificate_refutes_a_claim_that_holds_on_gaussians_alone():
     assert certificate.orders.judged["gaussian"].order > 0.75
     assert not certificate.orders.judged["steep"].order > 0.75
     assert [fault.name for fault in certificate.faults] == ["order"]
+
+
+NOISY = [
+    ("ddim", {"eta": 0.3}),
+    ("ddpm", {}),
+    ("dpm_2m_sde", {}),
+    ("dpmpp_3m_sde", {"variant": "published"}),
+    ("dpmpp_sde", {"r1": 0.7}),
+    ("edm_heun", {"s_churn": 40.0}),
+    ("er_sde", {}),
+    ("restart", {}),
+    ("sa_solver", {"on": "noise"}),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "options"), NOISY, ids=str)
+def test_the_samples_of_a_stochastic_sampler_have_the_law_of_the_data_there(name: str, options: dict[str, Any]):
+    sampler = samplers.make(name, **options)
+    error = steep_error(sampler)
+    assert error < STEEP_ERROR
+    assert judge_steep(sampler.order, error).ok
+
+
+def test_a_certificate_refutes_a_stochastic_claim_that_holds_on_gaussians_alone():
+    certificate = certify(Subject("boasts", Boasts(variant="diffusers"), {"variant": "diffusers"}))
+    assert certificate.orders.weak["variance"].order > 0.75
+    (fault,) = certificate.faults
+    assert fault.name == "steep"
+    assert re.fullmatch(r"claims order 1, mean and variance are off by 1\d\.\d% at 256 steps", fault.detail)
+
+
+def test_the_certificate_of_the_variant_that_loses_a_sign_says_so():
+    certificate = certify(Subject("dpmpp_3m_sde", DPMpp3MSDE(variant="diffusers"), {"variant": "diffusers"}))
+    assert certificate.ok
+    (steep,) = (check for check in certificate.checks if check.name == "steep")
+    assert re.fullmatch(r"claims no order, mean and variance are off by 1\d\.\d% at 256 steps", steep.detail)

@@ -16,11 +16,14 @@ from sdlab.guidance.pag import IdentityAttention
 S, WIDE = 0.5, 1.4  # standard deviations of the class and of the data as a whole
 
 
-def model(x, sigma, context, perturbation=(), negative=None, network=None):
+def model(x, sigma, context, perturbation=(), negative=None, network=None, attention=None):
     """Image i belongs to N(mean, std²) with (mean, std) = context[i]. A perturbation or another network widens it."""
     widths = [1.5 if one is not None or network else 1.0 for one in perturbation or [None] * len(x)]
-    mean, std = context[:, :1], context[:, 1:] * torch.tensor(widths, dtype=x.dtype).view(-1, 1)
-    sigma = torch.as_tensor(sigma, dtype=x.dtype).reshape(-1, 1)
+    column = (-1, *[1] * (x.dim() - 1))
+    mean, std = context[:, 0].view(column), (context[:, 1] * torch.tensor(widths, dtype=x.dtype)).view(column)
+    sigma = torch.as_tensor(sigma, dtype=x.dtype).reshape(column)
+    if attention is not None:
+        attention.uniform(x)
     return (sigma**2 * mean + std**2 * x) / (std**2 + sigma**2)
 
 
@@ -38,6 +41,10 @@ class Counted:
 def contexts(batch, mean=0.0):
     cond, uncond = torch.tensor([[mean, S]]), torch.tensor([[0.0, WIDE]])
     return cond.double().repeat(batch, 1), uncond.double().repeat(batch, 1)
+
+
+def encoded(prompts):
+    return torch.tensor([[-2.0, 0.6]]).double().repeat(len(prompts), 1)
 
 
 def guided(name, cond, uncond, network=model, **options):
@@ -163,7 +170,7 @@ class Mean:
             return predictions[1] - predictions[0], None
         count, total = (x.new_zeros(len(x)), torch.zeros_like(x)) if state is None else state
         count, total = count + 1, total + predictions[0]
-        return total / count.view(-1, 1), (count, total)
+        return total / count.view(-1, *[1] * (x.dim() - 1)), (count, total)
 
 
 STRATEGIES = [*(guidance.make(name) for name in guidance.GUIDANCE), Mean()]
@@ -177,10 +184,10 @@ CALLS = torch.tensor(
 def test_an_image_at_its_own_levels_gives_and_costs_the_same_alone(strategy, method):
     cond, uncond = contexts(4)
     cond[:, 0] = torch.tensor([0.0, 1.0, 2.0, 3.0])
-    counted = Counted()
-    batch = Guided(strategy, counted, {"cond": cond, "uncond": uncond}, range(4))
-    alone = [Guided(strategy, model, {"cond": cond[[i]], "uncond": uncond[[i]]}, [i]) for i in range(4)]
-    for x, sigma in zip(torch.randn(4, 4, 1).double(), CALLS, strict=True):
+    counted, all_contexts = Counted(), {"cond": cond, "uncond": uncond, "image": (cond + uncond) / 2}
+    batch = Guided(strategy, counted, all_contexts, range(4), encoded)
+    alone = [Guided(strategy, model, {k: one[[i]] for k, one in all_contexts.items()}, [i], encoded) for i in range(4)]
+    for x, sigma in zip(torch.randn(4, 4, 1, 1, 1).double(), CALLS, strict=True):
         got = getattr(batch, method)(x, sigma)
         each = [getattr(one, method)(x[[i]], sigma[[i]]) for i, one in enumerate(alone)]
         if method == "__call__":
@@ -188,8 +195,10 @@ def test_an_image_at_its_own_levels_gives_and_costs_the_same_alone(strategy, met
         else:
             assert all(torch.equal(g, torch.cat(e)) for g, e in zip(got, zip(*each, strict=True), strict=True))
     assert counted.images == sum(one.passes for one in alone) == 4 * batch.passes
-    networks = {query.network for query in strategy.queries(guidance.Level(1.0))}
-    assert counted.calls == len(CALLS) * len(networks)
+    rounds = {
+        (query.network, query.input is None, query.loss is None) for query in strategy.queries(guidance.Level(1.0))
+    }
+    assert counted.calls == len(CALLS) * len(rounds)
 
 
 def test_passes_are_averaged_over_images_that_differ():
@@ -317,3 +326,10 @@ def test_every_strategy_has_defaults_and_a_description(name):
 def test_mistakes_are_named(name, options, message):
     with pytest.raises(ValueError, match=message):
         guidance.make(name, **options)
+
+
+@pytest.mark.parametrize(("name", "scale", "passes"), [("none", None, 3), ("cfg", 2.0, 4)])
+def test_a_step_of_rectified_cfgpp_takes_three_passes_without_guidance(name, scale, passes):
+    denoise = guided(name, *contexts(2), **({} if scale is None else {"scale": scale}))
+    samplers.run(samplers.make("rectified_cfg_pp"), denoise, torch.ones(2, 1).double(), (3.0, 1.0, 0.4, 0.0))
+    assert denoise.passes == 3 * passes

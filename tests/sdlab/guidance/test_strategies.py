@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import samplers
 from samplers.exact.problems import Gaussian
 from sdlab import guidance
-from sdlab.guidance.base import COND, UNCOND, ContextNoise, Level, Query
+from sdlab.guidance.base import COND, IMAGE, UNCOND, ContextNoise, Level, Query
 from sdlab.guidance.guided import Guided
 from sdlab.guidance.space import SPACES, from_space, to_space
 
@@ -81,6 +81,7 @@ def test_a_space_is_invertible_and_has_its_definition(space):
         ("momentum", {}),  # the first call
         ("adaptive", {}),
         ("cads", {}),
+        ("composed", {}),
     ],
 )
 def test_a_setting_that_is_classifier_free_guidance(name, options):
@@ -93,6 +94,20 @@ def test_comfyuis_apg_counts_its_scale_from_zero():
     torch.testing.assert_close(guide("apg", scale=2.0, variant="comfyui", **plain), cfg(3.0))
     assert guidance.make("apg", scale=0.0, variant="comfyui").queries(Level(1.0)) == (COND,)
     assert guidance.make("apg", scale=1.0, variant="comfyui").queries(Level(1.0)) == (UNCOND, COND)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("image", [0.0, 1.0, 2.5, 3.0])
+def test_dual_guidance_is_instructpix2pixs_and_asks_for_what_has_weight(scale, image):
+    strategy, both, picture, none = guidance.make("dual", scale=scale, image=image), C, white(5), U
+    predictions = {COND: both, IMAGE: picture, UNCOND: none}
+    queries = strategy.queries(Level(SIGMA))
+    found, _ = strategy.combine(tuple(predictions[query] for query in queries), X, Level(SIGMA), None)
+    torch.testing.assert_close(found, none + image * (picture - none) + scale * (both - picture))
+    weights = {UNCOND: 1 - image, IMAGE: image - scale, COND: scale}
+    assert set(queries) == {query for query, weight in weights.items() if weight}
+    if scale == image:
+        torch.testing.assert_close(found, cfg(scale))
 
 
 # Each formula
@@ -352,6 +367,99 @@ def test_a_context_of_one_value_has_no_spread():
     assert Query(noise=ContextNoise(1.0)).noise.size == 1.0
 
 
+# Further prompts
+
+
+def test_perp_neg_steers_away_from_the_negative_prompt_only_across_the_prompt():
+    negative, scale, share = white(4), 3.0, 0.6
+    strategy = guidance.make("perp_neg", scale=scale, negative=share)
+    given = {Query(prompt=""): U, COND: C, UNCOND: negative}
+    found, _ = strategy.combine(tuple(given[query] for query in strategy.queries(Level(SIGMA))), X, Level(SIGMA), None)
+    for one, c, n, u in zip(*map(rows, (found, C, negative, U)), strict=True):
+        p = (c - u)[:, None]
+        across = (n - u) - (p @ torch.linalg.lstsq(p, (n - u)[:, None]).solution)[:, 0]
+        torch.testing.assert_close(one, u + scale * (c - u) - scale * share * across)
+    torch.testing.assert_close(rows((found - U) * (C - U)).sum(1), scale * rows(C - U).square().sum(1))
+
+
+@pytest.mark.parametrize("negative", [C, U, U - 2 * (C - U)])
+def test_perp_neg_is_classifier_free_guidance_with_a_negative_prompt_along_the_prompt(negative):
+    found, _ = guidance.make("perp_neg", scale=3.0).combine((U, C, negative), X, Level(SIGMA), None)
+    torch.testing.assert_close(found, cfg(3.0))
+
+
+def test_perp_neg_with_a_prompt_that_changes_nothing_still_steers_away():
+    found, _ = guidance.make("perp_neg", scale=3.0).combine((U, U, C), X, Level(SIGMA), None)
+    torch.testing.assert_close(found, U - 3 * (C - U))
+
+
+def test_perp_neg_makes_only_predictions_that_have_a_weight():
+    empty = Query(prompt="")
+    for options, queries in (
+        ({}, (empty, COND, UNCOND)),
+        ({"negative": 0.0}, (empty, COND)),
+        ({"negative": 0.0, "scale": 1.0}, (COND,)),
+        ({"scale": 0.0}, (empty,)),
+    ):
+        assert guidance.make("perp_neg", **options).queries(Level(SIGMA)) == queries
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("weights", [(), (1.5, -0.5), (0.0, 2.0), (-2.0, 0.0), (0.0, 0.0)])
+def test_composed_prompts_add_up_and_cost_a_pass_for_each_weight(scale, weights):
+    first, second = white(5), white(6)
+    strategy = guidance.make("composed", scale=scale, prompts=["a", "b"], weights=weights)
+    given = {UNCOND: U, COND: C, Query(prompt="a"): first, Query(prompt="b"): second}
+    w, v = weights or (scale, scale)
+    queries = strategy.queries(Level(SIGMA))
+    found, _ = strategy.combine(tuple(given[query] for query in queries), X, Level(SIGMA), None)
+    torch.testing.assert_close(found, (1 - scale - w - v) * U + scale * C + w * first + v * second)
+    assert len(queries) == sum(weight != 0 for weight in (1 - scale - w - v, scale, w, v))
+
+
+def test_one_more_prompt_that_is_the_prompt_adds_to_its_scale():
+    strategy = guidance.make("composed", scale=2.0, prompts=["a"], weights=[1.0])
+    torch.testing.assert_close(strategy.combine((U, C, C), X, Level(SIGMA), None)[0], cfg(3.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompts": "blue"}, "ComposedPrompts.prompts must be a list of texts, got 'blue'"),
+        ({"prompts": ["a", "b", "a"]}, "ComposedPrompts.prompts has 'a' twice; give it once, with the sum of weights"),
+        ({"prompts": ["a", "b"], "weights": [1.0]}, "must have one weight per prompt, got 1 for 2 prompts"),
+        ({"weights": [1.0]}, "must have one weight per prompt, got 1 for 0 prompts"),
+        ({"prompts": ["a"], "weights": [2000]}, "ComposedPrompts.weights: each must be in .-1000.0, 1000.0., got 2000"),
+        ({"scale": -1}, "ComposedPrompts.scale must be a number of at least 0, got -1"),
+    ],
+)
+def test_mistakes_in_composed_prompts(options, message):
+    with pytest.raises(ValueError, match=message):
+        guidance.make("composed", **options)
+
+
+def test_a_further_prompt_is_encoded_once_for_all_images_of_a_run():
+    encoded, seen = [], []
+
+    def encode(prompts):
+        encoded.extend(prompts)
+        return torch.full((1, 2), 7.0)
+
+    def model(x, sigma, context):
+        seen.append(context)
+        return x / 2
+
+    contexts = {"cond": torch.zeros(3, 2), "uncond": torch.ones(1, 2)}
+    denoise = Guided(guidance.make("perp_neg"), model, contexts, encode=encode)
+    for sigma in (2.0, 1.0):
+        denoise(torch.ones(3, 1), sigma)
+    assert encoded == [""]
+    assert [context[:, 0].tolist() for context in seen] == [[7.0] * 3 + [0.0] * 3 + [1.0] * 3] * 2
+    assert denoise.passes == 6
+    with pytest.raises(ValueError, match="PerpendicularNegative has the prompt '' and needs `encode`"):
+        Guided(guidance.make("perp_neg"), model, contexts)(torch.ones(3, 1), 1.0)
+
+
 # Feedback guidance on Gaussians
 
 
@@ -383,7 +491,7 @@ def test_feedback_estimates_the_probability_of_the_class_along_the_path():
     x = noise(torch.empty(images, 1).double()) * sigmas[0]
     states = [x]
     samplers.run(samplers.make("ddpm"), denoise, x, sigmas, noise, lambda _, x: states.append(x))
-    found = torch.stack([state[0] for state in denoise._states])
+    found = torch.stack([state[0] for state in denoise._states.each()])
     want = ratio(states[-2], sigmas[-2]) - ratio(states[0], sigmas[0])
     assert want.std() > 0.2
     torch.testing.assert_close(found, want.clamp(max=3.0), atol=0.12, rtol=0)  # of 2000 steps
@@ -436,3 +544,18 @@ def test_feedbacks_drift_is_per_time_and_not_per_step():
 def test_mistakes_are_named(name, options, message):
     with pytest.raises(ValueError, match=message):
         guidance.make(name, **options)
+
+
+SCALES = [
+    (name, field)
+    for name, kind in guidance.GUIDANCE.items()
+    for field in ("scale", "cfg", "image", "negative")
+    if isinstance(getattr(kind, field, None), float)
+]
+
+
+@pytest.mark.parametrize(("name", "scale"), SCALES)
+@pytest.mark.parametrize("value", [-1.0, 1001.0])
+def test_every_scale_is_from_0_to_1000(name: str, scale: str, value: float):
+    with pytest.raises(ValueError, match=rf"\.{scale} must be (a number of at least 0|at most 1000), got {value}$"):
+        guidance.make(name, **{scale: value})
