@@ -21,10 +21,11 @@ def compile_for_inference(network: nn.Module, device: torch.device) -> None:
         UsageError: no C++ compiler was found.
     """
     check_compiler(device)
+    # PyTorch would try symbolic sizes from the second shape on. With them, Inductor fails on the U-Net (PyTorch 2.13).
     if device.type == "cuda":
-        network.compile(mode="reduce-overhead")
+        network.compile(mode="reduce-overhead", dynamic=False)
     else:
-        network.compile(options={"freezing": True})
+        network.compile(options={"freezing": True}, dynamic=False)
 
 
 def is_compiled(network: nn.Module) -> bool:

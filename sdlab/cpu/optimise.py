@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -13,7 +16,7 @@ from sdlab.model.attention import Attention, SpatialAttention
 from sdlab.model.stable_diffusion import StableDiffusion
 
 
-def optimise_for_inference(model: StableDiffusion, compile: bool = False) -> None:
+def optimise_for_inference(model: StableDiffusion, compile: bool = False, gradients: bool = False) -> StableDiffusion:
     """Make the U-Nets and the VAE of a model faster, in place, where possible.
 
     On a CPU, in float32 or bfloat16, their weights are packed and long attention in bfloat16 is replaced. Nothing
@@ -21,17 +24,21 @@ def optimise_for_inference(model: StableDiffusion, compile: bool = False) -> Non
     device. Networks that are already packed or compiled are skipped, so a second call changes nothing.
 
     A packed network is for inference only. It has no gradients and no complete state_dict, and it cannot be moved to
-    another device or dtype. Models to be saved, trained or offloaded should not be optimised.
+    another device or dtype. Models to be saved, trained or offloaded should not be optimised. With `gradients`, the
+    result has a copy of the U-Net that is not optimised, if the U-Net is.
 
     Raises:
         UsageError: `compile` is set and no C++ compiler was found.
     """
+    if gradients and not _is_optimised(model.unet) and (compile or can_pack(model.device, model.dtype)):
+        model = replace(model, plain=deepcopy(model.unet))
     unets = (model.unet, *model.others.values())
     for unet in unets if compile else ():
         if not _is_optimised(unet):
             compile_for_inference(unet, model.device)
     for network in (*unets, model.vae):
         optimise_network(network, model.device, model.dtype)
+    return model
 
 
 def optimise_network(network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:

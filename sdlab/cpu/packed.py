@@ -58,6 +58,7 @@ class PackedConv2d(nn.Module):
         return convolution(x, other, self._packed_for(x), self.bias, *self.geometry, "mul", None, None, [], None)
 
     def _packed_for(self, x: Tensor) -> Tensor:
+        check_inference(x)
         if self.laid_out_for is None or (self.depends and self.laid_out_for != list(x.shape)):
             plain = self.weight if self.laid_out_for is None else self.weight.to_dense()
             self.laid_out_for = list(x.shape)
@@ -81,6 +82,16 @@ class PackedLinear(nn.Module):
     def times(self, x: Tensor, other: Tensor) -> Tensor:
         """The linear map of x, multiplied elementwise by `other` (…, C_out)."""
         return _as_rows(self.product.times(_as_map(x), _as_map(other)), x)
+
+
+def check_inference(x: Tensor) -> None:
+    """Check that no gradient of a packed layer is needed, which would silently be missing.
+
+    Raises:
+        ValueError: it is.
+    """
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError("packed networks have no gradients; use optimise_for_inference(model, gradients=True)")
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:

@@ -11,6 +11,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from sdlab.cpu.packed import check_inference
 from sdlab.model.blocks import Upsample
 from sdlab.model.config import Size
 
@@ -31,6 +32,7 @@ class PackedUpsample(nn.Module):
         """(B, C, H, W) -> (B, C, 2H, 2W), or `size` instead of (2H, 2W)."""
         if size is not None and tuple(size) != (2 * x.shape[2], 2 * x.shape[3]):
             return self.whole(x, size)
+        check_inference(x)
         transposed = torch.ops.mkldnn._convolution_transpose_pointwise
         return transposed(x, self.weight, self.bias, *_GEOMETRY, "none", [], "")
 

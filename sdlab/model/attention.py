@@ -53,6 +53,7 @@ class Attention(nn.Module):
         if context is not None:
             return self._cross(x, context, perturbed)
         query, key, value = perturbed.at("query", self.query(x)), self.key(x), self.value(x)
+        perturbed.record(query, key, self.heads)
         attended = self.attend(query, key, value, self.heads, causal)
         return self.out(perturbed.at("self_attention", attended, lambda rows: value[rows]))
 

@@ -193,9 +193,8 @@ class ModelConfig:
             raise ValueError("ModelConfig.prediction cannot be 'eps' if levels end in pure noise; choose another")
         if self.prediction == "edm" and not isinstance(self.levels, EdmLevels):
             raise ValueError("ModelConfig.prediction 'edm' needs levels with kind 'edm'")
-        coarsest = self.vae.factor * 2 ** (len(self.unet.multipliers) - 1)
-        if self.image_size % coarsest:
-            raise ValueError(f"ModelConfig.image_size must be a multiple of {coarsest}, got {self.image_size!r}")
+        if self.image_size % self.multiple:
+            raise ValueError(f"ModelConfig.image_size must be a multiple of {self.multiple}, got {self.image_size!r}")
 
     def _field(self, path: str) -> Any:
         value: Any = self
@@ -208,6 +207,11 @@ class ModelConfig:
         """Shape (C, H, W) of the latents of one picture at the trained size."""
         side = self.image_size // self.vae.factor
         return self.vae.latent_channels, side, side
+
+    @property
+    def multiple(self) -> int:
+        """Sides of pictures are multiples of this: pixels per position at the coarsest level of the U-Net."""
+        return self.vae.factor * 2 ** (len(self.unet.multipliers) - 1)
 
     def noise_schedule(self) -> samplers.TimedLevels:
         """The noise schedule that the U-Net was trained on. Its time is the timestep that the U-Net receives."""
@@ -266,14 +270,14 @@ SCENES = ModelConfig(
     text=ClipTextConfig(vocab_size=1024, context_length=24, width=128, layers=4, heads=4),
     vision=ClipVisionConfig(image_size=64, patch=8, width=128, layers=4, heads=4, projection=128),
     # The scale is measured on the trained autoencoder and written to the model's config.json.
-    vae=VaeConfig(latent_channels=8, width=32, multipliers=(1, 2, 4, 4), residual_blocks=1, groups=8, scale=1.0),
+    vae=VaeConfig(latent_channels=4, width=32, multipliers=(1, 2, 4), residual_blocks=1, groups=8, scale=1.0),
     unet=UnetConfig(
-        latent_channels=8,
-        width=128,
-        multipliers=(1, 1),
+        latent_channels=4,
+        width=48,
+        multipliers=(1, 2, 3),
         residual_blocks=1,
-        attention_rates=(1, 2),
-        heads=4,
+        attention_rates=(2, 4),
+        heads=6,
         context_width=128,
         groups=8,
     ),

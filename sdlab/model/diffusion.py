@@ -6,6 +6,7 @@ Residual blocks are conditioned on the timestep (Ho et al. 2020, arXiv:2006.1123
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from math import log
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from samplers.checks import look_up
 from sdlab.model.attention import SpatialTransformer
+from sdlab.model.attention_maps import AttentionMaps
 from sdlab.model.blocks import Downsample, ResidualBlock, Upsample
 from sdlab.model.config import Size, UnetConfig
 from sdlab.model.perturbation import UNPERTURBED, Perturbation, Perturbed
@@ -128,6 +130,7 @@ class Unet(nn.Module):
         context: Tensor,
         perturbation: Sequence[Perturbation | None] = (),
         negative: Tensor | None = None,
+        attention: AttentionMaps | None = None,
     ) -> Tensor:
         """x (B, z, H, W), t (B,), possibly fractional, context (B, L, context_width) -> (B, z, H, W).
 
@@ -136,16 +139,20 @@ class Unet(nn.Module):
         Args:
             perturbation: of each row, or None; empty if no row is perturbed.
             negative: the contexts that perturbations of cross-attention contrast with, in the shape of `context`.
+            attention: where the self-attention of some transformers is recorded.
 
         Raises:
-            ValueError: a perturbation names a transformer that this network does not have, or needs `negative`.
+            ValueError: a perturbation or `attention` names a transformer that this network does not have, or a
+                perturbation needs `negative`.
         """
-        if not perturbation:
+        if not perturbation and attention is None:
             return self.points(x, t, context).prediction
-        perturbed = Perturbed.of(perturbation, None if negative is None else negative.to(self._dtype), x.device)
+        negative = None if negative is None else negative.to(self._dtype)
+        perturbed = Perturbed.of(perturbation, negative, attention, x.device)
+        named = (*(one.layers for one, _ in perturbed.rows), () if attention is None else attention.layers)
+        for name in chain.from_iterable(named):
+            look_up("layer", name, self.config.layers)
         for one, _ in perturbed.rows:
-            for name in one.layers:
-                look_up("layer", name, self.config.layers)
             if one.point == "cross_attention" and negative is None:
                 raise ValueError(f"{type(one).__name__} needs negative contexts")
         return self.points(x, t, context, perturbed).prediction
@@ -158,7 +165,7 @@ class Unet(nn.Module):
         """The same pass, with the states at the named points."""
         dtype = self._dtype
         # Every residual block needs the same SiLU of the timestep, so it is applied once here.
-        time = F.silu(self.time_embed(timestep_embedding(t, self.config.width).to(dtype)))
+        time = F.silu(perturbed.at("time", self.time_embed(timestep_embedding(t, self.config.width).to(dtype))))
         context = context.to(dtype)
         h = self.conv_in(x.to(dtype, memory_format=torch.channels_last))
         skips = [h]

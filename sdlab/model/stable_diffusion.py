@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from sdlab.model.clip import Clip, ClipText
 from sdlab.model.config import ModelConfig
 from sdlab.model.diffusion import Unet
 from sdlab.model.tokenizer import Tokenizer
-from sdlab.model.unfilled import unfilled
+from sdlab.model.unfilled import shapes_of, unfilled
 from sdlab.model.vae import Vae
 
 PARTS = ("clip", "vae", "unet")
@@ -31,6 +32,13 @@ class StableDiffusion:
     device: torch.device
     dtype: torch.dtype
     others: Mapping[str, Unet] = field(default_factory=dict)  # further U-Nets of the configuration, such as "early"
+    plain: Unet | None = None  # a copy of the U-Net with gradients, if the U-Net is optimised and has none
+
+
+@lru_cache(maxsize=8)
+def shapes(config: ModelConfig) -> Mapping[str, Mapping[str, tuple[int, ...]]]:
+    """The names and shapes of the tensors of a configuration by part. They are kept, because building takes time."""
+    return {part: shapes_of(module) for part, module in networks(config).items()}
 
 
 def networks(config: ModelConfig) -> dict[str, nn.Module]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -62,6 +63,7 @@ class Tokenizer:
         self._bpe.add_special_tokens([START, END])
         self._bpe.add_tokens(list(added))
         self._vectors = {vocab[token.content]: _vectors(token.content, vocab) for token in added}
+        self._words = max((token.content.count(" ") + 1 for token in added), default=1)  # that one token may have
         self.context_length = context_length
         self.vocab_size = len(vocab)
         self.start, self.end = vocab[START], vocab[END]
@@ -70,7 +72,7 @@ class Tokenizer:
         """Token ids, int64 (B, L)."""
         room = self.context_length - 2
         rows = []
-        for tokens in self._encode(prompts):
+        for tokens in self._encode(_beginning(prompt, room * self._words) for prompt in prompts):
             row = [self.start, *(token for token, _ in tokens[:room]), self.end]
             rows.append(row + [self.end] * (self.context_length - len(row)))
         return torch.tensor(rows, dtype=torch.long).reshape(len(rows), self.context_length)
@@ -84,14 +86,15 @@ class Tokenizer:
 
         If a word is cut, the result starts at the first character that is lost, even in part.
         """
-        dropped = self._encode([prompt])[0][self.context_length - 2 :]
+        room = self.context_length - 2
+        dropped = self._encode([_beginning(prompt, (room + 1) * self._words)])[0][room:]
         return prompt[dropped[0][1] :] if dropped else ""
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of the tokens, in lower case, without start and end."""
         return self._bpe.decode(list(tokens)).strip()
 
-    def _encode(self, prompts: Sequence[str]) -> list[list[tuple[int, int]]]:
+    def _encode(self, prompts: Iterable[str]) -> list[list[tuple[int, int]]]:
         """The tokens of each prompt, each with the index of its first character."""
         return [
             [
@@ -101,6 +104,15 @@ class Tokenizer:
             ]
             for e in self._bpe.encode_batch(list(prompts), add_special_tokens=False)
         ]
+
+
+def _beginning(prompt: str, words: int) -> str:
+    """The prompt up to the end of this many words: text between spaces, which has at least one token each.
+
+    The rest of a long prompt need not be read to find its first tokens.
+    """
+    ends = (match.end() for match in re.finditer("[^ ]+", prompt) if not match[0].isspace())
+    return prompt[: next(itertools.islice(ends, words - 1, None), None)]
 
 
 def _vectors(token: str, vocab: Vocabulary) -> tuple[int, ...]:

@@ -10,16 +10,23 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+_INITIALISE = (nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_)
+
 
 @contextmanager
 def unfilled() -> Iterator[None]:
     """Networks built inside the block are on the `meta` device: they have shapes, but no values and no memory."""
-    with torch.device("meta"), _NoNormal():
+    with torch.device("meta"), _NoInitialisation():
         yield
 
 
-class _NoNormal(TorchFunctionMode):
-    """Skips `nn.init.normal_`. On the `meta` device it changes nothing, but it imports the compiler of PyTorch."""
+def shapes_of(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a network's tensors."""
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Skips the functions of `nn.init`. On the `meta` device they change nothing, take time, and import a compiler."""
 
     def __torch_function__(
         self,
@@ -29,4 +36,4 @@ class _NoNormal(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         given = kwargs or {}
-        return given["tensor"] if func is nn.init.normal_ else func(*args, **given)
+        return given["tensor"] if func in _INITIALISE else func(*args, **given)

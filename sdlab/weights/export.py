@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from sdlab.model.config import SD15, ModelConfig
+from sdlab.model.config import SD15
 from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import make_folder, reason
 from sdlab.weights import layout_diffusers, layout_original, layouts, safetensors_file
@@ -39,6 +39,7 @@ def export(model: Model, layout: Layout, out: Path, dtype: torch.dtype | None = 
     if out.exists() and (layout == "original" or not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out}: already exists and is not overwritten; choose another path")
     stored = open_model(model)
+    stored.check_others(stored.located.others)
     whole = stored if layout == "sdlab" else _without_vision(stored)
     make_folder(out.absolute().parent)
     try:
@@ -49,7 +50,7 @@ def export(model: Model, layout: Layout, out: Path, dtype: torch.dtype | None = 
                 (_to_diffusers if layout == "diffusers" else _to_sdlab)(whole, folder, dtype)
     except OSError as error:
         raise RunError(f"cannot write {out}: {reason(error)}") from None
-    return [*stored.notes, *_remarks(stored.config, layout)]
+    return [*stored.notes, *_remarks(stored, layout)]
 
 
 def _to_sdlab(stored: StoredModel, folder: Path, dtype: torch.dtype | None) -> None:
@@ -57,6 +58,8 @@ def _to_sdlab(stored: StoredModel, folder: Path, dtype: torch.dtype | None) -> N
     copy_vocabulary(stored.located.vocab, stored.located.merges, folder)
     for part, tensors in stored.tensors.items():
         safetensors_file.write(folder / f"{part}.safetensors", tensors, dtype)
+    for path in stored.located.others.values():
+        safetensors_file.write(folder / path.name, safetensors_file.read(path)[0], dtype)
 
 
 def _to_diffusers(stored: StoredModel, folder: Path, dtype: torch.dtype | None) -> None:
@@ -83,10 +86,13 @@ def _without_vision(stored: StoredModel) -> StoredModel:
     return replace(stored, config=replace(stored.config, vision=None), tensors={**stored.tensors, "clip": text})
 
 
-def _remarks(config: ModelConfig, layout: Layout) -> list[str]:
-    remarks = []
+def _remarks(stored: StoredModel, layout: Layout) -> list[str]:
+    config, remarks = stored.config, []
     if layout != "sdlab" and config.vision is not None:
         remarks.append("CLIP's vision tower was not exported, because this layout cannot hold it")
+    if layout != "sdlab" and stored.located.others:
+        names = ", ".join(path.name for path in stored.located.others.values())
+        remarks.append(f"{names} was not exported, because this layout holds one U-Net")
     if layout == "diffusers" and config.vae.shift:
         remarks.append(
             f"vae/config.json has shift_factor {config.vae.shift}, which diffusers' StableDiffusionPipeline ignores; "

@@ -20,18 +20,21 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def check(
-    tensors: Mapping[str, AnyTensor], module: nn.Module, source: str, names: Mapping[str, str] | None = None
+    tensors: Mapping[str, AnyTensor],
+    wanted: Mapping[str, tuple[int, ...]],
+    source: str,
+    names: Mapping[str, str] | None = None,
 ) -> None:
-    """Check that names and shapes match the network.
+    """Check that names and shapes are those of a network.
 
     Args:
+        wanted: our name of a tensor -> its shape.
         source: where the tensors come from, for the message.
         names: our name of a tensor -> its name in the source, for the message.
 
     Raises:
         RunError: a tensor is unknown, missing or has another shape. The message names the first.
     """
-    wanted = {key: tuple(t.shape) for key, t in module.state_dict().items()}
     theirs = dict(names or {})
     for key in sorted(tensors.keys() - wanted.keys()):
         raise RunError(f"{source}: unknown tensor {key!r}{did_you_mean(key, wanted.keys() - tensors.keys())}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sdlab.model.config import SD15, ModelConfig, UnetConfig, VaeConfig
-from sdlab.model.stable_diffusion import networks
+from sdlab.model.stable_diffusion import shapes
 from sdlab.model.tokenizer import END, START
 from sdlab.system.errors import UsageError
 from sdlab.weights import recognise, scheduler_config
@@ -205,8 +205,8 @@ def names(config: ModelConfig) -> dict[str, dict[str, str]]:
     """Part -> their name -> our name. The layout cannot hold a vision tower."""
     rules = {"clip": CLIP_TEXT, "vae": vae_rules(config.vae), "unet": unet_rules(config.unet)}
     return {
-        part: table(module.state_dict(), rules[part], prefix="text_model." if part == "clip" else "")
-        for part, module in networks(replace(config, vision=None)).items()
+        part: table(tensors, rules[part], prefix="text_model." if part == "clip" else "")
+        for part, tensors in shapes(replace(config, vision=None)).items()
     }
 
 

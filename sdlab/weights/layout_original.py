@@ -9,7 +9,7 @@ from functools import cache
 from typing import TypeVar
 
 from sdlab.model.config import SD15, ModelConfig, UnetConfig
-from sdlab.model.stable_diffusion import networks
+from sdlab.model.stable_diffusion import shapes
 from sdlab.weights import rename_rules
 from sdlab.weights.extras import is_extra
 from sdlab.weights.rename_rules import CLIP_TEXT, TRANSFORMER, Rules, table
@@ -83,8 +83,8 @@ def names(config: ModelConfig = SD15) -> dict[str, tuple[str, str]]:
     rules = {"clip": CLIP_TEXT, "vae": VAE, "unet": unet_rules(config.unet)}
     return {
         theirs: (part, ours)
-        for part, module in networks(replace(config, vision=None)).items()
-        for theirs, ours in table(module.state_dict(), rules[part], PREFIXES[part]).items()
+        for part, tensors in shapes(replace(config, vision=None)).items()
+        for theirs, ours in table(tensors, rules[part], PREFIXES[part]).items()
     }
 
 

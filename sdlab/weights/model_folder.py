@@ -11,9 +11,10 @@ from safetensors.torch import save
 from torch import nn
 
 from sdlab.model.config import ModelConfig
-from sdlab.model.unfilled import unfilled
+from sdlab.model.unfilled import shapes_of, unfilled
 from sdlab.system.errors import UsageError
-from sdlab.system.files import make_folder, reason, replacing
+from sdlab.system.files import make_folder, replacing
+from sdlab.system.reading import read_bytes
 from sdlab.weights import weights_file
 from sdlab.weights.fill import check, fill
 from sdlab.weights.stored_tensor import AnyTensor
@@ -28,10 +29,7 @@ def read_config(folder: Path) -> ModelConfig:
         UsageError: `config.json` is missing or invalid.
     """
     path = folder / "config.json"
-    try:
-        return ModelConfig.from_json(path.read_bytes(), source=str(path))
-    except OSError as error:
-        raise UsageError(f"{path}: {reason(error)}") from None
+    return ModelConfig.from_json(read_bytes(path), source=str(path))
 
 
 def save_config(folder: Path, config: ModelConfig) -> None:
@@ -70,7 +68,7 @@ def check_part(path: Path, build: Callable[[], M]) -> tuple[M, Mapping[str, AnyT
     with unfilled():
         module = build()
     tensors, _ = weights_file.read(path)
-    check(tensors, module, str(path))
+    check(tensors, shapes_of(module), str(path))
     return module, tensors
 
 

@@ -10,7 +10,7 @@ import torch
 from sdlab.model.clip import Clip, ClipText
 from sdlab.model.config import ModelConfig
 from sdlab.model.diffusion import Unet
-from sdlab.model.stable_diffusion import PARTS, StableDiffusion, networks
+from sdlab.model.stable_diffusion import PARTS, StableDiffusion, networks, shapes
 from sdlab.model.tokenizer import Tokenizer
 from sdlab.model.vae import Vae
 from sdlab.weights import layouts
@@ -38,8 +38,8 @@ class StoredModel:
             RunError: a name or a shape differs. The message names it.
         """
         names = layouts.names(self.located.layout, self.config)
-        for (part, module), path in zip(networks(self.config).items(), self.located.weights, strict=True):
-            check(self.tensors[part], module, str(path), names[part])
+        for (part, wanted), path in zip(shapes(self.config).items(), self.located.weights, strict=True):
+            check(self.tensors[part], wanted, str(path), names[part])
 
     def check_others(self, others: Iterable[str]) -> None:
         """The same for the further U-Nets of these names.

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import samplers
 from sdlab.model.config import ModelConfig, Prediction
 from sdlab.model.noise_schedule import LevelsConfig
 from sdlab.system.errors import UsageError
@@ -68,6 +69,31 @@ def read(settings: Mapping[str, Any], path: Path) -> tuple[LevelsConfig, Predict
     try:
         return LevelsConfig(betas, start, end, n, zero_snr), prediction
     except ValueError as error:
+        raise UsageError(f"{path}: the noise schedule is invalid: {error}") from None
+
+
+def read_table(settings: Mapping[str, Any], path: Path) -> tuple[samplers.DiscreteLevels, Prediction]:
+    """Like `read`, for all tables of β: also the cosine and the sigmoid one, and a table that was trained.
+
+    Raises:
+        UsageError: as in `read`, or the table does not give rising noise levels.
+    """
+    betas, name = settings.get("trained_betas"), settings.get("beta_schedule")
+    if betas is None and name not in ("squaredcos_cap_v2", "sigmoid"):
+        config, prediction = read(settings, path)
+        return config.schedule(), prediction
+    # A linear table stands in for the other, so that `read` checks all other settings.
+    ends = {"beta_start": settings.get("beta_start", 1e-4), "beta_end": settings.get("beta_end", 0.02)}
+    config, prediction = read({**settings, **ends, "trained_betas": None, "beta_schedule": "linear"}, path)
+    try:
+        if betas is not None:
+            levels = samplers.levels_of_betas(map(float, betas))
+        elif name == "sigmoid":
+            levels = samplers.discrete_levels(name, config.start, config.end, config.n)
+        else:
+            levels = samplers.cosine_levels(config.n)
+        return samplers.zero_terminal_snr(levels) if config.zero_snr else levels, prediction
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise UsageError(f"{path}: the noise schedule is invalid: {error}") from None
 
 

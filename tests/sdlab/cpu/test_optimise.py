@@ -106,7 +106,7 @@ def test_a_compiled_unet_is_not_packed(monkeypatch: pytest.MonkeyPatch):
     model = load("scenes")
     optimise_for_inference(model, compile=True)
     optimise_for_inference(model)
-    assert compiled == [{"options": {"freezing": True}}]
+    assert compiled == [{"options": {"freezing": True}, "dynamic": False}]
     assert (is_packed(model.unet), is_packed(model.vae)) == (False, True)
     assert attention_of(model.unet) == {attention.attend}
 

@@ -86,7 +86,7 @@ def test_group_norm_epsilons():
 def test_scenes_unet_costs_what_a_cpu_can_afford():
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         Unet(SCENES.unet)(torch.empty(1, *SCENES.latent_shape), torch.empty(1), torch.empty(1, LENGTH, 128))
-    assert 0.15e9 < counter.get_total_flops() / 2 < 0.23e9
+    assert 0.15e9 < counter.get_total_flops() / 2 < 0.25e9
 
 
 # Formulas
@@ -241,7 +241,7 @@ def test_a_gradient_reaches_every_parameter(part):
 
 def test_unet_learns_its_way_out_of_the_zeros_it_starts_with():
     torch.manual_seed(0)
-    unet = Unet(replace(SCENES.unet, width=16))
+    unet = Unet(replace(SCENES.unet, width=24))
     x, t, context = torch.randn(2, *SCENES.latent_shape), torch.rand(2) * 999, torch.randn(2, LENGTH, 128)
     assert not unet(x, t, context).any()
     adam = torch.optim.Adam(unet.parameters(), 1e-3)
@@ -319,7 +319,7 @@ def test_configuration_survives_json(config):
 
 def test_latent_shapes():
     assert SD15.latent_shape == (4, 64, 64)
-    assert SCENES.latent_shape == (8, 8, 8)
+    assert SCENES.latent_shape == (4, 16, 16)
 
 
 @pytest.mark.parametrize(

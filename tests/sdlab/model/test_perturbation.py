@@ -13,9 +13,11 @@ from torch import nn
 from sdlab.guidance.nag import ContrastedAttention
 from sdlab.guidance.pag import IdentityAttention
 from sdlab.guidance.seg import BlurredQueries
+from sdlab.guidance.tsg import NoisyTime
 from sdlab.model.config import SCENES, SD15
 from sdlab.model.diffusion import Unet
 from sdlab.model.perturbation import Perturbation
+from sdlab.model.place import Place
 
 EACH = pytest.mark.parametrize("perturbation", PERTURBATIONS, ids=lambda one: type(one).__name__)
 
@@ -77,6 +79,24 @@ def test_gradients_pass_through_a_perturbation(perturbation):
     step = 1e-6 * torch.randn_like(x)
     ends = [unet(x + sign * step, t, context, [perturbation], negative).square().sum() for sign in (1, -1)]
     torch.testing.assert_close((ends[0] - ends[1]) / 2, (gradient * step).sum(), rtol=1e-5, atol=1e-12)
+
+
+def test_noise_on_the_timestep_embedding_reaches_every_residual_block():
+    unet, (x, t, context, _) = small_unet(), inputs(2)
+    noisy, copy = NoisyTime(key="a", seed=7, size=0.8), deepcopy(unet)
+    last = copy.time_embed[2]
+    last.register_forward_hook(lambda *args: noisy.change(args[2], args[2], Place()))
+    torch.testing.assert_close(unet(x, t, context, [noisy, noisy]), copy(x, t, context), rtol=1e-9, atol=1e-9)
+
+
+def test_noise_on_the_timestep_embedding_is_relative_to_its_size():
+    states = torch.tensor([[1.0], [30.0]]).double() * torch.randn(2, 20000).double()
+    change = NoisyTime(key="a", size=0.5).change(states, states, Place()) - states
+    ratios = change.square().mean(1).sqrt() / states.square().mean(1).sqrt()
+    torch.testing.assert_close(ratios, torch.full((2,), 0.5).double(), rtol=4 / 200, atol=0)  # 4 standard errors
+    torch.testing.assert_close(change.mean(1) / states.std(1), torch.zeros(2).double(), rtol=0, atol=0.5 * 4 / 141)
+    again = NoisyTime(key="a", seed=1, size=0.5).change(states, states, Place()) - states
+    assert torch.corrcoef(torch.stack([change[0], again[0]]))[0, 1].abs() < 4 / 141
 
 
 def test_a_blur_of_zero_changes_nothing_and_a_large_one_is_the_mean():

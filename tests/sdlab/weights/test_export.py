@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from tiny_model import write_tiny
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from typer.testing import CliRunner
 from user_files import KEYS, NARROW, clip_vocabulary, random_weights, write_with_config
@@ -469,3 +470,22 @@ def test_the_command_writes_in_the_requested_dtype_and_prints_notes(tmp_path):
     assert "vision tower" in done.stderr
     tensors = load_file(out / "unet" / "diffusion_pytorch_model.safetensors")
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+
+
+def test_further_u_nets_are_exported_or_reported(tmp_path):
+    folder = write_tiny(tmp_path / "tiny", early=True)
+    assert export(folder, "sdlab", tmp_path / "copy", torch.bfloat16) == []
+    found, wanted = (load_file(path / "unet_early.safetensors") for path in (tmp_path / "copy", folder))
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], tensor.bfloat16()) for name, tensor in wanted.items())
+    for layout, out in (("diffusers", "theirs"), ("original", "file.safetensors")):
+        notes = export(folder, layout, tmp_path / out)
+        assert "unet_early.safetensors was not exported, because this layout holds one U-Net" in notes
+
+
+def test_a_damaged_further_u_net_is_reported_before_anything_is_written(tmp_path):
+    folder = write_tiny(tmp_path / "tiny", early=True)
+    shutil.copy(folder / "vae.safetensors", folder / "unet_early.safetensors")
+    with pytest.raises(RunError, match=r"unet_early.safetensors: unknown tensor"):
+        export(folder, "sdlab", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
