@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import samplers
+from samplers.exact.families import ClassMixture
 from samplers.exact.problems import Gaussian
 from sdlab import plugins
 from sdlab.backends.base import Backend, Opened, Setting
@@ -58,6 +59,16 @@ class OpenedDenoiser(Opened):
         return self.model.contexts is not None
 
     @property
+    def labels(self) -> bool:  # type: ignore[override]
+        """Whether the conditions are integers."""
+        return self.model.contexts is not None and not self.model.contexts[0].is_floating_point()
+
+    @property
+    def conditioned_on_pictures(self) -> bool:  # type: ignore[override]
+        """Whether the model has a `without_text`."""
+        return self.model.without_text is not None and self.conditional
+
+    @property
     def draws_pictures(self) -> bool:  # type: ignore[override]
         """Whether the model has a `decode`."""
         return self.model.decode is not None
@@ -72,15 +83,22 @@ class OpenedDenoiser(Opened):
         """The law of the data; None for a conditional model."""
         return None if self.conditional else self.model.law
 
-    def check(self, device: str, compile: bool, others: Collection[str] = ()) -> list[str]:
+    @property
+    def classes(self) -> ClassMixture | None:  # type: ignore[override]
+        """The laws of the classes."""
+        return self.model.classes
+
+    def check(self, device: str, compile: bool, others: Collection[str] = (), gradients: bool = False) -> list[str]:
         """Denoise some noise at both ends of the noise schedule. Returns what fails, in one line."""
         try:
-            BareDenoiser(self, device).try_out()
+            BareDenoiser(self, device).try_out(gradients)
         except UsageError as error:
             return [f"model: {error}"]
         return []
 
-    def load(self, device: str, dtype: torch.dtype, compile: bool, others: Collection[str] = ()) -> BareDenoiser:
+    def load(
+        self, device: str, dtype: torch.dtype, compile: bool, others: Collection[str] = (), gradients: bool = False
+    ) -> BareDenoiser:
         """The model on `device`. It is sampled in float32 whatever `dtype` is."""
         return BareDenoiser(self, device)
 
@@ -94,18 +112,22 @@ class BareDenoiser(Backend):
         contexts = self.model.contexts or (torch.zeros(1, 1), torch.zeros(1, 1))
         self._cond, self._uncond = (context.to(self.device) for context in contexts)
 
-    def try_out(self) -> None:
+    def try_out(self, gradients: bool = False) -> None:
         """Denoise some noise at both ends of the noise schedule.
 
         Raises:
-            UsageError: the denoiser fails, changes the shape of x, or returns NaN or infinity.
+            UsageError: the denoiser fails, changes the shape of x, returns NaN or infinity, or has no gradients though
+                they are needed.
         """
-        with self._guard(), torch.no_grad():
+        with self._guard(), torch.set_grad_enabled(gradients):
             for sigma in (self.levels.sigma_max, self.levels.sigma_min):
-                x = self._white(samplers.seeded([0, 1], self.device), 2) * sigma
+                x = (self._white(samplers.seeded([0, 1], self.device), 2) * sigma).requires_grad_(gradients)
                 for context in (self._cond[:1], self._uncond):
-                    if not self._denoise(x, sigma, context.expand(2, *context.shape[1:])).isfinite().all():
+                    found = self._denoise(x, sigma, context.expand(2, *context.shape[1:]))
+                    if not found.isfinite().all():
                         raise InvalidEntry(f"its denoiser returns NaN or infinity at sigma {sigma:.4g}")
+                    if gradients and not found.requires_grad:
+                        raise InvalidEntry("its denoiser has no gradients, which the guidance strategy needs")
 
     def contexts(self, prompts: Sequence[str], negative: str) -> tuple[Tensor, Tensor]:
         """The contexts of the model, (C, …) and (1, …)."""
@@ -133,7 +155,10 @@ class BareDenoiser(Backend):
         """
         noise = samplers.seeded(seeds, self.device)
         x, sampler = self._white(noise, len(seeds)) * sigmas[0], sampler.with_levels(self.levels)
-        denoise = Guided(strategy, watch(self._denoise), {"cond": cond, "uncond": uncond}, seeds)
+        contexts = {"cond": cond, "uncond": uncond}
+        if self.model.without_text is not None:
+            contexts["image"] = self.model.without_text(cond)
+        denoise = Guided(strategy, watch(self._denoise), contexts, seeds)
         samples = samplers.run(sampler, denoise, x, sigmas, noise=noise, on_step=on_step)
         check_finite("the samples", samples)
         return samples

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 import samplers
+from samplers.exact.families import ClassMixture
 from samplers.exact.problems import Gaussian
 from sdlab.denoiser import Watch, unwatched
 from sdlab.guidance import Strategy
@@ -54,26 +55,34 @@ class Opened(Protocol):
     ignores: frozenset[Setting] = frozenset()
     notes: tuple[str, ...] = ()  # for the user: what is ignored in the model's files
     conditional: bool = False  # has conditions that guidance can use
+    labels: bool = False  # whose conditions are class labels, without noise
+    masked: bool = False  # whose conditions have a mask, without noise
+    conditioned_on_pictures: bool = False  # beside the text
     starts_from_pictures: bool = False  # image-to-image
     draws_pictures: bool = False
     has_clip: bool = False  # with a vision tower
     knows_flow: bool = False  # the exact probability flow
     law: Gaussian | None = None  # of the data, if Gaussian and unconditional
+    classes: ClassMixture | None = None  # the laws of the classes, if known; image i is of class i mod C
     layers: Collection[str] = ()  # of its network, that a perturbation can name
     others: Mapping[str, Path] = MappingProxyType({})  # the files of its further networks, by name
 
-    def check(self, device: str, compile: bool, others: Collection[str] = ()) -> list[str]:
+    def check(self, device: str, compile: bool, others: Collection[str] = (), gradients: bool = False) -> list[str]:
         """Why the model cannot run with these settings, one line per reason. No weights of sdlab are loaded.
 
-        `others` are those of its further networks that the run needs.
+        `others` are those of its further networks that the run needs. With `gradients` it also needs those of x̂₀ in x.
 
         Raises:
             RunError: a file of the model is damaged.
         """
         return []
 
-    def load(self, device: str, dtype: torch.dtype, compile: bool, others: Collection[str] = ()) -> Backend:
+    def load(
+        self, device: str, dtype: torch.dtype, compile: bool, others: Collection[str] = (), gradients: bool = False
+    ) -> Backend:
         """The model on `device`, ready to sample, with those of its further networks that the run needs.
+
+        `gradients` of x̂₀ in x are available only if they are asked for.
 
         Raises:
             UsageError: the model cannot run there, or a custom model fails.
@@ -157,3 +166,4 @@ class Kind:
     names: Callable[[], Mapping[str, str]]  # the known names, each with a line of description
     reads: Callable[[str], bool]  # whether a path is one of such a model
     open: Callable[[str, Mapping[str, Any], Path], Opened]
+    key: str | None = None  # in a sweep file, `{key = "PLACE"}` is the name "key:PLACE"

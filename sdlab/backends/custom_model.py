@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 import samplers
+from samplers.exact.families import ClassMixture
 from samplers.exact.problems import Gaussian
 
 
@@ -25,8 +26,12 @@ class CustomModel:
         contexts  conditions for guidance: (C, …), where image i has row i mod C, and (1, …) for no condition
         flow      (x, sigma, sigma_next) -> the state that the exact probability flow reaches, also at 0; no contexts
         law       the law of the data if it is Gaussian, in the shape of a sample
+        classes   the law of the data of each class, if known; image i is of class i mod C
         decode    samples (B, …) -> pictures (B, 3, H, W) in [−1, 1]
         files     other files that the values depend on, such as weights
+
+    If a context has both a text and a picture, `without_text` turns contexts (B, …) into those of the picture alone,
+    for dual guidance.
     """
 
     denoise: Callable[..., Tensor]
@@ -35,5 +40,7 @@ class CustomModel:
     contexts: tuple[Tensor, Tensor] | None = None
     flow: Callable[[Tensor, float, float], Tensor] | None = None
     law: Gaussian | None = None
+    classes: ClassMixture | None = None
     decode: Callable[[Tensor], Tensor] | None = None
     files: tuple[Path, ...] = ()
+    without_text: Callable[[Tensor], Tensor] | None = None

@@ -44,7 +44,9 @@ def mixture(components: int = 8, std: float = 0.15) -> CustomModel:
         ValueError: an option is out of range.
     """
     law = _ring(components, std)
-    return CustomModel(law.denoise, samplers.discrete_levels(), (2,), flow=law.flow)
+    return CustomModel(
+        law.denoise, samplers.discrete_levels(), (2,), flow=law.flow, classes=ClassMixture(law, [0] * components)
+    )
 
 
 def class_mixture(components: int = 8, classes: int = 4, std: float = 0.15) -> CustomModel:
@@ -58,7 +60,7 @@ def class_mixture(components: int = 8, classes: int = 4, std: float = 0.15) -> C
         raise ValueError(f"classes should divide the {components} components, got {classes}")
     model = ClassMixture(_ring(components, std), [k % classes for k in range(components)])
     contexts = torch.arange(classes).reshape(-1, 1), torch.tensor([[NO_CLASS]])
-    return CustomModel(model, samplers.discrete_levels(), (2,), contexts)
+    return CustomModel(model, samplers.discrete_levels(), (2,), contexts, classes=model)
 
 
 def data_set(count: int = 64, side: int = 16) -> CustomModel:

@@ -57,7 +57,7 @@ class OpenedLatent(Opened):
         self.others = stored.located.others if isinstance(stored, StoredModel) else {}
         self.seconds_per_pass = _SECONDS.get(name, _SECONDS["scenes"])
 
-    def check(self, device: str, compile: bool, others: Collection[str] = ()) -> list[str]:
+    def check(self, device: str, compile: bool, others: Collection[str] = (), gradients: bool = False) -> list[str]:
         """Why the model cannot run, one line per reason, such as a missing file or compiler.
 
         Raises:
@@ -76,15 +76,16 @@ class OpenedLatent(Opened):
                 found.append(str(error))
         return found
 
-    def load(self, device: str, dtype: torch.dtype, compile: bool, others: Collection[str] = ()) -> LatentDiffusion:
+    def load(
+        self, device: str, dtype: torch.dtype, compile: bool, others: Collection[str] = (), gradients: bool = False
+    ) -> LatentDiffusion:
         """The model on `device`.
 
         Raises:
             UsageError: files are missing, or there is no compiler.
             RunError: a file is damaged.
         """
-        model = load(self._open(), device, dtype, others)
-        optimise_for_inference(model, compile)
+        model = optimise_for_inference(load(self._open(), device, dtype, others), compile, gradients)
         return LatentDiffusion(Pipeline(model))
 
     def _open(self) -> StoredModel:

@@ -9,12 +9,14 @@ from typing import Any
 from samplers.checks import unknown
 from sdlab.backends.base import Kind, Mistakes, Opened
 from sdlab.backends.custom import CUSTOM
+from sdlab.backends.diffusers.backend import DIFFUSERS
 from sdlab.backends.exact import EXACT
 from sdlab.backends.latent import LATENT
 from sdlab.system.output import remark
 from sdlab.system.paths import path_fault
 
 BACKENDS: dict[str, Kind] = {
+    "diffusers": DIFFUSERS,
     "latent": LATENT,
     "exact": EXACT,
     "custom": CUSTOM,
@@ -27,6 +29,15 @@ def names() -> dict[str, str]:
     for kind in BACKENDS.values():
         found = {**found, **{name: about for name, about in kind.names().items() if name not in found}}
     return found
+
+
+def named(value: object) -> object:
+    """A model from a sweep file, with the key of its backend as its name: {diffusers = "FOLDER", size = 512}."""
+    for kind in BACKENDS.values():
+        if kind.key is not None and isinstance(value, dict) and "name" not in value and kind.key in value:
+            others = {key: item for key, item in value.items() if key != kind.key}
+            return {"name": f"{kind.key}:{value[kind.key]}", **others}
+    return value
 
 
 def open_model(name: str, options: Mapping[str, Any], folder: Path) -> Opened:

@@ -58,7 +58,7 @@ class FakeBench:
     def real(self) -> dict[str, tuple[float, float]]:
         return {"fid": (3.25, 0.5), "clip_score": (31.0, 0.25)}
 
-    def run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:
+    def run(self, cell: Cell, on_progress: Callable[[float], None], images: range) -> CellResult:
         on_progress(0.5)
         self.before(cell)
         on_progress(1.0)

@@ -18,10 +18,11 @@ from sdlab.guidance.tpg import ShuffledTokens
 from sdlab.model.attention import Attention, SpatialTransformer
 from sdlab.model.config import SCENES, UnetConfig
 from sdlab.model.diffusion import Unet
-from sdlab.model.perturbation import Perturbation, Place
+from sdlab.model.perturbation import Perturbation
+from sdlab.model.place import Place
 
 PERTURBATIONS: tuple[Perturbation, ...] = (
-    IdentityAttention(), BlurredQueries(), BlurredQueries(blur=0.8), SkippedTransformer(), ShuffledTokens(seed="a"),
+    IdentityAttention(), BlurredQueries(), BlurredQueries(blur=0.8), SkippedTransformer(), ShuffledTokens(key="a"),
     ContrastedAttention(scale=4.0, limit=1.2, blend=0.7),
 )  # fmt: skip
 SMALL = replace(SCENES.unet, width=16, heads=2, context_width=12)

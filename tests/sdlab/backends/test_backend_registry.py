@@ -40,7 +40,9 @@ class Grey(Opened):
         self.levels = samplers.continuous_levels(0.01, 10.0)
         self.seconds_per_pass = {"cpu": 1e-3}
 
-    def load(self, device: str, dtype: torch.dtype, compile: bool, others: Collection[str] = ()) -> Backend:
+    def load(
+        self, device: str, dtype: torch.dtype, compile: bool, others: Collection[str] = (), gradients: bool = False
+    ) -> Backend:
         return Loaded(self.levels, float(self.options["light"]))
 
 

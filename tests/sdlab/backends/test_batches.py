@@ -14,6 +14,8 @@ from sdlab import guidance
 from sdlab.backends.base import Backend
 from sdlab.backends.registry import open_model
 
+pytestmark = pytest.mark.slow
+
 SEEDS = list(range(13))
 INTERVAL = guidance.make("cfg_interval", scale=5.0, sigma_low=0.3, sigma_high=5.0)
 

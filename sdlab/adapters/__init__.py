@@ -1,0 +1,1 @@
+"""Adapters: samplers and grids of sdlab in other tools."""
