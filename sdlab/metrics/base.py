@@ -6,7 +6,9 @@ A `Metric` describes itself before anything is loaded. `Metric.open` loads it on
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,9 @@ import torch
 from torch import Tensor
 
 import samplers
+from samplers.exact.families import ClassMixture
 from samplers.exact.problems import Gaussian
+from sdlab.metrics import jackknife
 from sdlab.metrics.files import MetricFiles
 from sdlab.model.clip import Clip
 from sdlab.model.config import Size
@@ -24,9 +28,14 @@ from sdlab.model.tokenizer import Tokenizer
 
 T = TypeVar("T")
 
-Need = Literal["pictures", "prompts", "inputs", "samples"]
+Need = Literal["pictures", "prompts", "inputs", "captions", "samples", "repeated prompts"]
 PICTURES, PROMPTS, INPUTS = frozenset[Need]({"pictures"}), frozenset[Need]({"prompts"}), frozenset[Need]({"inputs"})
-SAMPLES = frozenset[Need]({"samples"})
+CAPTIONS = frozenset[Need]({"captions"})
+SAMPLES, REPEATS = frozenset[Need]({"samples"}), frozenset[Need]({"repeated prompts"})
+
+Better = Literal["lower", "higher", "nearer to real"]
+"""Which values are better. Nearer to real: the value of real pictures is best, and it is shown with the values."""
+ARROWS: dict[Better, str] = {"lower": "↓", "higher": "↑", "nearer to real": "→"}
 
 Complaint = tuple[str, str]
 """A key of the sweep file and its problem. Equal complaints of several metrics become one line."""
@@ -38,12 +47,15 @@ class Subject:
 
     name: str
     images: int  # per cell
-    has: frozenset[Need]  # "inputs" only if every image has an input picture
+    # "inputs": every image has an input picture; "captions": so have these; "repeated prompts": each has several images
+    has: frozenset[Need]
     size: Size | None = None  # (height, width) of its pictures, if known
     prompts: Sequence[str] = ()
+    captions: Sequence[str] = ()  # of the input pictures, one per prompt, if it has them
     clip: bool = False  # whether the model contains a CLIP with a vision tower
     from_noise: bool = True  # whether every image starts from noise alone
     gaussian: bool = False  # whether its data are Gaussian with a known law, unconditional
+    classes: int = 0  # of its data, if their laws are known
     files: MetricFiles = field(default_factory=MetricFiles)
 
 
@@ -76,6 +88,7 @@ class Run:
     sampler: samplers.Sampler | None = None  # with the model's noise schedule
     sigmas: Sequence[float] = ()
     law: Gaussian | None = None  # of the data, if Gaussian and known
+    classes: ClassMixture | None = None  # the laws of the classes, if known; image i is of class i mod C
     flow_ends: Callable[[], Tensor] | None = None  # the end of the probability flow from each image's noise, (N, …)
     units: Sequence[
         int
@@ -91,6 +104,7 @@ class Batch:
     prompts: Sequence[str] | None = None
     inputs: Tensor | None = None  # (B, 3, H, W) in [−1, 1], the input pictures of image-to-image
     samples: Tensor | None = None  # (B, …), the latents of a latent diffusion model
+    captions: Sequence[str] | None = None  # of the input pictures
     _known: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     def once(self, compute: Callable[[Batch], T]) -> T:
@@ -103,8 +117,23 @@ class Batch:
         """The same images in batches of at most `size`."""
         for start in range(0, len(self.indices), size):
             part = slice(start, start + size)
-            fields = (self.indices, self.pictures, self.prompts, self.inputs, self.samples)
+            fields = (self.indices, self.pictures, self.prompts, self.inputs, self.samples, self.captions)
             yield Batch(*(None if whole is None else whole[part] for whole in fields))  # type: ignore[arg-type]
+
+
+def units_of(prompts: Sequence[str], images: int) -> tuple[int, ...]:
+    """The unit of each image, numbered from 0, if image i has prompt i mod P of the P prompts.
+
+    Images of one prompt are one unit of the statistics.
+    """
+    first: dict[str, int] = {}
+    of_prompt = [first.setdefault(prompt, len(first)) for prompt in prompts[:images]]
+    return tuple(of_prompt[i % len(of_prompt)] if of_prompt else i for i in range(images))
+
+
+def all_repeat(units: Sequence[int]) -> bool:
+    """Whether each unit has at least two images."""
+    return min(Counter(units).values(), default=0) > 1
 
 
 def given(value: T | None) -> T:
@@ -127,6 +156,13 @@ class Result:
         """The mean of one value per image, (N,)."""
         stderr = float(values.std()) / len(values) ** 0.5 if len(values) > 1 else 0.0
         return cls(float(values.mean()), stderr, values)
+
+    @classmethod
+    def jackknife(cls, units: int, without: Callable[[Sequence[int]], float]) -> Result:
+        """A metric of the whole set. `without(some)` is its value without some of the units."""
+        whole = without([])
+        found = jackknife.replicates(whole, units, without)
+        return cls(whole, jackknife.standard_error(found), replicates=torch.from_numpy(found))
 
 
 class Accumulator(Protocol):
@@ -153,28 +189,48 @@ class Meter(Protocol):
         ...
 
 
+def significant(value: float, digits: int) -> str:
+    """`"0.0800"` or `"1.23e-09"`: so many significant digits."""
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
 class Metric(ABC):
     """A metric: its name and format, its requirements, and how it is loaded.
 
     A `per_image` metric is the mean of one value per image, so two cells can be compared image by image. The others are
-    properties of the whole set. Values that range over orders of magnitude are written in `powers` of ten. The values
-    per image of a `share` are between 0 and 1. A `biased` metric depends on the number of images.
+    properties of the whole set. Values that range over `powers` of ten are written with significant digits. The values
+    per image of a `share` are between 0 and 1. A `biased` metric depends on the number of images, and one that also
+    `extrapolates` has a bias that falls as 1/n.
     """
 
     name: str
     label: str
-    better: Literal["lower", "higher"]
+    better: Better
     digits: int
     about: str
     needs: frozenset[Need]
+    reads: frozenset[str] = frozenset()  # keys of [metric_files]
     per_image: bool = True
     powers: bool = False
     share: bool = False
     biased: bool = False
+    extrapolates: bool = False
+
+    @property
+    def additive(self) -> bool:
+        """Whether the value of an image depends on that image alone, so that images can be added to a cell later."""
+        return self.per_image and not self.biased and "repeated prompts" not in self.needs
 
     def text(self, value: float) -> str:
-        """`"3.21"`, or `"4.7e-03"`."""
-        return f"{value:.{self.digits}{'e' if self.powers else 'f'}}"
+        """`"3.21"`. With `powers`, so many significant digits and one more, like `"0.0472"` or `"4.72e-09"`."""
+        return significant(value, self.digits + 1) if self.powers else f"{value:.{self.digits}f}"
+
+    def error_text(self, error: float) -> str:
+        """A standard error in the digits of the values, or with one digit if that would be 0."""
+        if self.powers:
+            return significant(error, self.digits)
+        text = f"{error:.{self.digits}f}"
+        return text if not error or float(text) else f"{error:.{math.ceil(-math.log10(error))}f}"
 
     def error(self, error: float, units: int) -> float:
         """The standard error of a mean over units, whose estimated one may be 0 because all of them agree.
@@ -186,6 +242,14 @@ class Metric(ABC):
     def label_with(self, files: MetricFiles) -> str:
         """The label, for metrics whose label depends on the files."""
         return self.label
+
+    def preparation(self, files: MetricFiles) -> str:
+        """How pictures are changed before they are measured; it changes the value."""
+        return "pictures at their own size, in floating point" if "pictures" in self.needs else "samples as they are"
+
+    def caution(self, files: MetricFiles, images: int) -> str:
+        """What to keep in mind for so many images; empty for enough of them."""
+        return ""
 
     def missing(self, files: MetricFiles) -> Iterable[Complaint]:
         """The missing files and packages."""

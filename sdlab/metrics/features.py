@@ -1,4 +1,4 @@
-"""Feature spaces for comparing sets of pictures with real ones, and the shared parts of FID and KID."""
+"""Feature spaces for comparing sets of pictures with real ones, and the shared parts of the metrics that do."""
 
 from __future__ import annotations
 
@@ -13,18 +13,33 @@ import torch
 from torch import Tensor
 
 from sdlab.metrics import inception, jackknife, lab
-from sdlab.metrics.base import PICTURES, Batch, Complaint, Meter, Metric, Result, Rows, Run, Subject, Tools, given
+from sdlab.metrics.base import (
+    PICTURES,
+    Accumulator,
+    Batch,
+    Complaint,
+    Meter,
+    Metric,
+    Result,
+    Rows,
+    Run,
+    Subject,
+    Tools,
+    given,
+)
 from sdlab.metrics.files import MetricFiles
 from sdlab.metrics.pictures import pictures_in, read_pictures
+from sdlab.metrics.reference import missing_reference, only_statistics
 from sdlab.worlds.registry import AnyWorld
 
 REFERENCE = 2048  # renders in the lab's reference set
 REFERENCE_SEED = 30_000  # far from the seeds of the prompts and of training
 FEWEST = 4  # images; with fewer the distances and their standard errors are undefined
+STATISTICS_ONLY = "metrics", "needs a folder of real pictures, but metric_files.reference has only statistics"
 _BATCH = 64
 
 Measure = Callable[[Tensor, Sequence[int]], Result]
-"""From features (n, d) and the unit of each image to a distance with its standard error and replicates."""
+"""From features (n, d) and the unit of each image to a value, with its errors."""
 
 
 class Features(Protocol):
@@ -40,40 +55,60 @@ class Features(Protocol):
         ...
 
 
-class SetDistance(Metric):
-    """A distance between the features of a cell and of real pictures."""
+class OfFeatures(Metric):
+    """A metric of the features of a cell and of real pictures."""
 
-    better = "lower"
     needs = PICTURES
-    per_image = False
+    reads = frozenset({"inception", "reference"})
+    fewest: int = FEWEST  # images of a cell
+    statistics_suffice: bool = False  # of the real pictures, in place of their features
 
     def label_with(self, files: MetricFiles) -> str:
-        """`"FID (Inception)"` or `"FID (lab)"`."""
-        return f"{self.name.upper()} (Inception)" if files.inception else self.label
+        """`"FID (Inception)"`, `"FID (lab)"`, or the lab's features with other real pictures than renders."""
+        used = "Inception" if files.inception else "lab" if files.reference is None else "lab, own reference"
+        return f"{self.label.removesuffix(' (lab)')} ({used})"
+
+    def preparation(self, files: MetricFiles) -> str:
+        """Inception resizes pictures itself."""
+        return inception.PREPARATION if files.inception else super().preparation(files)
 
     def missing(self, files: MetricFiles) -> Iterator[Complaint]:
         """The missing files of the feature space."""
-        yield from inception.missing(files, FEWEST) if files.inception else lab.missing(files)
+        if files.inception:
+            yield from inception.missing(files, FEWEST)
+            return
+        yield from lab.missing(files)
+        if Path(files.reference or "").is_file():
+            line = f"{files.reference}: the lab evaluator needs a folder of pictures; set inception for a file"
+            yield "metric_files.reference", line
+        yield from missing_reference(files, FEWEST)
 
     def check(self, subject: Subject) -> Iterator[Complaint]:
         """Whether there are enough pictures, of the right size."""
         if not subject.files.inception:
-            yield from lab.check_size(subject, "; for fid and kid, set inception and reference in [metric_files]")
-        if subject.images < FEWEST:
-            yield "images", f"fid and kid need at least {FEWEST} images per cell, got {subject.images}"
+            yield from lab.check_size(
+                subject, "; for Inception's features, set inception and reference in [metric_files]"
+            )
+        elif only_statistics(subject.files) and not self.statistics_suffice:
+            yield STATISTICS_ONLY
+        if subject.images < self.fewest:
+            yield "metrics", f"needs at least {self.fewest} images per cell, got {subject.images}"
 
     def content(self, files: MetricFiles) -> Iterable[Path]:
         """The weights, and the real pictures if the user supplies them."""
-        return inception.content(files) if files.inception else [lab.evaluator_file(files)]
+        if files.inception:
+            return inception.content(files)
+        own = [] if files.reference is None else pictures_in(Path(files.reference))
+        return [lab.evaluator_file(files), *own]
 
     def open(self, tools: Tools) -> Meter:
         """Load the feature space and the reference set, shared by all such metrics."""
         features = tools.shared(load)
-        return _SetMeter(features, self.to(features.reference))
+        return Gathering(features, self.to(features.reference))
 
     @abstractmethod
     def to(self, reference: Tensor | Statistics) -> Measure:
-        """The function that measures the distance to the reference."""
+        """The function that measures features, given those of the real pictures."""
 
 
 def units_within(units: Sequence[int], images: int, most: int) -> Tensor:
@@ -101,6 +136,11 @@ class Statistics:
         return vectors * values.clamp(min=0).sqrt()
 
 
+def features_of(files: MetricFiles) -> int:
+    """The number of features of a picture."""
+    return inception.Inception.num_features if files.inception else lab.FEATURES
+
+
 def load(tools: Tools) -> Features:
     """Inception if its files are set, otherwise the lab evaluator; use `tools.shared(load)`."""
     return _Inception(tools) if tools.files.inception else LabFeatures(tools)
@@ -115,8 +155,11 @@ class LabFeatures:
 
     def __init__(self, tools: Tools) -> None:
         self._lab = tools.shared(lab.Lab)
-        raw = torch.cat([self._lab.features(renders.to(tools.device)) for renders in _renders(self._lab.world)])
+        raw = torch.cat([self._lab.features(batch.to(tools.device)) for batch in renders(self._lab.world)])
         self._mean, self._std = raw.mean(0), raw.std(0)
+        if tools.files.reference is not None:
+            pictures = read_pictures(pictures_in(Path(tools.files.reference)), self._lab.world.SIZE)
+            raw = torch.cat([self._lab.features(batch.to(tools.device)) for batch in pictures])
         self.reference: Tensor | Statistics = (raw - self._mean) / self._std
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -128,7 +171,7 @@ class _Inception:
     """The features of the Inception network of the FID paper, compared with the user's real pictures."""
 
     def __init__(self, tools: Tools) -> None:
-        self._network = inception.Inception(Path(given(tools.files.inception)), tools.device)
+        self._network = tools.shared(inception.load)
         place = Path(given(tools.files.reference))
         self.reference: Tensor | Statistics
         if place.is_file():
@@ -139,10 +182,10 @@ class _Inception:
 
     def __call__(self, batch: Batch) -> Tensor:
         """(B, 2048)."""
-        return self._network(given(batch.pictures))
+        return batch.once(self._network.batch)
 
 
-def _renders(world: AnyWorld) -> Iterator[Tensor]:
+def renders(world: AnyWorld) -> Iterator[Tensor]:
     """Batches of rendered pictures from the training distribution, 2048 in total."""
     truth = world.sample(REFERENCE, torch.Generator().manual_seed(REFERENCE_SEED), "train")
     for start in range(0, REFERENCE, _BATCH):
@@ -150,18 +193,21 @@ def _renders(world: AnyWorld) -> Iterator[Tensor]:
 
 
 @dataclass(frozen=True)
-class _SetMeter:
-    features: Features
+class Gathering:
+    """The meter of a metric of the whole set, which is measured on features that are gathered batch by batch."""
+
+    features: Callable[[Batch], Tensor]
     measure: Measure
 
-    def start(self, run: Run) -> _Gathered:
+    def start(self, run: Run) -> Accumulator:
+        """Begin a cell."""
         return _Gathered(self.features, self.measure, run.units)
 
 
 class _Gathered:
     """The features of a cell; the pictures are not kept."""
 
-    def __init__(self, features: Features, measure: Measure, units: Sequence[int]) -> None:
+    def __init__(self, features: Callable[[Batch], Tensor], measure: Measure, units: Sequence[int]) -> None:
         self._features, self._measure, self._units, self._rows = features, measure, units, Rows()
 
     def update(self, batch: Batch) -> None:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from sdlab.metrics import jackknife
 from sdlab.metrics.base import Result
-from sdlab.metrics.features import Measure, SetDistance, Statistics, units_within
+from sdlab.metrics.features import Measure, OfFeatures, Statistics, features_of, units_within
+from sdlab.metrics.files import MetricFiles
 
 _MANY, _FEW = 256, 64  # units of the jackknife: many if an eigenproblem has at most `_MANY` rows
 
 
-class Fid(SetDistance):
+class Fid(OfFeatures):
     """‖m − mᵣ‖² + tr(C + Cᵣ − 2 (C Cᵣ)^½), of means m and covariances C (Heusel et al. 2017, arXiv:1706.08500, eq. 6).
 
     It is biased upwards for few images, by about the same amount in all cells of a sweep. Compare cells with each
@@ -23,9 +23,22 @@ class Fid(SetDistance):
 
     name = "fid"
     label = "FID (lab)"
+    better = "lower"
     digits = 2
+    per_image = False
     biased = True
+    extrapolates = True
+    statistics_suffice = True
     about = "Fréchet distance to real pictures, on features of the lab evaluator, or of Inception from [metric_files]"
+
+    def caution(self, files: MetricFiles, images: int) -> str:
+        """The bias for few images."""
+        width = features_of(files)
+        if images >= 2 * width:
+            return ""
+        return (
+            f"{images} images are few for {width} features, so it is biased upwards; compare equal numbers of images."
+        )
 
     def to(self, reference: Tensor | Statistics) -> Measure:
         """The distance, with jackknife replicates."""
@@ -38,14 +51,11 @@ def estimate(features: Tensor, real: Statistics, units: Sequence[int] = ()) -> R
     few = min(features.shape) > _MANY
     of_image = units_within(units, len(features), _FEW if few else _MANY)
     without = _leaving_out(features, real)
-    nothing = torch.zeros(len(features), dtype=torch.bool)
 
     def less(some: Sequence[int]) -> float:
-        return without(torch.isin(of_image, torch.tensor(some)))
+        return without(torch.isin(of_image, torch.tensor(some, dtype=torch.long)))
 
-    whole = without(nothing)
-    found = jackknife.replicates(whole, int(of_image.max()) + 1, less)
-    return Result(whole, jackknife.standard_error(found), replicates=torch.from_numpy(found))
+    return Result.jackknife(int(of_image.max()) + 1, less)
 
 
 def distance(features: Tensor, real: Statistics) -> float:

@@ -30,19 +30,19 @@ _Path = Annotated[str, AfterValidator(_path)]
 class MetricFiles(BaseModel):
     """The table `[metric_files]` of a sweep.
 
-    `inception` is the weight file of the FID paper's network. `reference` is the set of real pictures for FID and KID
-    on its features: a folder, or for FID alone an .npz file with `mu` and `sigma`. `clip` is a folder with OpenAI's
-    CLIP in the layout of transformers. Without these files FID and KID use the lab evaluator, and the CLIP score uses
-    the model's CLIP.
+    `inception` is the weight file of the FID paper's network. `reference` is the set of real pictures for FID, KID and
+    others: a folder, or for FID on Inception an .npz file with `mu` and `sigma`. `clip` is a folder with OpenAI's CLIP
+    in the layout of transformers. Without `inception` FID and KID use the lab evaluator, without `reference` they
+    compare with renders of the lab, and without `clip` metrics in CLIP's space use the model's CLIP.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
     inception: _Path | None = None
-    """Weights of the Inception network of the FID paper, for FID and KID."""
+    """Weights of the Inception network of the FID paper, for FID, KID and others."""
     reference: _Path | None = None
-    """Real pictures to compare with: a folder, or for FID alone an `.npz` with `mu` and `sigma`."""
+    """Real pictures to compare with: a folder, or for FID on Inception an `.npz` with `mu` and `sigma`."""
     clip: _Path | None = None
-    """A folder with OpenAI's CLIP in the layout of transformers, for the CLIP score."""
+    """A folder with OpenAI's CLIP in the layout of transformers, for metrics in its space."""
 
     world: Annotated[str, AfterValidator(_known_world)] | None = None
     """The lab world whose evaluator judges the pictures, `"scenes"` or `"portraits"`. By default the one that most

@@ -10,13 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdlab.metrics.base import Complaint
+from sdlab.metrics.base import Batch, Complaint, Tools, given
 from sdlab.metrics.files import MetricFiles
 from sdlab.metrics.pictures import pictures_in
+from sdlab.metrics.reference import missing_reference
 from sdlab.picture import to_bytes
 from sdlab.system.errors import UsageError
 
 WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
+RESIZED = "pictures rounded to 8 bits, resized to 299 × 299 by TensorFlow 1's bilinear filter without antialiasing"
+PREPARATION = f"{RESIZED}; real ones first brought to the size of the pictures by a Lanczos filter and a central crop"
 _NO_PACKAGE = "needs the package torch-fidelity: pip install torch-fidelity"
 
 
@@ -38,7 +41,7 @@ class Inception:
 
             self.network = NoTrainInceptionV3("inception-v3-compat", ["2048"], str(weights)).to(device)
         except ModuleNotFoundError:
-            raise UsageError(f"FID on Inception {_NO_PACKAGE}") from None
+            raise UsageError(f"Inception {_NO_PACKAGE}") from None
 
     @torch.no_grad()
     def __call__(self, pictures: Tensor) -> Tensor:
@@ -46,22 +49,39 @@ class Inception:
         pixels = to_bytes(pictures).permute(0, 3, 1, 2).to(pictures.device)
         return self.network(pixels).float().cpu()
 
+    def batch(self, batch: Batch) -> Tensor:
+        """The features of the pictures of a batch, (B, 2048); use `batch.once(network.batch)`."""
+        return self(given(batch.pictures))
+
+    @torch.no_grad()
+    def logits(self, features: Tensor) -> Tensor:
+        """Features (B, 2048) -> the logits of 1008 classes without their bias, (B, 1008).
+
+        This is the layer `logits_unbiased` of torch-fidelity.
+        """
+        return features @ self.network.fc.weight.float().cpu().T
+
+
+def load(tools: Tools) -> Inception:
+    """The network; use `tools.shared(load)`."""
+    return Inception(Path(given(tools.files.inception)), tools.device)
+
+
+def missing_network(weights: str) -> Iterator[Complaint]:
+    """The missing weights and package."""
+    if not Path(weights).is_file():
+        what = f"it should be the network of the FID paper, {WEIGHTS} from the releases of torch-fidelity"
+        yield "metric_files.inception", f"{weights}: not found; {what}"
+    if find_spec("torch_fidelity") is None:
+        yield "metric_files.inception", _NO_PACKAGE
+
 
 def missing(files: MetricFiles, fewest: int) -> Iterator[Complaint]:
     """The missing files and packages. A folder of real pictures needs at least `fewest`."""
-    if not Path(files.inception or "").is_file():
-        what = f"it should be the network of the FID paper, {WEIGHTS} from the releases of torch-fidelity"
-        yield "metric_files.inception", f"{files.inception}: not found; {what}"
-    if find_spec("torch_fidelity") is None:
-        yield "metric_files.inception", _NO_PACKAGE
-    place = Path(files.reference or "")
+    yield from missing_network(files.inception or "")
     if files.reference is None:
         yield "metric_files.reference", "missing; it should be a folder of real pictures, or an .npz file"
-    elif not (place.is_file() or place.is_dir()):
-        what = "it should be a folder of real pictures, or an .npz file with mu and sigma"
-        yield "metric_files.reference", f"{place}: not found; {what}"
-    elif place.is_dir() and len(pictures_in(place)) < fewest:
-        yield "metric_files.reference", f"{place}: has fewer than {fewest} pictures"
+    yield from missing_reference(files, fewest)
 
 
 def content(files: MetricFiles) -> Iterator[Path]:

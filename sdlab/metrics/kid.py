@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from sdlab.metrics import jackknife
-from sdlab.metrics.base import Complaint, Result, Subject
-from sdlab.metrics.features import Measure, SetDistance, Statistics, units_within
+from sdlab.metrics import jackknife, kernel_distance
+from sdlab.metrics.base import Result
+from sdlab.metrics.features import Measure, OfFeatures, Statistics, units_within
 
 _SUBSETS = 20  # for the mean of the estimate
 _MOST_UNITS = 256  # of the jackknife
-_ROWS = 1024  # of the kernel matrix at once
 
 
-class Kid(SetDistance):
+class Kid(OfFeatures):
     """The squared maximum mean discrepancy for the kernel (xᵀy/d + 1)³ (Bińkowski et al. 2018, arXiv:1801.01401, §4).
 
     It is unbiased, so it can be negative.
@@ -25,17 +23,10 @@ class Kid(SetDistance):
 
     name = "kid"
     label = "KID (lab)"
+    better = "lower"
     digits = 4
+    per_image = False
     about = "kernel (MMD) distance to real pictures, on the same features"
-
-    def check(self, subject: Subject) -> Iterator[Complaint]:
-        """The kernel needs the real pictures themselves."""
-        yield from super().check(subject)
-        if subject.files.inception and Path(subject.files.reference or "").suffix == ".npz":
-            yield (
-                "metrics",
-                "needs a folder of real pictures, but metric_files.reference has only statistics",
-            )
 
     def to(self, reference: Tensor | Statistics) -> Measure:
         """The distance, with jackknife replicates."""
@@ -50,39 +41,11 @@ def estimate(features: Tensor, real: Tensor, units: Sequence[int] = ()) -> Resul
     of images and real pictures.
     """
     of_image = units_within(units, len(features), _MOST_UNITS)
-    without = _leaving_out(features, real, of_image)
+    without = kernel_distance.leaving_out(features, real, of_image, _kernel)
     value, whole = distance(features, real), without([])
     found = jackknife.replicates(whole, int(of_image.max()) + 1, without)
     found[0] += value - whole  # the kernel within the real pictures, and the draw of subsets
     return Result(value, jackknife.standard_error(found), replicates=torch.from_numpy(found))
-
-
-def _leaving_out(features: Tensor, real: Tensor, of_image: Tensor) -> Callable[[Sequence[int]], float]:
-    """The part of the unbiased estimate that depends on the features, without some units.
-
-    The kernel is summed over pairs of units once. After that a unit is left out by summing fewer entries.
-    """
-    x, units = features.double(), int(of_image.max()) + 1
-    pairs, real_pairs, own = (
-        torch.zeros(units, units).double(),
-        torch.zeros(units).double(),
-        torch.zeros(units).double(),
-    )
-    sizes = torch.bincount(of_image, minlength=units)
-    for rows, unit in zip(x.split(_ROWS), of_image.split(_ROWS), strict=True):
-        by_unit = torch.zeros(len(rows), units).double().index_add_(1, of_image, _kernel(rows, x))
-        pairs.index_add_(0, unit, by_unit)
-        real_pairs.index_add_(0, unit, _kernel(rows, real.double()).mean(1))
-        own.index_add_(0, unit, (rows.square().sum(1) / x.shape[1] + 1) ** 3)
-
-    def without(some: Sequence[int]) -> float:
-        kept = torch.ones(units, dtype=torch.bool)
-        kept[list(some)] = False
-        m = int(sizes[kept].sum())
-        within = float(pairs[kept][:, kept].sum() - own[kept].sum())
-        return within / (m * (m - 1)) - 2 * float(real_pairs[kept].sum()) / m
-
-    return without
 
 
 def distance(features: Tensor, real: Tensor) -> float:

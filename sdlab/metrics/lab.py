@@ -18,7 +18,8 @@ from sdlab.worlds.evaluator import Evaluator
 from sdlab.worlds.registry import WORLDS, AnyWorld, open_world
 
 _DEFAULT = next(iter(WORLDS))
-EVALUATOR = "data/{}/evaluator.safetensors"
+FEATURES = 64  # of the evaluator
+EVALUATOR, SECOND = "data/{}/evaluator.safetensors", "data/{}/second_evaluator.safetensors"
 
 
 class Lab:
@@ -66,19 +67,20 @@ def world_of(prompts: Sequence[str]) -> str | None:
     return None if best == _DEFAULT else best
 
 
-def evaluator_file(files: MetricFiles) -> Path:
-    """The weights of the evaluator."""
-    return find(_name(files))
+def evaluator_file(files: MetricFiles, *, second: bool = False) -> Path:
+    """The weights of the evaluator, or of the second one."""
+    return find(_name(files, second))
 
 
-def _name(files: MetricFiles) -> str:
-    return EVALUATOR.format(files.world or _DEFAULT)
+def _name(files: MetricFiles, second: bool) -> str:
+    return (SECOND if second else EVALUATOR).format(files.world or _DEFAULT)
 
 
-def missing(files: MetricFiles) -> Iterator[Complaint]:
-    """A complaint if its weights are missing."""
-    if not evaluator_file(files).is_file():
-        yield "metrics", f"the weights of the lab evaluator, {_name(files)}, were not found"
+def missing(files: MetricFiles, *, second: bool = False) -> Iterator[Complaint]:
+    """A complaint if the evaluator's weights are missing."""
+    if not evaluator_file(files, second=second).is_file():
+        which = "second lab evaluator" if second else "lab evaluator"
+        yield "metrics", f"the weights of the {which}, {_name(files, second)}, were not found"
 
 
 def check_size(subject: Subject, instead: str = "") -> Iterator[Complaint]:

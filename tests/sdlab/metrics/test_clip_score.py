@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,18 +11,20 @@ from typing import Any, cast
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_clip import tiny_clip
 from torch import Tensor
 from torchmetrics.multimodal.clip_score import CLIPScore
 from transformers import CLIPImageProcessorPil
 
 from sdlab.metrics import openai_clip
-from sdlab.metrics.clip_score import Scorer
+from sdlab.metrics.clip_score import score
+from sdlab.metrics.clip_space import ClipSpace
 from sdlab.model.clip import Clip
 from sdlab.model.config import SCENES
 from sdlab.model.tokenizer import Tokenizer, train_vocabulary
 from sdlab.picture import to_bytes
-from sdlab.system.errors import UsageError
+from sdlab.system.errors import RunError, UsageError
 from sdlab.worlds import scenes
 
 
@@ -34,16 +38,20 @@ def small_clip() -> tuple[Clip, Tokenizer]:
     return Clip(SCENES.text, SCENES.vision).eval(), Tokenizer(vocab, merges, 24)
 
 
+def scores(space: ClipSpace, images: Tensor, prompts: list[str]) -> Tensor:
+    return score(space.pictures(images), space.texts(prompts))
+
+
 def test_clip_score_is_a_hundred_cosines():
     clip, tokenizer = small_clip()
     images, prompts = renders(3), ["a red circle", "a blue star", "a red circle"]
-    scorer = Scorer(clip, tokenizer)
+    space = ClipSpace(clip, tokenizer)
     with torch.no_grad():
         cosines = (clip.embed_image(images) * clip.embed_text(tokenizer(prompts))).sum(1)
     expected = (100 * cosines).clamp(min=0)
     assert expected.max() > 0
-    torch.testing.assert_close(scorer(images, prompts), expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(scorer(images[:1], ["a blue star"]).shape, torch.Size([1]))
+    torch.testing.assert_close(scores(space, images, prompts), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(scores(space, images[:1], ["a blue star"]).shape, torch.Size([1]))
 
 
 def test_each_prompt_is_embedded_once(monkeypatch: pytest.MonkeyPatch):
@@ -56,9 +64,9 @@ def test_each_prompt_is_embedded_once(monkeypatch: pytest.MonkeyPatch):
         return embed(tokens)
 
     monkeypatch.setattr(clip, "embed_text", counting)
-    scorer = Scorer(clip, tokenizer)
-    scorer(renders(3), ["a red circle", "a blue star", "a red circle"])
-    scorer(renders(2), ["a blue star", "a red star"])
+    space = ClipSpace(clip, tokenizer)
+    scores(space, renders(3), ["a red circle", "a blue star", "a red circle"])
+    scores(space, renders(2), ["a blue star", "a red star"])
     assert embedded == [2, 1]
 
 
@@ -101,7 +109,9 @@ def test_clip_score_is_that_of_torchmetrics():
         witness.reset()
         witness.update(picture.view(1, -1, 1, 1), [str(k)])
         expected.append(witness.compute())
-    torch.testing.assert_close(Scorer(clip, tokenizer)(images, prompts), torch.stack(expected), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        scores(ClipSpace(clip, tokenizer), images, prompts), torch.stack(expected), rtol=1e-5, atol=1e-6
+    )
 
 
 PROMPTS = ["a red circle", "A blue star, on white!", "something else entirely 7"]
@@ -109,10 +119,10 @@ PROMPTS = ["a red circle", "A blue star, on white!", "something else entirely 7"
 
 def test_openais_clip_scores_as_transformers_does(tmp_path: Path):
     model, processor = tiny_clip(tmp_path / "clip")
-    scorer = Scorer(*openai_clip.load(tmp_path / "clip"))
+    space = ClipSpace(*openai_clip.load(tmp_path / "clip"))
     images = renders(3)[..., :50]  # 64 × 50, so that the preparation must cut
     with torch.inference_mode():
-        found = scorer(images, PROMPTS)
+        found = scores(space, images, PROMPTS)
     pictures = [Image.fromarray(image.numpy()) for image in to_bytes(images)]
     inputs = processor(text=PROMPTS, images=pictures, return_tensors="pt", padding=True)
     with torch.inference_mode():
@@ -146,3 +156,105 @@ def test_another_clip_than_openais_is_refused(tmp_path: Path):
     (tmp_path / "clip" / "config.json").write_text("{}")
     with pytest.raises(UsageError, match=r"config\.json: is not the configuration of a CLIP"):
         openai_clip.load(tmp_path / "clip")
+
+
+TABLE = "text_model.embeddings.token_embedding.weight"
+
+
+def test_a_padded_table_and_harmless_tensors_change_no_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    tiny_clip(tmp_path / "clip")
+    weights = tmp_path / "clip" / "model.safetensors"
+    capsys.readouterr()
+    with torch.inference_mode():
+        expected = scores(ClipSpace(*openai_clip.load(tmp_path / "clip")), renders(3), PROMPTS)
+    assert capsys.readouterr().err == ""
+    stored = load_file(weights)
+    tokens, width = stored[TABLE].shape
+    padding = torch.full((64 - tokens % 64, width), torch.nan)
+    stored[TABLE] = torch.cat([stored[TABLE], padding])
+    stored["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    save_file(stored, weights)
+    edit(tmp_path / "clip", lambda content: content["text_config"].update(vocab_size=len(stored[TABLE])))
+    with torch.inference_mode():
+        found = scores(ClipSpace(*openai_clip.load(tmp_path / "clip")), renders(3), PROMPTS)
+    assert torch.equal(found, expected)
+    assert capsys.readouterr().err.splitlines() == [
+        f"note: model.safetensors: ignored the last {len(padding)} of {len(stored[TABLE])} token embeddings; "
+        f"the vocabulary has {tokens} tokens",
+        "note: model.safetensors: ignored 1 tensor that no network uses: 'text_model.embeddings.position_ids'",
+    ]
+
+
+def test_the_vocabulary_of_clip_may_be_a_tokenizer_json(tmp_path: Path):
+    _, processor = tiny_clip(tmp_path / "clip")
+    with torch.inference_mode():
+        expected = scores(ClipSpace(*openai_clip.load(tmp_path / "clip")), renders(3), PROMPTS)
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / "clip" / name).unlink()
+    assert openai_clip.missing_files(tmp_path / "clip") == [
+        f"{tmp_path / 'clip' / name} of OpenAI's CLIP is missing".replace("clip/", "clip: ")
+        for name in ("vocab.json", "merges.txt")
+    ]
+    processor.tokenizer.save_pretrained(tmp_path / "clip")
+    assert openai_clip.missing_files(tmp_path / "clip") == []
+    names = [path.name for path in openai_clip.content(tmp_path / "clip")]
+    assert names == ["config.json", "tokenizer.json", "model.safetensors"]
+    with torch.inference_mode():
+        assert torch.equal(scores(ClipSpace(*openai_clip.load(tmp_path / "clip")), renders(3), PROMPTS), expected)
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value", "message"),
+    [
+        ("text_config", "vocab_size", 600.5, "TypeError: vocab_size must be a whole number, got 600.5"),
+        ("text_config", "num_hidden_layers", "2", "TypeError: num_hidden_layers must be a whole number, got '2'"),
+        ("text_config", "num_hidden_layers", 10**30, "ValueError: ClipTextConfig.layers must be at most 256, got 1000"),
+        ("vision_config", "image_size", 50, "ValueError: ClipVisionConfig.patch must divide the width 50, got 16"),
+        (None, "projection_dim", None, "TypeError: projection_dim must be a whole number, got None"),
+        (None, "text_config", [], "is not the configuration of a CLIP (TypeError"),
+    ],
+)
+def test_odd_values_in_the_configuration_of_clip(
+    tmp_path: Path, table: str | None, key: str, value: object, message: str
+):
+    tiny_clip(tmp_path / "clip")
+    edit(tmp_path / "clip", lambda content: (content if table is None else content[table]).update({key: value}))
+    with pytest.raises(UsageError, match=r"config\.json: is not the configuration of a CLIP") as error:
+        openai_clip.load(tmp_path / "clip")
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("rows", [400, 1000])
+def test_a_vocabulary_of_another_clip_is_refused(tmp_path: Path, rows: int):
+    tiny_clip(tmp_path / "clip")
+    stored = load_file(tmp_path / "clip" / "model.safetensors")
+    stored[TABLE] = torch.zeros(rows, stored[TABLE].shape[1])
+    save_file(stored, tmp_path / "clip" / "model.safetensors")
+    edit(tmp_path / "clip", lambda content: content["text_config"].update(vocab_size=rows))
+    with pytest.raises(UsageError, match=rf"vocab\.json: has \d+ tokens, but text\.vocab_size of .*clip is {rows}"):
+        openai_clip.load(tmp_path / "clip")
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("text_model.encoder.layers.0.odd", torch.zeros(2), "unknown tensor 'text_model.encoder.layers.0.odd'"),
+        ("logit_scale", torch.zeros(1), "tensor 'logit_scale' has shape (1,), but the configuration needs ()"),
+        ("logit_scale", None, "tensor 'logit_scale' is missing"),
+    ],
+)
+def test_odd_tensors_of_clip_are_named(tmp_path: Path, name: str, tensor: Tensor | None, message: str):
+    tiny_clip(tmp_path / "clip")
+    stored: dict[str, Tensor | None] = dict(load_file(tmp_path / "clip" / "model.safetensors"))
+    stored[name] = tensor
+    save_file({key: t for key, t in stored.items() if t is not None}, tmp_path / "clip" / "model.safetensors")
+    with pytest.raises(RunError) as error:
+        openai_clip.load(tmp_path / "clip")
+    assert message in str(error.value)
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the config.json of a folder."""
+    content = json.loads((folder / "config.json").read_text())
+    change(content)
+    (folder / "config.json").write_text(json.dumps(content))

@@ -100,10 +100,12 @@ def test_every_metric_of_pictures_and_prompts_is_measured_or_reports_what_is_mis
     names = [metric.name for metric in METRICS.values() if metric.needs <= PICTURES | PROMPTS]
     with pytest.raises(UsageError) as raised:
         measure_folder(folder, names, prompts=captioned(6)[1])
-    assert str(raised.value) == (
-        f"metrics: clip_score: needs a CLIP with a vision tower, which {folder} lacks; name a folder with "
-        "OpenAI's CLIP as clip in [metric_files]"
-    )
+    assert str(raised.value).splitlines() == [
+        f"metrics: cmmd, clip_score: needs a CLIP with a vision tower, which {folder} lacks; name a folder with "
+        "OpenAI's CLIP as clip in [metric_files]",
+        "metrics: inception_score: needs Inception's class probabilities; name its weights as inception in "
+        "[metric_files]",
+    ]
 
 
 def test_a_metric_that_needs_a_sweep_is_refused_for_a_folder(folder: Path, tmp_path: Path):

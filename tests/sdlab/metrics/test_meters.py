@@ -14,7 +14,7 @@ from torch import Tensor
 import samplers
 from samplers.exact import law
 from sdlab.backends.exact_models import gaussian
-from sdlab.metrics import METRICS, Batch, Meters, MetricFiles, Result, Run, Tools, fid, inception, kid
+from sdlab.metrics import METRICS, Batch, Meters, MetricFiles, Result, Run, Tools, fid, inception, kid, missing_files
 from sdlab.metrics.base import INPUTS, PICTURES, PROMPTS, SAMPLES
 from sdlab.metrics.features import Statistics
 from sdlab.metrics.lab import Lab
@@ -24,7 +24,13 @@ from sdlab.system.errors import UsageError
 from sdlab.weights.model_loader import load
 from sdlab.worlds import scenes
 
-OF_PICTURES = [metric for metric in METRICS.values() if "pictures" in metric.needs]
+pytestmark = pytest.mark.slow
+
+OF_PICTURES = [
+    metric
+    for name, metric in METRICS.items()
+    if "pictures" in metric.needs and not missing_files([name], MetricFiles())
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,10 +51,15 @@ def to_inputs(tools: Tools) -> Meters:
 
 
 def measure(
-    meters: Meters, pictures: Tensor, prompts: list[str] | None = None, inputs: Tensor | None = None
+    meters: Meters,
+    pictures: Tensor,
+    prompts: list[str] | None = None,
+    inputs: Tensor | None = None,
+    captions: list[str] | None = None,
 ) -> dict[str, Result]:
-    measurement = meters.start(Run(len(pictures)))
-    measurement.update(Batch(range(len(pictures)), pictures, prompts, inputs))
+    units = [i // 2 for i in range(len(pictures))]  # two images per prompt
+    measurement = meters.start(Run(len(pictures), units=units))
+    measurement.update(Batch(range(len(pictures)), pictures, prompts, inputs, captions=captions))
     return measurement.results()
 
 
@@ -60,7 +71,7 @@ def captioned(n: int, seed: int = 1) -> tuple[Tensor, list[str]]:
 
 def test_real_renders_score_as_real(meters: Meters, to_inputs: Meters):
     found = meters.real(128)
-    assert set(found) == {metric.name for metric in METRICS.values() if metric.needs <= PICTURES | PROMPTS}
+    assert set(found) == {metric.name for metric in OF_PICTURES if metric.needs <= PICTURES | PROMPTS}
     assert set(to_inputs.real(8)) == set(found)  # those of image-to-image are not of real renders
     assert found["prompt_accuracy"].value > 0.99
     assert found["kid"].stderr is not None
@@ -89,10 +100,12 @@ def test_worse_pictures_score_worse(meters: Meters):
 def test_pictures_may_come_in_any_order_and_number(to_inputs: Meters):
     images, captions = captioned(12)
     inputs = images.roll(1, 0)
-    whole = measure(to_inputs, images, captions, inputs)
-    measurement = to_inputs.start(Run(12))
+    before = captions[-1:] + captions[:-1]  # those of the inputs
+    whole = measure(to_inputs, images, captions, inputs, before)
+    measurement = to_inputs.start(Run(12, units=[i // 2 for i in range(12)]))
     for indices in ([3, 7], [11, 0, 10, 1, 9], [2], [8, 4, 5, 6]):
-        measurement.update(Batch(indices, images[indices], [captions[i] for i in indices], inputs[indices]))
+        texts = [[lines[i] for i in indices] for lines in (captions, before)]
+        measurement.update(Batch(indices, images[indices], texts[0], inputs[indices], captions=texts[1]))
     for name, found in measurement.results().items():
         assert found.value == pytest.approx(whole[name].value, rel=1e-4, abs=1e-5), name
         assert found.stderr == pytest.approx(whole[name].stderr, rel=1e-3, abs=1e-5), name
@@ -116,13 +129,14 @@ def test_the_evaluator_is_loaded_once_and_sees_each_picture_once(tools: Tools, m
 
 def test_metrics_of_image_to_image_compare_with_the_inputs(to_inputs: Meters):
     images, captions = captioned(16)
-    same = measure(to_inputs, images, captions, images)
+    same = measure(to_inputs, images, captions, images, captions)
     assert {name for name in same if METRICS[name].needs >= INPUTS} == {
-        "changes_made", "psnr", "ssim", "feature_distance",
+        "changes_made", "directional_similarity", "psnr", "ssim", "feature_distance",
     }  # fmt: skip
     assert (same["psnr"].value, same["feature_distance"].value) == (EQUAL, pytest.approx(0, abs=1e-6))
-    moved = measure(to_inputs, images, captions, images.roll(1, 0))
+    moved = measure(to_inputs, images, captions, images.roll(1, 0), captions[-1:] + captions[:-1])
     assert moved["changes_made"].value > 0.9  # from another scene to the one that the caption describes
+    assert (same["directional_similarity"].value, moved["directional_similarity"].value > 0.3) == (0.0, True)
 
 
 def test_the_reference_error_is_the_distance_to_the_end_of_each_samples_flow():
@@ -146,7 +160,7 @@ def test_w2_depends_on_the_laws_and_not_on_the_samples():
     assert METRICS["w2"].needs == SAMPLES
 
 
-class Mean3:
+class Mean3(inception.Inception):
     """Stands in for Inception, whose weights cannot be had here: the mean and the spread of each channel."""
 
     num_features = 6
@@ -200,12 +214,13 @@ def test_statistics_of_another_form_are_refused_in_one_line(tmp_path: Path):
 def test_every_field_of_a_batch_is_split_alike():
     n = 7
     rows = torch.arange(n, dtype=torch.float32).view(n, 1, 1, 1)
-    whole = Batch(range(n), rows, [str(i) for i in range(n)], 10 + rows, 20 + rows)
+    texts = [str(i) for i in range(n)]
+    whole = Batch(range(n), rows, texts, 10 + rows, 20 + rows, texts)
     parts = list(whole.split(3))
     assert [len(part.indices) for part in parts] == [3, 3, 1]
     for part in parts:
         indices = list(part.indices)
-        assert part.prompts == [str(i) for i in indices]
+        assert part.prompts == part.captions == [str(i) for i in indices]
         for field, first in ((part.pictures, 0), (part.inputs, 10), (part.samples, 20)):
             assert field is not None
             assert field.flatten().tolist() == [first + i for i in indices]
