@@ -19,12 +19,14 @@ from torch import Tensor
 import samplers
 from sdlab import guidance
 from sdlab.metrics import Batch, Measurement, Meters, Result, Run, Tools
+from sdlab.metrics.base import given
 from sdlab.picture import read_picture, to_bytes
 from sdlab.pipeline import NotFinite
 from sdlab.plugins import Boundary, CodeError
+from sdlab.sweep import plane
 from sdlab.sweep.cell import Cell
 from sdlab.sweep.flow_ends import FlowEnds
-from sdlab.sweep.needs import networks
+from sdlab.sweep.needs import gradients, networks, prompts
 from sdlab.sweep.pass_clock import PassClock
 from sdlab.sweep.plan import Pictures, Plan
 from sdlab.sweep.prompts import picture_set
@@ -50,8 +52,9 @@ class ModelBench:
             RunError: a file is damaged.
         """
         self.plan, self.opened = plan, plan.opened
-        self.backend = plan.opened.load(plan.device, getattr(torch, plan.dtype), plan.compile, networks(plan))
-        for prompt in dict.fromkeys((*plan.prompts, plan.negative)):
+        dtype = getattr(torch, plan.dtype)
+        self.backend = plan.opened.load(plan.device, dtype, plan.compile, networks(plan), gradients(plan))
+        for prompt in dict.fromkeys((*plan.prompts, plan.negative, *prompts(plan))):
             if cut := self.backend.cut(prompt):
                 remark(f"note: the prompt {prompt!r} is too long for the text encoder; its end is ignored: {cut!r}")
         self.context, self.uncond = self.backend.contexts(plan.prompts, plan.negative)
@@ -61,17 +64,20 @@ class ModelBench:
             assert side is not None
             self.pictures, self.input_of = _read(plan.pictures, len(plan.prompts), side)
             self.init = self.backend.encode_image(self.pictures)
+        self.captions = plan.captions
         size = None if side is None else (side, side)
         tools = Tools(size, self.backend.clip, plan.metric_files, plan.device)
         self.meters = Meters(plan.measures, tools)
         whole = list(range(plan.images))
         batches = [whole[k : k + plan.batch] for k in range(0, plan.images, plan.batch)]
-        self.flow_ends = FlowEnds(self.backend, self._contexts, batches, plan.seed)
+        self.flow_ends = FlowEnds(self.backend, self._contexts, batches, plan.seed, plan.reference_steps)
         self._warm_up()
 
     @property
     def prompts(self) -> Sequence[str]:
-        """The prompts of the thumbnails, or their seeds if the model ignores prompts."""
+        """The prompts of the thumbnails, or their seeds if the model ignores prompts, or what each of them shows."""
+        if self._in_plane:
+            return plane.HEADINGS
         if not self.plan.prompts:
             return [f"seed {self.plan.seed + i}" for i in range(self._shown)]
         return [self._prompt(i) for i in range(self._shown)]
@@ -86,21 +92,21 @@ class ModelBench:
         found = self.meters.real(self.plan.images)
         return {name: (result.value, result.stderr or 0.0) for name, result in found.items()}
 
-    def run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:
-        """Sample the images of a cell, batch by batch, and measure them.
+    def run(self, cell: Cell, on_progress: Callable[[float], None], images: range) -> CellResult:
+        """Sample these images of a cell, batch by batch, and measure them.
 
         Raises:
             CellFailed: a sampler, custom code or a metric failed, a model returned NaN, or memory ran out.
         """
         try:
             with enough_memory("use a smaller batch"):
-                return self._run(cell, on_progress)
+                return self._run(cell, on_progress, images)
         except CodeError as error:
             raise CellFailed(str(error), error.trace) from None
         except SdlabError as error:
             raise CellFailed(str(error)) from None
 
-    def _run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:
+    def _run(self, cell: Cell, on_progress: Callable[[float], None], images: range) -> CellResult:
         plan, backend, boundary = self.plan, self.backend, Boundary()
         report = boundary.back(on_progress)
         with boundary.crossed():
@@ -113,15 +119,22 @@ class ModelBench:
             with boundary.crossed():
                 return self.flow_ends.of(cell.guidance, sigmas, on_step=lambda: report(0.0))
 
-        run = Run(plan.images, fitted, sigmas, self.opened.law, flow_ends, plan.units)
+        run = Run(len(images), fitted, sigmas, self.opened.law, self.opened.classes, flow_ends, plan.units)
         feed = _Feed(self.meters.start(run), self._batch)
         thumbnails: dict[int, Tensor] = {}
-        batches = self._batches(cell)
+        batches = self._batches(cell, images)
+        states: list[list[Tensor]] = [[] for _ in sigmas[1:]]  # after each step, of the batches, in the plane
         seconds, per_pass = list[float](), list[float]()
         passes = network = 0.0
         began = perf_counter()
         for k, (strength, indices) in enumerate(batches):
             clock, start = PassClock(), perf_counter()
+
+            def on_step(i: int, x: Tensor, k: int = k) -> None:
+                report((k + (i + 1) / len(sigmas)) / len(batches))
+                if self._in_plane:
+                    states[i].append(x.cpu())
+
             with self._finite(indices), boundary.crossed():
                 samples = backend.sample(
                     *self._contexts(indices),
@@ -129,7 +142,7 @@ class ModelBench:
                     sigmas,
                     strategy,
                     [plan.seed + i for i in indices],
-                    on_step=lambda i, _, k=k: report((k + (i + 1) / len(sigmas)) / len(batches)),  # type: ignore[misc]
+                    on_step=on_step,
                     init=None if strength == 1 else self.init[self._inputs(indices)],
                     strength=strength,
                     watch=clock.watch,
@@ -144,6 +157,9 @@ class ModelBench:
                 shown = [row for row, i in enumerate(indices) if i < self._shown]
                 thumbnails |= zip((indices[row] for row in shown), self._small(pictures[shown]), strict=True)
         results = feed.results()
+        if self._in_plane and not images.start:
+            drawn = plane.draw(torch.stack([torch.cat(x) for x in states]), sigmas, given(self.opened.classes))
+            thumbnails = dict(enumerate(map(torch.from_numpy, drawn)))
         on_progress(1.0)
         return CellResult(
             metrics={name: result.value for name, result in results.items()},
@@ -154,7 +170,7 @@ class ModelBench:
             replicates={
                 name: result.replicates.numpy() for name, result in results.items() if result.replicates is not None
             },
-            network_passes=passes / plan.images,
+            network_passes=passes / len(images),
             seconds_per_image=median(seconds),
             ms_per_pass=1000 * median(per_pass) if per_pass else nan,
             network_share=network / (perf_counter() - began),
@@ -165,7 +181,8 @@ class ModelBench:
         """The batch that the metrics receive."""
         inputs = None if self.pictures is None or pictures is None else self._of_prompts(indices).to(pictures)
         prompts = [self._prompt(i) for i in indices] if self.plan.prompts else None
-        return Batch(indices, pictures, prompts, inputs, samples)
+        captions = [self.captions[i % len(self.captions)] for i in indices] if self.captions else None
+        return Batch(indices, pictures, prompts, inputs, samples, captions)
 
     def _contexts(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """The conditional and the unconditional contexts, each with one row per image."""
@@ -174,10 +191,10 @@ class ModelBench:
     def _rows(self, indices: list[int]) -> list[int]:
         return [i % len(self.context) for i in indices]
 
-    def _batches(self, cell: Cell) -> list[tuple[float, list[int]]]:
+    def _batches(self, cell: Cell, images: range) -> list[tuple[float, list[int]]]:
         """Batches of images, each with its strength, which is 1 for images without an input picture."""
         alike: dict[float, list[int]] = {}
-        for i in range(self.plan.images):
+        for i in images:
             strength = cell.strength if self.plan.starts_from_a_picture(i) else None
             alike.setdefault(1.0 if strength is None else strength, []).append(i)
         size = self.plan.batch
@@ -194,6 +211,12 @@ class ModelBench:
 
     def _prompt(self, i: int) -> str:
         return self.plan.prompts[i % len(self.plan.prompts)]
+
+    @property
+    def _in_plane(self) -> bool:
+        """Whether samples are points of the plane from known classes."""
+        classes = self.opened.classes
+        return classes is not None and classes.mixture.means.shape[1:] == (2,)
 
     @property
     def _shown(self) -> int:
@@ -263,8 +286,9 @@ class _Feed:
         samples, pictures = torch.cat(self.samples), torch.cat(self.pictures) if self.pictures else None
         shown = None if pictures is None else pictures[:count]
         self.measurement.update(self.batch(self.indices[:count], samples[:count], shown))
-        self.indices, self.samples = self.indices[count:], [samples[count:]]
-        self.pictures = [] if pictures is None else [pictures[count:]]
+        # Copies of the rest, because a view, even an empty one, would keep all rows in memory.
+        self.indices, self.samples = self.indices[count:], [samples[count:].clone()]
+        self.pictures = [] if pictures is None else [pictures[count:].clone()]
 
 
 def _stacked(thumbnails: list[Tensor]) -> NDArray[np.uint8]:

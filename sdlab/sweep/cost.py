@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sdlab.sweep.passes import counted
@@ -17,17 +17,16 @@ class Estimate:
 
     passes: tuple[float, ...]  # NaN for a cell that cannot run
     problems: tuple[str, ...]  # the reason; empty for cells that can run
-    images: int
     seconds_per_pass: float
     source: str
 
-    def total(self, cells: Sequence[int]) -> float:
-        """Network passes of all images of the cells with these indices. Cells that cannot run are left out."""
-        return sum(self.passes[i] for i in cells if not self.problems[i]) * self.images
+    def total(self, images: Mapping[int, int]) -> float:
+        """Network passes of so many images of the cells with these indices. Cells that cannot run are left out."""
+        return sum(self.passes[i] * count for i, count in images.items() if not self.problems[i])
 
-    def seconds(self, cells: Sequence[int]) -> float:
+    def seconds(self, images: Mapping[int, int]) -> float:
         """Their time."""
-        return self.total(cells) * self.seconds_per_pass
+        return self.total(images) * self.seconds_per_pass
 
 
 def estimate(plan: Plan, rows: Sequence[Row] = ()) -> Estimate:
@@ -42,7 +41,7 @@ def estimate(plan: Plan, rows: Sequence[Row] = ()) -> Estimate:
     passes, problems = tuple(count for count, _ in found), tuple(problem for _, problem in found)
     if like:
         source = f"the median of {len(like)} cell{'s' * (len(like) > 1)} measured here before"
-        return Estimate(passes, problems, plan.images, statistics.median(like), source)
+        return Estimate(passes, problems, statistics.median(like), source)
     kind = plan.device.partition(":")[0]
     seconds = plan.opened.seconds_per_pass[kind]
-    return Estimate(passes, problems, plan.images, seconds, f"assumed for {kind} until the first cell is measured")
+    return Estimate(passes, problems, seconds, f"assumed for {kind} until the first cell is measured")

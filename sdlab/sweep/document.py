@@ -6,13 +6,15 @@ many steps for a grid, are checked once both are known.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
+from annotated_types import Ge, Le
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -20,6 +22,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainValidator,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     model_validator,
@@ -28,8 +31,8 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 import samplers
 from samplers.checks import did_you_mean, unknown
+from sdlab.backends import registry as backends
 from sdlab.backends.base import Mistakes, Opened
-from sdlab.backends.registry import open_model
 from sdlab.metrics import METRICS, MetricFiles
 from sdlab.picture import Fit
 from sdlab.plugins import explain, is_custom
@@ -39,7 +42,7 @@ from sdlab.sweep.cell import Choice
 from sdlab.sweep.prompts import PROMPT_SETS, SETS, SIZE, prompt_set, prompts_in
 from sdlab.system.device import resolve
 from sdlab.system.errors import UsageError
-from sdlab.system.limits import BATCH, CELLS, IMAGES, PASSES, SEED, STEPS, brief
+from sdlab.system.limits import BATCH, CELLS, IMAGES, PASSES, REFERENCE_STEPS, SEED, STEPS, brief
 from sdlab.system.paths import path_fault, user_path
 
 T = TypeVar("T")
@@ -120,7 +123,7 @@ def _metric(name: str) -> str:
 
 
 def _model(value: object, info: ValidationInfo) -> Opened:
-    value = named(value)
+    value = backends.named(named(value))
     short = isinstance(value, str)
     value = {"name": value} if short else value
     if not (isinstance(value, dict) and isinstance(value.get("name"), str)):
@@ -128,7 +131,7 @@ def _model(value: object, info: ValidationInfo) -> Opened:
         raise _wrong(("", f"should be a name, a file or a folder, like {like}, got {brief(value)}"))
     options = {key: item for key, item in value.items() if key != "name"}
     try:
-        opened = open_model(value["name"], options, _context(info)["folder"])
+        opened = backends.open_model(value["name"], options, _context(info)["folder"])
     except Mistakes as error:
         raise _wrong(*(("" if short and key == "name" else key, text) for key, text in error.mistakes)) from None
     _context(info)["levels"] = opened.levels
@@ -172,10 +175,11 @@ def _compared(what: str) -> str:
 
 
 class Prompt(NamedTuple):
-    """A prompt and, for image-to-image, its input picture."""
+    """A prompt and, for image-to-image, its input picture and what that shows."""
 
     text: str
     image: str | None = None
+    caption: str | None = None
 
 
 def _prompt(value: object) -> Prompt:
@@ -184,10 +188,13 @@ def _prompt(value: object) -> Prompt:
             return Prompt(text)
         case {"text": str(text), "image": str(image), **other} if not other:
             return Prompt(text, _path(image))
+        case {"text": str(text), "image": str(image), "caption": str(caption), **other} if not other:
+            return Prompt(text, _path(image), caption)
     raise _wrong(("", f'should be a text in quotes or a table like {{text = "…", image = "…"}}, got {brief(value)}'))
 
 
 Listed = Annotated[list[T], BeforeValidator(_as_list), Field(min_length=1)]
+Count = Annotated[int, Ge(IMAGES.low), Le(IMAGES.high)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Passes = Annotated[int, Field(ge=PASSES.low, le=PASSES.high)]
 AnySteps = Annotated[int, Field(ge=STEPS.low, le=STEPS.high)]
@@ -257,10 +264,73 @@ class Image(_Table):
 
     init: Annotated[str, AfterValidator(_path)] | None = None
     """One picture for all prompts."""
+    caption: str | None = None
+    """What `init` shows, for `directional_similarity`."""
     set: Annotated[str, AfterValidator(partial(_known, kind="picture set", known=SETS))] | None = None
     """Rendered pictures of a world, one per prompt: those that the prompt set of this name describes."""
     fit: Fit = "crop"
     """How `init` is brought to the size of the model."""
+
+    @model_validator(mode="after")
+    def _sets_have_captions(self) -> Image:
+        if self.caption is not None and self.init is None:
+            raise _wrong(("caption", "`caption` goes with `init`; the pictures of a set have captions of their own"))
+        return self
+
+
+class Until(_Table):
+    """`images` as a table: images are added, in rounds, to the cells that cannot be distinguished from the best.
+
+    A cell is finished as soon as it is behind another one, or is tied with the best to within `until`.
+    """
+
+    until: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """The largest half width of the interval of a tie, in units of the metric."""
+    metric: Annotated[str, AfterValidator(_metric)]
+    """The metric that decides: one of `metrics` with a value per image."""
+    least: Annotated[int, Field(ge=16, le=IMAGES.high)] = 64
+    """Images per cell in the first round. Each further round doubles them."""
+    most: Annotated[int, Field(ge=16, le=IMAGES.high)]
+    """The most images per cell."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Until:
+        if self.least > self.most:
+            raise _wrong(("least", f"should be at most `most`, {self.most}, got {self.least}"))
+        return self
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """The images per cell after each round, at each of which the cells are compared."""
+        doublings = itertools.takewhile(lambda count: count < self.most, (self.least << k for k in itertools.count()))
+        return (*doublings, self.most)
+
+    def mistakes(self, metrics: Sequence[str]) -> Iterator[Mistake]:
+        """What is wrong with the metrics of a sweep that stops early."""
+        chosen = METRICS[self.metric]
+        if not chosen.additive:
+            fitting = [name for name in metrics if METRICS[name].additive] or ["prompt_accuracy"]
+            text = f"{self.metric} is a property of the whole set, so cells cannot be compared image by image"
+            yield "images.metric", f"{text}; choose a metric like {fitting[0]}"
+        elif chosen.better == "nearer to real":
+            yield "images.metric", f"neither a lower nor a higher {self.metric} is better; choose another metric"
+        elif self.metric not in metrics:
+            yield "images.metric", f"{self.metric} is not measured; add it to `metrics`"
+        if others := [name for name in metrics if not METRICS[name].additive and name != self.metric]:
+            text = f"{', '.join(others)} cannot be compared between cells with different numbers of images"
+            yield "metrics", f"{text}; leave {'it' if len(others) == 1 else 'them'} out, or give `images` a number"
+
+
+_COUNT = TypeAdapter(Annotated[Count, Field(strict=True)])
+
+
+def _images(value: object) -> int | Until:
+    try:
+        return Until.model_validate(value) if isinstance(value, dict) else _COUNT.validate_python(value)
+    except ValidationError as error:
+        faults = [ErrorDetails({**fault, "loc": ("images", *fault["loc"])}) for fault in error.errors()]
+        mistakes = [mistake for fault in faults for mistake in _explain(fault)]
+        raise _wrong(*((path.removeprefix("images").removeprefix("."), text) for path, text in mistakes)) from None
 
 
 def _prompts_are_used(prompts: Prompts | None, info: ValidationInfo) -> Prompts | None:
@@ -333,8 +403,8 @@ class Document(_Table):
     """Name of the run directory. By default the name of the file."""
     model: Annotated[Opened, PlainValidator(_model)]
     """The model to sample."""
-    images: Annotated[int, Field(ge=IMAGES.low, le=IMAGES.high)] = 128
-    """Images per cell."""
+    images: Annotated[Count | Until, PlainValidator(_images)] = 128
+    """Images per cell. A table adds images to each cell until its place is known, see below."""
     seed: Annotated[int, Field(ge=SEED.low, lt=SEED.high + 1)] = 0
     """Image i has seed `seed` + i, in every cell."""
     batch: Annotated[int, Field(ge=BATCH.low, le=BATCH.high)] = 32
@@ -351,6 +421,8 @@ class Document(_Table):
     128 of each cell as files."""
     metric_files: MetricFiles = MetricFiles()
     """Files that some metrics can use."""
+    reference_steps: Annotated[int, Field(ge=REFERENCE_STEPS.low, le=REFERENCE_STEPS.high)] = 500
+    """Steps of the fine run that `reference_error` compares a network's samples with, once per guidance strategy."""
     prompts: Annotated[Prompts | None, AfterValidator(_prompts_are_used)] = Field(None, validate_default=True)
     """The prompts. Required for models with a text encoder."""
     image: Image | None = None
@@ -364,6 +436,21 @@ class Document(_Table):
     """Combinations to leave out."""
     extra: list[Extra] = []
     """Single cells beside the combinations."""
+
+    @property
+    def most_images(self) -> int:
+        """Images per cell, at most."""
+        return self.images.most if isinstance(self.images, Until) else self.images
+
+    @model_validator(mode="after")
+    def _metrics_allow_stopping(self) -> Document:
+        if isinstance(self.images, Until):
+            mistakes = list(self.images.mistakes(self.metrics))
+            if self.compare is not None:
+                mistakes.append(("compare", "does not work with `until`; give `images` a number"))
+            if mistakes:
+                raise _wrong(*mistakes)
+        return self
 
     @property
     def _pictures_beside_prompts(self) -> bool:
@@ -400,11 +487,14 @@ class Document(_Table):
 
 _TABLES: dict[str, type[BaseModel]] = {
     "": Document, "prompts": Prompts, "image": Image, "cells": Cells, "exclude": Exclude, "extra": Extra,
-    "metric_files": MetricFiles,
+    "metric_files": MetricFiles, "images": Until,
 }  # fmt: skip
 _RIGHT = {
     "model": 'a model, like "scenes"',
     "prompts": 'a table, like [prompts] with set = "scenes" and count = 128',
+    "until": "the half width of an interval, like 0.01",
+    "metric": 'the metric that decides, like "prompt_accuracy"',
+    "most": "the most images per cell, like 2048",
     "sampler": 'a sampler, like "ddim" or {name = "ddim", eta = 0.5}',
     "steps": "whole numbers from 1, like [5, 10, 20]; or give `passes`, the network passes per image",
 }

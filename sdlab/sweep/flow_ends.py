@@ -14,8 +14,6 @@ from sdlab.backends.base import Backend
 from sdlab.sweep.axes import GUIDANCE
 from sdlab.sweep.cell import Choice, canonical
 
-STEPS = 500  # of the fine run
-
 
 def span(sigmas: Sequence[float], levels: samplers.Levels) -> tuple[float, ...]:
     """The levels that grids of a model share: both ends, and the lowest level before a step to 0."""
@@ -41,9 +39,14 @@ class FlowEnds:
         contexts: Callable[[list[int]], tuple[Tensor, Tensor]],
         batches: Sequence[list[int]],
         seed: int,
+        steps: int,
     ) -> None:
-        """`contexts` returns the contexts of given images. `batches` are all images. Image i has seed `seed` + i."""
+        """`contexts` returns the contexts of given images. `batches` are all images. Image i has seed `seed` + i.
+
+        `steps` are those of the fine run.
+        """
         self._backend, self._contexts, self._batches, self._seed = backend, contexts, batches, seed
+        self._steps = steps
         self._known: dict[str, Tensor] = {}
 
     def of(self, strategy: Choice, sigmas: Sequence[float], on_step: Callable[[], object] = lambda: None) -> Tensor:
@@ -64,7 +67,7 @@ class FlowEnds:
         return self._backend.sample(
             *self._contexts(indices),
             CONVERGING,
-            fine_grid(ends, STEPS),
+            fine_grid(ends, self._steps),
             guidance.make(strategy.name, **strategy.options),
             seeds,
             on_step=lambda *_: on_step(),

@@ -29,12 +29,17 @@ def identify(plan: Plan) -> str:
     if plan.opened.identity:
         content.update(canonical(plan.opened.identity).encode())
     for path in _files(plan):
-        digests[path] = digests.get(path) or _digest(path)  # several prompts may have the same picture
+        digests[path] = digests.get(path) or file_digest(path)  # several prompts may have the same picture
         content.update(digests[path])
     return f"{Path(plan.opened.name).name} {content.hexdigest()[:16]}"
 
 
-def _digest(path: Path) -> bytes:
+def file_digest(path: Path) -> bytes:
+    """The SHA-256 of a file's content.
+
+    Raises:
+        RunError: the file cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()

@@ -30,5 +30,5 @@ def _without(cell: Cell, what: str) -> dict[str, Any]:
     elif not option:
         parts.pop({"passes": "budget"}.get(axis, axis), None)
     if cell.budget is not None:
-        del parts["steps"]
+        parts.pop("steps", None)
     return parts

@@ -13,11 +13,12 @@ import samplers
 from samplers.exact.reference import CONVERGING, fine_grid
 from sdlab.denoiser import Sigma
 from sdlab.guidance import Guided
+from sdlab.guidance.stand_in import stand_in
 from sdlab.pipeline import tail
 from sdlab.plugins import Boundary, CodeError
 from sdlab.sweep.axes import GUIDANCE, SAMPLER, grids
 from sdlab.sweep.cell import Cell, Choice
-from sdlab.sweep.flow_ends import STEPS, shared, span
+from sdlab.sweep.flow_ends import shared, span
 
 if TYPE_CHECKING:
     from sdlab.sweep.plan import Plan  # which imports this module
@@ -68,7 +69,7 @@ def reference_passes(plan: Plan, cells: Iterable[Cell]) -> float:
     levels = plan.opened.levels
     spans = [(cell.guidance, span(_sigmas(cell, levels), levels)) for cell in cells]
     once = {shared(guidance, ends): (guidance, ends) for guidance, ends in spans}
-    return sum(_passes(CONVERGING, guidance, fine_grid(ends, STEPS)) for guidance, ends in once.values())
+    return sum(_passes(CONVERGING, guidance, fine_grid(ends, plan.reference_steps)) for guidance, ends in once.values())
 
 
 def steps_within(budget: int, cell: Cell, levels: samplers.Levels) -> int:
@@ -108,12 +109,13 @@ def _sigmas(cell: Cell, levels: samplers.Levels) -> tuple[float, ...]:
 
 def _passes(sampler: samplers.Sampler, choice: Choice, sigmas: Sequence[float]) -> float:
     strategy = GUIDANCE.build(choice.name, **choice.options)
-    contexts = {"cond": torch.ones(1, 1), "uncond": torch.zeros(1, 1)}
-    denoise = Guided(strategy, _unit_gaussian, contexts, seeds=[0])
-    samplers.run(sampler, denoise, torch.full((1, 1), sigmas[0]), sigmas, noise=samplers.seeded([0]))
+    contexts = dict.fromkeys(("cond", "uncond", "image"), torch.ones(1, 1))
+    model = stand_in(_unit_gaussian)
+    denoise = Guided(strategy, model, contexts, seeds=[0], encode=lambda prompts: torch.ones(len(prompts), 1))
+    samplers.run(sampler, denoise, torch.full((1, 1, 1, 1), sigmas[0]), sigmas, noise=samplers.seeded([0]))
     return denoise.passes
 
 
-def _unit_gaussian(x: Tensor, sigma: Sigma, context: Tensor, **_: object) -> Tensor:
+def _unit_gaussian(x: Tensor, sigma: Sigma) -> Tensor:
     """The exact denoiser of data with unit variance, so that an adaptive sampler follows a true flow."""
-    return x / (1 + torch.as_tensor(sigma).view(-1, 1) ** 2)
+    return x / (1 + torch.as_tensor(sigma).view(-1, 1, 1, 1) ** 2)

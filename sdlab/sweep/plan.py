@@ -15,14 +15,16 @@ from sdlab import plugins
 from sdlab.backends.base import Opened
 from sdlab.backends.registry import open_model
 from sdlab.metrics import Metric, MetricFiles, labelled
+from sdlab.metrics.base import units_of
 from sdlab.metrics.lab import world_of
 from sdlab.picture import Fit
 from sdlab.registry import Mistake, Registry
 from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER
 from sdlab.sweep.cell import Cell, Choice, canonical, digest
-from sdlab.sweep.document import Cells, Document, Exclude, Extra, Image, Prompt, read
+from sdlab.sweep.document import Cells, Document, Exclude, Extra, Image, Prompt, Until, read
 from sdlab.sweep.pairs import pairs
 from sdlab.sweep.passes import sigmas_of, steps_within
+from sdlab.sweep.prompts import prompt_set
 from sdlab.system import resources
 from sdlab.system.device import resolve_dtype
 from sdlab.system.errors import UsageError
@@ -38,12 +40,14 @@ class Pictures(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     files: tuple[str | None, ...] = ()  # as many as prompts
+    captions: tuple[str | None, ...] = ()  # of the files, if one is known
     set: str | None = None
     fit: Fit = "crop"
 
     def complete(self) -> dict[str, Any]:
         """All settings except the content of the files."""
-        return {"set": self.set, "fit": self.fit, "files": [file is not None for file in self.files]}
+        captions = {"captions": self.captions} if self.captions else {}  # so that old rows stay valid
+        return {"set": self.set, "fit": self.fit, "files": [file is not None for file in self.files], **captions}
 
 
 class Plan(BaseModel):
@@ -55,7 +59,8 @@ class Plan(BaseModel):
     source: Choice  # the name, file or folder of the model, and its options
     prompts: tuple[str, ...]  # empty for a model that ignores them
     negative: str
-    images: int  # per cell
+    images: int  # per cell; the most if `until` is set
+    until: Until | None = None  # when a cell has enough images
     seed: int
     batch: int  # images per batch; no value depends on it
     dtype: str  # of the networks
@@ -63,6 +68,7 @@ class Plan(BaseModel):
     device: str  # resolved: never "auto"
     metrics: tuple[str, ...]
     metric_files: MetricFiles = MetricFiles()
+    reference_steps: int = 500  # of the fine run of `reference_error`
     pictures: Pictures | None = None
     compare: str | None = None  # the setting in which compared cells differ, like "sampler.variant"
     cells: tuple[Cell, ...]
@@ -82,11 +88,29 @@ class Plan(BaseModel):
         return tuple(labelled(name, self.metric_files) for name in self.metrics)
 
     @property
+    def looks(self) -> tuple[int, ...]:
+        """The images per cell at which cells are compared: once, or after each round of a sweep that stops early."""
+        return (self.images,) if self.until is None else self.until.looks
+
+    @property
+    def count(self) -> str:
+        """The images per cell as text: `"128"` or `"64 to 2048"`."""
+        return " to ".join(map(str, dict.fromkeys((self.looks[0], self.images))))
+
+    @property
     def units(self) -> tuple[int, ...]:
         """The unit of each image, numbered from 0. Images of one prompt are one unit of the statistics."""
-        first: dict[str, int] = {}
-        of_prompt = [first.setdefault(prompt, len(first)) for prompt in self.prompts[: self.images]]
-        return tuple(of_prompt[i % len(of_prompt)] if of_prompt else i for i in range(self.images))
+        return units_of(self.prompts, self.images)
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """The caption of each prompt's input picture; empty if one is unknown."""
+        if self.pictures is None:
+            return ()
+        if self.pictures.set is not None:
+            return tuple(prompt_set(self.pictures.set, len(self.prompts)))
+        known = tuple(caption for caption in self.pictures.captions if caption is not None)
+        return known if len(known) == len(self.prompts) else ()
 
     def starts_from_a_picture(self, i: int) -> bool:
         """Whether image i has an input picture. Otherwise it is drawn from its prompt alone."""
@@ -100,15 +124,18 @@ class Plan(BaseModel):
         """
         pictures = {} if self.pictures is None else {"image": self.pictures.complete()}
         compiled = {"compile": True} if self.compile else {}
+        # Only what differs from the default, so that old rows stay valid.
+        fine = {"reference_steps": self.reference_steps} if self.reference_steps != 500 else {}
         return digest(
             {
                 **pictures,
                 **compiled,
+                **(fine if "reference_error" in self.metrics else {}),
                 "numbers": _NUMBERS,
                 "model": model,
                 "prompts": self.prompts,
                 "negative": self.negative,
-                "images": self.images,
+                "images": self.images if self.until is None else self.looks,
                 "seed": self.seed,
                 "dtype": self.dtype,
                 "device": self.device.partition(":")[0],
@@ -165,18 +192,19 @@ def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -
         if (value := getattr(document, key)) != default:
             notes.append(f"model {opened.name} ignores {f'dtype {value}' if key == 'dtype' else key}")
     notes += opened.notes
-    if not document.metrics and document.images > GALLERY:
+    if not document.metrics and document.most_images > GALLERY:
         notes.append(f"without metrics, the first {GALLERY} pictures of each cell are kept")
     document, negative = document.model_copy(update=ignored), ""
     if document.prompts is not None:
-        prompts, negative = document.prompts.read(document.images), document.prompts.negative
+        prompts, negative = document.prompts.read(document.most_images), document.prompts.negative
     plan = Plan(
         name=document.name or _name(file),
         model=opened.label,
         source=Choice(name=opened.name, options=dict(opened.options)),
         prompts=tuple(prompt.text for prompt in prompts),
         negative=negative,
-        images=document.images,
+        images=document.most_images,
+        until=document.images if isinstance(document.images, Until) else None,
         seed=document.seed,
         batch=document.batch,
         dtype=resolve_dtype(document.dtype, document.device),
@@ -187,6 +215,7 @@ def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -
             world=document.metric_files.world or world_of([prompt.text for prompt in prompts]),
             **{key: resources.near(path, folder) for key, path in document.metric_files.given.items()},
         ),
+        reference_steps=document.reference_steps,
         pictures=_pictures(document, prompts, folder),
         compare=document.compare,
         cells=tuple(cells),
@@ -201,7 +230,13 @@ def _pictures(document: Document, prompts: Sequence[Prompt], folder: Path) -> Pi
     paths = [image.init or prompt.image for prompt in prompts]
     if image.set is None and not any(paths):
         return None
-    return Pictures(files=tuple(path and resources.near(path, folder) for path in paths), set=image.set, fit=image.fit)
+    captions = tuple(image.caption if image.init else prompt.caption for prompt in prompts)
+    return Pictures(
+        files=tuple(path and resources.near(path, folder) for path in paths),
+        captions=captions if any(captions) else (),
+        set=image.set,
+        fit=image.fit,
+    )
 
 
 def _expand(document: Document, levels: samplers.Levels) -> tuple[list[Cell], list[str], list[Mistake]]:

@@ -5,30 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from sdlab.guidance.needs import lacking
-from sdlab.metrics import Subject, complaints, missing_files
-from sdlab.metrics.base import Need
+from sdlab.guidance.needs import Offer, lacking
+from sdlab.metrics import Subject, complaints, missing_files, unused_files
+from sdlab.metrics.base import Need, all_repeat
 from sdlab.picture import opened
-from sdlab.sweep.needs import networks, queries
+from sdlab.sweep.needs import gradients, idle_cells, missed_cells, networks, queries
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.prompts import picture_size
 from sdlab.system.errors import UsageError
+from sdlab.system.output import remark
 
 
 def check(plan: Plan) -> None:
-    """Check that the files of a plan exist, and that its model supports what the plan uses.
+    """Check that the files of a plan exist, and that its model supports what the plan uses. Notes go to stderr.
 
     Raises:
         UsageError: a file is missing or the model does not support a setting. The message has one line per problem.
         RunError: a file of the model is damaged.
     """
     missing = [
-        *plan.opened.check(plan.device, plan.compile, networks(plan)),
+        *plan.opened.check(plan.device, plan.compile, networks(plan), gradients(plan)),
         *missing_files(plan.metrics, plan.metric_files),
         *_unreadable_pictures(plan),
     ]
     if wrong := missing or [*complaints(plan.metrics, subject(plan)), *_impossible(plan), *_unanswerable(plan)]:
         raise UsageError(*wrong)
+    for key, readers in unused_files(plan.metrics, plan.metric_files).items():
+        remark(f"note: metric_files.{key}: has no effect, because it is only for {', '.join(readers)}")
+    for cell, why in missed_cells(plan).items():
+        remark(f"note: {cell}: {why}")
 
 
 def subject(plan: Plan) -> Subject:
@@ -38,7 +43,9 @@ def subject(plan: Plan) -> Subject:
         "samples": True,
         "pictures": model.draws_pictures and model.image_size is not None,  # metrics need to know their size
         "prompts": "prompts" not in model.ignores,
+        "repeated prompts": "prompts" not in model.ignores and all_repeat(plan.units),
         "inputs": plan.pictures is not None and all(plan.starts_from_a_picture(i) for i in range(len(plan.prompts))),
+        "captions": bool(plan.captions),
     }
     return Subject(
         name=model.label,
@@ -46,9 +53,11 @@ def subject(plan: Plan) -> Subject:
         has=frozenset(need for need, there in offers.items() if there),
         size=None if model.image_size is None else (model.image_size, model.image_size),
         prompts=plan.prompts,
+        captions=plan.captions,
         clip=model.has_clip,
         from_noise=plan.pictures is None,
         gaussian=model.law is not None,
+        classes=0 if model.classes is None else len(set(model.classes.labels)),
         files=plan.metric_files,
     )
 
@@ -64,11 +73,17 @@ def _unreadable_pictures(plan: Plan) -> Iterator[str]:
 
 
 def _unanswerable(plan: Plan) -> Iterator[str]:
-    """What the model lacks for the guidance strategies of a plan, in one line for each."""
+    """What the model lacks for the guidance strategies of a plan, and those that never act, in one line for each."""
     model, faults = plan.opened, dict[str, dict[str, None]]()
+    has = Offer(
+        model.name, model.conditional, model.layers, model.others, model.labels, "prompts" not in model.ignores,
+        model.conditioned_on_pictures, model.masked,
+    )  # fmt: skip
     for query, label in queries(plan).items():
-        if fault := lacking(query, model.name, model.conditional, model.layers, model.others):
+        if fault := lacking(query, has):
             faults.setdefault(fault, {})[label] = None
+    for label, why in idle_cells(plan).items():
+        faults.setdefault(why, {})[label] = None
     for fault, labels in faults.items():
         yield f"guidance: {', '.join(labels)}: {fault}"
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import sdlab
+from sdlab.metrics import content_files, missing_files
+from sdlab.sweep.identity import file_digest
 from sdlab.sweep.plan import Plan
 from sdlab.system.resources import ROOT
 
+OTHER_WORK = "other_work"  # the key of the share of the processor that other programs used while a cell ran
 
-def provenance(plan: Plan, model: str) -> dict[str, str | int | None]:
+
+def provenance(plan: Plan, model: str) -> dict[str, Any]:
     """The provenance of a row of the store; `model` identifies the model down to its weights."""
     return {
         "sdlab": sdlab.__version__,
@@ -30,6 +36,7 @@ def provenance(plan: Plan, model: str) -> dict[str, str | int | None]:
         "batch": plan.batch,
         "first_seed": plan.seed,
         "last_seed": plan.seed + plan.images - 1,
+        "metric_files": metric_digests(plan),
     }
 
 
@@ -60,3 +67,17 @@ def _git(*arguments: str) -> str:
     return subprocess.run(
         ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True, timeout=10
     ).stdout.strip()
+
+
+def metric_digests(plan: Plan) -> dict[str, str]:
+    """A digest of the files behind each metric that has any, such as the evaluator's weights and the real pictures."""
+    found = {}
+    for name in plan.metrics:
+        if missing_files([name], plan.metric_files):
+            continue
+        content, files = hashlib.sha256(), content_files([name], plan.metric_files)
+        for path in files:
+            content.update(file_digest(path))
+        if files:
+            found[name] = content.hexdigest()[:16]
+    return found

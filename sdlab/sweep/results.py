@@ -55,8 +55,10 @@ class Bench(Protocol):
         """The value and standard error of each metric on the same number of real pictures; empty without any."""
         ...
 
-    def run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:
-        """Measure a cell, calling `on_progress` with the finished share in [0, 1].
+    def run(self, cell: Cell, on_progress: Callable[[float], None], images: range) -> CellResult:
+        """Measure these images of a cell, calling `on_progress` with the finished share in [0, 1].
+
+        Images that do not begin with the first one are added to those of an earlier call, and have no thumbnails.
 
         Raises:
             CellFailed: this cell has no values. Other cells are not affected.

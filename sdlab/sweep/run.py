@@ -6,27 +6,31 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
+from pydantic_core import from_json
 from rich.console import Console
 
 from sdlab.sweep.cell import Cell
 from sdlab.sweep.passes import counted
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.progress import SweepProgress, duration
-from sdlab.sweep.provenance import provenance
+from sdlab.sweep.provenance import OTHER_WORK, provenance
 from sdlab.sweep.results import Bench, CellFailed, CellResult
+from sdlab.sweep.rounds import Unsettled, images_of, joined, rounds
 from sdlab.sweep.store import Store
 from sdlab.system.errors import RunError
 from sdlab.system.files import append, replacing
 from sdlab.system.interrupts import STATUS as INTERRUPTED
 from sdlab.system.interrupts import Interrupts
 from sdlab.system.lock import locked
+from sdlab.system.other_work import OtherWork
 
 STORE = "results.sqlite"
 PLAN = "plan.json"
@@ -40,7 +44,7 @@ _ROOM = 16 * 2**20  # bytes that must be free on the disk before a cell starts
 class SweepOutcome:
     """The outcome of a sweep."""
 
-    total: int  # cells in the plan
+    total: int  # cells to run: all of the plan, or those of a shard
     kept: int  # cells that were in the store before
     ran: int  # cells that were run now
     failed: tuple[tuple[str, str], ...] = ()  # (cell, reason)
@@ -54,11 +58,19 @@ class SweepOutcome:
 
 
 def run_sweep(
-    plan: Plan, model: str, open_bench: Callable[[], Bench], directory: Path, console: Console
+    plan: Plan,
+    model: str,
+    open_bench: Callable[[], Bench],
+    directory: Path,
+    console: Console,
+    cells: Sequence[int] | None = None,
+    unsettled: Unsettled = lambda plan, rows, images: (),
 ) -> SweepOutcome:
     """Run the missing cells of `plan` in a run directory, where the resolved plan and the store are kept.
 
-    `model` identifies the model down to its weights. `open_bench` is called only if a cell has to run.
+    `model` identifies the model down to its weights. `open_bench` is called only if a cell has to run. `cells` are the
+    indices of the cells to run, by default all. If the plan stops early, `unsettled` chooses the cells of each round
+    after the first.
 
     Raises:
         RunError: the directory is in use, the store is damaged, or the disk is full; finished cells are kept.
@@ -66,36 +78,52 @@ def run_sweep(
     """
     keys = [plan.key(cell, model) for cell in plan.cells]
     with Interrupts().listening() as interrupts, locked(directory), Store(directory / STORE) as store:
-        finished = store.finished()
-        todo = [(key, cell) for key, cell in zip(keys, plan.cells, strict=True) if key not in finished]
-        tally = _Tally()
+        mine = range(len(keys)) if cells is None else cells
+        tally, before = _Tally(), images_of(plan, keys, store)
         try:
-            _write_plan(plan, model, keys, directory, store)
-            if todo:
-                progress = SweepProgress(console, [counted(plan, cell)[0] for _, cell in todo])
-                bench = open_bench()
-                store.set_note(REAL, json.dumps(bench.real()))
-                if (inputs := bench.inputs) is not None:
-                    store.set_inputs(inputs)
-                runner = _Runner(plan, bench, store, provenance(plan, model), progress, interrupts, tally)
-                columns = [*(info.label for info in plan.measures), "time"]
-                console.print(f"each cell: {', '.join(columns)}", style="dim")
+            fields = {**plan.model_dump(), "model_identity": model, "keys": keys}
+            write_plan(json.dumps(fields, indent=1, ensure_ascii=False), directory, store)
+            bench: Bench | None = None
+            for images, members in rounds(plan, keys, mine, store, unsettled):
+                there = images_of(plan, keys, store)
+                todo = [i for i in members if there.get(keys[i], 0) < images]
+                if not todo:
+                    continue
+                progress = SweepProgress(console, [counted(plan, plan.cells[i])[0] for i in todo])
+                if bench is None:
+                    bench = _opened(plan, open_bench, store, console)
+                    origin = provenance(plan, model)
+                if plan.until is not None:
+                    console.print(f"up to {images} images: {len(todo)} cell{'s' * (len(todo) != 1)}", style="dim")
+                runner = _Runner(plan, bench, store, origin, progress, interrupts, tally)
                 with progress:
-                    for key, cell in todo:
+                    for i in todo:
                         _check_room(directory)
-                        runner.run(key, cell)
+                        runner.run(keys[i], plan.cells[i], range(there.get(keys[i], 0), images))
         except KeyboardInterrupt:
             tally.interrupted = True
-    kept = len(keys) - len(todo)
-    return SweepOutcome(len(keys), kept, tally.ran, tuple(tally.failed), tally.interrupted, tally.logged)
+        kept = {keys[i] for i in mine if keys[i] in before} - tally.ran - tally.failed.keys()
+    failed = tuple(tally.failed.values())
+    return SweepOutcome(len(mine), len(kept), len(tally.ran), failed, tally.interrupted, tally.logged)
+
+
+def _opened(plan: Plan, open_bench: Callable[[], Bench], store: Store, console: Console) -> Bench:
+    """Open the bench, and store what all cells share."""
+    bench = open_bench()
+    store.set_note(REAL, json.dumps(bench.real()))
+    if (inputs := bench.inputs) is not None:
+        store.set_inputs(inputs)
+    columns = [*(info.label for info in plan.measures), "time"]
+    console.print(f"each cell: {', '.join(columns)}", style="dim")
+    return bench
 
 
 @dataclass
 class _Tally:
     """The outcome so far."""
 
-    ran: int = 0
-    failed: list[tuple[str, str]] = field(default_factory=list)
+    ran: set[str] = field(default_factory=set)  # keys
+    failed: dict[str, tuple[str, str]] = field(default_factory=dict)  # by key
     logged: bool = False
     interrupted: bool = False
 
@@ -107,29 +135,37 @@ class _Runner:
     plan: Plan
     bench: Bench
     store: Store
-    origin: dict[str, str | int | None]
+    origin: dict[str, Any]
     progress: SweepProgress
     interrupts: Interrupts
     tally: _Tally
 
-    def run(self, key: str, cell: Cell) -> None:
-        """Run a cell and store its result, or the reason why it failed."""
+    def run(self, key: str, cell: Cell, images: range) -> None:
+        """Run these images of a cell and store the result with that of earlier ones, or the reason why it failed."""
         self.progress.begin(cell.label)
-        start = time.monotonic()
+        start, others = time.monotonic(), OtherWork()
         try:
-            result = self.bench.run(cell, self._on_progress)
+            result = self.bench.run(cell, self._on_progress, images)
             _check_finite(self.plan, result)
         except CellFailed as failure:
             with self.interrupts.held():
                 if failure.trace:
                     self._log(cell, failure.trace)
-                self.store.add_failed(key, cell, str(failure), self.origin)
-                self.tally.failed.append((cell.label, str(failure)))
+                if not images.start:  # otherwise the row keeps the images that it has
+                    self.store.add_failed(key, cell, str(failure), self.origin)
+                self.tally.failed[key] = (cell.label, str(failure))
+                self.tally.ran.discard(key)
             self.progress.end(f"✗ {cell.label}: {failure}", failed=True)
             return
         with self.interrupts.held():
-            self.store.add(key, cell, result, self.bench.prompts, self.origin)
-            self.tally.ran += 1
+            share = others.share()
+            if images.start and (row := self.store.row(key)) is not None:
+                result = joined(row, result)
+                shares = [one for one in (share, row.provenance.get(OTHER_WORK)) if isinstance(one, float)]
+                self.store.extend(key, result, {**self.origin, OTHER_WORK: max(shares, default=None)})
+            else:
+                self.store.add(key, cell, result, self.bench.prompts, {**self.origin, OTHER_WORK: share})
+            self.tally.ran.add(key)
         numbers = "  ".join(info.text(result.metrics[info.name]) for info in self.plan.measures)
         label = f"{cell.label:<{max(len(other.label) for other in self.plan.cells)}}"
         self.progress.end(f"{label}  {numbers}", aside=duration(time.monotonic() - start))
@@ -162,9 +198,8 @@ def _check_room(directory: Path) -> None:
         )
 
 
-def _write_plan(plan: Plan, model: str, keys: list[str], directory: Path, store: Store) -> None:
-    """Write the resolved plan to a file for users, and to the store for the report."""
-    text = json.dumps({**plan.model_dump(), "model_identity": model, "keys": keys}, indent=1, ensure_ascii=False)
+def write_plan(text: str, directory: Path, store: Store) -> None:
+    """Write a resolved plan, as JSON, to a file for users, and to the store for the report."""
     if store.note(PLAN) != text:
         store.set_note(PLAN, text)
     with replacing(directory / PLAN) as draft:
@@ -181,7 +216,7 @@ def read_plan(store: Store) -> tuple[Plan, list[str]]:
     if text is None:
         raise RunError(f"{store.path} contains no plan; no sweep has been run there")
     try:
-        fields = json.loads(text)
+        fields = from_json(text)  # rejects halves of surrogate pairs, which no file can store
         fields.setdefault("source", {"name": fields["model"]})  # which earlier versions did not write
         plan = Plan.model_validate({name: fields[name] for name in Plan.model_fields if name in fields})
         keys = TypeAdapter(list[str]).validate_python(fields["keys"])

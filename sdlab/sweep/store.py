@@ -61,7 +61,7 @@ _COLUMNS = {
     table: set(re.findall(r"^ {4}(\w+) ", definition, re.MULTILINE))
     for table, definition in re.findall(r"CREATE TABLE (\w+) \(\n(.*?)\n\);", _TABLES, re.DOTALL)
 }
-_INPUTS = "inputs"  # the note with the input pictures
+INPUTS = "inputs"  # the note with the input pictures
 _LARGEST = 2**28  # bytes of one value, both stored and decompressed
 _PIXELS = 2**27  # of all pictures of a cell
 _REASON = 120  # characters of the reason why a row cannot be read
@@ -95,6 +95,11 @@ class Row:
     def ok(self) -> bool:
         """Whether the cell has values."""
         return not self.reason
+
+    @property
+    def images(self) -> int:
+        """The number of images that have a value each, 0 without such values."""
+        return max(map(len, self.per_image.values()), default=0)
 
 
 class Store:
@@ -228,15 +233,22 @@ class Store:
             cell=cell,
             status="ok",
             reason="",
-            metrics=json.dumps(result.metrics),
-            stderr=json.dumps(result.stderr),
-            per_image=_npz(result.per_image),
-            replicates=_npz(result.replicates),
             prompts=json.dumps(list(prompts)),
             thumbnails=_strip(result.thumbnails),
             provenance=provenance,
-            **{name: float(getattr(result, name)) for name in _COSTS},
+            **_values(result),
         )
+
+    def extend(self, key: str, result: CellResult, provenance: dict[str, Any]) -> None:
+        """Write the values of more images of a finished cell, including the earlier ones. Its thumbnails stay.
+
+        Raises:
+            RunError: as for `add`.
+        """
+        columns = {**_values(result), **_origin(provenance)}
+        changes = ", ".join(f"{name} = ?" for name in columns)
+        with self._reporting():
+            self._db.execute(f"UPDATE cells SET {changes} WHERE key = ?", (*columns.values(), key))
 
     def add_failed(self, key: str, cell: Cell, reason: str, provenance: dict[str, Any]) -> None:
         """Store the reason why a cell failed. The next run tries it again.
@@ -255,10 +267,23 @@ class Store:
         costs = dict.fromkeys(_COSTS)
         self._write(key=key, cell=cell, status="failed", reason=reason, provenance=provenance, **empty, **costs)
 
+    def take(self, other: Store, key: str) -> None:
+        """Copy the row of a key from another store as it is, in place of one that is here.
+
+        Raises:
+            Damaged: it cannot be read.
+            RunError: as for `add`, or the other store is damaged.
+        """
+        names = ", ".join(sorted(_COLUMNS["cells"]))
+        with other._reporting(), _intact():
+            values = other._db.execute(f"SELECT {names} FROM cells WHERE key = ?", (key,)).fetchone()
+        with self._reporting():
+            marks = ", ".join("?" * len(values))
+            self._db.execute(f"INSERT OR REPLACE INTO cells ({names}) VALUES ({marks})", values)
+
     def _write(self, cell: Cell, provenance: dict[str, Any], **columns: Any) -> None:
         columns["cell"] = json.dumps(cell.model_dump())
-        columns["provenance"] = json.dumps(provenance)
-        columns["created"] = datetime.now(UTC).isoformat(timespec="milliseconds")
+        columns |= _origin(provenance)
         names, marks = ", ".join(columns), ", ".join("?" * len(columns))
         with self._reporting():
             self._db.execute(f"INSERT OR REPLACE INTO cells ({names}) VALUES ({marks})", tuple(columns.values()))
@@ -285,7 +310,7 @@ class Store:
             Damaged: they cannot be read.
         """
         with _intact():
-            text = self.note(_INPUTS)
+            text = self.note(INPUTS)
             if text is None:
                 return None
             count, strip = json.loads(text)
@@ -299,7 +324,7 @@ class Store:
         """
         strip = _strip(pictures)
         assert strip is not None
-        self.set_note(_INPUTS, json.dumps([len(pictures), base64.b64encode(strip).decode()]))
+        self.set_note(INPUTS, json.dumps([len(pictures), base64.b64encode(strip).decode()]))
 
     def _one(self, query: str) -> Any:
         return self._db.execute(query).fetchone()[0]
@@ -315,6 +340,10 @@ class Store:
                 text = f"cannot write {self.path}, which may not be changed; copy it to a folder of your own"
             elif code.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
                 text = f"cannot write {self.path}: the disk is full or fails ({error}); finished cells are kept"
+            elif code == "SQLITE_TOOBIG":
+                text = (
+                    f"{self.path} is damaged: a value has more than {_LARGEST >> 20} MiB; move it away to start again"
+                )
             elif code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
                 text = f"{self.path} is damaged or is not an SQLite file ({error}); move it away to start again"
             else:
@@ -327,6 +356,8 @@ def _intact() -> Iterator[None]:
     """Report a value that cannot be read in one line. On such values NumPy, Pillow and JSON may raise any error."""
     try:
         yield
+    except sqlite3.DataError as error:  # it is too large
+        raise Damaged(str(error)) from None
     except (sqlite3.DatabaseError, RunError):
         raise
     except Exception as error:
@@ -351,6 +382,22 @@ def _row(key: str, cell: str, reason: str, metrics: str, stderr: str, per_image:
         created=str(created),
         **{name: math.nan if cost is None else float(cost) for name, cost in zip(_COSTS, costs, strict=True)},
     )
+
+
+def _values(result: CellResult) -> dict[str, Any]:
+    """The columns of the values and costs of a result."""
+    return {
+        "metrics": json.dumps(result.metrics),
+        "stderr": json.dumps(result.stderr),
+        "per_image": _npz(result.per_image),
+        "replicates": _npz(result.replicates),
+        **{name: float(getattr(result, name)) for name in _COSTS},
+    }
+
+
+def _origin(provenance: dict[str, Any]) -> dict[str, str]:
+    """The columns of where and when a row was written."""
+    return {"provenance": json.dumps(provenance), "created": datetime.now(UTC).isoformat(timespec="milliseconds")}
 
 
 def _arrays(stored: bytes, dimensions: int) -> dict[str, NDArray[np.floating]]:

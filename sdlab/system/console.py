@@ -9,7 +9,7 @@ from rich.text import Text
 
 from sdlab.system.text import shown
 
-_ANY_WIDTH = 10_000
+_ANY_WIDTH = 1_000_000
 
 
 def line(console: Console, text: object, style: str = "") -> None:
@@ -18,7 +18,11 @@ def line(console: Console, text: object, style: str = "") -> None:
 
 
 def show_table(console: Console, content: RenderableType) -> None:
-    """Print a table at the width of the console, or wider if its words and numbers need more room than that."""
-    least = Measurement.get(console, console.options.update(width=_ANY_WIDTH), content).minimum
-    lines = console.render_lines(content, console.options.update(width=max(least, console.width)), new_lines=True)
+    """Print a table at the width of the terminal, or wider if its words and numbers need more room than that.
+
+    In a pipe it is as wide as its content.
+    """
+    measured = Measurement.get(console, console.options.update(width=_ANY_WIDTH), content)
+    width = max(measured.minimum, console.width) if console.is_terminal else measured.maximum
+    lines = console.render_lines(content, console.options.update(width=width), new_lines=True)
     console.print(Segments([segment for line in lines for segment in line]), crop=False, end="")

@@ -50,6 +50,16 @@ def add(path: Path, write: Callable[[Path], object]) -> Path:
         return free
 
 
+def check_writable(path: Path) -> None:
+    """Check, before long work, that a file can be written at `path`.
+
+    Raises:
+        RunError: the folder is missing or not writable, or the disk is full.
+    """
+    with _draft(path) as draft:
+        draft.touch()
+
+
 def make_folder(path: Path) -> None:
     """Make the folder and its parents, unless they exist.
 

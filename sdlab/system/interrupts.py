@@ -6,9 +6,15 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tempfile import TemporaryDirectory
 
 STATUS = 130  # the exit status after an interrupt
+_folders: list[TemporaryDirectory[str]] = []  # those of `temporary_folder` that exist
 
 
 def handle_ctrl_c() -> None:
@@ -23,9 +29,28 @@ def handle_ctrl_c() -> None:
 def _raise(number: int, frame: FrameType | None) -> None:
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
+            for folder in _folders:
+                folder.cleanup()
             os._exit(STATUS)
         frame = frame.f_back
     raise KeyboardInterrupt
+
+
+@contextmanager
+def ctrl_c_blocked() -> Iterator[None]:
+    """Block Ctrl-C in this process inside the block, and in processes that it starts for good.
+
+    Ctrl-C reaches all processes of a terminal. It is left to this process, which then ends those that it has started
+    with SIGTERM. SIGTERM is therefore not blocked.
+    """
+    from multiprocessing import resource_tracker  # slow to import
+
+    resource_tracker.ensure_running()  # whose start would unblock it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Interrupts:
@@ -78,3 +103,23 @@ class Interrupts:
         self._caught = True
         if not self._held:
             _raise(number, frame)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A temporary folder that is removed at the end of the block, and also after Ctrl-C or SIGTERM.
+
+    Raises:
+        KeyboardInterrupt: one of the two signals has arrived.
+        OSError: the folder cannot be made.
+    """
+    from tempfile import TemporaryDirectory  # slow to import
+
+    with Interrupts().listening():
+        folder = TemporaryDirectory(prefix="sdlab-")
+        _folders.append(folder)
+        try:
+            with folder as name:
+                yield Path(name)
+        finally:
+            _folders.remove(folder)

@@ -40,6 +40,7 @@ def brief(value: object) -> str:
 
 
 STEPS = Range(1, 10_000)  # of a sampler
+REFERENCE_STEPS = Range(10, 10_000)  # of the run that a reference error compares with
 PASSES = Range(1, 10_000)  # per image: a budget
 IMAGES = Range(1, 1_000_000)  # per cell, or of one `sdlab generate`
 BATCH = Range(1, 65_536)
@@ -47,6 +48,7 @@ SIDE = Range(1, 16_384)  # pixels
 SEED = Range(0, 2**62 - 1)  # of the first image; the others follow
 GALLERY = 128  # pictures of a cell that are kept by a sweep without metrics, which is run for its pictures
 CELLS = Range(1, 10_000)  # of a sweep
+SHARDS = Range(1, 10_000)  # of a sweep
 TRAINING_STEPS = Range(1, 100_000_000)
 TRAINING_PICTURES = Range(1, 10_000_000)
 THREADS = Range(1, 256)

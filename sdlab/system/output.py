@@ -24,6 +24,23 @@ def remark(line: object) -> None:
     print(shown(line), file=sys.stderr)
 
 
+def write_bytes(content: bytes) -> None:
+    """Write bytes to standard output, which should not be a terminal.
+
+    Raises:
+        RunError: standard output cannot be written.
+        BrokenPipeError: the reader of a pipe has ended.
+    """
+    try:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RunError(f"cannot write the output: {reason(error)}") from None
+
+
 def print_error(error: SdlabError) -> int:
     """Print each line of the error to stderr as `error: …`. Returns its exit status."""
     for line in error.lines:

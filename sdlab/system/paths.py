@@ -16,7 +16,8 @@ def user_path(text: str | Path) -> Path:
     """A path as a user writes it, with `~` expanded. It need not exist.
 
     Raises:
-        UsageError: no file can have this path, because it is too long, contains NUL or names an unknown user.
+        UsageError: no file can have this path, because it is empty, is too long, contains NUL or names an unknown
+            user.
     """
     if fault := path_fault(text):
         raise UsageError(fault)
@@ -25,6 +26,8 @@ def user_path(text: str | Path) -> Path:
 
 def path_fault(text: str | Path) -> str:
     """Why no file can have this path, or an empty string."""
+    if not str(text).strip():
+        return "the path is empty; write . for the current folder"
     name = shown(text)
     name = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
     try:

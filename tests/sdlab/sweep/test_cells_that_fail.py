@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import sqlite3
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ import torch
 from rich.console import Console
 
 import samplers
-from sdlab import plugins
 from sdlab.commands.sweep import sweep
 from sdlab.metrics.meters import Measurement
 from sdlab.sweep.bench import ModelBench
@@ -79,7 +77,7 @@ CUSTOM = """
 
         def combine(self, predictions, x, sigma, state):
             x0 = predictions[0]
-            if sigma < 0.2 and len(x) > 2:
+            if self.fault not in ("none", "no") and sigma < 0.2 and len(x) > 2:
                 if self.fault in ("mean", "nothing"):
                     return {"mean": x0.mean(0), "nothing": None}[self.fault], None
                 fail(self.fault)
@@ -115,14 +113,9 @@ STEPS = 'grid = "karras"\nsteps = 8\n'
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    before = [(registry, dict(registry)) for registry in (*plugins.REGISTRIES.values(), plugins._PLUGINS)]
     Path("mine.py").write_text(textwrap.dedent(CUSTOM), encoding="utf-8")
-    yield
-    for registry, content in before:
-        registry.clear()
-        registry.update(content)
 
 
 def run(toml: str, **options: object) -> tuple[int, str]:
@@ -151,6 +144,13 @@ def one_failed(toml: str, *reasons: str) -> str:
     return log.read_text(encoding="utf-8") if log.exists() else ""
 
 
+def guided(fault: str) -> str:
+    """A sweep of three strategies. The second has this fault, the others have none."""
+    strategies = ", ".join(f'{{path = "mine.py:Strategy", fault = "{name}"}}' for name in ("none", fault, "no"))
+    head = f'model = {{path = "mine.py:model", below = 0.0}}\n{HEAD.replace(METRICS, "")}'
+    return f'{head}[cells]\nsampler = "euler"\nguidance = [{strategies}]\n{STEPS}'
+
+
 ERRORS = {
     "ValueError": "ValueError: too low for this (line ",
     "RuntimeError": "RuntimeError: too low for this (line ",
@@ -172,11 +172,7 @@ def test_any_error_of_custom_code_fails_its_cell_alone(kind: str, error: str):
     if kind == "sampler":
         toml = f'{GAUSSIAN}sampler = ["euler", {{path = "mine.py:Late", error = "{error}"}}, "heun"]\n{STEPS}'
     elif kind == "guidance":
-        toml = f'model = "class_mixture"\n{HEAD}[cells]\nsampler = "euler"\n'
-        toml += (
-            f'guidance = ["none", {{path = "mine.py:Strategy", fault = "{error}"}}, {{name = "cfg", scale = 2.0}}]\n'
-        )
-        toml += STEPS
+        toml = guided(error)
     else:  # which fails at levels that only one of the grids reaches
         toml = f'model = {{path = "mine.py:model", error = "{error}"}}\n{HEAD}[cells]\nsampler = "euler"\nsteps = 2\n'
         high, low = (f'{{name = "explicit", sigmas = [5.0, {last}]}}' for last in (1.0, 0.1))
@@ -201,15 +197,13 @@ def test_a_sampler_that_returns_something_else_in_the_middle_fails_its_cell(what
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ("mean", "combine turns predictions of shape (3, 2) into (2,)"),  # which would broadcast
-        ("nothing", "combine turns predictions of shape (3, 2) into NoneType"),
+        ("mean", "combine turns predictions of shape (3, 3, 1, 1) into (3, 1, 1)"),  # which would broadcast
+        ("nothing", "combine turns predictions of shape (3, 3, 1, 1) into NoneType"),
         ("queries", "TypeError: "),
     ],
 )
 def test_a_strategy_that_returns_something_else_in_the_middle_fails_its_cell(fault: str, reason: str):
-    toml = f'model = "class_mixture"\n{HEAD}[cells]\nsampler = "euler"\n'
-    toml += f'guidance = ["none", {{path = "mine.py:Strategy", fault = "{fault}"}}, {{name = "cfg", scale = 2.0}}]\n'
-    one_failed(toml + STEPS, reason)
+    one_failed(guided(fault), reason)
 
 
 @pytest.mark.parametrize(
@@ -263,10 +257,10 @@ def test_an_error_of_sdlab_is_not_attributed_to_the_sampler(monkeypatch: pytest.
 
     made = bench()
     with pytest.raises(OSError, match="no space left"):  # of the progress bar, called from inside the sampling loop
-        made.run(made.plan.cells[0], broken)
+        made.run(made.plan.cells[0], broken, range(3))
     monkeypatch.setattr(Measurement, "update", broken)
     with pytest.raises(OSError, match="no space left"):
-        made.run(made.plan.cells[0], lambda share: None)
+        made.run(made.plan.cells[0], lambda share: None, range(3))
 
 
 def test_an_interrupt_in_the_middle_of_a_sampler_is_one(monkeypatch: pytest.MonkeyPatch):
@@ -276,7 +270,7 @@ def test_an_interrupt_in_the_middle_of_a_sampler_is_one(monkeypatch: pytest.Monk
     made = bench()
     monkeypatch.setattr(samplers.SAMPLERS["euler"], "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        made.run(made.plan.cells[0], lambda share: None)
+        made.run(made.plan.cells[0], lambda share: None, range(3))
 
 
 def test_pictures_are_checked_too_and_another_dtype_is_suggested(monkeypatch: pytest.MonkeyPatch):
@@ -286,4 +280,4 @@ def test_pictures_are_checked_too_and_another_dtype_is_suggested(monkeypatch: py
     made = ModelBench(load_plan("s.toml"))
     object.__setattr__(made.backend.model, "decode", lambda x: x / torch.zeros(()))  # type: ignore[attr-defined]
     with pytest.raises(Exception, match=r"NaN or infinity in the pictures of 2 of 2 images, the first with seed 0$"):
-        made.run(made.plan.cells[0], lambda share: None)
+        made.run(made.plan.cells[0], lambda share: None, range(3))

@@ -48,3 +48,13 @@ def test_each_image_reaches_the_metrics_once_with_its_own_index_and_prompt(size:
         assert one.samples.flatten().tolist() == list(one.indices)
         assert one.pictures.flatten().tolist() == [1000 + i for i in one.indices]
         assert one.prompts == [str(i) for i in one.indices]
+
+
+@pytest.mark.parametrize("size", [7, 64, 100])
+def test_measured_images_do_not_stay_in_memory(size: int):
+    feed = _Feed(cast(Any, Recorded()), lambda indices, samples, pictures: Batch(indices, None, None, None, None))
+    for start in range(0, 5 * size, size):
+        indices = list(range(start, start + size))
+        feed.add(indices, torch.zeros(size, 4, 2, 2), torch.zeros(size, 3, 16, 16))
+        held = sum(part.untyped_storage().nbytes() for part in (*feed.samples, *feed.pictures))
+        assert held == 4 * len(feed.indices) * (4 * 2 * 2 + 3 * 16 * 16)

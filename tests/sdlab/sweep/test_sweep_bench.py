@@ -34,6 +34,8 @@ from sdlab.weights.export import export
 from sdlab.weights.model_loader import load
 from sdlab.worlds import scenes
 
+pytestmark = pytest.mark.slow
+
 METRICS = 'metrics = ["changes_made", "prompt_accuracy", "psnr", "ssim", "feature_distance"]'
 ALTERED = '[prompts]\nset = "scenes_altered"\ncount = 6'
 RENDERS = '[image]\nset = "scenes"'
@@ -87,6 +89,14 @@ def pictures(name: str = "mine") -> list[NDArray[np.uint8]]:
         return [found[1] for key in keys if (found := store.thumbnails(key))]
 
 
+def same_to_rounding(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> None:
+    """Assert that pictures decoded in batches of different sizes are equal, but for values between two bytes.
+
+    On some processors a convolution over a batch rounds differently from one over a single picture.
+    """
+    np.testing.assert_allclose(first.astype(float), second.astype(float), rtol=0, atol=1)
+
+
 def photo(path: str, seed: int = 5) -> None:
     """A picture of another size than the model's."""
     Path(path).parent.mkdir(exist_ok=True)
@@ -117,7 +127,7 @@ def test_a_prompt_with_a_picture_starts_from_it_and_the_others_from_noise(run: S
     assert run(toml("", mixed, "", "strength = 0.5")) == 0
     assert run(toml("", alone, "", ""), "alone") == 0
     [found], [noise] = pictures(), pictures("alone")
-    np.testing.assert_array_equal(found[[0, 2, 4]], noise[[0, 2, 4]])
+    same_to_rounding(found[[0, 2, 4]], noise[[0, 2, 4]])
     assert all(np.any(found[i] != noise[i]) for i in (1, 3, 5))
     assert float(table()[0]["network_passes"]) == 6  # the mean of 8 and 4
     assert len(list(Path("runs/mine/pictures").iterdir())) == 6
@@ -129,7 +139,7 @@ def test_one_picture_for_all_is_brought_to_size_and_kept_at_strength_0(run: Swee
     pipeline = lab_pipeline()
     expected = pipeline.decode(pipeline.encode_image(read_picture(Path("photo.png"), (64, 64), "pad")[None]))
     for picture in pictures()[0]:
-        np.testing.assert_array_equal(picture, to_bytes(expected)[0].numpy())
+        same_to_rounding(picture, to_bytes(expected)[0].numpy())
 
 
 def test_the_words_that_a_long_prompt_loses_are_reported(run: Sweep, capsys: pytest.CaptureFixture[str]):

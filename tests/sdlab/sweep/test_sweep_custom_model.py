@@ -7,7 +7,7 @@ import importlib
 import importlib.metadata
 import io
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ from sdlab import guidance, plugins
 from sdlab.backends.exact_models import class_mixture, gaussian
 from sdlab.commands.app import app
 from sdlab.commands.sweep import sweep
-from sdlab.sweep import flow_ends as reference_module
 from sdlab.sweep.bench import ModelBench
 from sdlab.sweep.cell import Choice
 from sdlab.sweep.identity import identify
 from sdlab.sweep.plan import load_plan
+from sdlab.sweep.preflight import check
 from sdlab.sweep.store import Row, Store
 
 STD = 0.5
@@ -54,17 +54,11 @@ steps = [8, 16, 32]
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A new working directory with `mine.py`. The registries are restored afterwards. Plots are tested elsewhere."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new working directory with `mine.py`. Plots are tested elsewhere."""
     monkeypatch.chdir(tmp_path)
-    models, own = dict(plugins.MODELS), dict(plugins._PLUGINS)
     write("mine.py", MINE)
     monkeypatch.setattr("sdlab.report.plots.plot_metric", lambda path, *_: path.touch())
-    yield
-    plugins.MODELS.clear()
-    plugins.MODELS.update(models)
-    plugins._PLUGINS.clear()
-    plugins._PLUGINS.update(own)
 
 
 def write(name: str, text: str) -> None:
@@ -114,7 +108,7 @@ def test_a_model_from_a_file_sweeps_and_heuns_error_falls_fourfold_when_steps_do
     assert middle / fine == pytest.approx(4, rel=0.2)
     assert [row.network_passes for row in rows()] == [16, 32, 64]
     directory = {path.name for path in Path("runs/sweep").iterdir() if not path.name.startswith(".")}
-    assert directory == {"plan.json", "results.sqlite", "table.csv", "table.md", "reference_error.png"}
+    assert directory == {"plan.json", "results.sqlite", "table.csv", "table.md", "reference_error.png", "report.html"}
     assert "all 3 cells were done already" in run()[1]
 
 
@@ -250,6 +244,7 @@ def test_w2_is_that_of_two_gaussians_after_one_step_and_after_many():
         assert row.metrics["w2"] == pytest.approx(float(wanted), rel=1e-6 if row is one else 0.02)
 
 
+@pytest.mark.slow
 def test_guidance_on_the_class_mixture_ends_where_its_guided_flow_does():
     toml = TOML.replace('"mine.py:mine"', '{ name = "class_mixture", classes = 2 }').replace("[8, 16, 32]", "[10, 40]")
     rules = 'guidance = ["none", { name = "cfg", scale = 1.0 }, { name = "cfg", scale = 3.0 }]'
@@ -277,10 +272,10 @@ def test_a_model_that_draws_pictures_has_a_contact_sheet():
 
 
 @pytest.mark.slow
-def test_the_lab_model_can_be_measured_against_its_own_flow(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reference_module, "STEPS", 60)
+def test_the_lab_model_can_be_measured_against_its_own_flow():
     toml = TOML.replace("mine.py:mine", "scenes").replace("images = 6", "images = 2").replace("[8, 16, 32]", "[4, 16]")
     toml = toml.replace(', ending = "stop_at_sigma_min"', "").replace("heun", "dpmpp_2m")
+    toml = "reference_steps = 60\n" + toml
     assert run(toml.replace("[cells]", '[prompts]\nlist = ["a red circle"]\n[cells]'))[0] == 0
     assert errors()[0] > 2 * errors()[1] > 0
 
@@ -364,3 +359,12 @@ def test_a_denoiser_that_fails_in_the_middle_fails_its_cells():
     log = Path("runs/sweep/errors.log").read_text(encoding="utf-8")
     assert log.count("ValueError: not here") == 3
     assert "in denoise" in log
+
+
+def test_a_metric_file_that_no_metric_reads_is_reported(capsys: pytest.CaptureFixture[str]):
+    write("sweep.toml", f'{TOML}[metric_files]\nclip = "openai"\n')
+    check(load_plan(Path("sweep.toml")))
+    assert (
+        capsys.readouterr().err
+        == "note: metric_files.clip: has no effect, because it is only for cmmd, clip_score, directional_similarity\n"
+    )

@@ -9,11 +9,12 @@ from fake_bench import LEVELS, TOML
 
 import samplers
 from sdlab import plugins
+from sdlab.metrics import METRICS
 from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER
 from sdlab.sweep.cell import Cell, Choice, digest
 from sdlab.sweep.pairs import pairs
-from sdlab.sweep.passes import network_passes, passes_per_image, steps_within
-from sdlab.sweep.plan import Pictures, load_plan
+from sdlab.sweep.passes import network_passes, passes_per_image, reference_passes, steps_within
+from sdlab.sweep.plan import Pictures, Plan, load_plan
 from sdlab.system.errors import UsageError
 from sdlab.system.resources import ROOT
 from sdlab.worlds.scenes import parse
@@ -241,6 +242,7 @@ def test_cells_over_budget_can_be_excluded(file):
     assert len(labels(file, toml)) == 3
 
 
+@pytest.mark.slow
 def test_a_budget_above_the_longest_grid_takes_the_longest_grid(file):
     toml = BUDGET.replace("[5, 10]", "1500").replace('["ddim", "heun"]', '"heun"')
     assert "heun · trailing · none · 1500 passes (750 steps)" in labels(file, toml)
@@ -251,6 +253,17 @@ def test_what_is_compared_is_an_axis_or_an_option_that_cells_differ_in(file):
     assert mistakes(file, toml) == ["compare: no two cells differ only in guidance.scale"]
     file.write_text(toml.replace('"none"', '{ name = "cfg", scale = 7.5 }'), encoding="utf-8")
     assert load_plan(file).compare == "guidance.scale"
+
+
+def test_steps_are_compared_beside_cells_with_a_budget(file):
+    toml = BUDGET.replace("images = 16", 'images = 16\ncompare = "steps"')
+    assert mistakes(file, toml) == ["compare: no two cells differ only in steps"]
+    extra = "".join(
+        f'[[extra]]\nsampler = "ddim"\nguidance = "none"\ngrid = "karras"\nsteps = {steps}\n' for steps in (3, 7)
+    )
+    file.write_text(toml + extra, encoding="utf-8")
+    plan = load_plan(file)
+    assert [[plan.cells[i].steps for i in pair] for pair in pairs(plan.cells, "steps")] == [[3, 7]]
 
 
 def test_one_picture_serves_every_prompt_or_each_prompt_has_its_own(file, tmp_path, monkeypatch):
@@ -366,8 +379,14 @@ def test_metrics_may_be_absent(file):
         ("sd15_cfg_vs_steps", 27, 4),
         ("sd15_gallery", 1, 6),
         ("exact_mixture", 32, 0),
-        ("samplers_at_budget", 124, 128),
+        ("toy2d_guidance", 21, 0),
+        ("guidance_strategies", 50, 32),
+        ("guidance_interval", 17, 32),
+        ("published_guidance", 22, 32),
+        ("samplers_at_budget", 133, 128),
         ("published_vs_corrected", 84, 64),
+        ("truncation_error", 76, 32),
+        ("stochasticity", 60, 32),
     ],
 )
 def test_the_shipped_sweeps_are_valid(name, cells, prompts):
@@ -386,21 +405,23 @@ def test_the_sweep_over_budgets_has_every_sampler_at_every_budget_it_can_keep():
 def test_every_sampler_with_a_published_variant_is_compared_with_its_correction():
     cells = load_plan(ROOT / "experiments" / "published_vs_corrected.toml").cells
     built = {name: samplers.make(name) for name in samplers.SAMPLERS}
-    assert {cell.sampler.name for cell in cells} == {name for name, rule in built.items() if hasattr(rule, "variant")}
+    guided = load_plan(ROOT / "experiments" / "published_guidance.toml").cells  # CFG++ samplers
+    compared = {c.sampler.name for c in cells} | {c.sampler.name for c in guided if "variant" in c.sampler.options}
+    assert compared == {name for name, rule in built.items() if hasattr(rule, "variant")}
     assert len(pairs(cells, "sampler.variant")) == len(cells) / 2
 
 
-def test_the_default_sweep_is_36_cells_of_128_images():
+def test_the_default_sweep_is_27_cells_of_64_images():
     plan = load_plan(ROOT / "experiments" / "cfg_vs_steps.toml")
-    assert (len(plan.cells), plan.images) == (36, 128)
-    assert len({cell.sampler.name for cell in plan.cells}) == 4
+    assert (len(plan.cells), plan.images) == (27, 64)
+    assert len({cell.sampler.name for cell in plan.cells}) == 3
 
 
 BAD = [
     ('model = "scenes"', 'modle = "scenes"', [
         'model: missing; it should be a model, like "scenes"',
         "modle: unknown key 'modle' (did you mean 'model'?); known: batch, cells, compare, compile, device, dtype, "
-        "exclude, extra, image, images, metric_files, metrics, model, name, prompts, seed",
+        "exclude, extra, image, images, metric_files, metrics, model, name, prompts, reference_steps, seed",
     ]),
     ('model = "scenes"', 'model = "scnes"', [
         "model: unknown model 'scnes' (did you mean 'scenes'?); known: class_mixture, data_set, gaussian, mixture, "
@@ -428,8 +449,7 @@ BAD = [
     ]),
     ('device = "cpu"', 'device = "cuda:99"', None),
     ('["fid", "clip_score"]', '["fidd", 3]', [
-        "metrics[0]: unknown metric 'fidd' (did you mean 'fid'?); known: changes_made, clip_score, feature_distance, "
-        "fid, kid, prompt_accuracy, psnr, reference_error, ssim, w2",
+        "metrics[0]: unknown metric 'fidd' (did you mean 'fid'?); known: METRICS",
         "metrics[1]: should be text in quotes, got 3",
     ]),
     ("list = [", 'set = "scenes"\nlist = [', ["prompts: needs exactly one of `set`, `file` and `list`, got set, list"]),
@@ -441,7 +461,7 @@ BAD = [
     ]),
     ('["ddim", "heun"]', '[{name="ddim", etaa=1, eta="x"}, {name="ddim", eta=2}, {name="ddim", eta=nan}]',
      [
-        "cells.sampler[0].etaa: unknown option of ddim (did you mean 'eta'?); it takes: eta",
+        "cells.sampler[0].etaa: unknown option of ddim (did you mean 'eta'?); it takes: eta, clip, clip_noise",
         "cells.sampler[0].eta: should be a number, got 'x'",
         "cells.sampler[1]: DDIM.eta must be in [0, 1], got 2",
         "cells.sampler[2].eta: should be a number, got nan",
@@ -451,9 +471,12 @@ BAD = [
         "cells.guidance[2]: a chain ends with a strategy, like [\"interval\", \"apg\"], got ['interval']",
         "cells.guidance[3]: unknown wrapper 'intrval' (did you mean 'interval'?); known: interval, schedule",
     ]),
-    ('{ name = "cfg", scale = 3.0 }', '{ name = "cfg", interval = 3 }, { name = "cfg", schedule = "liner" }', [
+    ('{ name = "cfg", scale = 3.0 }', '{ name = "cfg", interval = 3 }, { name = "cfg", interval = "x" }', [
         "cells.guidance[1].interval: should be a list, got 3",
-        "cells.guidance[2]: unknown schedule 'liner' (did you mean 'linear'?); known: beta, cosine, linear, power",
+        "cells.guidance[2].interval: should be a list, got 'x'",
+    ]),
+    ('{ name = "cfg", scale = 3.0 }', '{ name = "cfg", schedule = "liner" }', [
+        "cells.guidance[1]: unknown schedule 'liner' (did you mean 'linear'?); known: beta, cosine, linear, power",
     ]),
     ("scale = 3.0", "scale = -3.0", [
         "cells.guidance[1]: ClassifierFree.scale must be a number of at least 0, got -3.0",
@@ -479,7 +502,7 @@ BAD = [
         "strength",
     ]),
     ("steps = [5, 10]", 'steps = 5\n[[exclude]]\nsampler = { name = "ddim", foo = 1 }', [
-        "exclude[0].sampler[0].foo: unknown option of ddim; it takes: eta",
+        "exclude[0].sampler[0].foo: unknown option of ddim; it takes: eta, clip, clip_noise",
     ]),
     ("steps = [5, 10]", 'steps = 5\n[[extra]]\nsampler = "ddim"\nsteps = 2000', [
         'extra[0].guidance: `cells.guidance` lists several strategies; name one in this `[[extra]]`, like '
@@ -541,12 +564,11 @@ BAD = [
 
 @pytest.mark.parametrize(("old", "new", "lines"), BAD)
 def test_a_mistake_is_one_line_with_its_place_and_its_fix(file, old, new, lines):
-    from samplers import SAMPLERS
-
     found = mistakes(file, TOML.replace(old, new))
     assert all("\n" not in line and ": " in line for line in found)
     if lines is not None:
-        assert found == [line.replace("SAMPLERS", ", ".join(sorted(SAMPLERS))) for line in lines]
+        known = {"SAMPLERS": ", ".join(sorted(samplers.SAMPLERS)), "METRICS": ", ".join(sorted(METRICS))}
+        assert found == [re.sub("SAMPLERS|METRICS", lambda name: known[name[0]], line) for line in lines]
 
 
 def test_all_mistakes_are_reported_at_once(file):
@@ -649,3 +671,22 @@ def test_a_large_budget_is_planned_at_once(file):
         assert network_passes(cell, LEVELS) <= cell.budget
         more = cell.model_copy(update={"steps": cell.steps + 1})
         assert network_passes(more, LEVELS) > cell.budget
+
+
+def test_reference_steps_cost_passes_and_are_part_of_the_key_of_what_they_change(tmp_path: Path):
+    toml = re.sub(r"metrics = .*", 'metrics = ["reference_error"]', TOML)
+
+    def planned(text: str) -> Plan:
+        path = tmp_path / "plan.toml"
+        path.write_text(text)
+        return load_plan(path)
+
+    default, few = planned(toml), planned(f"reference_steps = 40\n{toml}")
+    assert default.reference_steps == 500
+    cells = default.cells[:1]
+    assert reference_passes(default, cells) - reference_passes(few, cells) == 500 - 40
+    assert default.key(cells[0], "m") != few.key(cells[0], "m")
+    unrelated = [planned(f"{steps}{TOML}") for steps in ("", "reference_steps = 40\n")]
+    assert unrelated[0].key(cells[0], "m") == unrelated[1].key(cells[0], "m")
+    with pytest.raises(UsageError, match=r"reference_steps: should be at least 10, got 3"):
+        planned(f"reference_steps = 3\n{toml}")

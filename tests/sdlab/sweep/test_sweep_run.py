@@ -124,8 +124,8 @@ def test_a_failed_cell_is_marked_the_rest_runs_and_the_next_time_it_is_tried_aga
 
 def test_a_metric_that_is_nan_fails_its_cell(run):
     class Broken(FakeBench):
-        def run(self, cell: Cell, on_progress: Callable[[float], None]) -> CellResult:
-            found = super().run(cell, on_progress)
+        def run(self, cell: Cell, on_progress: Callable[[float], None], images: range) -> CellResult:
+            found = super().run(cell, on_progress, images)
             if cell.steps == 5:
                 found.metrics["fid"] = float("nan")
             return found

@@ -45,3 +45,9 @@ def test_home_is_expanded(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", "/somewhere")
     assert user_path("~/x") == Path("/somewhere/x")
     assert user_path("x") == Path("x")
+
+
+@pytest.mark.parametrize("path", ["", " ", "\t"])
+def test_an_empty_path_is_not_the_current_folder(path: str):
+    with pytest.raises(UsageError, match=r"^the path is empty; write \. for the current folder$"):
+        user_path(path)
