@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sdlab.metrics import Metric
-from sdlab.report.statistics import Standing, difference
-from sdlab.report.table import AXES, NUMBERS, TIE, Field, Table
+from sdlab.report.changes import Judged, changes_of, judge, legend
+from sdlab.report.columns import Column, Field, Table
+from sdlab.report.statistics import difference
+from sdlab.report.table import AXES, NUMBERS
 from sdlab.sweep.cell import Cell
 from sdlab.sweep.pairs import pairs
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
-
-_BETTER, _WORSE = "✓", "✗"
-_FALSE = 0.05  # expected share of marks that are there by chance
 
 
 def make_differences(plan: Plan, rows: Sequence[Row]) -> Table | None:
@@ -29,26 +27,19 @@ def make_differences(plan: Plan, rows: Sequence[Row]) -> Table | None:
     names = [name for name, column in texts.items() if len(set(column)) > 1]
     words, numbers = ([name for name in names if (name in NUMBERS) is number] for number in (False, True))
     judged = _judged(plan, found)
-    return Table(
-        f"{plan.name}: differences in {plan.compare}",
-        (
-            *words,
-            plan.compare,
-            *numbers,
-            *(f"Δ {m.label} {'↓' if m.better == 'lower' else '↑'}" for m in plan.measures),
-        ),
-        tuple(
-            (
-                *(Field(texts[name][i]) for name in words),
-                Field(" − ".join(_value(row.cell, axis, option) for row in (other, first))),
-                *(Field(texts[name][i]) for name in numbers),
-                *(_change(metric, *judged[metric.name][i]) for metric in plan.measures),
-            )
-            for i, (first, other) in enumerate(found)
-        ),
-        _caption(plan, len(found)),
-        left=len(words) + 1,
+    settings = {name: _settings(name, texts[name]) for name in names}
+    changes = [" − ".join(_value(row.cell, axis, option) for row in (other, first)) for first, other in found]
+    columns = (
+        *(settings[name] for name in words),
+        _settings(plan.compare, changes),
+        *(settings[name] for name in numbers),
+        *(changes_of(metric, judged[metric.name]) for metric in plan.measures),
     )
+    return Table(f"{plan.name}: differences in {plan.compare}", columns, _caption(plan, len(found)))
+
+
+def _settings(name: str, texts: Sequence[str]) -> Column:
+    return Column(name, name, tuple(texts), tuple(map(Field, texts)), left=name not in NUMBERS)
 
 
 def _without(cell: Cell, axis: str, option: str) -> Cell:
@@ -64,30 +55,11 @@ def _value(cell: Cell, axis: str, option: str) -> str:
     return str(cell.complete()[axis].get(option, "default")) if option else AXES[axis](Row("", cell))
 
 
-def _judged(plan: Plan, pairs: Sequence[tuple[Row, Row]]) -> dict[str, list[tuple[Standing, bool]]]:
-    """The difference of each pair in each metric, and whether it is distinguishable among all of them."""
-    from scipy.stats import false_discovery_control  # slow to import
-
-    found = {
-        metric.name: [difference(metric, other, first, plan.units) for first, other in pairs]
-        for metric in plan.measures
-    }
-    adjusted = iter(false_discovery_control([one.p for column in found.values() for one in column]))
-    return {name: [(one, float(next(adjusted)) <= _FALSE) for one in column] for name, column in found.items()}
-
-
-def _change(metric: Metric, found: Standing, distinguishable: bool) -> Field:
-    """`"+0.012±.004"`, marked as better, worse or neither."""
-    text = f"{found.difference:+.{metric.digits}f}±{found.error:.{metric.digits}f}".replace("±0.", "±.")
-    if not distinguishable:
-        return Field(text, TIE)
-    return Field(text, _BETTER if (found.difference < 0) is (metric.better == "lower") else _WORSE)
+def _judged(plan: Plan, pairs: Sequence[tuple[Row, Row]]) -> dict[str, list[Judged]]:
+    """The difference of each pair in each metric, judged among all of them."""
+    return judge({m.name: [difference(m, other, first, plan.units) for first, other in pairs] for m in plan.measures})
 
 
 def _caption(plan: Plan, count: int) -> tuple[str, ...]:
-    return (
-        f"{_BETTER} better, {_WORSE} worse, {TIE} not distinguishable. Of the marks on these "
-        f"{count * len(plan.measures)} differences, at most {_FALSE:.0%} are expected to be wrong (false-discovery "
-        "rate, Benjamini and Hochberg 1995). ± one standard error of the difference. Both cells of a row use the same "
-        "noise and prompts, so differences are paired.",
-    )
+    same = "Both cells of a row use the same noise and prompts, so differences are paired."
+    return (f"{legend(count * len(plan.measures), plan.measures)} {same}",)

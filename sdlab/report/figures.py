@@ -19,7 +19,7 @@ from sdlab.system.text import shown
 # For functions that draw: names may contain $, which would start a formula, or be LaTeX in the user's settings.
 literal_text = rc_context({"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False})
 _MOST_TICKS = 12
-_CLOSEST = 1.1  # ratio of neighbouring ticks; the labels of closer ones would overlap
+_CLOSEST = 0.035  # distance of neighbouring ticks, as a share of all; the labels of closer ones would overlap
 
 
 def log_axis(axis: Axis, ticks: Collection[float] = ()) -> None:
@@ -30,8 +30,9 @@ def log_axis(axis: Axis, ticks: Collection[float] = ()) -> None:
     """
     (axis.axes.set_xscale if isinstance(axis, XAxis) else axis.axes.set_yscale)("log")
     kept: list[float] = []
+    closest = max(1.1, (max(ticks) / min(ticks)) ** _CLOSEST) if ticks else 1.0
     for tick in sorted(ticks, reverse=True):
-        if not kept or tick * _CLOSEST < kept[-1]:
+        if not kept or tick * closest < kept[-1]:
             kept.append(tick)
     few = 0 < len(kept) <= _MOST_TICKS
     axis.set_major_locator(FixedLocator(kept[::-1]) if few else LogLocator(base=10, subs=(1, 2, 5)))

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 
 from sdlab.metrics import Metric
 from sdlab.report.figures import literal_text, log_axis, save, tidy
+from sdlab.report.shown import on_log_axis
 from sdlab.report.statistics import standard_error
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
@@ -112,7 +113,6 @@ def _label(axes: Axes, plan: Plan, metric: Metric, rows: Sequence[Row], across: 
     if across.log and all(across.of(row) > 0 for row in rows):
         log_axis(axes.xaxis, {across.of(row) for row in rows})
     values = [row.metrics[metric.name] for row in rows]
-    # Distances can differ by orders of magnitude. Means over images are easier to read on a linear scale.
-    if (metric.powers or not metric.per_image) and values and min(values) > 0 and max(values) > 20 * min(values):
+    if on_log_axis(metric, values):
         log_axis(axes.yaxis)
     tidy(axes)

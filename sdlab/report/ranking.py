@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sdlab.metrics import Metric
+from sdlab.report.columns import BEST, TIE
 from sdlab.report.figures import literal_text, log_axis, save, tidy
+from sdlab.report.looks import standings_of
 from sdlab.report.shown import name_of
-from sdlab.report.statistics import standard_error, standings
-from sdlab.report.table import BEST, TIE
+from sdlab.report.statistics import standard_error
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
 
@@ -62,7 +63,7 @@ def plot_ranking(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], re
     figure = Figure(figsize=(max(4.6 * len(shown), 6), 1.9 + 0.19 * longest), layout="constrained")
     panes = figure.subplots(1, max(len(shown), 1), squeeze=False).flat
     for axes, panel in zip(panes, shown, strict=False):
-        _draw(axes, plan, metric, panel, rows)
+        _draw(axes, plan, metric, panel, rows, real)
         axes.set_ylim(longest - 0.5, -0.8)  # the best on top, and the same row spacing in all panels
     title = f"{plan.name}: {metric.label}, {metric.better} is better"
     title += "" if real is None else f"; real renders: {metric.text(real)}"
@@ -72,13 +73,18 @@ def plot_ranking(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], re
     save(figure, path, dpi=120)
 
 
-def _draw(axes: Axes, plan: Plan, metric: Metric, panel: Panel, rows: Sequence[Row]) -> None:
-    found = zip(panel.rows, standings(metric, panel.rows, plan.units), strict=True)
-    placed = [(row, standing) for row, standing in found if standing is not None]
-    placed.sort(key=lambda one: one[0].metrics[metric.name], reverse=metric.better == "higher")
+def _draw(axes: Axes, plan: Plan, metric: Metric, panel: Panel, rows: Sequence[Row], real: float | None) -> None:
+    placed = list(
+        zip(
+            panel.rows,
+            standings_of(plan, metric, panel.rows, {metric.name: [real]} if real is not None else {}),
+            strict=True,
+        )
+    )
+    placed.sort(key=lambda one: _behind(metric, one[0], real))
     labels = []
     for place, (row, standing) in enumerate(placed):
-        ahead = standing.best or standing.ties
+        ahead = standing is not None and (standing.best or standing.ties)
         axes.errorbar(
             row.metrics[metric.name],
             place,
@@ -89,7 +95,8 @@ def _draw(axes: Axes, plan: Plan, metric: Metric, panel: Panel, rows: Sequence[R
             markersize=4.5,
             elinewidth=1,
         )
-        labels.append(f"{_label(row, panel, rows)} {BEST if standing.best else TIE if standing.ties else ' '}")
+        mark = " " if standing is None or not ahead else BEST if standing.best else TIE
+        labels.append(f"{_label(row, panel, rows)} {mark}")
     axes.set_title(panel.title, loc="left", fontsize=10)
     axes.set_yticks(range(len(labels)), labels, fontsize=7.5)
     values = [row.metrics[metric.name] for row, _ in placed]
@@ -98,6 +105,12 @@ def _draw(axes: Axes, plan: Plan, metric: Metric, panel: Panel, rows: Sequence[R
     axes.tick_params(axis="x", labelsize=8)
     axes.tick_params(axis="y", length=0)
     tidy(axes, hidden=("top", "right", "left"))
+
+
+def _behind(metric: Metric, row: Row, real: float | None) -> float:
+    """A key that sorts the best row first."""
+    value = row.metrics[metric.name]
+    return -value if metric.better == "higher" else value if metric.better == "lower" else abs(value - (real or 0.0))
 
 
 def _key() -> list[Line2D]:

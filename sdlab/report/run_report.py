@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,19 +13,26 @@ from PIL import Image
 from rich.console import Console
 
 from sdlab.metrics import Metric
+from sdlab.report.columns import Table
 from sdlab.report.contact_sheet import Strip, contact_sheet
 from sdlab.report.differences import make_differences
+from sdlab.report.factors import factors, make_factors, summary
+from sdlab.report.machine import csv_text
+from sdlab.report.markdown import markdown
+from sdlab.report.page.data import page_data
+from sdlab.report.page.document import document
 from sdlab.report.shown import Pair, is_crowded, trade_offs
-from sdlab.report.stored_run import StoredRun, read_run
-from sdlab.report.table import Table, csv_text, make_table
+from sdlab.report.stored_run import StoredRun, opened_run
+from sdlab.report.table import make_table
+from sdlab.report.terminal import print_table
 from sdlab.sweep.cell import Cell, digest
 from sdlab.sweep.plan import Plan
-from sdlab.sweep.run import STORE
-from sdlab.sweep.store import Row, Store
-from sdlab.system.console import line, show_table
-from sdlab.system.errors import RunError, UsageError
+from sdlab.sweep.store import Row
+from sdlab.system.console import line
+from sdlab.system.errors import RunError
 from sdlab.system.files import file_words, make_folder, replacing
 
+PAGE = "report.html"
 _DRAWN = "report"  # the note in the store that records the contents of the report files
 
 
@@ -36,12 +45,10 @@ def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]
         UsageError: the directory has no results.
         RunError: the store is damaged, or a file cannot be written.
     """
-    if not (directory / STORE).is_file():
-        raise UsageError(f"{directory} has no results: {STORE} is missing")
     unwritten: list[RunError] = []
-    with Store(directory / STORE) as store:
-        run = read_run(store)
-        tables = [make_table(run.plan, run.rows, run.real), *filter(None, [make_differences(run.plan, run.rows)])]
+    with opened_run(directory) as run:
+        store = run.store
+        tables = [_table(run), *filter(None, [make_differences(run.plan, run.rows)])]
         files = list(_files(run, tables, directory))
         paths = [path for group, _ in files for path in group]
         drawn = digest([run.plan.model_dump_json(), [(row.key, row.created) for row in run.rows]])
@@ -52,11 +59,19 @@ def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]
     for note in run.notes:
         line(console, f"note: {note}")
     for table in tables:
-        show_table(console, table.rich())
+        print_table(console, table)
+    line(console, f"report: {directory / PAGE}")
     if unwritten:
         others = f"; {len(unwritten) - 1} more files cannot be written either" if unwritten[1:] else ""
         raise RunError(f"{unwritten[0]}{others}")
     return paths
+
+
+def _table(run: StoredRun) -> Table:
+    """The table of results and, if several settings vary, a line on how much each of them matters."""
+    table = make_table(run.plan, run.rows, run.real)
+    found = make_factors(run.plan, run.rows) if len(factors(run.rows)) > 1 else None
+    return table if found is None else replace(table, caption=(*table.caption, summary(run.plan, found)))
 
 
 def _write(functions: Iterable[Callable[[], object]]) -> Iterator[RunError]:
@@ -72,9 +87,10 @@ def _files(run: StoredRun, tables: list[Table], directory: Path) -> Iterator[tup
     """The files of the report, with the functions that write them."""
     plan, rows = run.plan, run.rows
     path = directory / "table.csv"
-    yield [path], partial(_write_text, path, csv_text(plan, rows))
+    yield [path], partial(_write_text, path, csv_text(tables[0]))
     for name, table in zip(("table.md", "differences.md"), tables, strict=False):
-        yield [directory / name], partial(_write_text, directory / name, table.markdown())
+        yield [directory / name], partial(_write_text, directory / name, markdown(table))
+    yield [directory / PAGE], partial(_write_page, directory / PAGE, run, tables[0])
     if any(run.pictures(row) for row in rows):
         path = directory / "contact_sheet.png"
         yield [path], partial(_draw_sheet, path, run)
@@ -93,6 +109,10 @@ def _files(run: StoredRun, tables: list[Table], directory: Path) -> Iterator[tup
 def _write_text(path: Path, text: str) -> None:
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def _write_page(path: Path, run: StoredRun, table: Table) -> None:
+    _write_text(path, document(table.title, page_data(run, table)))
 
 
 def _plot(path: Path, run: StoredRun, metric: Metric) -> None:
@@ -116,11 +136,15 @@ def _plot_trade_off(path: Path, run: StoredRun, pair: Pair) -> None:
 def _drawing(path: Path) -> Iterator[None]:
     """Report values that cannot be drawn, such as 1e308 on a logarithmic axis. Matplotlib raises anything on those.
 
+    What Matplotlib and NumPy warn of is not printed.
+
     Raises:
         RunError: instead of any other error.
     """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except (ArithmeticError, ValueError, TypeError, LookupError, MemoryError) as error:
         raise RunError(f"{path} cannot be drawn: {type(error).__name__}: {error}") from error
 

@@ -21,12 +21,17 @@ _SPLITS = 200
 def corrected_best(metric: Metric, rows: Sequence[Row], units: Sequence[int] = ()) -> float | None:
     """The value of the cell that is best on one half of the units, measured on the other half; the mean over splits.
 
-    None for fewer than two cells, or without enough units.
+    None for fewer than two cells, without enough units, or if neither lower nor higher values are better.
     """
     rows = [row for row in rows if math.isfinite(row.metrics.get(metric.name, math.nan))]
     found = [of_units(metric, row, units) for row in rows]
     values = [one[0] for one in found if one is not None and one.shape[1] >= jackknife.FEWEST]
-    if len(rows) < 2 or len(values) < len(rows) or len({len(one) for one in values}) > 1:
+    if (
+        metric.better == "nearer to real"
+        or len(rows) < 2
+        or len(values) < len(rows)
+        or len({len(one) for one in values}) > 1
+    ):
         return None
     sign = -1.0 if metric.better == "lower" else 1.0
     scores = sign * np.stack(values)

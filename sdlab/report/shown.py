@@ -23,6 +23,16 @@ def trade_offs(plan: Plan) -> list[Pair]:
     return [(gain, loss) for gain in gains for loss in plan.measures if loss.name in _INPUT]
 
 
+def on_log_axis(metric: Metric, values: Sequence[float]) -> bool:
+    """Whether the values of a metric are shown on a logarithmic axis.
+
+    Distances can differ by orders of magnitude. Means over images are easier to read on a linear scale.
+    """
+    return (
+        (metric.powers or not metric.per_image) and bool(values) and min(values) > 0 and max(values) > 20 * min(values)
+    )
+
+
 def is_crowded(rows: Sequence[Row]) -> bool:
     """Whether a plot with one line per sampler, grid and guidance would have too many lines."""
     strengths = {row.cell.strength for row in rows}

@@ -12,16 +12,45 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdlab.metrics import Metric, jackknife
 from sdlab.report.simultaneous import critical_value
-from sdlab.sweep.store import Row
 
 _CONFIDENCE = 0.95
 _QUANTILE = (1 + _CONFIDENCE) / 2
+
+
+class Measured(Protocol):
+    """The measurements of one cell, or of one folder of pictures, by metric."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The values."""
+        ...
+
+    @property
+    def stderr(self) -> dict[str, float]:
+        """Standard errors."""
+        ...
+
+    @property
+    def per_image(self) -> dict[str, NDArray[np.floating]]:
+        """The values of the images, (N,) each."""
+        ...
+
+    @property
+    def replicates(self) -> dict[str, NDArray[np.floating]]:
+        """The jackknife's replicates, (2, U) each."""
+        ...
+
+    @property
+    def ok(self) -> bool:
+        """Whether there are values."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -41,34 +70,126 @@ class Standing:
         return not self.best and self.low <= 0 <= self.high
 
 
-def standings(metric: Metric, rows: Sequence[Row], units: Sequence[int] = ()) -> list[Standing | None]:
+def standings(
+    metric: Metric,
+    rows: Sequence[Measured],
+    units: Sequence[int] = (),
+    among: Sequence[Measured] | None = None,
+    real: float | None = None,
+    looks: int = 1,
+    finalists: bool = False,
+) -> list[Standing | None]:
     """The difference of each row from the best; None for rows without a value. Among equal best rows it is the first.
 
-    The 95 % intervals hold for all pairs of rows at once, and so for the row that happens to be the best.
+    The 95 % intervals hold for all pairs of rows at once, and so for the row that happens to be the best. If `rows`
+    were selected from more, `among`, they hold for all pairs of those.
+
+    If values nearer to that of `real` pictures are better, the differences are those of the distances to it. Without
+    that value no row is the best, and all are None.
+
+    Rows may have different numbers of images, as in a sweep that stops early. Two rows are compared on the images that
+    both have, among all rows with at least as many. With several `looks` at the data, each has an equal part of the
+    5 %, so that the intervals hold for all looks together (alpha spending, Lan and DeMets 1983,
+    doi:10.1093/biomet/70.3.659, by Bonferroni's inequality). With `finalists` the best is one of the rows with the most
+    images.
     """
+    among = among or rows
+    if metric.better == "nearer to real":
+        if real is None:
+            return [None] * len(rows)
+        rows, among = ([Nearness(metric, row, real) for row in some] for some in (rows, among))
     values = [row.metrics.get(metric.name, math.nan) for row in rows]
     finite = [i for i, value in enumerate(values) if math.isfinite(value)]
     if not finite:
         return [None] * len(rows)
-    best = (min if metric.better == "lower" else max)(finite, key=lambda i: values[i])
-    critical = _critical(metric, [rows[i] for i in finite], units)
+    most = max(_images(metric, rows[i]) for i in finite) if finalists else 0
+    last = [i for i in finite if _images(metric, rows[i]) >= most]
+    best = (max if metric.better == "higher" else min)(last, key=lambda i: values[i])
+    compared_with = [row for row in among if math.isfinite(row.metrics.get(metric.name, math.nan))]
+    apart = _Critical(metric, compared_with, units, looks)
     found: list[Standing | None] = [None] * len(rows)
     for i in finite:
-        compared = difference(metric, rows[i], rows[best], units, critical)
+        images = min(_images(metric, one) for one in (rows[i], rows[best]))
+        compared = difference(metric, rows[i], rows[best], units, apart.of(images))
         found[i] = Standing(0.0, 0.0, 0.0, best=True) if i == best else compared
     return found
 
 
+class _Critical:
+    """The critical values for comparisons on so many images, each computed once."""
+
+    def __init__(self, metric: Metric, rows: Sequence[Measured], units: Sequence[int], looks: int) -> None:
+        self._metric, self._rows, self._units = metric, rows, units
+        self._confidence = confidence(looks)
+        self._known: dict[int, float] = {}
+
+    def of(self, images: int) -> float:
+        """The critical value for rows with at least so many images, judged by the first of them."""
+        if images not in self._known:
+            rows = [row for row in self._rows if _images(self._metric, row) >= images]
+            alike = [first_images(self._metric, row, images) for row in rows]
+            self._known[images] = critical_errors(self._metric, alike, self._units, self._confidence)
+        return self._known[images]
+
+
+def confidence(looks: int) -> float:
+    """The confidence of the intervals of one of several looks, so that all of them hold together at 95 %."""
+    return 1 - (1 - _CONFIDENCE) / looks
+
+
+def first_images(metric: Metric, row: Measured, images: int) -> Measured:
+    """The row with its first images alone, or as it is if it has no more."""
+    return row if _images(metric, row) <= images else _FirstImages(metric, row, images)
+
+
+def _images(metric: Metric, row: Measured) -> int:
+    """The number of images with a value, 0 for a metric of the whole set."""
+    return len(row.per_image.get(metric.name, ()))
+
+
+class _FirstImages:
+    """A row whose metric is the mean over its first images. What is added to the mean of all of them stays."""
+
+    def __init__(self, metric: Metric, row: Measured, images: int) -> None:
+        values = row.per_image[metric.name].astype(np.float64)
+        shift = row.metrics[metric.name] - float(values.mean())
+        self.ok = row.ok
+        self.per_image: dict[str, NDArray[np.floating]] = {metric.name: values[:images]}
+        self.metrics = {metric.name: shift + float(values[:images].mean())}
+        self.stderr = {metric.name: jackknife.standard_error(values[None, :images])} if images > 1 else {}
+        self.replicates = dict[str, NDArray[np.floating]]()
+
+
+class Nearness:
+    """A row whose metric is its distance to the value of real pictures.
+
+    The values of the images become their share of the distance, which is linear in them. Its error is that of the
+    value.
+    """
+
+    def __init__(self, metric: Metric, row: Measured, real: float) -> None:
+        value = row.metrics.get(metric.name, math.nan)
+        side = -1.0 if value < real else 1.0
+        self.ok, self.stderr = row.ok, row.stderr
+        self.metrics = {metric.name: abs(value - real)}
+        self.per_image = {name: side * (one - real) for name, one in row.per_image.items() if name == metric.name}
+        self.replicates = dict[str, NDArray[np.floating]]()  # means over images have none
+
+
 def difference(
-    metric: Metric, row: Row, other: Row, units: Sequence[int] = (), critical: float | None = None
+    metric: Metric, row: Measured, other: Measured, units: Sequence[int] = (), critical: float | None = None
 ) -> Standing:
     """`row` − `other`, with an interval of ± `critical` standard errors; by default 95 % for this pair alone.
 
     Both cells use the same noise and prompts, so the difference is paired unit by unit and follows Student's t. Values
     without units are taken as independent and normal. Without standard errors only equal values tie.
+
+    If one cell has more images than the other, only those that both have count.
     """
     from scipy.special import ndtr, ndtri, stdtr, stdtrit  # slow to import
 
+    if images := min(_images(metric, one) for one in (row, other)):
+        row, other = (first_images(metric, one, images) for one in (row, other))
     mean = row.metrics[metric.name] - other.metrics[metric.name]
     a, b = (of_units(metric, one, units) for one in (row, other))
     if a is not None and b is not None and a.shape == b.shape:
@@ -84,7 +205,7 @@ def difference(
     return Standing(mean, mean - margin, mean + margin, error=error, p=2 * tail if mean and error < math.inf else 1.0)
 
 
-def standard_error(metric: Metric, row: Row, units: Sequence[int] = ()) -> float | None:
+def standard_error(metric: Metric, row: Measured, units: Sequence[int] = ()) -> float | None:
     """The standard error of the row's value, or None if it has none."""
     values = of_units(metric, row, units)
     if values is None or values.shape[1] < 2:
@@ -92,35 +213,37 @@ def standard_error(metric: Metric, row: Row, units: Sequence[int] = ()) -> float
     return metric.error(jackknife.standard_error(values), values.shape[1])
 
 
-def interval(metric: Metric, row: Row, units: Sequence[int] = ()) -> tuple[float, float] | None:
-    """The 95 % interval of the row's value, or None without a standard error.
+def interval(metric: Metric, row: Measured, units: Sequence[int] = (), looks: int = 1) -> tuple[float, float] | None:
+    """The 95 % interval of the row's value, or None without a standard error. It holds for all `looks` together.
 
     It is Student's, or for a share Wilson's with as many trials as the standard error stands for.
     """
     from scipy.special import ndtri, stdtrit
 
     values, value = of_units(metric, row, units), row.metrics[metric.name]
+    level = (1 + confidence(looks)) / 2
     if values is None or values.shape[1] < 2:
         error = row.stderr.get(metric.name)
-        return None if error is None else (value - ndtri(_QUANTILE) * error, value + ndtri(_QUANTILE) * error)
+        return None if error is None else (value - ndtri(level) * error, value + ndtri(level) * error)
     error, count = jackknife.standard_error(values), values.shape[1]
-    quantile = float(stdtrit(count - 1, _QUANTILE))
+    quantile = float(stdtrit(count - 1, level))
     if not metric.share:
         return value - quantile * error, value + quantile * error
-    trials = value * (1 - value) / error**2 if error else count
+    value = min(max(float(values.mean()), 0.0), 1.0)  # which rounding may have made 1 though some images are below
+    trials = value * (1 - value) / error**2 if error and 0 < value < 1 else count
     weight = quantile**2 / trials
     middle = (value + weight / 2) / (1 + weight)
     half = math.sqrt(value * (1 - value) * weight + weight**2 / 4) / (1 + weight)
     return middle - half, middle + half
 
 
-def extrapolated(metric: Metric, row: Row) -> float | None:
-    """The row's value extrapolated to infinitely many images, for a metric that is biased for few; otherwise None."""
+def extrapolated(metric: Metric, row: Measured) -> float | None:
+    """The row's value extrapolated to infinitely many images, for a metric whose bias falls as 1/n; otherwise None."""
     found = row.replicates.get(metric.name)
-    return float(found[0].mean()) if metric.biased and found is not None else None
+    return float(found[0].mean()) if metric.extrapolates and found is not None else None
 
 
-def of_units(metric: Metric, row: Row, units: Sequence[int] = ()) -> NDArray[np.floating] | None:
+def of_units(metric: Metric, row: Measured, units: Sequence[int] = ()) -> NDArray[np.floating] | None:
     """The values of the units, (1, U), or the jackknife's replicates of a metric of the whole set, (2, U).
 
     The mean of the first row is the value, or the value extrapolated to infinitely many images.
@@ -128,20 +251,22 @@ def of_units(metric: Metric, row: Row, units: Sequence[int] = ()) -> NDArray[np.
     values = row.per_image.get(metric.name)
     if values is None:
         return row.replicates.get(metric.name)
-    values = np.asarray(values, dtype=np.float64)
+    values, units = np.asarray(values, dtype=np.float64), units[: len(values)]
     if len(units) != len(values) or not jackknife.FEWEST <= len(set(units)) < len(values):
         return values[None]  # from fewer prompts nothing follows for others, and the images are the units
     sums = np.bincount(units, values - values.mean())
     return (values.mean() + sums * len(sums) / len(values))[None]
 
 
-def _critical(metric: Metric, rows: Sequence[Row], units: Sequence[int]) -> float:
+def critical_errors(
+    metric: Metric, rows: Sequence[Measured], units: Sequence[int], confidence: float = _CONFIDENCE
+) -> float:
     """How many standard errors apart two rows must be to be told apart."""
     from scipy.special import ndtri
 
     found = [of_units(metric, row, units) for row in rows]
     values = [one[0] for one in found if one is not None and one.shape[1] > 1]
     if len(values) == len(rows) and len({len(one) for one in values}) == 1:
-        return critical_value(np.stack(values), _CONFIDENCE)
+        return critical_value(np.stack(values), confidence)
     pairs = max(1, math.comb(len(rows), 2))
-    return float(ndtri(1 - (1 - _CONFIDENCE) / (2 * pairs)))
+    return float(ndtri(1 - (1 - confidence) / (2 * pairs)))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +14,12 @@ from pydantic import TypeAdapter
 from sdlab.metrics import METRICS
 from sdlab.sweep.document import Extra
 from sdlab.sweep.plan import Plan
-from sdlab.sweep.run import REAL, read_plan
+from sdlab.sweep.run import REAL, STORE, read_plan
 from sdlab.sweep.store import Damaged, Row, Store
+from sdlab.system.errors import UsageError
 
 _REAL = TypeAdapter(dict[str, tuple[float, float]])
+_LARGEST = 1e100  # of a value of an image
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,20 @@ class StoredRun:
             return None
 
 
+@contextmanager
+def opened_run(directory: Path) -> Iterator[StoredRun]:
+    """The run in a run directory, open inside the block.
+
+    Raises:
+        UsageError: the directory has no results.
+        RunError: the store or the plan in it is damaged.
+    """
+    if not (directory / STORE).is_file():
+        raise UsageError(f"{directory} has no results: {STORE} is missing")
+    with Store(directory / STORE) as store:
+        yield read_run(store)
+
+
 def read_run(store: Store) -> StoredRun:
     """The run in a store.
 
@@ -65,7 +84,7 @@ def read_run(store: Store) -> StoredRun:
         try:
             row = store.row(key)
             if row is not None:
-                _check(row, plan.images)
+                _check(row, plan)
         except Damaged as error:
             row = Row(key, cell, reason=f"cannot be read: {error}")
             notes.append(f"the values of {cell.label} cannot be read: {error}")
@@ -79,15 +98,19 @@ def read_run(store: Store) -> StoredRun:
     return StoredRun(store, plan, rows, real, dict.fromkeys(notes))
 
 
-def _check(row: Row, images: int) -> None:
-    """Whether the values are of this run.
+def _check(row: Row, plan: Plan) -> None:
+    """Whether the values are of this run, and can be measurements.
 
     Raises:
-        Damaged: their number is another.
+        Damaged: their number is another, or one is not finite or too large to be squared.
     """
+    images = plan.images if plan.until is None else min(row.images, plan.images)
     wrong = [name for name, values in row.per_image.items() if len(values) != images]
     if wrong:
         raise Damaged(f"{wrong[0]} has {len(row.per_image[wrong[0]])} values for {images} images")
     for name, values in row.replicates.items():
         if values.shape[0] != 2 or not 2 <= values.shape[1] <= images:
             raise Damaged(f"{name} has {values.shape[0]} × {values.shape[1]} replicates for {images} images")
+    for name, values in (*row.per_image.items(), *row.replicates.items()):
+        if not (np.abs(values.astype(np.float64)) <= _LARGEST).all():
+            raise Damaged(f"{name} has values that are not finite or above {_LARGEST:g}")

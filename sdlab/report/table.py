@@ -1,32 +1,29 @@
-"""The table of results, for the terminal, as Markdown and as CSV."""
+"""The table of results: one row per cell, with the settings, the metrics and the costs."""
 
 from __future__ import annotations
 
-import csv
-import html
-import io
-import itertools
+import json
 import math
-import re
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
-
-from rich import box
-from rich.console import Group
-from rich.table import Table as RichTable
-from rich.text import Text
+from typing import Any
 
 from sdlab.metrics import Metric
-from sdlab.report.statistics import Standing, extrapolated, interval, standard_error, standings
+from sdlab.metrics.base import ARROWS
+from sdlab.registry import Registry
+from sdlab.report.columns import BEST, TIE, Column, Field, Table, Value
+from sdlab.report.looks import standings_of
+from sdlab.report.statistics import Measured, Standing, extrapolated, interval, standard_error
 from sdlab.report.verdict import verdicts
+from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER
+from sdlab.sweep.cell import Choice
+from sdlab.sweep.document import Until
 from sdlab.sweep.plan import Plan
+from sdlab.sweep.provenance import OTHER_WORK
 from sdlab.sweep.store import Row
-from sdlab.system.text import shown
+from sdlab.system.other_work import UNDISTURBED
 
-BEST, TIE = "★", "≈"
-_MARKS = f"{BEST} best, {TIE} not distinguishable from the best at 95 % confidence for all rows at once"
+MARKS = f"{BEST} best, {TIE} not distinguishable from the best at 95 % confidence for all rows at once"
 AXES: dict[str, Callable[[Row], str]] = {
     "sampler": lambda row: row.cell.sampler.label,
     "grid": lambda row: row.cell.grid.label,
@@ -35,118 +32,205 @@ AXES: dict[str, Callable[[Row], str]] = {
     "steps": lambda row: str(row.cell.steps),
     "strength": lambda row: "" if row.cell.strength is None else f"{row.cell.strength:g}",
 }
-_SHORT, _WIDEST = 24, 60  # characters of a column: up to these it is never folded, and always folded
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 NUMBERS = ("budget", "steps", "strength")  # the axes whose columns are aligned to the right
-_COSTS: dict[str, Callable[[Row], str]] = {
-    "passes": lambda row: _number(row.network_passes, "{:.4g}"),
-    "s/image": lambda row: _number(row.seconds_per_image, "{:#.3g}"),
-    "ms/pass": lambda row: _number(row.ms_per_pass, "{:#.3g}"),
-    "net %": lambda row: _number(100 * row.network_share, "{:.0f}"),
+CHOICES = {"sampler": SAMPLER, "grid": GRID, "guidance": GUIDANCE}  # the axes with options
+DISTURBED = "~"
+_COSTS: dict[str, tuple[str, Callable[[Row], str]]] = {
+    "network_passes": ("passes", lambda row: _number(row.network_passes, "{:.4g}")),
+    "seconds_per_image": ("s/image", lambda row: _number(row.seconds_per_image, "{:#.3g}")),
+    "ms_per_pass": ("ms/pass", lambda row: _number(row.ms_per_pass, "{:#.3g}")),
+    "network_share": ("net %", lambda row: _number(100 * row.network_share, "{:.0f}")),
 }
 
 
-@dataclass(frozen=True)
-class Field:
-    """One field of a table. `mark` is a star, a tie sign or empty."""
+def make_table(
+    plan: Plan,
+    rows: Sequence[Row],
+    real: Mapping[str, Sequence[float]] = MappingProxyType({}),
+    among: Sequence[Row] | None = None,
+) -> Table:
+    """One row per cell, in the order of `rows`.
 
-    text: str
-    mark: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the settings that differ between rows. The caption has the shared settings and the legend."""
-
-    title: str
-    headers: tuple[str, ...]
-    rows: tuple[tuple[Field, ...], ...]
-    caption: tuple[str, ...]
-    left: int  # the number of left-aligned columns
-
-    def rich(self) -> Group:
-        """The table for the terminal."""
-        table = RichTable(
-            box=box.SIMPLE_HEAD, padding=0, show_edge=False, title=Text(shown(self.title)), title_justify="left"
-        )
-        columns = [
-            _Column(header, [row[i] for row in self.rows], i < self.left) for i, header in enumerate(self.headers)
-        ]
-        for column in columns:
-            table.add_column(column.heading, min_width=column.least, overflow="fold", max_width=_WIDEST)
-        for previous, row in itertools.pairwise((None, *self.rows)):
-            if row is not None:
-                if previous and previous[0] != row[0]:
-                    table.add_row()
-                table.add_row(*(column.text(one) for column, one in zip(columns, row, strict=True)))
-        return Group(table, Text(), *(Text(shown(line), style="dim") for line in self.caption))
-
-    def markdown(self) -> str:
-        """The table as a Markdown document."""
-        rule = [":--" if i < self.left else "--:" for i in range(len(self.headers))]
-        marked = [[(_literal(_marked(one)), one.mark == BEST) for one in row] for row in self.rows]
-        body = [[f"**{text}**" if best else text for text, best in row] for row in marked]
-        lines = [" | ".join(cells) for cells in (map(_literal, self.headers), rule, *body)]
-        caption = _paragraphs([_literal(line) for line in self.caption])
-        return "\n".join([f"# {_literal(self.title)}", "", *(f"| {line} |" for line in lines), "", *caption, ""])
-
-
-def make_table(plan: Plan, rows: Sequence[Row], real: Mapping[str, Sequence[float]] = MappingProxyType({})) -> Table:
-    """One row per cell, in the order of `rows`; `real` maps metrics to value and standard error on real pictures."""
+    Args:
+        plan: the plan of the run.
+        rows: the cells that are shown.
+        real: metrics to value and standard error on real pictures.
+        among: all cells of the run, if `rows` are some of them. The best is that of `rows`, and intervals hold for all.
+    """
+    among = rows if among is None else among
     metrics = plan.measures
-    ranked = {metric.name: standings(metric, rows, plan.units) for metric in metrics}
-    varying = [name for name, text in AXES.items() if len({text(row) for row in rows}) > 1 or name == "sampler"]
-    headers = (
-        *varying,
-        "passes",
-        *(f"{metric.label} {'↓' if metric.better == 'lower' else '↑'}" for metric in metrics),
-        *list(_COSTS)[1:],
-    )
-    body = tuple(
-        (
-            *(Field(AXES[name](row)) for name in varying),
-            Field(_COSTS["passes"](row)),
-            *(_value(plan, metric, row, ranked[metric.name][i]) for metric in metrics),
-            *(Field(text(row)) for text in list(_COSTS.values())[1:]),
-        )
-        for i, row in enumerate(rows)
-    )
-    names = [_name(row, varying) for row in rows]
-    caption = _caption(plan, rows, varying, real)
+    ranked = {m.name: standings_of(plan, m, rows, real, among) for m in metrics}
+    varying = varying_axes(rows)
+    settings = [_setting(name, rows, name in varying) for name in AXES]
+    passes, *costs = (_cost(name, rows) for name in _COSTS)
+    values = [
+        column
+        for metric in metrics
+        for column in measured(metric, rows, plan.units, ranked[metric.name], len(plan.looks))
+    ]
+    status = [
+        _column("status", ["ok" if row.ok else "failed" for row in rows], people=False),
+        _column("reason", [row.reason for row in rows], people=False),
+        _column("key", [row.key for row in rows], people=False),
+    ]
+    names = [name_of(row, varying) for row in rows]
+    caption = _caption(plan, rows, varying, real, len(among))
     caption = (*caption[:2], *verdicts(plan, rows, names, ranked), *caption[2:])
-    return Table(plan.name, headers, body, caption, left=len(set(varying) - set(NUMBERS)))
+    return Table(
+        plan.name, (*settings, *_options(rows), *_counts(plan, rows), passes, *values, *costs, *status), caption
+    )
 
 
-def _name(row: Row, varying: Sequence[str]) -> str:
-    """`"ddim · cfg scale=3 · 10 steps"`, of the settings that differ between rows."""
+def _setting(name: str, rows: Sequence[Row], varies: bool) -> Column:
+    texts = [AXES[name](row) for row in rows]
+    values: list[Value] = [getattr(row.cell, name) for row in rows] if name in NUMBERS else [*texts]
+    return Column(name, name, tuple(values), tuple(map(Field, texts)), left=name not in NUMBERS, people=varies)
+
+
+def _counts(plan: Plan, rows: Sequence[Row]) -> list[Column]:
+    """The images of each cell, if they differ."""
+    return [] if plan.until is None else [_column("images", [row.images or None for row in rows], people=True)]
+
+
+def _options(rows: Sequence[Row]) -> list[Column]:
+    """The options of samplers, grids and guidance. Programs get those that a cell was given."""
+    found = []
+    for axis, registry in CHOICES.items():
+        choices = [getattr(row.cell, axis) for row in rows]
+        complete = [_complete(registry, choice) for choice in choices]
+        for key in dict.fromkeys(key for one in complete for key in one):
+            column = _column(f"{axis}.{key}", [_scalar(one.get(key)) for one in complete], people=False)
+            given = any(key in choice.options for choice in choices)
+            found.append(column if given else _hidden(column))
+    return found
+
+
+def _complete(registry: Registry, choice: Choice) -> dict[str, Any]:
+    """All options of a choice, or those given if this version of sdlab does not know their values."""
+    try:
+        return registry.complete(choice.name, choice.options)
+    except ValueError:
+        return dict(choice.options)
+
+
+def _hidden(column: Column) -> Column:
+    return Column(column.name, column.heading, column.values, column.fields, column.left, people=False, machine=False)
+
+
+def _scalar(value: Any) -> Value:
+    """The value of an option as in TOML if it is more than a number or a text."""
+    if value is None or isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    if isinstance(value, float):
+        return _finite(value) if not math.isinf(value) else str(value)
+    return json.dumps(value, default=str)
+
+
+def _cost(name: str, rows: Sequence[Row]) -> Column:
+    heading, text = _COSTS[name]
+    values = tuple(_finite(getattr(row, name)) for row in rows)
+    fields = tuple(Field(text(row), DISTURBED * (name == "seconds_per_image" and disturbed(row))) for row in rows)
+    return Column(name, heading, values, fields, minor=name != "network_passes")
+
+
+def disturbed(row: Row) -> bool:
+    """Whether other programs used much of the processor while the cell ran, so that its times are not facts."""
+    share = row.provenance.get(OTHER_WORK)
+    return isinstance(share, float | int) and share > UNDISTURBED
+
+
+def measured(
+    metric: Metric,
+    rows: Sequence[Measured],
+    units: Sequence[int],
+    standings: Sequence[Standing | None],
+    looks: int = 1,
+) -> list[Column]:
+    """The column of a metric for people, and those with its errors, intervals and differences for programs.
+
+    `_ci_low` and `_ci_high` are the 95 % interval of the value, for all `looks` together. Differences are from the best
+    cell, and their intervals `_low` and `_high` hold for all cells at once. `_extrapolated` is the value for
+    infinitely many images.
+    """
+    fields = tuple(_field(metric, row, units, one) for row, one in zip(rows, standings, strict=True))
+    values = tuple(_finite(row.metrics.get(metric.name, math.nan)) for row in rows)
+    known = [value is not None for value in values]
+    errors = [standard_error(metric, row, units) if ok else None for row, ok in zip(rows, known, strict=True)]
+    limits = [interval(metric, row, units, looks) if ok else None for row, ok in zip(rows, known, strict=True)]
+    more: dict[str, list[Value]] = {
+        "stderr": [None if error is None else _finite(error) for error in errors],
+        "ci_low": [None if one is None else _finite(one[0]) for one in limits],
+        "ci_high": [None if one is None else _finite(one[1]) for one in limits],
+        **({"extrapolated": [extrapolated(metric, row) for row in rows]} if metric.extrapolates else {}),
+        "difference": [None if one is None else one.difference for one in standings],
+        "low": [None if one is None else _finite(one.low) for one in standings],
+        "high": [None if one is None else _finite(one.high) for one in standings],
+        "standing": [_word(one) for one in standings],
+    }
+    return [
+        Column(metric.name, heading(metric), values, fields),
+        *(_column(f"{metric.name}_{suffix}", values, people=False) for suffix, values in more.items()),
+    ]
+
+
+def _word(standing: Standing | None) -> Value:
+    if standing is None:
+        return None
+    return "best" if standing.best else "tie" if standing.ties else "behind"
+
+
+def heading(metric: Metric) -> str:
+    """`"FID (lab) ↓"`."""
+    return f"{metric.label} {ARROWS[metric.better]}"
+
+
+def legend(metrics: Sequence[Metric]) -> str:
+    """What the errors and the arrows in the headings mean."""
+    used = [better for better in ARROWS if any(metric.better == better for metric in metrics)]
+    return ", ".join(["± one standard error", *(f"{ARROWS[better]} {better} is better" for better in used)]) + "."
+
+
+def _column(name: str, values: Sequence[Value], people: bool) -> Column:
+    left = any(isinstance(value, str) for value in values)
+    return Column(name, name, tuple(values), tuple(Field(plain(value)) for value in values), left, people=people)
+
+
+def plain(value: Value) -> str:
+    """A value as text, with six digits of a number and a dash for a missing one."""
+    return "–" if value is None else value if isinstance(value, str) else f"{value:g}"
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def varying_axes(rows: Sequence[Row]) -> list[str]:
+    """The sampler, and the other settings that differ between rows."""
+    return [name for name, text in AXES.items() if len({text(row) for row in rows}) > 1 or name == "sampler"]
+
+
+def name_of(row: Row, varying: Sequence[str]) -> str:
+    """The name of a row in sentences: `"ddim · cfg scale=3 · 10 steps"`, of the settings that differ between rows."""
     units = {"steps": " steps", "budget": " passes"}
     settings = [(name, AXES[name](row)) for name in varying]
     return " · ".join(f"{text}{units.get(name, '')}" for name, text in settings if text)
 
 
-def _value(plan: Plan, metric: Metric, row: Row, standing: Standing | None) -> Field:
-    if standing is None:
+def _field(metric: Metric, row: Measured, units: Sequence[int], standing: Standing | None) -> Field:
+    if not math.isfinite(row.metrics.get(metric.name, math.nan)):
         return Field("–" if row.ok else "failed")
-    error = standard_error(metric, row, plan.units)
-    return Field(
-        _with_error(metric, row.metrics[metric.name], error), BEST if standing.best else TIE if standing.ties else ""
-    )
+    mark = "" if standing is None else BEST if standing.best else TIE if standing.ties else ""
+    error = standard_error(metric, row, units)
+    return Field(metric.text(row.metrics[metric.name]), mark, _error_text(metric, error))
 
 
-def _with_error(metric: Metric, value: float, error: float | None) -> str:
-    """`"3.21±.20"`."""
-    text = metric.text(value)
-    return text + f"±{_error_text(metric, error)}".replace("±0.", "±.") if error else text
+def _error_text(metric: Metric, error: float | None) -> str:
+    """`"±.20"`."""
+    return f"±{metric.error_text(error)}".replace("±0.", "±.") if error else ""
 
 
 def _of_real(plan: Plan, metric: Metric, value: float, error: float) -> str:
-    return _with_error(metric, value, metric.error(error, plan.images))
-
-
-def _error_text(metric: Metric, error: float) -> str:
-    """The error in the digits of the metric, or with one significant digit if that would be 0."""
-    text = metric.text(error)
-    return text if float(text) else f"{error:.{math.ceil(-math.log10(error))}f}"
+    return metric.text(value) + _error_text(metric, metric.error(error, plan.images))
 
 
 def _network_share(rows: Sequence[Row]) -> float:
@@ -157,39 +241,59 @@ def _network_share(rows: Sequence[Row]) -> float:
 
 
 def _caption(
-    plan: Plan, rows: Sequence[Row], varying: Sequence[str], real: Mapping[str, Sequence[float]]
+    plan: Plan, rows: Sequence[Row], varying: Sequence[str], real: Mapping[str, Sequence[float]], run: int
 ) -> tuple[str, ...]:
     same = [f"{name} {text(rows[0])}" for name, text in AXES.items() if rows and name not in varying and text(rows[0])]
     lines = [
         ", ".join(
             [
-                *(f"model {plan.model}", *same, f"{plan.images} images per cell"),
+                *(f"model {plan.model}", *same, f"{plan.count} images per cell"),
                 *[f"{len(plan.prompts)} prompts"] * bool(plan.prompts),
                 f"seeds {plan.seed} to {plan.seed + plan.images - 1}, {plan.dtype} on {plan.device}.",
             ]
         ),
         f"{_reading(plan)}passes: network passes per image. net %: share of the time spent in the network.",
     ]
+    if plan.until is not None:
+        lines.append(_stopping(plan, plan.until))
     if plan.pictures is not None:
         lines.append(f"Image-to-image from {_origin(plan)}; strength 0 keeps the picture, 1 ignores it.")
     if share := _network_share(rows):
         lines.append(
             f"Over all cells the network took {share:.0%} of the time; decoding and metrics took most of the rest."
         )
+    if any(map(disturbed, rows)):
+        lines.append(
+            f"{DISTURBED} other programs used more than {UNDISTURBED:.0%} of the processor while the cell ran; do not "
+            "compare its times."
+        )
     if known := [
         f"{info.label} {_of_real(plan, info, *real[info.name])}" for info in plan.measures if info.name in real
     ]:
-        lines.append(f"The same number of real renders, each with its own caption: {', '.join(known)}.")
-    if len(rows) < len(plan.cells):
-        lines.append(f"{len(rows)} of {len(plan.cells)} cells have been run. The same sweep command runs the rest.")
+        count = "The same number of" if plan.until is None else str(plan.images)
+        lines.append(f"{count} real renders, each with its own caption: {', '.join(known)}.")
+    lines += [f"{one.label}: {text}" for one in plan.measures if (text := one.caution(plan.metric_files, plan.images))]
+    if len(rows) < run:
+        lines.append(f"{len(rows)} of the {run} cells of the run are shown. {BEST} is the best of those shown.")
+    if run < len(plan.cells):
+        lines.append(f"{run} of {len(plan.cells)} cells have been run. The same sweep command runs the rest.")
     return (*lines, *(f"failed: {row.cell.label}: {row.reason}" for row in rows if not row.ok))
+
+
+def _stopping(plan: Plan, until: Until) -> str:
+    label = next((metric.label for metric in plan.measures if metric.name == until.metric), until.metric)
+    looks = ", ".join(map(str, until.looks))
+    return (
+        f"A cell got more images until it was behind in {label} or tied to within ±{until.until:g}, judged at {looks} "
+        "images. Cells are compared on the images that both have. Intervals hold for all these looks together."
+    )
 
 
 def _reading(plan: Plan) -> str:
     """The legend of the metric columns; empty without metrics."""
     if not plan.metrics:
         return ""
-    return f"{_MARKS} ({_basis(plan)}). ± one standard error, ↓ lower is better, ↑ higher is better. "
+    return f"{MARKS} ({_basis(plan)}). {legend(plan.measures)} "
 
 
 def _origin(plan: Plan) -> str:
@@ -207,82 +311,5 @@ def _basis(plan: Plan) -> str:
     return f"differences paired {'prompt by prompt' if repeated else 'image by image'}"
 
 
-def csv_text(plan: Plan, rows: Sequence[Row]) -> str:
-    """One line per cell with all values in full precision.
-
-    `_ci_low` and `_ci_high` are the 95 % interval of the value. Differences are from the best cell, and their intervals
-    `_low` and `_high` hold for all cells at once. `_extrapolated` is the value for infinitely many images.
-    """
-    out = io.StringIO()
-    metrics = plan.measures
-    ranked = {metric.name: standings(metric, rows, plan.units) for metric in metrics}
-    costs = ("network_passes", "seconds_per_image", "ms_per_pass", "network_share")
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        [*AXES, *(m.name + suffix for m in metrics for suffix in _suffixes(m)), *costs, "status", "reason", "key"]
-    )
-    for i, row in enumerate(rows):
-        numbers = [number for metric in metrics for number in _numbers(plan, metric, row, ranked[metric.name][i])]
-        spent = ["" if math.isnan(getattr(row, name)) else getattr(row, name) for name in costs]
-        status = "ok" if row.ok else "failed"
-        settings = [_inert(text(row)) for text in AXES.values()]
-        writer.writerow([*settings, *numbers, *spent, status, _inert(row.reason), row.key])
-    return out.getvalue()
-
-
-def _numbers(plan: Plan, metric: Metric, row: Row, standing: Standing | None) -> list[float | str]:
-    if standing is None:
-        return [""] * len(_suffixes(metric))
-    error = standard_error(metric, row, plan.units)
-    word = "best" if standing.best else "tie" if standing.ties else "behind"
-    compared = (standing.difference, standing.low, standing.high, word)
-    own = (error, *(interval(metric, row, plan.units) or (None, None)))
-    limit = [extrapolated(metric, row)] if metric.biased else []
-    known = ["" if number is None else number for number in (*own, *limit)]
-    return [row.metrics[metric.name], *known, *compared]
-
-
-def _suffixes(metric: Metric) -> tuple[str, ...]:
-    own = ("", "_stderr", "_ci_low", "_ci_high", *["_extrapolated"] * metric.biased)
-    return (*own, "_difference", "_low", "_high", "_standing")
-
-
 def _number(value: float, form: str) -> str:
     return "–" if math.isnan(value) else form.format(value).rstrip(".")
-
-
-def _literal(text: str) -> str:
-    """Text that Markdown shows as it is, without links, HTML, formulas or new columns. `_` stays inside words."""
-    return re.sub(r"[\\`*\[\]|$~]|(?<=])\(|(?<!\w)_|_(?!\w)", r"\\\g<0>", html.escape(shown(text), quote=False))
-
-
-def _inert(text: str) -> str:
-    """Text for a spreadsheet, which takes fields that begin with these characters for formulas."""
-    return f"'{shown(text)}" if text.startswith(_FORMULA) else shown(text)
-
-
-def _marked(one: Field) -> str:
-    return f"{one.text} {one.mark}".rstrip()
-
-
-class _Column:
-    """Layout of a column in the terminal: numbers aligned, with room for marks."""
-
-    def __init__(self, header: str, fields: Sequence[Field], left: bool) -> None:
-        self.left = left
-        self.marked = any(one.mark for one in fields)
-        self.width = max((len(shown(one.text)) for one in fields), default=0)
-        full = max(self.width + 2 * self.marked, *map(len, header.split()))
-        self.width = full - 2 * self.marked
-        heading = textwrap.fill(shown(header), full, break_long_words=False)
-        self.least = None if left and full > _SHORT else full  # such a column is never folded
-        self.heading = Text(heading, justify="left" if left else "right")
-
-    def text(self, one: Field) -> Text:
-        """The field, in bold if it is the best of its column."""
-        text = shown(one.text) if self.left else f"{shown(one.text):>{self.width}}"
-        return Text(f"{text} {one.mark}" if one.mark else text, style="bold green" if one.mark == BEST else "")
-
-
-def _paragraphs(lines: Sequence[str]) -> list[str]:
-    return [part for line in lines for part in (line, "")][:-1]

@@ -25,7 +25,8 @@ def _verdict(
 ) -> str:
     found = [(i, one) for i, one in enumerate(standings) if one is not None]
     if not found:
-        return f"{metric.label}: no values."
+        known = any(metric.name in row.metrics for row in rows)
+        return f"{metric.label}: {'the value of real pictures is not known' if known else 'no values'}."
     [best] = [i for i, one in found if one.best]
     ties = [names[i] for i, one in found if one.ties]
     more = f" and {len(ties) - _NAMED} more" if len(ties) > _NAMED else ""

@@ -22,10 +22,11 @@ def labels(places: list[float], low: float, high: float) -> list[str]:
     [
         ([5, 10, 20], ["5", "10", "20"]),
         ([5, 19, 20], ["5", "20"]),  # 19 would be printed over 20
+        ([5, 18, 20, 158], ["5", "20"]),  # 158 is outside, and 18 is near 20 on so long an axis
         ([], ["5", "10", "20", "50"]),
         (list(range(5, 50)), ["5", "10", "20", "50"]),
     ],
-    ids=["given", "too close", "none given", "too many"],
+    ids=["given", "too close", "too close on a long axis", "none given", "too many"],
 )
 def test_ticks(places: list[float], wanted: list[str]):
     assert labels(places, 4, 60) == wanted

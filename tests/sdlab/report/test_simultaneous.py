@@ -20,7 +20,7 @@ def cells(rng: np.random.Generator, count: int, kind: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["alike", "unlike", "shares"])
-@pytest.mark.parametrize("count", [2, 6, 12, pytest.param(36, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2, 6, *(pytest.param(n, marks=pytest.mark.slow) for n in (12, 36))])
 def test_at_most_one_table_in_twenty_calls_an_equal_cell_behind(count: int, kind: str):
     """The largest distance from the best cell, in its own standard errors."""
     rng, wrong, tables = np.random.default_rng(count), 0, TABLES[count]

@@ -11,6 +11,7 @@ from sdlab.sweep.store import Row
 
 CELL = Cell(sampler=Choice(name="ddim"), grid=Choice(name="trailing"), guidance=Choice(name="none"), steps=5)
 FID, CLIP, ACCURACY = METRICS["fid"], METRICS["clip_score"], METRICS["prompt_accuracy"]
+SATURATION = METRICS["saturation"]
 
 
 def scored(values: np.ndarray) -> Row:
@@ -139,3 +140,35 @@ def test_intervals_of_shares_near_1_cover(chance: float):
 def test_a_share_is_measured_with_its_error():
     found = ACCURACY.error(0.0, 4), ACCURACY.error(0.3, 4), CLIP.error(0.0, 4)
     assert found == (0.2, 0.3, 0.0)
+
+
+def coloured(*values: float) -> Row:
+    """A row with one saturation per image."""
+    found = np.asarray(values)
+    return Row("", CELL, metrics={"saturation": float(found.mean())}, per_image={"saturation": found})
+
+
+def test_nearer_to_real_is_better_from_both_sides():
+    noise = 0.01 * np.random.default_rng(0).normal(size=40)
+    noise -= noise.mean()
+    rows = [coloured(*(value + noise)) for value in (0.2, 0.35, 0.6)]
+    found = standings(SATURATION, rows, real=0.4)
+    assert [one.best for one in found] == [False, True, False]
+    assert [one.difference for one in found] == pytest.approx([0.15, 0, 0.15])  # of the distances .2, .05 and .2
+    assert found[0].error == pytest.approx(0)  # the noise is the same
+    assert found[2].error == pytest.approx(2 * stats.sem(noise))  # on the other side, where it adds up
+    near = [coloured(*(value + noise)) for value in (0.2001, 0.6)]
+    assert [(one.best, one.ties) for one in standings(SATURATION, near, real=0.4)] == [(True, False), (False, True)]
+
+
+def test_without_the_value_of_real_pictures_none_is_the_best():
+    assert standings(SATURATION, [coloured(0.2, 0.3), coloured(0.4, 0.5)]) == [None, None]
+
+
+def test_a_share_that_rounding_made_one_has_an_interval():
+    """Probabilities of almost 1, whose mean in single precision is 1."""
+    values = 1 - 1e-8 * np.arange(1, 65)
+    row = Row("", CELL, metrics={"class_probability": 1.0}, per_image={"class_probability": values})
+    found = interval(METRICS["class_probability"], row)
+    assert found is not None
+    assert found[0] < values.mean() < found[1] <= 1

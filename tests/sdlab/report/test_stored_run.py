@@ -84,6 +84,9 @@ class Evil:
         ("per_image", b"PK"),
         ("per_image", npz(np.zeros(17))),
         ("per_image", npz(np.zeros((16, 2)))),
+        ("per_image", npz(np.full(16, np.nan))),
+        ("per_image", npz(np.full(16, 1e308))),
+        ("replicates", npz(np.full((2, 5), -np.inf))),
         ("per_image", npz(np.array(["a"] * 16))),
         ("per_image", npz(np.array([Evil()] * 16, dtype=object))),
         ("per_image", pickle.dumps(Evil())),
@@ -98,6 +101,12 @@ def test_a_cell_that_cannot_be_read_is_named_and_the_others_are_shown(
     assert f"failed: {LABEL}: cannot be read: " in text
     assert text.count("failed") == 3  # in the caption, and for both metrics in its row
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int32])
+def test_values_of_any_type_are_read(directory: Path, dtype: type):
+    assert "cannot be read" not in told(directory, first("per_image", npz(np.arange(16).astype(dtype))))
 
 
 @pytest.mark.slow
@@ -147,6 +156,7 @@ def test_unknown_metrics_and_comparisons_do_no_harm(directory: Path, compare: st
         plan(lambda fields: fields["keys"].pop()),
         plan(lambda fields: fields.update(images=10**12)),
         plan(lambda fields: fields.pop("model")),
+        plan(lambda fields: fields.update(prompts=["\ud83d"])),
         lambda db: db.execute("UPDATE notes SET value = '[]' WHERE value LIKE '%cells%'"),
         lambda db: db.execute(f"UPDATE notes SET value = '{'[' * 100_000}' WHERE value LIKE '%cells%'"),
     ],

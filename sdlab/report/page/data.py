@@ -1,0 +1,161 @@
+"""The data of a page: the cells of a run with their settings, values, charts, pictures and provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sdlab.metrics import Metric
+from sdlab.report.columns import Column, Table, Value
+from sdlab.report.page.heat_map import HeatMap, heat_map
+from sdlab.report.page.pictures import LIMIT, page_pictures
+from sdlab.report.page.views import Across, Measure, convergence_view, cost_view, heat_view
+from sdlab.report.protocol import bibliography, protocol
+from sdlab.report.shown import on_log_axis
+from sdlab.report.stored_run import StoredRun
+from sdlab.report.table import heading, name_of, varying_axes
+from sdlab.sweep.store import Row
+
+_COSTS = {"passes": "network passes per image", "seconds": "seconds per image"}
+_LABELLED = 12  # values of an axis that are all labelled, at most
+
+
+def page_data(run: StoredRun, table: Table, picture_limit: int = LIMIT) -> dict[str, Any]:
+    """All that a page shows, as JSON. `table` is that of all rows of the run. Missing values are None."""
+    columns = {column.name: column for column in table.columns}
+    pictures = page_pictures(run, picture_limit)
+    scales = columns["guidance.scale"].values if "guidance.scale" in columns else [None] * len(run.rows)
+    heat = heat_map(run.rows, scales)
+    cells = _cells(run.rows, columns, heat)
+    return {
+        "title": table.title,
+        "summary": list(table.caption),
+        "cells": cells,
+        "columns": [_column(column) for column in table.columns if column.people or column.machine],
+        "across": {across.field: across.heading for across in _across_all(cells)},
+        "metrics": [_metric(run, metric, columns, cells, heat) for metric in run.plan.measures],
+        "pictures": {
+            "prompts": list(pictures.prompts),
+            "of_cells": list(pictures.of_cells),
+            "inputs": list(pictures.inputs),
+            "left_out": pictures.left_out,
+        },
+        "protocol": protocol(run),
+        "bibtex": bibliography(run).splitlines(),
+        "notes": list(run.notes),
+    }
+
+
+def _column(column: Column) -> dict[str, Any]:
+    return {
+        "name": column.name,
+        "heading": column.heading,
+        "left": column.left,
+        "people": column.people,
+        "values": list(column.values),
+        "texts": [str(field) for field in column.fields],
+    }
+
+
+def _cells(rows: Sequence[Row], columns: Mapping[str, Column], heat: HeatMap) -> list[dict[str, Any]]:
+    """One record per cell with all that does not depend on the metric."""
+    varying = varying_axes(rows)
+    passes, seconds = columns["network_passes"], columns["seconds_per_image"]
+    return [
+        {
+            "cell": i,
+            "name": name_of(row, varying),
+            "label": row.cell.label,
+            "reason": row.reason,
+            "sampler": row.cell.sampler.label,
+            "guidance": row.cell.guidance.label,
+            "line": _line(row, f"strength {row.cell.strength}"),
+            "strength_line": _line(row, row.cell.length),
+            "steps": row.cell.steps,
+            "strength": row.cell.strength,
+            "passes": _positive(passes.values[i]),
+            "passes_text": str(passes.fields[i]),
+            "seconds": _positive(seconds.values[i]),
+            "seconds_text": str(seconds.fields[i]),
+            **dict(zip(("x", "row", "panel"), heat.squares[i], strict=True)),
+        }
+        for i, row in enumerate(rows)
+    ]
+
+
+def _line(row: Row, rest: str) -> str:
+    """What the cells of one line of a convergence chart share."""
+    return " · ".join([row.cell.sampler.label, row.cell.grid.label, row.cell.guidance.label, rest])
+
+
+def _metric(
+    run: StoredRun, metric: Metric, columns: Mapping[str, Column], cells: Sequence[Mapping[str, Any]], heat: HeatMap
+) -> dict[str, Any]:
+    """The values of a metric and its charts, each under the name of what it is shown against."""
+    column = columns[metric.name]
+    known = list(_numbers(column.values))
+    real = run.real[metric.name][0] if metric.name in run.real else None
+    measure = Measure(
+        heading(metric),
+        on_log_axis(metric, known),
+        min(known, default=0.0),
+        max(known, default=1.0),
+        metric.better == "lower",
+        real,
+    )
+    samplers, guidances = (list(dict.fromkeys(cell[name] for cell in cells)) for name in ("sampler", "guidance"))
+    return {
+        "name": metric.name,
+        "heading": heading(metric),
+        "about": metric.about,
+        "values": list(column.values),
+        "texts": [str(field) for field in column.fields],
+        "short": [field.text for field in column.fields],
+        "low": list(columns[f"{metric.name}_ci_low"].values),
+        "high": list(columns[f"{metric.name}_ci_high"].values),
+        "loss": [_loss(metric, value, real) for value in column.values],
+        "costs": {
+            name: cost_view(measure, _across(name, heading, cells), samplers) for name, heading in _COSTS.items()
+        },
+        "convergence": {
+            across.field: convergence_view(measure, across, samplers, guidances) for across in _across_all(cells)
+        },
+        "heat": heat_view(measure, heat.across, heat.down, heat.rows, heat.panels),
+    }
+
+
+def _across_all(cells: Sequence[Mapping[str, Any]]) -> list[Across]:
+    """What convergence is shown against: strength, if it varies, before steps and costs."""
+    headings = {"strength": "strength", "steps": "steps", **_COSTS}
+    found = [_across(name, heading, cells) for name, heading in headings.items()]
+    return [across for across in found if len({cell[across.field] for cell in cells} - {None}) > 1] or found[1:2]
+
+
+def _across(name: str, heading: str, cells: Sequence[Mapping[str, Any]]) -> Across:
+    values = sorted({float(cell[name]) for cell in cells if cell[name] is not None})
+    strength = name == "strength"
+    return Across(
+        name,
+        heading,
+        log=not strength,
+        line="strength_line" if strength else "line",
+        ticks=tuple(values) if len(values) <= _LABELLED else (),
+    )
+
+
+def _loss(metric: Metric, value: Value, real: float | None) -> float | None:
+    """What the Pareto front makes small."""
+    if not isinstance(value, int | float):
+        return None
+    if metric.better == "nearer to real":
+        return None if real is None else abs(value - real)
+    return value if metric.better == "lower" else -value
+
+
+def _positive(value: Value) -> float | None:
+    """A value that has a place on a logarithmic axis."""
+    return float(value) if isinstance(value, int | float) and value > 0 else None
+
+
+def _numbers(values: Iterable[Value]) -> Iterable[float]:
+    return (float(value) for value in values if isinstance(value, int | float))
