@@ -1,4 +1,4 @@
-"""The command line: `sdlab sweep | report | generate | show | train | export | certify | new | list`."""
+"""The command line: `sdlab sweep | report | compare | generate | …`; `sdlab.commands.NAMES` has all commands."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 import sdlab
 from sdlab import commands
 from sdlab.system.errors import UsageError
+from sdlab.system.limits import brief
 from sdlab.system.text import encodable
 
 app = typer.Typer(
@@ -23,11 +24,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for _name in commands.NAMES:
-    _module = import_module(f"sdlab.commands.{_name}")
+    _module = import_module(f"sdlab.commands.{_name.replace('-', '_')}")
     app.command(_name, epilog=f"Example: {_module.EXAMPLE}")(_module.command)
 
 # The parser's own errors. Typer has this class under other names in other versions.
 ParserError = cast(type[Exception], typer.BadParameter.__bases__[0])
+_WANTED = {"int_parsing": "a whole number", "int_parsing_size": "a smaller whole number", "float_parsing": "a number"}
 
 
 def _print_version(asked: bool) -> None:
@@ -66,5 +68,16 @@ def run(arguments: list[str]) -> int:
 def _sentence(error: Any) -> str:
     """`"sdlab generate: no such option: --stepps"`."""
     place = error.ctx.command_path if error.ctx else "sdlab"
-    message = error.format_message().rstrip(".").replace("Value error, ", "")
+    message = _of_value(error) or error.format_message().rstrip(".").replace("Value error, ", "")
     return f"{place}: {message[:1].lower()}{message[1:]}; see {place} --help"
+
+
+def _of_value(error: Any) -> str:
+    """`"--steps: must be a whole number, got 'ten'"`, or empty for an error of another kind."""
+    from pydantic import ValidationError  # slow to import, so only when it is needed
+
+    if not isinstance(cause := error.__cause__, ValidationError):
+        return ""
+    fault = cause.errors()[0]
+    wanted = _WANTED.get(fault["type"])
+    return f"{error.param.opts[-1]}: must be {wanted}, got {brief(fault['input'])}" if wanted else ""

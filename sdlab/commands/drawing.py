@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
@@ -18,10 +18,12 @@ from torch import Tensor
 
 import samplers
 from sdlab import guidance, plugins
+from sdlab.backends.diffusers.backend import KEY
 from sdlab.commands.inline_choice import build_choice
 from sdlab.commands.request import FIELD, Request
 from sdlab.cpu.optimise import optimise_for_inference
-from sdlab.guidance.needs import lacking, needed
+from sdlab.guidance import Query
+from sdlab.guidance.needs import Offer, idle, lacking, missed, needed, needs_gradients, repeated
 from sdlab.model.config import ModelConfig
 from sdlab.picture import FITS, Fit, read_picture, to_bytes
 from sdlab.pipeline import TILES, NotFinite, Pipeline, Tiles, latent_shape, tail
@@ -50,6 +52,81 @@ class Method:
     strategy: guidance.Strategy
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A request with all its choices made and checked, before any weights are loaded."""
+
+    request: Request
+    stored: StoredModel
+    method: Method
+    queries: set[Query]
+    others: list[str]  # further networks
+    picture: Tensor | None  # to start from, (1, 3, H, W)
+    steps: int  # that are run
+
+    @property
+    def strength(self) -> float:
+        """The part of the grid that is run: 1 without an input picture."""
+        return 1.0 if self.request.strength is None else self.request.strength
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """The part of the grid that is run."""
+        return self.method.sigmas[-(self.steps + 1) :]
+
+
+def prepare(request: Request) -> Prepared:
+    """Check a request, and fill in the defaults of its model.
+
+    Raises:
+        UsageError: an option is unknown or its value is invalid.
+        RunError: a file of the model is damaged, or custom code failed.
+    """
+    request = _checked(request)
+    stored = open_model(request.source)
+    request = _chosen(request, stored.config)
+    with _explained(request.dtype), plugins.Boundary().crossed():  # custom code runs here
+        method = _method(request, stored.config)
+        queries = needed(method.strategy, method.sigmas, method.sampler)
+        others = _others(queries, stored, request.negative)
+    steps = _steps(method, 1.0 if request.strength is None else request.strength)
+    prepared = Prepared(request, stored, method, queries, others, _input(request), steps)
+    if fault := idle(method.strategy, prepared.sigmas):
+        raise UsageError(f"--guidance: {fault}")
+    return prepared
+
+
+def open_pipeline(prepared: Prepared, *more: Prepared) -> Pipeline:
+    """The model of a request, with all that it and further requests for the same model and data type use.
+
+    Raises:
+        RunError: a file of the model is damaged.
+    """
+    every = (prepared, *more)
+    others = sorted({name for one in every for name in one.others})
+    return _open(prepared.request, prepared.stored, others, any(needs_gradients(one.queries) for one in every))
+
+
+def artist(pipeline: Pipeline, prepared: Prepared) -> Callable[[int, Callable[..., object]], tuple[Tensor, Tensor]]:
+    """The function from a seed to the latents (1, C, h, w) and the picture (1, 3, H, W) of a request.
+
+    Its second argument is called after each step. The prompts are encoded once.
+    """
+    request, method, boundary = prepared.request, prepared.method, plugins.Boundary()
+    cond, uncond = pipeline.encode([request.prompt]), pipeline.encode([request.negative])
+    init = None if prepared.picture is None else pipeline.encode_image(prepared.picture)
+
+    def draw(seed: int, on_step: Callable[..., object]) -> tuple[Tensor, Tensor]:
+        with _explained(request.dtype), boundary.crossed():
+            latents = pipeline.sample(
+                cond, uncond, method.sampler, method.sigmas, method.strategy,
+                [seed], boundary.back(on_step), request.size, init, prepared.strength,
+            )  # fmt: skip
+            return latents, pipeline.decode(latents)
+
+    return draw
+
+
 def generate(request: Request, out: Path, console: Console) -> list[Path]:
     """Draw `request.n` pictures into `out`, and a contact sheet if there are several. No file is ever replaced.
 
@@ -60,36 +137,20 @@ def generate(request: Request, out: Path, console: Console) -> list[Path]:
         RunError: a file cannot be read or written, the model returned NaN or infinity, or a sampler or custom code
             failed.
     """
-    request = _checked(request)
-    stored = open_model(request.source)
-    request = _chosen(request, stored.config)
-    method = _method(request, stored.config)
-    others = _others(method, stored)
-    strength = 1.0 if request.strength is None else request.strength
-    steps = _steps(method, strength)
-    picture = _input(request)
+    prepared = prepare(request)
+    request = prepared.request
     make_folder(out)
     with _progress(console) as progress, enough_memory("use a smaller --size or --dtype bfloat16"):
         bar = progress.add_task(f"loading {request.model}", total=None)
-        pipeline = _open(request, stored, others)
-        notes = [*stored.notes]
-        for name, text in (("prompt", request.prompt), ("negative prompt", request.negative)):
-            if cut := pipeline.model.tokenizer.cut(text):
-                notes.append(f"the {name} is too long for the text encoder; its end is ignored: {cut!r}")
-        for note in notes:
+        pipeline = open_pipeline(prepared)
+        for note in _notes(prepared, pipeline):
             line(console, f"note: {note}")
-        cond, uncond = pipeline.encode([request.prompt]), pipeline.encode([request.negative])
-        init = None if picture is None else pipeline.encode_image(picture)
-        progress.reset(bar, total=request.n * steps)
-        paths, small, boundary = list[Path](), list[Image.Image](), plugins.Boundary()
+        draw = artist(pipeline, prepared)
+        progress.reset(bar, total=request.n * prepared.steps)
+        paths, small = list[Path](), list[Image.Image]()
         for i in range(request.n):
             progress.update(bar, description=f"picture {i + 1} of {request.n}")
-            with _explained(request.dtype), boundary.crossed():
-                latents = pipeline.sample(
-                    cond, uncond, method.sampler, method.sigmas, method.strategy,
-                    [request.seed + i], boundary.back(lambda *_: progress.advance(bar)), request.size, init, strength,
-                )  # fmt: skip
-                decoded = pipeline.decode(latents)
+            _, decoded = draw(request.seed + i, lambda *_: progress.advance(bar))
             drawn = _image(decoded)
             paths.append(_write(drawn, replace(request, seed=request.seed + i, n=1), out, str(request.seed + i)))
             small.append(_shrunk(drawn, request.n))
@@ -97,6 +158,19 @@ def generate(request: Request, out: Path, console: Console) -> list[Path]:
         sheet = _write(grid_of(small, gap=_GAP), request, out, f"{request.seed}-to-{request.seed + request.n - 1}")
         line(console, f"contact sheet: {sheet}")
     return paths
+
+
+def _notes(prepared: Prepared, pipeline: Pipeline) -> Iterator[str]:
+    """What the user should know about a request before its pictures."""
+    request, method = prepared.request, prepared.method
+    yield from prepared.stored.notes
+    if why := missed(method.strategy, prepared.sigmas, method.sampler):
+        yield f"--guidance: {why}"
+    further = {query.prompt for query in prepared.queries if query.prompt}
+    named = [("prompt", request.prompt), ("negative prompt", request.negative)]
+    for name, text in (*named, *(("guidance prompt", text) for text in sorted(further))):
+        if cut := pipeline.model.tokenizer.cut(text):
+            yield f"the {name} is too long for the text encoder; its end is ignored: {cut!r}"
 
 
 @contextmanager
@@ -147,6 +221,10 @@ def _checked(request: Request) -> Request:
     for option, given in (("--strength", request.strength), ("--fit", request.fit)):
         if given is not None and request.init_image is None:
             raise UsageError(f"{option} needs --init-image")
+    if request.model.startswith(f"{KEY}:"):
+        raise UsageError(
+            "--model: pipelines of diffusers are for sweeps; a sweep without metrics writes its pictures as files"
+        )
     if request.compile and request.offload:
         raise UsageError("--compile and --offload cannot be combined; leave one out")
     return replace(request, device=device, dtype=resolve_dtype(request.dtype, device))
@@ -187,17 +265,19 @@ def _method(request: Request, config: ModelConfig) -> Method:
     )
 
 
-def _others(method: Method, stored: StoredModel) -> list[str]:
-    """The further networks of the model that the guidance strategy runs.
+def _others(asked: set[Query], stored: StoredModel, negative: str) -> list[str]:
+    """The further networks of the model that the queries of the guidance strategy run.
 
     Raises:
-        UsageError: the model lacks what the strategy needs.
+        UsageError: the model or the request lacks what the strategy needs.
         RunError: the file of such a network is damaged.
     """
-    asked, unets = needed(method.strategy, method.sigmas), stored.located.others
+    offer = Offer(stored.config.name, layers=stored.config.unet.layers, others=stored.located.others)
     for query in asked:
-        if fault := lacking(query, stored.config.name, True, stored.config.unet.layers, unets):
+        if fault := lacking(query, offer):
             raise UsageError(f"--guidance: {fault}")
+    if fault := repeated(asked, negative):
+        raise UsageError(f"--guidance: {fault}")
     others = sorted({query.network for query in asked if query.network is not None})
     stored.check_others(others)
     return others
@@ -222,13 +302,12 @@ def _input(request: Request) -> Tensor | None:
         raise UsageError(f"--init-image: {error}") from None
 
 
-def _open(request: Request, stored: StoredModel, others: list[str]) -> Pipeline:
+def _open(request: Request, stored: StoredModel, others: list[str], gradients: bool) -> Pipeline:
     dtype, tiles = getattr(torch, request.dtype), cast(Tiles, request.tiles)
     if request.offload:
         return Pipeline(load(stored, "cpu", dtype, others), request.device, tiles)
     model = load(stored, request.device, dtype, others)
-    optimise_for_inference(model, request.compile)
-    return Pipeline(model, tiles=tiles)
+    return Pipeline(optimise_for_inference(model, request.compile, gradients), tiles=tiles)
 
 
 def _image(decoded: Tensor) -> Image.Image:

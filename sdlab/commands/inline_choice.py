@@ -6,6 +6,7 @@ import re
 import tomllib
 from typing import Any
 
+from samplers.checks import unknown
 from sdlab import plugins
 from sdlab.registry import Registry, frozen
 from sdlab.system.errors import UsageError
@@ -56,7 +57,7 @@ def build_choice(registry: Registry, text: str, **supplied: Any) -> Any:
     """
     option = f"--{registry.kind}"
     try:
-        name, given = parse_choice(text)
+        name, given = _known_choice(registry, text)
         options = {key: frozen(value) for key, value in given.items()}
         if wrong := registry.mistakes(name, options, build=False):
             lines = [f"{option}: {f'{key}: {message}' if key in options else message}" for key, message in wrong]
@@ -66,10 +67,21 @@ def build_choice(registry: Registry, text: str, **supplied: Any) -> Any:
         raise UsageError(f"{option}: {error}") from None
 
 
+def _known_choice(registry: Registry, text: str) -> tuple[str, dict[str, Any]]:
+    """Parse a choice. A name of another tool, which may have spaces, is reported as a whole."""
+    try:
+        return parse_choice(text)
+    except ValueError:
+        first = re.split(r"[\s:]", text.strip())[0]
+        if not first or first in registry.known or plugins.is_path(text):
+            raise
+        raise ValueError(unknown(registry.kind, text, registry.known)) from None
+
+
 def _value(text: str) -> Any:
     """The text as a TOML value, or the text itself if it is not one."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # it is not TOML, has thousands of digits, or is nested too deeply
         return text
     return value if isinstance(value, bool | int | float | str | list | dict) else text

@@ -53,7 +53,7 @@ def command(
     column = max(len(name) for name, _ in described) + 2
     room = max(20, shutil.get_terminal_size().columns - column) if sys.stdout.isatty() else sys.maxsize
     for name, about in described:
-        first, *rest = textwrap.wrap(about, room)
+        first, *rest = textwrap.wrap(about, room) or [""]  # custom code may have no docstring
         for line in (f"{name:<{column}}{first}", *(" " * column + line for line in rest)):
             say(line)
 

@@ -14,6 +14,7 @@ from sdlab.system.output import say
 if TYPE_CHECKING:
     from sdlab.commands.request import Request
 
+_OTHERS = {"parameters": "AUTOMATIC1111's web UI", "prompt": "ComfyUI"}  # by the text field of their PNGs
 EXAMPLE = "sdlab show out/generate/a-red-circle-0.png"
 
 
@@ -58,9 +59,12 @@ def show(path: Path) -> Shown:
 
     with opened(path) as picture:
         picture.load()  # a text field may come after the pixels
-        text = getattr(picture, "text", {}).get(FIELD)
+        texts: dict[str, object] = getattr(picture, "text", {})
+    text = texts.get(FIELD)
     if not isinstance(text, str):
-        raise UsageError(f"{path} has no parameters of sdlab; choose a PNG file written by sdlab generate")
+        others = [name for field, name in _OTHERS.items() if field in texts]
+        has = f"the parameters of {others[0]}, not" if others else "no parameters"
+        raise UsageError(f"{path} has {has} of sdlab; choose a PNG file written by sdlab generate")
     try:
         return Shown(*Request.from_text(text))
     except ValueError as error:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sdlab.commands.paths import path_argument, path_option
-from sdlab.system.errors import SdlabError
+from sdlab.system.errors import SdlabError, UsageError
 from sdlab.system.interrupts import STATUS
 from sdlab.system.output import print_error, remark
 from sdlab.system.text import shown
@@ -37,11 +37,14 @@ def command(
     model: Annotated[
         str | None, typer.Option(help="name, file or folder of a model, or file.py:function, instead of the file's")
     ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="<i/n>", help="run only part i of n, on one of n machines; see sdlab merge")
+    ] = None,
     compile: Annotated[
         bool, typer.Option("--compile", help="compile the U-Net, for GPUs; takes minutes before the first cell")
     ] = False,
 ) -> None:
-    """Run a sweep, then draw its table, contact sheet and plots.
+    """Run a sweep, then draw its table, interactive page, contact sheet and plots.
 
     Cells that already have a result are not run again.
     """
@@ -51,7 +54,7 @@ def command(
     given = {"images": images, "seed": seed, "batch": batch, "device": device, "dtype": dtype, "model": model}
     given["compile"] = compile or None  # without the option, the value in the file counts
     overrides = {key: value for key, value in given.items() if value is not None}
-    raise typer.Exit(sweep(file, identify, ModelBench, out=out, dry_run=dry_run, overrides=overrides))
+    raise typer.Exit(sweep(file, identify, ModelBench, out=out, dry_run=dry_run, overrides=overrides, shard=shard))
 
 
 def sweep(
@@ -62,32 +65,42 @@ def sweep(
     out: str | Path = "runs",
     dry_run: bool = False,
     overrides: Mapping[str, Any] | None = None,
+    shard: str | None = None,
     console: Console | None = None,
 ) -> int:
     """Run a sweep file, or only list its cells with `dry_run`. Returns the exit status.
 
     `identify` checks a plan and identifies its model, including the weights, without loading them. `open_bench` loads
-    the model, and is called only if a cell has to run. `overrides` replace top-level values of the file. Mistakes are
-    printed to stderr, one line each.
+    the model, and is called only if a cell has to run. `overrides` replace top-level values of the file. `shard`, like
+    `"2/8"`, runs a part of the cells in a run directory of its own. Mistakes are printed to stderr, one line each.
     """
     from rich.console import Console
 
     from sdlab.sweep.plan import load_plan
+    from sdlab.sweep.shard import Shard
+    from sdlab.system.console import line
 
     console = console or Console()
     try:
+        part = None if shard is None else Shard.of(shard)
         plan = load_plan(path, overrides)
-        directory = Path(out) / plan.name
+        if part is not None and plan.until is not None:
+            raise UsageError("--shard: a sweep with `until` compares all cells after each round; run it on one machine")
+        cells = range(len(plan.cells)) if part is None else part.cells(plan)
+        directory = Path(out) / (plan.name if part is None else part.directory(plan.name))
         if dry_run:
-            _describe(plan, identify(plan), directory, console)
+            _describe(plan, identify(plan), directory, console, cells)
             return 0
+        from sdlab.report.looks import unsettled
         from sdlab.report.run_report import report  # not needed by a dry run, and slow to import
         from sdlab.sweep.run import run_sweep
 
-        outcome = run_sweep(plan, identify(plan), lambda: open_bench(plan), directory, console)
-        if not outcome.interrupted:
+        outcome = run_sweep(plan, identify(plan), lambda: open_bench(plan), directory, console, cells, unsettled)
+        if part is None and not outcome.interrupted:
             report(directory, console, redraw=outcome.ran > 0)
         _print_outcome(outcome, directory, console)
+        if part is not None and not outcome.status:
+            line(console, f"after all shards: sdlab merge {Path(out) / plan.name}-*-of-{part.count}")
         return outcome.status
     except SdlabError as error:
         return print_error(error)
@@ -115,48 +128,64 @@ def _print_outcome(outcome: SweepOutcome, directory: Path, console: Console) -> 
     line(console, text)
 
 
-def _describe(plan: Plan, model: str, directory: Path, console: Console) -> None:
-    """Print the cells and the expected time. Nothing is written."""
+def _describe(plan: Plan, model: str, directory: Path, console: Console, cells: Sequence[int]) -> None:
+    """Print these cells and the expected time. Nothing is written."""
     from rich.table import Table
     from rich.text import Text
 
     from sdlab.sweep.cost import estimate
     from sdlab.sweep.progress import duration
+    from sdlab.sweep.rounds import images_of
     from sdlab.sweep.run import STORE
-    from sdlab.sweep.store import Store
+    from sdlab.sweep.store import Row, Store
     from sdlab.system.console import line, show_table
 
-    rows, finished = [], set()
+    rows, keys = list[Row](), [plan.key(plan.cells[i], model) for i in cells]
+    found: Mapping[str, int] = {}
     if (directory / STORE).is_file():
         with Store(directory / STORE) as store:
-            rows, finished = store.rows(), store.finished()
+            rows, found = store.rows(), images_of(plan, keys, store)
     cost = estimate(plan, rows)
-    todo = [i for i, cell in enumerate(plan.cells) if plan.key(cell, model) not in finished]
-    title = Text(shown(f"{plan.name}: {len(plan.cells)} cells"))
+    there = {i: found.get(key, 0) for i, key in zip(cells, keys, strict=True)}
+    whole = len(cells) == len(plan.cells)
+    title = Text(shown(f"{plan.name}: {len(cells)} cells{'' if whole else f' of {len(plan.cells)}'}"))
     table = Table(box=None, pad_edge=False, title=title, title_justify="left")
-    for header, side in (("", "right"), ("cell", "left"), ("passes/image", "right"), ("time", "right"), ("", "left")):
-        table.add_column(header, justify=side, overflow="fold", max_width=100)  # type: ignore[arg-type]
-    for i, cell in enumerate(plan.cells):
-        state = "done" if i not in todo else "cannot run" if cost.problems[i] else "to run"
-        price = ("?", "?") if cost.problems[i] else (f"{cost.passes[i]:g}", duration(cost.seconds([i])))
-        table.add_row(str(i + 1), Text(shown(cell.label)), *price, state)
+    time = "time" if plan.until is None else "time at most"
+    for header, side in (("", "right"), ("cell", "left"), ("passes/image", "right"), (time, "right"), ("", "left")):
+        widest = 100 if console.is_terminal else None  # in a pipe lines are whole
+        table.add_column(header, justify=side, overflow="fold", max_width=widest)  # type: ignore[arg-type]
+    for i in cells:
+        done = "done" if there[i] >= plan.images else f"{there[i]} images" if there[i] else ""
+        state = done or ("cannot run" if cost.problems[i] else "to run")
+        seconds = cost.seconds({i: plan.images})
+        price = ("?", "?") if cost.problems[i] else (f"{cost.passes[i]:g}", duration(seconds))
+        table.add_row(str(i + 1), Text(shown(plan.cells[i].label)), *price, state)
     show_table(console, table)
-    problems = [f"{plan.cells[i].label}: {problem}" for i, problem in enumerate(cost.problems) if problem]
-    for text in (*(f"note: {note}" for note in (*plan.notes, *problems)), *_totals(plan, cost, todo)):
+    problems = [f"{plan.cells[i].label}: {cost.problems[i]}" for i in cells if cost.problems[i]]
+    for text in (*(f"note: {note}" for note in (*plan.notes, *problems)), *_totals(plan, cost, there)):
         line(console, text)
 
 
-def _totals(plan: Plan, cost: Estimate, todo: list[int]) -> list[str]:
+def _totals(plan: Plan, cost: Estimate, there: Mapping[int, int]) -> list[str]:
+    """The passes and the time of the cells that lack images: for the first round, and for the most images."""
+    if plan.until is None:
+        return _total(plan, cost, there, plan.images)
+    first, most = (_total(plan, cost, there, images) for images in (plan.looks[0], plan.images))
+    return [f"at least: {first[0]}", *first[1:], f"at most: {most[0]}", *most[1:]]
+
+
+def _total(plan: Plan, cost: Estimate, there: Mapping[int, int], images: int) -> list[str]:
     from sdlab.sweep.passes import reference_passes
     from sdlab.sweep.progress import duration
 
+    todo = {i: images - count for i, count in there.items() if count < images}
     passes = cost.total(todo)
     references = reference_passes(plan, [plan.cells[i] for i in todo if not cost.problems[i]]) * plan.images
     beside = f", and {references:,.0f} for the reference errors" if references else ""
     seconds = cost.seconds(todo) + references * cost.seconds_per_pass
     speed = f"{1000 * cost.seconds_per_pass:.3g} ms per pass and image ({cost.source})"
-    cells = f"{len(todo)} of {len(plan.cells)} cells to run"
+    cells = f"{len(todo)} of {len(there)} cells to run"
     return [
-        f"{cells}, {plan.images} images each: {passes:,.0f} network passes{beside}",
+        f"{cells}, {images} images each: {passes:,.0f} network passes{beside}",
         f"about {duration(seconds)} on {plan.device} in {plan.dtype}, at {speed}",
     ]

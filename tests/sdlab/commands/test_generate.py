@@ -137,6 +137,46 @@ def test_a_custom_sampler_draws(sdlab: Sdlab, tmp_path: Path, monkeypatch: pytes
     ]
 
 
+FAILING = """
+from dataclasses import dataclass
+from samplers.grids import GRIDS
+from sdlab.guidance import Affine
+
+
+def few(steps, levels):
+    if steps > 4:
+        raise KeyError("no more than four")
+    return GRIDS["karras"](steps, levels)
+
+
+@dataclass(frozen=True)
+class High(Affine):
+    def weight(self, sigma):
+        if sigma > 5:
+            raise SystemExit(3)
+        return 2.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--grid", "failing.py:few", "--steps", "9"], "KeyError: 'no more than four' (line 9 of failing.py)"),
+        (["--guidance", "failing.py:High"], "SystemExit: 3 (line 17 of failing.py)"),
+    ],
+)
+def test_custom_code_that_fails_on_this_grid_is_one_line(
+    options: list[str], reason: str, sdlab: Sdlab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(plugins, "_PLUGINS", {})
+    monkeypatch.setitem(samplers.GRIDS, "failing.py:few", samplers.GRIDS["karras"])  # removed again afterwards
+    monkeypatch.setitem(GUIDANCE, "failing.py:High", GUIDANCE["none"])
+    (tmp_path / "failing.py").write_text(FAILING)
+    done = sdlab("generate", PROMPT, *options)
+    assert (done.status, done.err) == (1, [f"error: {reason}; traceback in out/plugins.log"])
+    assert "Traceback" in (tmp_path / "out/plugins.log").read_text()
+
+
 RULES = """
 from sdlab.guidance import Affine
 class Fading(Affine):
@@ -233,7 +273,7 @@ def test_the_end_of_a_prompt_that_does_not_fit_is_reported(sdlab: Sdlab):
             ["--compile", "--offload"],
             "--compile and --offload cannot be combined; leave one out",
         ),
-        (["--size", "50x64"], "--size: both sides must be multiples of 8, got 50x64; the nearest is 48x64"),
+        (["--size", "50x64"], "--size: both sides must be multiples of 4, got 50x64; the nearest is 48x64"),
         (["--size", "0x64"], "--size: each side must be from 1 to 16384, got 0"),
         (["--size", f"64x{'9' * 33}"], "--size: each side must be from 1 to 16384, got 999999999"),
         (["--size", f"64x{'9' * 9000}"], "--size: each side must be from 1 to 16384, got 999999999"),
@@ -269,6 +309,10 @@ def test_the_end_of_a_prompt_that_does_not_fit_is_reported(sdlab: Sdlab):
             "--guidance: options are written key=value, without spaces; got 'scale' in 'cfg scale'",
         ),
         (["--sampler", "ddim eta=2"], "--sampler: DDIM.eta must be in [0, 1], got 2"),
+        (
+            ["--model", "diffusers:my-pipeline"],
+            "--model: pipelines of diffusers are for sweeps; a sweep without metrics writes its pictures as files",
+        ),
         (["--tiles", "some"], "--tiles must be one of auto, always, never, got 'some'"),
         (
             ["--weights", "x.ckpt"],

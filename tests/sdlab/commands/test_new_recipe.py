@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from sdlab.commands.app import app
 from sdlab.model.config import ModelConfig
-from sdlab.system.errors import UsageError
+from sdlab.system.errors import RunError, UsageError
 from sdlab.train.config_file import load_recipe
 from sdlab.train.new_recipe import choice
 from sdlab.train.new_recipe.survey import Survey, survey
@@ -106,6 +106,21 @@ def test_bad_folders_and_names_are_one_line(here: Path):
     with pytest.raises(UsageError, match=r"^sdlab new sampler: `--data` is for recipes; remove it$"):
         raise CliRunner().invoke(app, ["new", "sampler", "mine", "--data", "few"]).exception
     assert not list(here.glob("*.toml"))
+
+
+def test_places_that_cannot_be_written_are_found_before_the_survey(here: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sdlab.train.new_recipe.write.survey", None)
+    with pytest.raises(RunError, match=r"^cannot write gone/mine\.toml: no such file or directory$"):
+        invoke("mine", "--data", "plain", "--out", "gone")
+    assert list(here.iterdir()) == []
+
+
+def test_a_folder_with_any_name_gets_a_recipe_that_can_be_read(here: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sdlab.train.new_recipe.write.seconds_per_step", lambda *_: dict.fromkeys(STAGES, 1.0))
+    pictures(here / "plain")
+    (here / "a\nb\x1b").mkdir()
+    invoke("mine", "--data", "plain", "--out", "a\nb\x1b")
+    assert len(load_recipe(here / "a\nb\x1b" / "mine.toml")) == 3
 
 
 def test_the_survey_counts_what_is_there(here: Path):
