@@ -46,8 +46,8 @@ def run_all(path: Path, console: Console) -> Iterator[tuple[str, dict[str, float
                 continue
             line(console, f"{part.name}: finished before, see {config.out}; skipped")
             if others := " and ".join(finished.outdated(config)):
-                fault = f"{part.name} was trained with another {others} than {config.model} has now"
-                line(console, f"warning: {fault}; delete {config.out} to train it again")
+                fault = f"{config.model}: {others} changed after {part.name} was trained"
+                line(console, f"warning: {fault}; delete {config.out} to train {part.name} again")
 
 
 def run(stage: str, path: Path, console: Console) -> dict[str, float]:
@@ -57,7 +57,8 @@ def run(stage: str, path: Path, console: Console) -> dict[str, float]:
 
     Raises:
         UsageError: the configuration is invalid, or a part of the model that the stage needs is missing.
-        RunError: training diverged, another process trains in the same folder, or a file could not be read or written.
+        RunError: training diverged or ran out of memory, another process trains in the same folder, or a file could not
+            be read or written.
     """
     part = load_part(stage, path)
     config = _resolved(part.config, path)
@@ -97,13 +98,20 @@ def _resolved(config: Training, path: Path) -> Training:
 
 
 def _train(config: Training, console: Console) -> dict[str, float]:
+    from sdlab.system.device import enough_memory
+    from sdlab.system.files import check_writable, make_folder
     from sdlab.train import finished, processes
     from sdlab.train.loop import train
 
     config = config.model_copy(update={"device": processes.own_device(config.device)})
     first = processes.rank() == 0
     with locked(config.out) if first else nullcontext():
-        measured = train(config.build(), config, console)
+        with enough_memory("use a smaller `batch` and a larger `accumulate`, or a smaller network"):
+            stage = config.build()
+            if first:
+                make_folder(Path(config.model))
+                check_writable(Path(config.model, config.writes()))
+            measured = train(stage, config, console)
         if first:
             finished.record(config, measured)
         processes.wait()  # for what the first one writes

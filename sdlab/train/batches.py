@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from sdlab.system.errors import SdlabError
+from sdlab.system.errors import RunError, SdlabError
+from sdlab.system.interrupts import ctrl_c_blocked
 from sdlab.train import processes
 from sdlab.train.config import Training
 from sdlab.train.randomness import batch_generator
@@ -22,6 +22,7 @@ def batches(draw: Draw, config: Training, done: int) -> Iterator[list[Any]]:
 
     Raises:
         UsageError, RunError: a picture cannot be read.
+        RunError: a worker was ended from outside, for example because memory ran out.
     """
     drawn: list[Any] = []
     for batch in _one_by_one(_Batches(draw, config), config, done):
@@ -33,21 +34,29 @@ def batches(draw: Draw, config: Training, done: int) -> Iterator[list[Any]]:
             drawn = []
 
 
-def _one_by_one(every: _Batches, config: Training, done: int) -> Iterable[Any]:
+def _one_by_one(every: _Batches, config: Training, done: int) -> Iterator[Any]:
     order = range(done * config.accumulate, config.steps * config.accumulate)
     if config.workers == 0:
-        return (every[i] for i in order)
-    return DataLoader(
+        yield from (every[i] for i in order)
+        return
+    loader: DataLoader[Any] = DataLoader(
         every,
         batch_size=None,  # a batch is drawn whole
         sampler=order,
         generator=torch.Generator(),
         num_workers=config.workers,
         prefetch_factor=4,
-        worker_init_fn=_leave_signals,
         # A forked process can neither use CUDA nor rely on locks that other threads held.
         multiprocessing_context="spawn",
     )
+    with ctrl_c_blocked():
+        drawn = iter(loader)
+    try:
+        yield from drawn
+    except (RuntimeError, EOFError, ConnectionError) as error:  # the last two while a batch is handed over
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise
+        raise RunError("a process that draws batches was ended from outside; the same command continues") from None
 
 
 class _Batches(Dataset[Any]):
@@ -63,8 +72,3 @@ class _Batches(Dataset[Any]):
             return self.draw(batch_generator(self.seed, step, self.first + batch))
         except SdlabError as error:  # as a value, because the loader would change its message
             return error
-
-
-def _leave_signals(worker: int) -> None:
-    """Leave interrupts to the training process, which ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)

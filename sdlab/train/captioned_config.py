@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from sdlab.system.errors import UsageError
+from sdlab.system.limits import SIDE
 from sdlab.train.config import Training
 
 if TYPE_CHECKING:
+    from sdlab.model.config import ModelConfig
     from sdlab.train.data import CaptionedPictures
     from sdlab.train.sources.own_pictures import OwnPictures
+    from sdlab.train.world_pictures import WorldPictures
     from sdlab.worlds.base import Split
 
 _OF_DATA = ("fit", "mirror", "held_out")
@@ -41,13 +44,46 @@ class CaptionedTraining(Training):
             raise ValueError(f"`{stray[0]}` belongs to a world and `data` replaces it; remove one of the two")
         return self
 
+    def check_size(self, side: int) -> None:
+        """Check that the pictures can have `side` pixels per side. Those of a world have one size.
+
+        Raises:
+            UsageError: those of the world have another size.
+        """
+        from sdlab.worlds.registry import open_world
+
+        if self.data is not None:
+            return
+        height, width = open_world(self.world).SIZE
+        if (side, side) != (height, width):
+            raise UsageError(
+                f"`image_size` of {self.model} is {side}, but pictures of {self.world} are {height} × {width}; "
+                "change it, or train on `data`"
+            )
+
+    def side(self, model: ModelConfig) -> int:
+        """Pixels per side of the pictures of `data`."""
+        return model.image_size
+
+    def pictures(self, split: Split) -> WorldPictures[Any]:
+        """Fresh pictures of the world. Imports torch.
+
+        Raises:
+            UsageError: they have another size than the model's.
+        """
+        from sdlab.train.folder import configuration
+
+        self.check_size(configuration(Path(self.model)).image_size)
+        return super().pictures(split)
+
     def captioned(self, split: Split) -> CaptionedPictures:
         """The pictures of a split of the world, or of `data`: its part for training, or else the part held out.
 
         Imports torch.
 
         Raises:
-            UsageError: `data` cannot be used, or has too few pictures.
+            UsageError: `data` cannot be used or has too few pictures, or those of the world have another size than the
+                model's.
         """
         if self.data is None:
             return self.pictures(split)
@@ -64,7 +100,7 @@ class CaptionedTraining(Training):
         from sdlab.train.sources.own_pictures import OwnPictures
 
         train, held = collection.split(collection.read_collection(data), self.held_out)
-        side = configuration(Path(self.model)).image_size
+        side = self.side(configuration(Path(self.model)))
         source = OwnPictures(train, (side, side), self.fit, self.mirror)
         if len(source) < self.batch:
             raise UsageError(
@@ -72,3 +108,41 @@ class CaptionedTraining(Training):
                 f"`batch` = {self.batch}; add pictures or lower `batch`"
             )
         return source if split == "train" else OwnPictures(held, (side, side), self.fit)
+
+
+class SizedTraining(CaptionedTraining):
+    """A stage of a network without a fixed picture size, which can start with smaller pictures."""
+
+    image_size: int | None = Field(
+        None,
+        ge=SIDE.low,
+        le=SIDE.high,
+        description="pixels per side of the pictures of `data` in this stage; by default the model's. Train on smaller "
+        "pictures first, which is faster, and continue with `start`",
+    )
+
+    @model_validator(mode="after")
+    def _size_of_data(self) -> Self:
+        if self.image_size is not None and self.data is None:
+            raise ValueError("`image_size` needs `data`; pictures of a world have one size")
+        return self
+
+    def multiple(self, model: ModelConfig) -> int:
+        """The number of pixels of which the side must be a multiple."""
+        return model.vae.factor
+
+    def side(self, model: ModelConfig) -> int:
+        """Pixels per side of the pictures of `data`.
+
+        Raises:
+            UsageError: `image_size` does not fit the network.
+        """
+        side, multiple = self.image_size or model.image_size, self.multiple(model)
+        if side % multiple:
+            raise UsageError(f"`image_size` must be a multiple of {multiple} for {self.model}, got {side}")
+        return side
+
+    def latent_shape(self, model: ModelConfig) -> tuple[int, int, int]:
+        """Shape (C, H, W) of the latents of one picture."""
+        side = self.side(model) // model.vae.factor
+        return model.vae.latent_channels, side, side

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic_core import from_json
 
 from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import replacing
@@ -130,7 +131,7 @@ def _compare(path: Path, config: Training, saved: Mapping[str, Any]) -> None:
     # A key that is newer than the checkpoint had its default.
     defaults = type(config).model_construct(out=config.out, steps=0, batch=0, lr=0.0).model_dump_json()
     try:
-        now, then = json.loads(config.model_dump_json()), json.loads(defaults) | json.loads(saved["config"])
+        now, then = json.loads(config.model_dump_json()), json.loads(defaults) | from_json(saved["config"])
     except (ValueError, TypeError):
         raise RunError(f"{path}: is not a complete checkpoint of sdlab; delete it to start again") from None
     changed = [k for k in now if k not in _FREE and now[k] != then.get(k)]
@@ -139,6 +140,6 @@ def _compare(path: Path, config: Training, saved: Mapping[str, Any]) -> None:
         raise UsageError(f"{path} belongs to another run ({what}); give `out` another folder or delete it")
     if others := different(saved.get("inputs"), digests(config)):
         raise UsageError(
-            f"{path} was trained with another {' and '.join(others)} than {config.model} has now; "
+            f"{config.model}: {' and '.join(others)} changed after {path} was written; "
             "give `out` another folder or delete it"
         )

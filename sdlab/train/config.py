@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from sdlab.system.limits import BATCH, LARGEST, SEED, THREADS, TRAINING_STEPS, WORKERS
+from sdlab.system.paths import path_fault
 from sdlab.system.resources import find
 from sdlab.worlds.registry import WORLDS
 
@@ -130,6 +131,15 @@ class Training(BaseModel, ABC):
         False, description="also write losses and sheets as TensorBoard event files; needs sdlab[tensorboard]"
     )
     keep: int = Field(2, ge=1, le=1000, description="number of checkpoints that are kept")
+
+    @field_validator("model", "out", "start", "data", mode="before", check_fields=False)
+    @classmethod
+    def _path(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, str):
+            return value
+        if fault := path_fault(value):
+            raise ValueError(f"`{info.field_name}`: {fault}")
+        return str(Path(value).expanduser()) if value.startswith("~") else value
 
     @field_validator("ema_length")
     @classmethod

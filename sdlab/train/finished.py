@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import from_json
+
+from sdlab.system.errors import UsageError
 from sdlab.system.files import replacing
+from sdlab.system.reading import read_bytes
 from sdlab.train.config import UNRELATED, Training
 from sdlab.train.inputs import different, digests
 
@@ -29,7 +33,7 @@ def exists(config: Training) -> bool:
     """Whether the run was finished with this configuration and its weights are in the model folder."""
     try:
         return bool(_saved(config)["config"] == _said(config)) and (Path(config.model) / config.writes()).is_file()
-    except (OSError, ValueError, LookupError, TypeError):
+    except (UsageError, ValueError, LookupError, TypeError):
         return False
 
 
@@ -44,7 +48,7 @@ def outdated(config: Training) -> list[str]:
 
 
 def _saved(config: Training) -> dict[str, Any]:
-    saved = json.loads((config.out / _NAME).read_text(encoding="utf-8"))
+    saved = from_json(read_bytes(config.out / _NAME))
     if not isinstance(saved, dict):
         raise TypeError(f"{_NAME} is not an object")
     return saved

@@ -153,7 +153,7 @@ def _prepare(trained: Mapping[str, Trained], config: Training, console: Console,
         line(console, f"{_take(start, first.stored or first.module)} from {start}")
     if config.compile:
         for one in trained.values():
-            one.module.compile()
+            one.module.compile(dynamic=False)  # with symbolic sizes Inductor fails on the U-Net (PyTorch 2.13)
     return {name: Learner(one, config) for name, one in trained.items()}
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from sdlab.model.config import ModelConfig
 from sdlab.system.errors import UsageError
 from sdlab.train.captioned_config import CaptionedTraining
+from sdlab.train.folder import configuration
 from sdlab.train.recipe import NETWORK, Part
 from sdlab.train.stages.unet_config import UnetTraining
 from sdlab.weights.model_folder import read_config, save_config
@@ -21,7 +22,8 @@ def prepare(path: Path, parts: Sequence[Part]) -> None:
 
     Raises:
         UsageError: a stage needs a file that neither exists nor is made by an earlier stage, `data` cannot be used, or
-            `[network]` is invalid or differs from the `config.json` of the model folder.
+            `[network]` is invalid, differs from the `config.json` of the model folder, or has another size than the
+            pictures of the world.
         RunError: a `config.json` cannot be written.
     """
     if missing := list(_missing(parts)):
@@ -30,7 +32,7 @@ def prepare(path: Path, parts: Sequence[Part]) -> None:
     for part in parts:
         folder = Path(part.config.model)
         if part.network is not None:
-            config = ModelConfig.from_json(json.dumps(part.network), f"{path}: [{NETWORK}]")
+            config = _network(part.network, f"{path}: [{NETWORK}]")
             if not (folder / "config.json").exists():
                 new[folder] = config
             elif differing := _differing(config, read_config(folder), parts):
@@ -39,9 +41,19 @@ def prepare(path: Path, parts: Sequence[Part]) -> None:
                     "use another model folder"
                 )
         if isinstance(part.config, CaptionedTraining):
-            part.config.captioned("train")
+            part.config.check_size((new.get(folder) or configuration(folder)).image_size)
+            if part.config.data is not None:
+                part.config.captioned("train")
     for folder, config in new.items():
         save_config(folder, config)
+
+
+def _network(table: Mapping[str, Any], where: str) -> ModelConfig:
+    try:
+        text = json.dumps(table)
+    except TypeError:
+        raise UsageError(f"{where}: has a date or a time, which no `config.json` has; remove it") from None
+    return ModelConfig.from_json(text, where)
 
 
 def _missing(parts: Sequence[Part]) -> Iterator[str]:

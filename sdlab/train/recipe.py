@@ -7,7 +7,9 @@ has a key `stage`. `[network]` is the `config.json` of the model folder. A stage
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from sdlab.train.mistakes import sentence
 from sdlab.train.stages import STAGES
 
 NETWORK = "network"
+_BARE_KEY = re.compile("[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ def parts_of(path: Path, table: Mapping[str, Any]) -> list[Part]:
             mistakes.append(f"[{name}]: the {kind.stage} stage needs the ground truth of a world; remove it or `data`")
             continue
         keys = {key: value for key, value in shared.items() if key in kind.model_fields}
-        keys |= {"out": f"{shared['out']}/{name}"} if "out" in shared else {}
+        if isinstance(out := shared.get("out"), str) and out.strip():
+            keys["out"] = f"{out}/{name}"
         keys |= {key: value for key, value in own.items() if key not in ("stage", NETWORK)}
         try:
             config = kind(**keys)
@@ -62,7 +66,11 @@ def parts_of(path: Path, table: Mapping[str, Any]) -> list[Part]:
             mistakes += [f"[{name}]: {sentence(kind, one)}" for one in error.errors()]
             continue
         network = own.get(NETWORK, None if "model" in own else table.get(NETWORK))
+        if network is not None and not isinstance(network, dict):
+            mistakes.append(f"[{name}]: `{NETWORK}` must be a table, like the `config.json` of a model folder")
+            continue
         parts.append(Part(name, config, network))
+    mistakes += _shared_folders(parts)
     if mistakes:
         raise UsageError(*(f"{path}: {mistake}" for mistake in dict.fromkeys(mistakes)))
     return parts
@@ -71,10 +79,21 @@ def parts_of(path: Path, table: Mapping[str, Any]) -> list[Part]:
 def _unknown(
     shared: Mapping[str, Any], tables: Mapping[str, Any], kinds: Mapping[str, type[Training] | None]
 ) -> list[str]:
-    """The messages for tables that are no stage, and for shared keys that no stage of the recipe has."""
+    """The messages for tables that are not a stage, and for shared keys that no stage of the recipe has."""
     from samplers.checks import did_you_mean, unknown  # imports torch, so only when a recipe is read
 
     strange = [name for name, kind in kinds.items() if kind is None]
+    unfit = [name for name, kind in kinds.items() if kind is not None and not _BARE_KEY.fullmatch(name)]
     found = [f"[{name}]: {unknown('stage', str(tables[name].get('stage', name)), STAGES)}" for name in strange]
+    found += [f"[{name}]: a stage's table names its folder; use letters, digits, _ and - alone" for name in unfit]
     known = {key for kind in kinds.values() if kind is not None for key in kind.model_fields}
     return found + [f"unknown key `{key}`{did_you_mean(key, known)}" for key in shared if key not in known]
+
+
+def _shared_folders(parts: Sequence[Part]) -> Iterator[str]:
+    """The messages for stages whose checkpoints would replace each other's."""
+    owners = dict[str, str]()
+    for part in parts:
+        owner = owners.setdefault(os.path.normpath(part.config.out.absolute()), part.name)
+        if owner != part.name:
+            yield f"[{part.name}]: `out` is that of [{owner}]; give each stage a folder of its own"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sdlab.model.clip import Clip
 from sdlab.model.diffusion import Unet
 from sdlab.model.vae import Vae
+from sdlab.train.losses.clip_size import at_size_of
 
 
 class Aligned(nn.Module):
@@ -56,7 +57,7 @@ def clip_patches(clip: Callable[[], Clip], vae: Vae) -> Frozen:
     vision = clip().vision
 
     def of(images: Tensor, latents: Tensor) -> Tensor:
-        states = vision.states(images)[-2:][0][:, 1:].transpose(1, 2)  # (B, width, T)
+        states = vision.states(at_size_of(vision, images))[-2:][0][:, 1:].transpose(1, 2)  # (B, width, T)
         side = vision.config.image_size // vision.config.patch
         return states.unflatten(2, (side, side))
 

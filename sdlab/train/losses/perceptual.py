@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sdlab.model.clip import ClipVision
+from sdlab.train.losses.clip_size import at_size_of
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 
@@ -24,10 +25,7 @@ class ClipFeatures(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """The states after each layer."""
-        side = self.vision.config.image_size
-        if images.shape[-2:] != (side, side):
-            images = F.interpolate(images, size=(side, side), mode="bicubic", antialias=True)
-        return self.vision.states(images)
+        return self.vision.states(at_size_of(self.vision, images))
 
 
 def perceptual_distance(features: Features, a: Tensor, b: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sdlab.model.clip import Clip
+from sdlab.train.losses.clip_size import at_size_of
 
 
 def text_alignment_loss(clip: Clip, pictures: Tensor, tokens: Tensor) -> Tensor:
@@ -15,4 +16,4 @@ def text_alignment_loss(clip: Clip, pictures: Tensor, tokens: Tensor) -> Tensor:
     """
     with torch.no_grad():
         text = clip.embed_text(tokens)
-    return 1 - (clip.embed_image(pictures) * text).sum(1).float().mean()
+    return 1 - (clip.embed_image(at_size_of(clip.vision, pictures)) * text).sum(1).float().mean()

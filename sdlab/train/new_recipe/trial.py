@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
 from torch import Tensor
 
 from sdlab.model.config import ModelConfig
+from sdlab.system.device import enough_memory
+from sdlab.system.interrupts import temporary_folder
 from sdlab.train.config import Training
 from sdlab.train.loop import train
 from sdlab.train.recipe import Part
@@ -60,11 +61,11 @@ def seconds_per_step(parts: Sequence[Part], model: ModelConfig) -> dict[str, flo
 
     Raises:
         UsageError: a stage cannot be trained on the data.
-        RunError: a file cannot be written.
+        RunError: a file cannot be written, or memory runs out.
     """
-    with TemporaryDirectory(prefix="sdlab-") as folder:
-        save_config(Path(folder, "model"), model)
-        return {part.name: _seconds(part.config, Path(folder, "model"), Path(folder, part.name)) for part in parts}
+    with temporary_folder() as folder:
+        save_config(folder / "model", model)
+        return {part.name: _seconds(part.config, folder / "model", folder / part.name) for part in parts}
 
 
 def _seconds(config: Training, model: Path, out: Path) -> float:
@@ -72,9 +73,10 @@ def _seconds(config: Training, model: Path, out: Path) -> float:
     if isinstance(config, UnetTraining) and config.cache is not None:
         changes["cache"] = min(config.cache, 4 * config.batch)
     config = config.model_copy(update=changes)
-    timed = _Timed(config.build())
-    with suppress(_Enough):
-        train(timed, config, Console(quiet=True))
+    with enough_memory("the networks are too large for this machine"):
+        timed = _Timed(config.build())
+        with suppress(_Enough):
+            train(timed, config, Console(quiet=True))
     first = next(iter(timed.trained.values()))
     save_part(model / config.writes(), first.stored or first.module)  # later stages need it
     return timed.seconds()

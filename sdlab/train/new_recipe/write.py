@@ -14,7 +14,8 @@ from typing import Any
 from sdlab.model.config import ModelConfig, Size
 from sdlab.system.device import resolve, resolve_dtype
 from sdlab.system.errors import RunError, UsageError
-from sdlab.system.files import reason
+from sdlab.system.files import check_writable, reason
+from sdlab.system.text import shown
 from sdlab.train.new_recipe.choice import network, scale_of, stages
 from sdlab.train.new_recipe.survey import Survey, survey
 from sdlab.train.new_recipe.trial import STEPS, seconds_per_step
@@ -35,6 +36,7 @@ def new_recipe(name: str, data: str, folder: Path) -> tuple[Path, str]:
     for taken in (path, out):
         if taken.exists():
             raise UsageError(f"{taken} already exists and was not changed; choose another name")
+    check_writable(path)
     found, device = survey(data), resolve("auto")
     scale = scale_of(device)
     shared = {"data": data, "model": str(out / "model"), "out": str(out), "device": device}
@@ -58,7 +60,7 @@ def _head(path: Path, found: Survey, model: ModelConfig, estimate: str) -> str:
     """The comment at the top of the recipe."""
     cut = f"; longer ones are cut at {model.text.context_length}" if found.tokens > model.text.context_length else ""
     return (
-        f"# sdlab train {path}     or one stage: sdlab train unet {path}\n"
+        f"# sdlab train {shown(path)}     or one stage: sdlab train unet {shown(path)}\n"
         f"# {found.train + found.held} pictures with captions, {found.held} of them held out for measurements.\n"
         f"# They have {_size(found.smallest)} to {_size(found.largest)} pixels (height × width); "
         f"the model has {model.image_size} × {model.image_size}, and `fit` says how they are brought to it.\n"

@@ -13,6 +13,8 @@ from sdlab.system.errors import UsageError
 from sdlab.system.files import reason
 from sdlab.system.text import encodable
 
+_LARGEST = 2**28  # bytes of a picture in an archive
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -80,6 +82,8 @@ def checked(caption: object, where: str) -> str:
 
 
 def _part(archive: Path, offset: int, length: int) -> bytes:
+    if length > _LARGEST:
+        raise UsageError(f"{archive}: a picture has {length:,} bytes; it may have {_LARGEST:,}")
     try:
         with archive.open("rb") as file:
             file.seek(offset)

@@ -19,7 +19,7 @@ from sdlab.system.paths import user_path
 from sdlab.system.reading import check_regular
 from sdlab.train.sources.entry import Entry, Skipped, checked, entry
 
-_RANGE = re.compile(r"(.*)\{(\d+)\.\.(\d+)\}(.*)")
+_RANGE = re.compile(r"(.*)\{(\d{1,9})\.\.(\d{1,9})\}(.*)")
 _LONGEST = 2**20  # bytes of a caption file
 
 
@@ -35,7 +35,7 @@ def shards_in(text: str) -> list[Path]:
         shards: Iterator[Path] = (user_path(f"{head}{number:0{len(first)}}{tail}") for number in numbers)
     else:
         path = user_path(text)
-        pattern = path.name if "*" in path.name else "*.tar"
+        pattern = re.sub(r"\*+", "*", path.name) if "*" in path.name else "*.tar"
         folder = path if path.is_dir() else path.parent
         shards = iter(sorted(folder.glob(pattern)) if path.is_dir() or "*" in path.name else [path])
     listed = []

@@ -115,7 +115,7 @@ class UnetStage(Stage):
         self.draw = Examples(
             pictures,
             config.batch,
-            model.latent_shape,
+            config.latent_shape(model),
             self.tokenizer,
             self.levels,
             _timesteps(config, self.levels),
@@ -209,7 +209,7 @@ class UnetStage(Stage):
         batch = self.draw.source.batch(8, generator)
         captions, empty = self.tokenizer(batch.captions(generator)), self.tokenizer([""])
         contexts = {"cond": self.text(captions.to(device)), "uncond": self.text(empty.to(device))}
-        noise = torch.randn(8, *self.model.latent_shape, generator=generator).to(device)
+        noise = torch.randn(8, *self.draw.shape, generator=generator).to(device)
         return torch.stack([batch.images().to(device), samples(self.unet, self.vae, self.model, contexts, noise)])
 
     def finish(self) -> dict[str, float]:

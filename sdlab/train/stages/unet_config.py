@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from sdlab.system.limits import LARGEST, TRAINING_PICTURES, WIDTH
-from sdlab.train.captioned_config import CaptionedTraining
+from sdlab.train.captioned_config import SizedTraining
 from sdlab.train.config import TABLE, Need
 from sdlab.train.losses.weighting import AnyWeighting
 
 if TYPE_CHECKING:
+    from sdlab.model.config import ModelConfig
     from sdlab.train.stages.unet import UnetStage
 
 
@@ -54,7 +55,7 @@ class TextAlignment(BaseModel):
     )
 
 
-class UnetTraining(CaptionedTraining):
+class UnetTraining(SizedTraining):
     """Trains the U-Net to denoise latents, conditioned on captions. The VAE and the text encoder are frozen."""
 
     stage: ClassVar[str] = "unet"
@@ -99,13 +100,14 @@ class UnetTraining(CaptionedTraining):
     )
 
     @model_validator(mode="after")
-    def _compiled_in_float32(self) -> UnetTraining:
+    def _compiled_on_a_cpu_in_float32(self) -> UnetTraining:
         # Seen with PyTorch 2.13 on a CPU: under autocast to bfloat16 the compiled backward pass gives zero gradients to
-        # some convolutions, the last ones of the transformers among them. In float32 all are right.
-        if self.compile and self.precision != "float32":
+        # some convolutions, the last ones of the transformers among them. In float32 all are right, and in bfloat16 on
+        # a GPU (PyTorch 2.11) too: the smallest cosine between the gradients of a tensor was 0.9999.
+        if self.compile and self.precision != "float32" and self.device != "cuda":
             raise ValueError(
-                "`compile` gives wrong gradients to the U-Net in mixed precision; remove it, or set `precision` to "
-                "'float32'"
+                "on a CPU, `compile` gives wrong gradients to the U-Net in mixed precision; remove it, or set "
+                "`precision` to 'float32' or `device` to 'cuda'"
             )
         return self
 
@@ -119,6 +121,10 @@ class UnetTraining(CaptionedTraining):
         """The text encoder and the VAE. Alignment with CLIP needs its vision encoder too."""
         whole = self.text_alignment is not None or (self.alignment is not None and self.alignment.features == "clip")
         return Need("clip.safetensors", "" if whole else "text."), Need("vae.safetensors")
+
+    def multiple(self, model: ModelConfig) -> int:
+        """The number of pixels of which the side must be a multiple."""
+        return model.multiple
 
     def build(self) -> UnetStage:
         """The stage on trained combinations of a world, measured on those and on held-out ones; or on `data`."""

@@ -54,7 +54,7 @@ class VaeStage(Stage):
 
     def __init__(self, config: VaeTraining, pictures: CaptionedPictures, unseen: CaptionedPictures) -> None:
         self.config, self.model = config, configuration(Path(config.model))
-        self.draw, self.unseen = _Draw(pictures, config.batch, self.model.latent_shape), unseen
+        self.draw, self.unseen = _Draw(pictures, config.batch, config.latent_shape(self.model)), unseen
         torch.manual_seed(config.seed)
         self.vae = Vae(self.model.vae)
         vae = standard(self.vae, config)

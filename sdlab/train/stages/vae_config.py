@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from sdlab.system.limits import LARGEST, TRAINING_STEPS, WIDTH
-from sdlab.train.captioned_config import CaptionedTraining
+from sdlab.train.captioned_config import SizedTraining
 from sdlab.train.config import TABLE, Need
 
 if TYPE_CHECKING:
@@ -41,7 +41,10 @@ class Adversarial(BaseModel):
     )
     r1: float = Field(0.0, ge=0, le=LARGEST, description="weight of the gradient penalty R₁ on real pictures")
     r1_every: int = Field(
-        16, ge=1, le=TRAINING_STEPS.high, description="steps between gradient penalties; their weight grows alike"
+        16,
+        ge=1,
+        le=TRAINING_STEPS.high,
+        description="steps between gradient penalties; the weight is multiplied by their number",
     )
     spectral_norm: bool = Field(True, description="keep the spectral norm of the discriminator's layers at 1")
     width: int = Field(32, ge=WIDTH.low, le=WIDTH.high, description="channels of the discriminator's first layer")
@@ -52,7 +55,7 @@ class Adversarial(BaseModel):
     beta2: float = Field(0.999, gt=0, lt=1, description="Adam's β₂ of both networks")
 
 
-class VaeTraining(CaptionedTraining):
+class VaeTraining(SizedTraining):
     """Trains the VAE to reconstruct pictures."""
 
     stage: ClassVar[str] = "vae"

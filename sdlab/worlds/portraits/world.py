@@ -128,7 +128,7 @@ def sample(n: int, generator: torch.Generator, split: Split = "train") -> Portra
     elif split == "heldout":
         top = (hair + 3) % tops
         variants["hat"] = torch.where(_HAIR_SHOWN[variants["hair"], variants["hat"]], variants["hat"], 0)
-    # A hat in the colour of the hair could not be told from it.
+    # A hat in the colour of the hair could not be distinguished from it.
     step = 1 + (next(columns) * (len(NAMES["hat"]) - 1)).long()
     hat = torch.where(hat == _LIKE_HAIR[hair], (hat + step) % len(NAMES["hat"]), hat)
     colours |= {"clothing": top, "hat": hat}

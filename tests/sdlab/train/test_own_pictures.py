@@ -111,6 +111,42 @@ def test_a_cache_holds_each_picture_once(pictures: Path, tmp_path: Path):
         assert len(stage.draw.cache) == len(stage.cache) == count
 
 
+@pytest.mark.slow
+def test_a_stage_can_train_on_smaller_pictures_and_the_next_continues_on_whole_ones(pictures: Path, tmp_path: Path):
+    save_config(tmp_path / "model", TINY)
+    learn("clip", tmp_path, data=pictures)
+    learn("vae", tmp_path, data=pictures, image_size=32)
+    small = UnetTraining(
+        **keys(
+            tmp_path, data=str(pictures), image_size=32, alignment={"features": "clip"}, text_alignment={"weight": 1}
+        )
+    ).build()
+    example = small.draw(torch.Generator().manual_seed(0))
+    assert (example.images.shape, example.noise.shape) == ((4, 3, 32, 32), (4, 4, 8, 8))
+    [loss] = small.losses(0, example)
+    assert loss.value.isfinite()
+    assert small.preview().shape == (2, 8, 3, 32, 32)
+    learn("unet", tmp_path, data=pictures, image_size=32)
+    before = (tmp_path / "model" / "unet.safetensors").read_bytes()
+    whole = UnetTraining(**keys(tmp_path, data=str(pictures), start=str(tmp_path / "model"))).build()
+    assert whole.draw(torch.Generator()).noise.shape == (4, 4, 16, 16)
+    assert read_config(tmp_path / "model").image_size == 64
+    assert before == (tmp_path / "model" / "unet.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("kind", "side", "multiple"), [(VaeTraining, 34, 4), (UnetTraining, 36, 8)])
+def test_a_size_that_does_not_fit_the_networks_is_refused(
+    kind: type[CaptionedTraining], side: int, multiple: int, pictures: Path, tmp_path: Path
+):
+    save_config(tmp_path / "model", TINY)
+    with pytest.raises(UsageError, match=rf"`image_size` must be a multiple of {multiple} for .*model, got {side}$"):
+        kind(**keys(tmp_path, data=str(pictures), image_size=side)).build()
+    with pytest.raises(ValueError, match="`image_size` needs `data`; pictures of a world have one size"):
+        kind(**keys(tmp_path, image_size=32))
+    with pytest.raises(ValueError, match="image_size"):
+        ClipTraining(**keys(tmp_path, data=str(pictures), image_size=32))
+
+
 def test_the_parts_of_the_data_do_not_overlap(pictures: Path, tmp_path: Path):
     save_config(tmp_path / "model", TINY)
     config = VaeTraining(**keys(tmp_path, data=str(pictures), held_out=0.25))

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import tomllib
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from training import QUIET, TINY
@@ -17,7 +23,7 @@ from sdlab.model.clip import Clip
 from sdlab.model.config import ModelConfig
 from sdlab.model.diffusion import Unet
 from sdlab.model.vae import Vae
-from sdlab.system.errors import UsageError
+from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import make_folder
 from sdlab.train import checkpoint, finished, run, run_all
 from sdlab.train.config_file import load_part, load_recipe
@@ -123,8 +129,7 @@ def test_a_finished_stage_whose_inputs_have_changed_is_reported(tmp_path: Path, 
 
     def warning(files: str) -> str:
         return (
-            f"warning: unet was trained with another {files} than {model} has now; "
-            f"delete {tmp_path}/out/unet to train it again"
+            f"warning: {model}: {files} changed after unet was trained; delete {tmp_path}/out/unet to train unet again"
         )
 
     assert said() == skipped
@@ -140,6 +145,15 @@ def test_a_finished_stage_whose_inputs_have_changed_is_reported(tmp_path: Path, 
     assert said() == skipped
 
 
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"[" * 100_000, b'{"config": ' + b"9" * 5000 + b"}"])
+def test_a_damaged_record_is_that_of_a_run_that_is_not_finished(content: bytes, tmp_path: Path):
+    path = finished_model(tmp_path)
+    (part, *_) = load_recipe(path)
+    assert finished.exists(part.config)
+    (tmp_path / "out/vae/finished.json").write_bytes(content)
+    assert not finished.exists(part.config)
+
+
 def test_an_interrupted_stage_does_not_continue_on_other_inputs(tmp_path: Path):
     path = finished_model(tmp_path)
     config = load_part("unet", path).config
@@ -149,7 +163,7 @@ def test_an_interrupted_stage_does_not_continue_on_other_inputs(tmp_path: Path):
     with pytest.raises(UsageError) as error:
         checkpoint.resume(config, {})
     assert str(error.value) == (
-        f"{config.out}/checkpoint.pt was trained with another vae.safetensors than {tmp_path}/model has now; "
+        f"{tmp_path}/model: vae.safetensors changed after {config.out}/checkpoint.pt was written; "
         "give `out` another folder or delete it"
     )
 
@@ -201,6 +215,19 @@ def test_the_network_is_written_once_and_then_compared(tmp_path: Path):
         trained(path)
 
 
+def test_a_model_of_another_size_than_the_worlds_pictures_is_refused_before_training(tmp_path: Path):
+    assert TINY.vision is not None
+    small = replace(TINY, image_size=32, vision=replace(TINY.vision, image_size=32))
+    fault = f"`image_size` of {tmp_path}/model is 32, but pictures of scenes are 64 × 64; change it, or train on `data`"
+    assert complaints(recipe(tmp_path, ALL, net=network(small))) == [fault]
+    assert not (tmp_path / "model").exists()
+    save_config(tmp_path / "model", small)
+    alone = tmp_path / "vae.toml"
+    alone.write_text(f'model = "{tmp_path}/model"\nout = "{tmp_path}/out"\n{SHORT}')
+    with pytest.raises(UsageError, match="^" + re.escape(fault)):
+        run("vae", alone, QUIET)
+
+
 def test_a_stage_starts_from_the_part_of_a_model_folder(tmp_path: Path):
     other = recipe(tmp_path, f"[vae]\n{SHORT}")
     trained(other)
@@ -211,6 +238,16 @@ def test_a_stage_starts_from_the_part_of_a_model_folder(tmp_path: Path):
     assert config.model_copy(update={"start": Path("data/scenes")}).start_file().name == "vae.safetensors"
     save_config(tmp_path / "new", TINY)
     prepare(stage, load_recipe(stage))
+
+
+def test_running_out_of_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def crowded(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr("sdlab.train.loop.train", crowded)
+    with pytest.raises(RunError) as error:
+        run("vae", recipe(tmp_path, f"[vae]\n{SHORT}"), QUIET)
+    assert str(error.value) == ("out of memory; use a smaller `batch` and a larger `accumulate`, or a smaller network")
 
 
 def test_a_file_of_one_stage_is_no_recipe(tmp_path: Path):
@@ -226,18 +263,20 @@ def test_a_file_of_one_stage_is_no_recipe(tmp_path: Path):
 # The shipped recipes: the values with which the shipped models were trained.
 
 SCENES = {
-    "vae_f4": ("vae", 2800, 16, 2e-3, 100, 0.995, {"model": "out/f4", "kl": 3e-5}),
-    "vae": ("vae", 2000, 16, 1e-3, 100, 0.995, {"start": Path("out/f4/vae.safetensors"), "kl": 1e-4}),
-    "evaluator": ("evaluator", 2000, 64, 2e-3, 100, 0.995, {}),
-    "text": ("text", 2500, 128, 1e-3, 100, 0.995, {}),
-    "unet": ("unet", 9400, 64, 1e-3, 200, 0.999, {"cache": 40000, "focus": 0.68}),
-    "clip": ("clip", 2000, 64, 1e-3, 200, 0.998, {}),
+    "vae": ("vae", 6000, 64, 2e-3, 200, 0.998, {"kl": 3e-5, "precision": "float32"}),
+    "text": ("text", 5000, 256, 1e-3, 200, 0.998, {"precision": "float32"}),
+    "clip": ("clip", 3000, 128, 1e-3, 200, 0.998, {}),
+    "evaluator": ("evaluator", 2000, 64, 2e-3, 100, 0.995, {"complete_captions": 0.0}),
+    "second_evaluator": ("evaluator", 3000, 128, 2e-3, 200, 0.998, {"second": True, "seed": 1}),
+    "unet": ("unet", 4000, 512, 1e-3, 500, 0.9995, {}),
+    "unet_longer": ("unet", 1500, 512, 4e-4, 50, 0.998, {"start": Path("data/scenes/unet.safetensors"), "seed": 1}),
 }
 PORTRAITS = {
     "vae": ("vae", 2500, 16, 2e-3, 100, 0.995, {"kl": 3e-5, "precision": "float32"}),
     "text": ("text", 1500, 64, 1e-3, 100, 0.995, {"precision": "float32"}),
     "clip": ("clip", 3000, 128, 1e-3, 200, 0.998, {"complete_captions": 0.5}),
     "evaluator": ("evaluator", 3000, 128, 2e-3, 200, 0.998, {}),
+    "second_evaluator": ("evaluator", 3000, 128, 2e-3, 200, 0.998, {"second": True, "seed": 1}),
     "unet": (
         "unet",
         7500,
@@ -253,7 +292,7 @@ PORTRAITS = {
 @pytest.mark.parametrize(
     ("name", "out", "shared", "expected"),
     [
-        ("scenes", "out", {"model": "data/scenes"}, SCENES),
+        ("scenes", "out", {"model": "data/scenes", "complete_captions": 0.5}, SCENES),
         ("portraits", "out/portraits", {"model": "data/portraits", "world": "portraits"}, PORTRAITS),
     ],
 )  # fmt: skip
@@ -268,6 +307,36 @@ def test_the_shipped_recipes(name: str, out: str, shared: dict[str, Any], expect
         assert ModelConfig.from_json(json.dumps(part.network)).name == name
 
 
+@pytest.mark.slow
+def test_the_recipe_for_a_gpu_runs_all_its_stages_on_small_numbers(tmp_path: Path):
+    """Its tables and networks are valid, and its stages run in order: on a CPU, with few and small pictures."""
+    table = tomllib.loads(Path("experiments/train/gpu.toml").read_text(encoding="utf-8"))
+    networks = ModelConfig.from_json(json.dumps(table["network"]))
+    with torch.device("meta"):
+        assert round(sum(weight.numel() for weight in Unet(networks.unet).parameters()) / 1e6) == 256  # as it says
+    folder = tmp_path / "my-pictures"
+    folder.mkdir()
+    for i, (color, caption) in enumerate(product(["red", "green", "blue", "white"], ["plain", "bright"])):
+        Image.new("RGB", (40, 40), color).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"{caption} {color}", encoding="utf-8")
+    table |= {"data": str(folder), "model": str(tmp_path / "model"), "out": str(tmp_path / "out"), "device": "cpu"}
+    table |= {"workers": 0, "precision": "float32", "held_out": 0.25}
+    table["network"] = json.loads(replace(TINY, image_size=32, vision=replace(TINY.vision, image_size=32)).to_json())
+    for name, stage in table.items():
+        if isinstance(stage, dict) and name != "network":
+            stage |= {"steps": 2, "batch": 2, "warmup": 1}
+            stage.pop("compile", None)
+            stage |= {"image_size": 16} if "image_size" in stage else {}
+            stage |= {"start": stage["start"].replace("out/gpu", str(tmp_path))} if "start" in stage else {}
+            stage |= {"adversarial": {**stage["adversarial"], "start": 0}} if "adversarial" in stage else {}
+    path = tmp_path / "gpu.toml"
+    path.write_text("".join(f"{key} = {toml(value)}\n" for key, value in table.items()), encoding="utf-8")
+    assert trained(path) == ["clip", "vae_small", "vae", "unet_small", "unet"]
+    assert {file.name for file in (tmp_path / "model").glob("*.safetensors")} == {
+        "clip.safetensors", "vae.safetensors", "unet.safetensors"
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["scenes", "portraits"])
 def test_the_recipe_of_a_lab_model_has_the_networks_of_the_shipped_one(name: str, tmp_path: Path):
     parts = load_recipe(Path(f"experiments/train/{name}.toml"))
@@ -278,3 +347,69 @@ def test_the_recipe_of_a_lab_model_has_the_networks_of_the_shipped_one(name: str
         (tmp_path / need.file).touch()
     prepare(Path(f"{name}.toml"), moved)  # raises for any difference
     assert ModelConfig.from_json(json.dumps(parts[0].network)).vae.factor == 4
+
+
+@pytest.mark.parametrize("key", ["model", "out", "start", "data"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("a\0b", r"a\x00b: a path cannot contain NUL"),
+        ("~nosuchuser/x", "~nosuchuser/x: there is no such user; write the folder itself"),
+        ("", "the path is empty; write . for the current folder"),
+    ],
+)
+def test_paths_that_no_file_can_have_are_one_line(key: str, value: str, message: str, tmp_path: Path):
+    keys = {"model": f"{tmp_path}/model", "out": f"{tmp_path}/out", key: value}
+    path = tmp_path / "vae.toml"
+    path.write_text(SHORT + "".join(f"{name} = {json.dumps(value)}\n" for name, value in keys.items()))
+    with pytest.raises(UsageError) as error:
+        run("vae", path, QUIET)
+    assert str(error.value) == f"{path}: `{key}`: {message}"
+
+
+def test_the_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = recipe(tmp_path, f'[vae]\nmodel = "~/a"\n{SHORT}')
+    path.write_text(path.read_text().replace(f'out = "{tmp_path}/out"', 'out = "~/b"'))
+    (part,) = load_recipe(path)
+    assert (part.config.model, part.config.out) == (str(tmp_path / "a"), tmp_path / "b/vae")
+
+
+@pytest.mark.parametrize("value", ["5", "true", '["a"]', "nan", "2020-01-01"])
+def test_a_folder_is_a_text(value: str, tmp_path: Path):
+    path = recipe(tmp_path, f"[vae]\n{SHORT}")
+    path.write_text(path.read_text().replace(f'out = "{tmp_path}/out"', f"out = {value}"))
+    (found,) = complaints(path)
+    assert found.startswith("[vae]: `out` = ")
+
+
+def test_each_stage_has_a_folder_of_its_own(tmp_path: Path):
+    same = f'[vae]\nout = "{tmp_path}/one"\n{SHORT}[text]\nout = "{tmp_path}/x/../one"\n{SHORT}'
+    assert complaints(recipe(tmp_path, same)) == ["[text]: `out` is that of [vae]; give each stage a folder of its own"]
+    for name in ("../vae", "./vae", "/vae", "", "a\\u0000", "è"):
+        found, *_ = complaints(recipe(tmp_path, f'["{name}"]\nstage = "vae"\n{SHORT}'))
+        assert found.endswith("]: a stage's table names its folder; use letters, digits, _ and - alone")
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        ("network = [1]", "[vae]: `network` must be a table, like the `config.json` of a model folder"),
+        ("network = 7", "unknown key `network`"),
+        ("[network]\nname = 2020-01-01", "[network]: has a date or a time, which no `config.json` has; remove it"),
+    ],
+)
+def test_a_network_that_is_not_one_is_one_line(net: str, message: str, tmp_path: Path):
+    assert message in complaints(recipe(tmp_path, f"[vae]\n{SHORT}", net=net))
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_configuration_that_is_a_pipe_or_without_end_is_refused(tmp_path: Path):
+    (tmp_path / "model").mkdir()
+    os.mkfifo(tmp_path / "model/config.json")
+    with pytest.raises(UsageError, match=r"model/config\.json: is not a regular file$"):
+        read_config(tmp_path / "model")
+    (tmp_path / "model/config.json").unlink()
+    (tmp_path / "model/config.json").symlink_to("/dev/zero")
+    with pytest.raises(UsageError, match=r"model/config\.json: is not a regular file$"):
+        read_config(tmp_path / "model")

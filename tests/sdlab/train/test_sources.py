@@ -177,6 +177,24 @@ def hundred(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_ranges_and_patterns_of_any_length_are_one_line(tmp_path: Path):
+    for text in (f"x-{{0..{'9' * 5000}}}.tar", "x-{9..0}.tar", "x**.tar", "**"):
+        with pytest.raises(UsageError):
+            found(tmp_path / text)
+
+
+def test_a_picture_that_would_fill_the_memory_is_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    large = tarfile.TarInfo("b.png")
+    large.size = 2**40
+    path = shard(tmp_path / "a.tar", {"a.png": png(7), "a.txt": b"one", "b.txt": b"two"})
+    with path.open("r+b") as file:
+        file.seek(6 * 512)  # behind the three members, each a header and a block
+        file.write(large.tobuf(tarfile.GNU_FORMAT))
+        file.truncate(7 * 512 + large.size + 1024)  # a sparse file
+    assert found(path) == {"a.png": ("one",)}
+    assert "a picture has 1,099,511,627,776 bytes; it may have 268,435,456" in capsys.readouterr().err
+
+
 def test_the_held_out_part_is_fixed_by_the_names(hundred: Path):
     read_collection.cache_clear()
     entries = read_collection(str(hundred))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +19,7 @@ import torch
 from torch import Tensor
 from training import TINY, Toy, keys
 
-from sdlab.system.errors import UsageError
+from sdlab.system.errors import RunError, UsageError
 from sdlab.system.resources import find
 from sdlab.train.batches import batches
 from sdlab.train.randomness import batch_generator
@@ -25,6 +30,8 @@ from sdlab.train.world_pictures import WorldPictures
 from sdlab.weights.model_folder import read_config, save_config
 from sdlab.weights.vocabulary import tokenizer_in
 from sdlab.worlds.registry import open_world
+
+pytestmark = pytest.mark.slow
 
 
 def noise(generator: torch.Generator) -> Tensor:
@@ -61,6 +68,45 @@ def test_an_error_of_a_worker_is_that_of_the_run(workers: int, tmp_path: Path):
     with pytest.raises(UsageError) as error:
         next(drawn)
     assert error.value.lines == ["cat.png: no such file; restore it"]
+
+
+def children(minimum: int) -> list[int]:
+    """The numbers of the worker processes, as soon as there are so many."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if len(found := [child.pid for child in active_children() if child.pid is not None]) >= minimum:
+            return found
+        time.sleep(0.001)
+    return []
+
+
+def test_workers_leave_ctrl_c_to_the_training_process_from_their_start(tmp_path: Path):
+    config, sent = Toy(**keys(tmp_path, steps=40, workers=2)), list[int]()
+
+    def interrupt() -> None:  # Ctrl-C reaches all processes of a terminal
+        for child in children(2):
+            os.kill(child, signal.SIGINT)
+            sent.append(child)
+
+    watcher = threading.Thread(target=interrupt)
+    watcher.start()
+    drawn = batches(noise, config, done=0)
+    first = next(drawn)
+    watcher.join()
+    assert len(sent) == 2
+    interrupt()
+    assert len([first, *drawn]) == 40
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_that_was_killed_is_one_line(number: signal.Signals, tmp_path: Path):
+    drawn = batches(noise, Toy(**keys(tmp_path, steps=10_000, workers=1)), done=0)
+    next(drawn)
+    for child in children(1):
+        os.kill(child, number)
+    with pytest.raises(RunError, match=r"^a process that draws batches was ended from outside; the same command cont"):
+        list(drawn)
 
 
 def flat(value: Any) -> list[Tensor]:

@@ -71,7 +71,8 @@ OF_PICTURES = ["data", "fit", "mirror", "held_out"]
 @pytest.mark.parametrize("key", sorted({key for own in OWN.values() for key in own}))
 def test_a_key_of_another_stage_is_refused(key: str, tmp_path: Path):
     owners = [stage for stage in STAGES if key in OWN[stage]]
-    named = "clip, vae and unet stages" if key in OF_PICTURES else f"{owners[0]} stage"
+    shared = {**dict.fromkeys(OF_PICTURES, "clip, vae and unet stages"), "image_size": "vae and unet stages"}
+    named = shared.get(key, f"{owners[0]} stage")
     for stage in STAGES.keys() - set(owners):
         found = complaints(stage, tmp_path / "t.toml", f"{GOOD}{key} = 0.5\n")
         assert found == [f"`{key}` belongs to the {named}; remove it here"]
@@ -80,10 +81,10 @@ def test_a_key_of_another_stage_is_refused(key: str, tmp_path: Path):
 def test_each_stage_has_its_own_keys():
     assert {name: own for name, own in OWN.items() if own} == {
         "clip": [*OF_PICTURES, "grounding"],
-        "vae": [*OF_PICTURES, "kl", "l1", "l2", "perceptual", "adversarial"],
+        "vae": [*OF_PICTURES, "image_size", "kl", "l1", "l2", "perceptual", "adversarial"],
         "unet": [
-            *OF_PICTURES, "cache", "drop_caption", "focus", "timesteps", "prediction", "noise_schedule", "weighting",
-            "alignment", "text_alignment",
+            *OF_PICTURES, "image_size", "cache", "drop_caption", "focus", "timesteps", "prediction", "noise_schedule",
+            "weighting", "alignment", "text_alignment",
         ],
         "evaluator": ["second"],
     }  # fmt: skip
@@ -108,13 +109,14 @@ def test_a_mistake_in_a_weighting_is_named_by_its_key(tmp_path: Path):
         assert complaints("unet", tmp_path / "t.toml", f"{GOOD}{line}\n") == [wrong]
 
 
-def test_the_unet_is_compiled_in_float32_alone(tmp_path: Path):
+def test_the_unet_is_compiled_in_float32_alone_on_a_cpu(tmp_path: Path):
     found = complaints("unet", tmp_path / "t.toml", f"{GOOD}compile = true\n")
     assert found == [
-        "`compile` gives wrong gradients to the U-Net in mixed precision; remove it, or set `precision` to 'float32'"
+        "on a CPU, `compile` gives wrong gradients to the U-Net in mixed precision; remove it, or set `precision` to "
+        "'float32' or `device` to 'cuda'"
     ]
     path = tmp_path / "t.toml"
-    for good in ("compile = false", "compile = true\nprecision = 'float32'"):
+    for good in ("compile = false", "compile = true\nprecision = 'float32'", "compile = true\ndevice = 'cuda'"):
         path.write_text(f"{GOOD}{good}\n")
         assert load_config("unet", path).stage == "unet"
 

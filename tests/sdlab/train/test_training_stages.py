@@ -295,6 +295,19 @@ def test_what_a_run_cannot_use_is_reported_in_a_line(tmp_path: Path):
             run("vae", write(tmp_path / "run.toml", "vae", keys(tmp_path, **changes)), QUIET)
 
 
+def test_a_model_folder_is_made_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    model, there = tmp_path / "model", list[bool]()
+    monkeypatch.setattr(EvaluatorStage, "__init__", lambda *_: None)
+    monkeypatch.setattr("sdlab.train.loop.train", lambda *_: there.append(model.is_dir()) or {})
+    path = write(tmp_path / "run.toml", "evaluator", keys(tmp_path))
+    model.symlink_to("nowhere")
+    with pytest.raises(RunError, match=r"^cannot make the folder .*model: "):
+        run("evaluator", path, QUIET)
+    model.unlink()
+    run("evaluator", path, QUIET)
+    assert there == [True]
+
+
 def test_untrained_configuration_is_the_scenes_one(tmp_path: Path):
     assert configuration(tmp_path) == SCENES
     update(tmp_path, vae=replace(SCENES.vae, scale=0.5))
