@@ -19,13 +19,22 @@ from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
 DOCS = Path(__file__).resolve().parent
-sys.path.insert(0, str(DOCS.parent))
+sys.path[:0] = [str(DOCS.parent), str(DOCS)]
+
+import planes  # noqa: E402
 
 BEGIN, END = "<!-- made by docs/make.py -->", "<!-- end -->"
 
 
-def entries(registry: Mapping[str, Callable[..., object]], given: tuple[str, ...] = ()) -> str:
-    """A summary, and a section per name with its docstring and its options, except those `given` by the caller."""
+def entries(
+    registry: Mapping[str, Callable[..., object]],
+    given: tuple[str, ...] = (),
+    more: Callable[[str], str] = lambda name: "",
+) -> str:
+    """A summary, and a section per name with its docstring and its options, except those `given` by the caller.
+
+    `more` returns what ends the section of a name.
+    """
     names = sorted(registry)
     lines = ["| name | what it is |", "| :-- | :-- |"]
     for name in names:
@@ -33,6 +42,7 @@ def entries(registry: Mapping[str, Callable[..., object]], given: tuple[str, ...
         lines.append(f"| [`{name}`](#{name}) | {first} |")
     for name in names:
         lines += ["", f"### `{name}`", "", _docstring(registry[name]), "", _options(registry[name], given)]
+        lines += ["", last] if (last := more(name)) else []
     return "\n".join(lines)
 
 
@@ -73,17 +83,27 @@ def guidance() -> str:
     """The guidance strategies of the registry."""
     from sdlab.guidance import GUIDANCE
 
-    return entries(GUIDANCE)
+    return entries(GUIDANCE, more=_picture)
+
+
+def _picture(name: str) -> str:
+    """The picture of a strategy on the class mixture, or why it has none."""
+    if why := planes.why_not(name):
+        return f"No picture: {why}."
+    given = ", ".join(f"`{key} = {_value(value)}`" for key, value in planes.options(name).items())
+    settings = f" with {given}" if given else ""
+    return f"On the class mixture{settings}:\n\n![Paths and samples of {name}](guidance/{name}.png)"
 
 
 def metrics() -> str:
     """The metrics of the registry."""
     from sdlab.metrics import METRICS
+    from sdlab.metrics.base import ARROWS
 
     lines = ["| name | what it is |", "| :-- | :-- |"]
     lines += [f"| [`{name}`](#{name}) | {metric.about} |" for name, metric in sorted(METRICS.items())]
     for name, metric in sorted(METRICS.items()):
-        arrow = "↑ (higher is better)" if metric.better == "higher" else "↓ (lower is better)"
+        arrow = f"{ARROWS[metric.better]} ({metric.better} is better)"
         kind = f"One value {'per image' if metric.per_image else 'for the whole set'}."
         facts = f"In tables: {metric.label} {arrow}. {kind} Needs {', '.join(sorted(metric.needs))}."
         lines += ["", f"### `{name}`", "", _docstring(type(metric)), "", facts]
@@ -104,9 +124,15 @@ def models() -> str:
 def sweep_files() -> str:
     """The keys of a sweep file, from the pydantic models that check it."""
     from sdlab.metrics import MetricFiles
-    from sdlab.sweep.document import Cells, Document, Exclude, Extra, Image, Prompts
+    from sdlab.sweep.document import Cells, Document, Exclude, Extra, Image, Prompts, Until
 
-    tables = {"`[prompts]`": Prompts, "`[image]`": Image, "`[cells]`": Cells, "`[[exclude]]`": Exclude}
+    tables = {
+        "`images` as a table": Until,
+        "`[prompts]`": Prompts,
+        "`[image]`": Image,
+        "`[cells]`": Cells,
+        "`[[exclude]]`": Exclude,
+    }
     tables |= {"`[[extra]]`": Extra, "`[metric_files]`": MetricFiles}
     lines = ["### Top level", "", *_keys(Document, list(Document.model_fields))]
     for heading, table in tables.items():
@@ -167,7 +193,7 @@ def _values(annotation: Any, metadata: tuple[object, ...] = ()) -> str:
     if origin is Annotated:
         return _values(arguments[0], (*arguments[1:], *metadata))
     if origin in (Union, UnionType):
-        return _values(next(one for one in arguments if one is not NoneType), metadata)
+        return " or ".join(dict.fromkeys(_values(one, metadata) for one in arguments if one is not NoneType))
     if origin is list:
         one, many = _values(arguments[0]), any(isinstance(item, BeforeValidator) for item in metadata)
         return f"{one}, or a list" if many else f"list of {one}s"
@@ -237,10 +263,11 @@ def made(page: str, part: str) -> str:
 
 
 def main() -> None:
-    """Write all pages."""
+    """Write all pages and pictures."""
     for name, part in PARTS.items():
         page = DOCS / name
         page.write_text(made(page.read_text(encoding="utf-8"), part()), encoding="utf-8")
+    planes.write()
 
 
 if __name__ == "__main__":
