@@ -23,7 +23,9 @@ Tiles = Literal["auto", "always", "never"]
 TILES: tuple[str, ...] = get_args(Tiles)
 
 _PROMPTS = 64  # per pass of the text encoder
-_PIXELS = 512 * 512  # per pass of the VAE: 64 pictures of the lab model, one of Stable Diffusion
+# Pixels per pass of the VAE: 16 pictures of the lab model, or one of Stable Diffusion. The activations of more pictures
+# would exceed the 32 MiB up to which glibc reuses freed blocks, and every layer would wait for fresh pages.
+_PIXELS = 256 * 256
 _LARGE = 128 * 128  # latents (1024 × 1024 pixels of Stable Diffusion) above which the VAE runs in tiles
 _TILE, _OVERLAP = 64, 16  # latents per side
 
@@ -46,7 +48,7 @@ class Pipeline:
         self.offloaded = offload is not None
         self.device = model.device if offload is None else torch.device(offload)
         self.levels = model.config.noise_schedule()
-        self.denoiser = NetworkDenoiser.of(model.unet, model.config, model.others)
+        self.denoiser = NetworkDenoiser.of(model.unet, model.config, model.others, model.plain)
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> Tensor:
@@ -117,7 +119,8 @@ class Pipeline:
             x = init.to(x) + x
         with self._using(self.model.unet, *self.model.others.values()):
             contexts = {"cond": cond, "uncond": uncond}
-            denoise = Guided(strategy, watch(self.denoiser), contexts, None if callable(seeds) else seeds)
+            known = None if callable(seeds) else seeds
+            denoise = Guided(strategy, watch(self.denoiser), contexts, known, self.encode)
             sampler = sampler.with_levels(self.levels)
             latents = samplers.run(sampler, denoise, x, sigmas, noise=noise, on_step=on_step)
         check_finite("the latents", latents)
@@ -147,13 +150,17 @@ class Pipeline:
     def _using(self, *networks: nn.Module) -> Iterator[None]:
         """Move offloaded networks to the device for the block, and back at the end."""
         moved = networks if self.offloaded else ()
-        for network in moved:
-            network.to(self.device)
+        self._move(moved, self.device)
         try:
             yield
         finally:
-            for network in moved:
-                network.to(self.model.device)
+            self._move(moved, self.model.device)
+
+    @staticmethod
+    @torch.inference_mode(False)  # weights made in inference mode would have no gradients for guidance
+    def _move(networks: Sequence[nn.Module], device: torch.device) -> None:
+        for network in networks:
+            network.to(device)
 
 
 class NotFinite(RunError):

@@ -38,6 +38,7 @@ import samplers
 from samplers.checks import did_you_mean
 from samplers.denoiser import Unguided
 from sdlab import guidance
+from sdlab.guidance.stand_in import stand_in
 from sdlab.system.device import out_of_memory
 from sdlab.system.errors import RunError, SdlabError, UsageError
 from sdlab.system.files import append
@@ -200,10 +201,17 @@ def explain(error: BaseException) -> str:
 
     The type is left out where the message is a sentence of sdlab.
     """
-    message, place = textwrap.shorten(str(error), _LONGEST, placeholder=" …"), _place(error)
+    message, place = _message(error), _place(error)
     if message and not place and type(error) in (InvalidEntry, RuntimeError, ValueError):
         return message
     return ": ".join(filter(None, (type(error).__name__, message))) + place
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return textwrap.shorten(str(error), _LONGEST, placeholder=" …")
+    except Exception:  # custom code may define the message
+        return "its message cannot be shown"
 
 
 class CodeError(RunError):
@@ -300,6 +308,8 @@ def _try_sampler(entry: Callable[..., Any]) -> None:
     for member in ("step", "order", "stochastic", "prepare", "nfe", "with_levels"):
         if not hasattr(sampler, member):
             raise InvalidEntry(f"it has no {member!r}; make it a subclass of samplers.Sampler, which has defaults")
+    if type(sampler).__hash__ is None:
+        raise InvalidEntry("it cannot be hashed; make it a frozen dataclass")
     x, shapes = torch.tensor([[1.0, -2.0], [0.5, 3.0]], dtype=torch.float64), list[torch.Size]()
 
     def denoise(x: Tensor, sigma: float | Tensor) -> Tensor:
@@ -330,7 +340,9 @@ def _try_guidance(entry: Callable[..., Any]) -> None:
         if not hasattr(strategy, member):
             raise InvalidEntry(f"it has no {member!r}")
     x, context = torch.ones(2, 3, 8, 8), torch.zeros(2, 1)
-    denoise = guidance.Guided(strategy, lambda x, *_, **__: x / 2, {"cond": context, "uncond": context}, [0, 1])
+    contexts = dict.fromkeys(("cond", "uncond", "image"), context)
+    model = stand_in(lambda x, _: x / 2)
+    denoise = guidance.Guided(strategy, model, contexts, [0, 1], lambda texts: context[: len(texts)])
     for sigma in (2.0, 0.5, torch.tensor([2.0, 0.5])):
         queries = strategy.queries(guidance.Level(float(torch.as_tensor(sigma).min())))
         if not queries or not all(isinstance(query, guidance.Query) for query in queries):

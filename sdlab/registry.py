@@ -27,6 +27,7 @@ PLAIN = {
     "bool_type": "should be true or false",
     "list_type": "should be a list",
     "tuple_type": "should be a list",
+    "sequence_str": "should be a list",
     "is_instance_of": "should be a list",  # the only classes that options ask for are sequences
 }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -96,6 +97,22 @@ def test_the_made_part_of_a_page_is_that_of_the_code(name: str):
     assert page == make().made(page, make().PARTS[name]()), "run `make docs`"
 
 
+def test_every_strategy_that_can_run_in_the_plane_has_its_picture_and_they_are_small():
+    planes = make().planes
+    pictures = {path.stem: path for path in (DOCS / "guidance").iterdir()}
+    assert set(pictures) == {name for name in GUIDANCE if planes.why_not(name) is None}
+    assert sum(path.stat().st_size for path in pictures.values()) < 1_000_000
+
+
+@pytest.mark.parametrize("name", ["apg", "fbg"])
+def test_the_picture_of_a_strategy_is_that_of_the_code(name: str):
+    with Image.open(DOCS / "guidance" / f"{name}.png") as picture:
+        kept = np.asarray(picture.convert("RGB"), dtype=float)
+    drawn = np.asarray(make().planes.draw(name), dtype=float)
+    plain = np.asarray(make().planes.draw("none"), dtype=float)
+    assert np.abs(drawn - kept).mean() < 2 < np.abs(plain - kept).mean(), "run `make docs`"  # of 255; colours are few
+
+
 def test_a_page_without_a_place_for_its_made_part_is_an_error():
     with pytest.raises(ValueError, match="has no"):
         make().made("# Grids\n", "")
@@ -114,6 +131,21 @@ def test_every_registered_name_has_a_section(page: str, names: dict[str, object]
     assert set(names) <= anchors(text(DOCS / page))
 
 
+SWEEPS = sorted(path.stem for path in (ROOT / "experiments").glob("*.toml") if not path.stem.startswith("sd15"))
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_every_sweep_has_a_page_with_its_result(name: str):
+    """Those of Stable Diffusion have none, because its weights are not here."""
+    title, _, page = text(DOCS / "results" / f"{name}.md").partition("\n")
+    assert f"(../../experiments/{name}.toml)" in page
+    assert "**Result" in page
+    assert re.search(r"^\| .*±", page, re.MULTILINE), "no table"
+    assert re.search(
+        rf"^\| \[{re.escape(title[2:])}\]\(results/{name}\.md\)", text(DOCS / "experiments.md"), re.MULTILINE
+    )
+
+
 # Code
 
 
@@ -121,6 +153,7 @@ def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text(path), re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", RUN, ids=name_of)
 def test_the_code_of_a_page_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A block that starts with the name of a file is that file. Sweeps with a name run, others are checked."""
@@ -151,6 +184,7 @@ def test_the_code_of_a_page_runs(path: Path, tmp_path: Path, monkeypatch: pytest
 NOTEBOOK = DOCS / "tutorial.ipynb"
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     mpl.use("agg")

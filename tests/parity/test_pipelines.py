@@ -22,6 +22,7 @@ import samplers
 from samplers.ddim import DDIM
 from sdlab import guidance
 
+pytestmark = pytest.mark.slow
 PROMPTS = ["A cat stretching on the floor, highly detailed", "ein Hund im Park, 4K"]
 NEGATIVE = ["blurry", ""]
 WIDTH, HEIGHT = 96, 56

@@ -2,6 +2,7 @@
 
 import json
 import unicodedata
+from copy import copy
 from itertools import pairwise, takewhile
 
 import pytest
@@ -139,6 +140,35 @@ def test_the_definition_of_the_encoding(ours, definition):
 
 def test_special_tokens_in_a_prompt_are_those_tokens(ours):
     assert ours(["<|endoftext|><|startoftext|>"])[0, :4].tolist() == [START, END, START, END]
+
+
+# The start of a long prompt, which is all that is read
+
+
+@settings(max_examples=200, deadline=None)
+@given(TEXTS | st.text(max_size=100), st.integers(1, 20))
+def test_a_prompt_has_the_first_tokens_of_its_whole_text(ours, text, room):
+    short, whole = copy(ours), [token for token, _ in ours._encode([text])[0]]
+    short.context_length = room + 2
+    assert [token for token in short([text])[0].tolist()[1 : room + 1] if token != END] == [
+        token for token in whole[:room] if token != END
+    ]
+
+
+def test_the_rest_of_a_long_prompt_is_not_read(ours, monkeypatch):
+    read = []
+    encode_batch = ours._bpe.encode_batch
+
+    class Recorded:
+        def encode_batch(self, prompts, **options):
+            read.extend(prompts)
+            return encode_batch(prompts, **options)
+
+    monkeypatch.setattr(ours, "_bpe", Recorded())
+    prompt = "a  red\tcar " * 100_000  # of three tokens each
+    assert ours([prompt]).tolist() == ours([prompt[:1000]]).tolist()
+    assert ours.cut(prompt) == "a  red\tcar " * (100_000 - ROOM // 3)
+    assert max(map(len, read)) <= 1000
 
 
 # What is cut off

@@ -256,6 +256,12 @@ WRONG = [
     ("sampler", "X = 3", "X", NO + "it is a value of type int"),
     (
         "sampler",
+        SAMPLER_FILE.replace("(frozen=True)", ""),
+        "MySampler",
+        NO + "it cannot be hashed; make it a frozen dataclass",
+    ),
+    (
+        "sampler",
         SAMPLER_FILE.replace("def step", "def stop"),
         "MySampler",
         NO + "TypeError: Can't instantiate abstract",
@@ -326,7 +332,7 @@ WRONG = [
         "guidance",
         GUIDANCE_FILE.replace('Query("cond")', 'Query("con")'),
         "Half",
-        "is not a guidance strategy: unknown context 'con' (did you mean 'cond'?); known: cond, uncond",
+        "is not a guidance strategy: unknown context 'con' (did you mean 'cond'?); known: cond, image, uncond",
     ),
 ]
 

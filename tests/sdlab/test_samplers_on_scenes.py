@@ -78,7 +78,10 @@ def test_the_latents_of_every_image_come_to_the_converged_ones(name):
 
 
 def test_an_adaptive_sampler_converges_with_its_tolerance():
-    """A hundredth of the tolerance for at least a tenth of the distance: its error follows it, if not one for one."""
+    """A thousandth of the tolerance for less than a fiftieth of the distance: it follows it, if not one for one.
+
+    In between it falls in jumps, since the network is no smooth function of the level (as above).
+    """
     scenes, sampler = the_model(), samplers.make("dpm_adaptive")
-    coarse, fine = (scenes.gap(sampler.with_tolerance(rtol), scenes.grid(1)) for rtol in (1e-1, 1e-3))
-    assert (fine < coarse / 10 + scenes.resolution).all()
+    coarse, fine = (scenes.gap(sampler.with_tolerance(rtol), scenes.grid(1)) for rtol in (1e-1, 1e-4))
+    assert (fine < coarse / 50 + scenes.resolution).all()

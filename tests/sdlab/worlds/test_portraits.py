@@ -74,7 +74,7 @@ def test_rendering_is_painting_the_layers_one_by_one():
 
 def test_a_stated_fact_can_be_seen():
     """At least so many cells of a part survive what is painted over it."""
-    person = draw(2, 1500, "all")
+    person = draw(2, 600, "all")
     fewest = {"hair": 6, "mouth": 2, "glasses": 10, "hat": 15, "beard": 8, "accessories": 2, "clothing": 5}
     part_of = {"hair_length": "hair", "hair_colour": "hair", "earrings": "accessories", "top": "clothing"}
     for i, statement in enumerate(state(person, torch.Generator().manual_seed(0), complete=True)):
@@ -92,7 +92,7 @@ def test_a_stated_fact_can_be_seen():
 
 def test_complete_captions_omit_only_hidden_facts():
     """Hair under a hat and ears under hair are all that a complete caption omits, besides colours of absent things."""
-    person = draw(2, 1500, "all")
+    person = draw(2, 600, "all")
     order = list(PARTS)
     for i, statement in enumerate(state(person, torch.Generator().manual_seed(0), complete=True)):
         top = paint(person, i)[1]
