@@ -10,11 +10,8 @@ sweep: .venv/ready
 test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
-# The workers that draw batches are tested in a process of their own: after hundreds of other tests one did not answer.
-WORKERS := tests/sdlab/train/test_training_batches.py
 slow: .venv/ready
-	$(BIN)/python -m pytest -m slow --ignore=$(WORKERS)
-	$(BIN)/python -m pytest -m slow $(WORKERS)
+	$(BIN)/python -m pytest -m slow
 
 certify: .venv/ready
 	$(BIN)/sdlab certify

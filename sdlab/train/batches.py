@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from sdlab.system.errors import RunError, SdlabError
-from sdlab.system.interrupts import ctrl_c_blocked
+from sdlab.system.errors import SdlabError
 from sdlab.train import processes
 from sdlab.train.config import Training
 from sdlab.train.randomness import batch_generator
+from sdlab.train.workers import computed_ahead
 
 Draw = Callable[[torch.Generator], Any]  # of a stage: the data of one batch
 
@@ -37,38 +36,21 @@ def batches(draw: Draw, config: Training, done: int) -> Iterator[list[Any]]:
 def _one_by_one(every: _Batches, config: Training, done: int) -> Iterator[Any]:
     order = range(done * config.accumulate, config.steps * config.accumulate)
     if config.workers == 0:
-        yield from (every[i] for i in order)
+        yield from map(every, order)
         return
-    loader: DataLoader[Any] = DataLoader(
-        every,
-        batch_size=None,  # a batch is drawn whole
-        sampler=order,
-        generator=torch.Generator(),
-        num_workers=config.workers,
-        prefetch_factor=4,
-        # A forked process can neither use CUDA nor rely on locks that other threads held.
-        multiprocessing_context="spawn",
-    )
-    with ctrl_c_blocked():
-        drawn = iter(loader)
-    try:
-        yield from drawn
-    except (RuntimeError, EOFError, ConnectionError) as error:  # the last two while a batch is handed over
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-            raise
-        raise RunError("a process that draws batches was ended from outside; the same command continues") from None
+    yield from computed_ahead(every, order, config.workers)
 
 
-class _Batches(Dataset[Any]):
+class _Batches:
     """The batches of this process by their index over all steps."""
 
     def __init__(self, draw: Draw, config: Training) -> None:
         self.draw, self.seed, self.accumulate = draw, config.seed, config.accumulate
         self.first = processes.rank() * config.accumulate  # in each step
 
-    def __getitem__(self, index: int) -> Any:
+    def __call__(self, index: int) -> Any:
         step, batch = divmod(index, self.accumulate)
         try:
             return self.draw(batch_generator(self.seed, step, self.first + batch))
-        except SdlabError as error:  # as a value, because the loader would change its message
+        except SdlabError as error:  # as a value, because a worker has no other way to report it
             return error

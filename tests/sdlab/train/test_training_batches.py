@@ -26,6 +26,7 @@ from sdlab.train.randomness import batch_generator
 from sdlab.train.stages import STAGES
 from sdlab.train.stages.unet import Examples
 from sdlab.train.timesteps import uniform
+from sdlab.train.workers import computed_ahead
 from sdlab.train.world_pictures import WorldPictures
 from sdlab.weights.model_folder import read_config, save_config
 from sdlab.weights.vocabulary import tokenizer_in
@@ -107,6 +108,40 @@ def test_a_worker_that_was_killed_is_one_line(number: signal.Signals, tmp_path: 
         os.kill(child, number)
     with pytest.raises(RunError, match=r"^a process that draws batches was ended from outside; the same command cont"):
         list(drawn)
+
+
+def large(argument: int) -> Tensor:
+    """More than a pipe holds, so that workers spend their time in the middle of a batch."""
+    return torch.full((2_000_000,), float(argument))
+
+
+@pytest.mark.parametrize("after", [0.0, 0.001, 0.003, 0.01, 0.03])
+def test_a_worker_that_is_killed_while_it_hands_over_a_batch_is_noticed(after: float):
+    values = computed_ahead(large, range(10_000), 2)
+    assert [float(next(values)[-1]) for _ in range(3)] == [0, 1, 2]
+    victim = children(2)[1]
+    time.sleep(after)
+    os.kill(victim, signal.SIGTERM)
+    with pytest.raises(RunError, match=r"^a process that draws batches was ended from outside; the same command cont"):
+        list(values)
+    assert active_children() == []
+
+
+def broken(argument: int) -> int:
+    return 1 // argument
+
+
+def test_a_worker_with_an_error_in_its_code_points_to_its_traceback(capfd: pytest.CaptureFixture[str]):
+    with pytest.raises(RunError, match=r"^a process that draws batches failed; its traceback is printed above$"):
+        list(computed_ahead(broken, range(4), 1))
+    assert "ZeroDivisionError" in capfd.readouterr().err
+
+
+def test_a_run_that_ends_early_leaves_no_workers():
+    values = computed_ahead(large, range(10_000), 2)
+    next(values)
+    values.close()
+    assert active_children() == []
 
 
 def flat(value: Any) -> list[Tensor]:
