@@ -23,3 +23,9 @@ def registries() -> Iterator[None]:
 def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests run beside each other, which would mark the times in their tables as disturbed."""
     monkeypatch.setattr(OtherWork, "share", lambda self: None)
+
+
+@pytest.fixture(autouse=True)
+def few_reconstructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The VAE stage measures few pictures in tests."""
+    monkeypatch.setattr("sdlab.train.stages.reconstruction._BATCHES", 1)

@@ -32,6 +32,7 @@ from sdlab.train.losses.perceptual import ClipFeatures, perceptual_distance
 from sdlab.train.optimizer import configured, standard
 from sdlab.train.randomness import measuring_generator
 from sdlab.train.stage import Loss, Stage, Trained
+from sdlab.train.stages.reconstruction import measure
 from sdlab.train.stages.vae_config import Adversarial, Perceptual, VaeTraining
 from sdlab.weights.model_folder import load_part, save_part
 
@@ -120,21 +121,21 @@ class VaeStage(Stage):
         return torch.stack([images, self.vae.decode(self.vae.encode(images).mean).float()])
 
     def finish(self) -> dict[str, float]:
-        """Measure the PSNR on unseen pictures and the mean and spread of the latents. Write weights, scale and shift.
+        """Measure reconstructions of unseen pictures. Write the weights, and the scale and shift of the latents.
 
         Raises:
             RunError: a file cannot be written.
         """
-        generator = measuring_generator(self.config.seed)
-        ratios, latents = [], []
-        for _ in range(16):
-            images = self.unseen.batch(64, generator).images().to(self.config.device)
-            z = self.vae.encode(images).mean
-            latents.append(z)
-            ratios.append(psnr(self.vae.decode(z).float().clamp(-1, 1), images))
+        latents: list[Tensor] = []
+
+        def reconstruct(images: Tensor) -> Tensor:
+            latents.append(self.vae.encode(images).mean)
+            return self.vae.decode(latents[-1])
+
+        folder, generator = Path(self.config.model), measuring_generator(self.config.seed)
+        measured = measure(reconstruct, self.unseen, folder, generator, self.config.device)
         z = torch.cat(latents)
         vae = replace(self.model.vae, scale=round(1 / float(z.std()), 5), shift=round(float(z.mean()), 5))
-        folder = Path(self.config.model)
         update(folder, vae=vae)
         save_part(folder / self.config.writes(), self.vae, torch.bfloat16)
-        return {"psnr_db": float(torch.cat(ratios).mean()), "scale": vae.scale, "shift": vae.shift}
+        return {**measured, "scale": vae.scale, "shift": vae.shift}
