@@ -181,10 +181,14 @@ def _total(plan: Plan, cost: Estimate, there: Mapping[int, int], images: int) ->
     todo = {i: images - count for i, count in there.items() if count < images}
     passes = cost.total(todo)
     references = reference_passes(plan, [plan.cells[i] for i in todo if not cost.problems[i]]) * plan.images
-    beside = f", and {references:,.0f} for the reference errors" if references else ""
     seconds = cost.seconds(todo) + references * cost.seconds_per_pass
+    beside = f", and {references:,.0f} for the reference errors" if references else ""
     speed = f"{1000 * cost.seconds_per_pass:.3g} ms per pass and image ({cost.source})"
     cells = f"{len(todo)} of {len(there)} cells to run"
+    timed = {i: min(plan.batch, plan.images) * (plan.timing_rounds + 1) for i in there} if plan.timing_rounds else {}
+    if todo and timed:
+        beside += f", and {cost.total(timed):,.0f} to time all cells"
+        seconds += cost.seconds(timed)
     return [
         f"{cells}, {images} images each: {passes:,.0f} network passes{beside}",
         f"about {duration(seconds)} on {plan.device} in {plan.dtype}, at {speed}",

@@ -35,11 +35,13 @@ AXES: dict[str, Callable[[Row], str]] = {
 NUMBERS = ("budget", "steps", "strength")  # the axes whose columns are aligned to the right
 CHOICES = {"sampler": SAMPLER, "grid": GRID, "guidance": GUIDANCE}  # the axes with options
 DISTURBED = "~"
+_WORK = {"network": "the network", "sampler": "the sampler", "decode": "decoding", "metrics": "the metrics"}
 _COSTS: dict[str, tuple[str, Callable[[Row], str]]] = {
     "network_passes": ("passes", lambda row: _number(row.network_passes, "{:.4g}")),
     "seconds_per_image": ("s/image", lambda row: _number(row.seconds_per_image, "{:#.3g}")),
     "ms_per_pass": ("ms/pass", lambda row: _number(row.ms_per_pass, "{:#.3g}")),
     "network_share": ("net %", lambda row: _number(100 * row.network_share, "{:.0f}")),
+    "peak_memory": ("peak MiB", lambda row: _number(row.peak_memory / 2**20, "{:.0f}")),
 }
 
 
@@ -62,7 +64,7 @@ def make_table(
     ranked = {m.name: standings_of(plan, m, rows, real, among) for m in metrics}
     varying = varying_axes(rows)
     settings = [_setting(name, rows, name in varying) for name in AXES]
-    passes, *costs = (_cost(name, rows) for name in _COSTS)
+    passes, seconds, *costs = (_cost(name, rows) for name in _COSTS)
     values = [
         column
         for metric in metrics
@@ -77,7 +79,20 @@ def make_table(
     caption = _caption(plan, rows, varying, real, len(among))
     caption = (*caption[:2], *verdicts(plan, rows, names, ranked), *caption[2:])
     return Table(
-        plan.name, (*settings, *_options(rows), *_counts(plan, rows), passes, *values, *costs, *status), caption
+        plan.name,
+        (
+            *settings,
+            *_options(rows),
+            *_counts(plan, rows),
+            passes,
+            *values,
+            seconds,
+            *_spread(rows),
+            *costs,
+            *_parts(rows),
+            *status,
+        ),
+        caption,
     )
 
 
@@ -130,7 +145,25 @@ def _cost(name: str, rows: Sequence[Row]) -> Column:
     heading, text = _COSTS[name]
     values = tuple(_finite(getattr(row, name)) for row in rows)
     fields = tuple(Field(text(row), DISTURBED * (name == "seconds_per_image" and disturbed(row))) for row in rows)
-    return Column(name, heading, values, fields, minor=name != "network_passes")
+    known = name != "peak_memory" or any(value is not None for value in values)  # earlier versions did not measure it
+    return Column(name, heading, values, fields, minor=name != "network_passes", people=known)
+
+
+def _spread(rows: Sequence[Row]) -> list[Column]:
+    """The interquartile range of the seconds per image for people, and the quartiles for programs."""
+    found = [row.times.quartiles for row in rows]
+    ranges = [None if one is None else one[1] - one[0] for one in found]
+    texts = tuple(Field("–" if one is None else _number(one, "{:.2g}")) for one in ranges)
+    iqr = Column("seconds_iqr", "IQR", (*ranges,), texts, minor=True, people=any(one is not None for one in ranges))
+    lows, highs = ([None if one is None else one[k] for one in found] for k in (0, 1))
+    return [iqr, _column("seconds_q1", lows, people=False), _column("seconds_q3", highs, people=False)]
+
+
+def _parts(rows: Sequence[Row]) -> list[Column]:
+    """The seconds per image of each part of the work, and how often they were measured, for programs."""
+    found = [row.times.of_parts for row in rows]
+    columns = [_column(f"{name}_seconds", [one.get(name) for one in found], people=False) for name in _WORK]
+    return [*columns, _column("repetitions", [len(row.times.whole) or None for row in rows], people=False)]
 
 
 def disturbed(row: Row) -> bool:
@@ -233,11 +266,29 @@ def _of_real(plan: Plan, metric: Metric, value: float, error: float) -> str:
     return metric.text(value) + _error_text(metric, metric.error(error, plan.images))
 
 
-def _network_share(rows: Sequence[Row]) -> float:
-    """The network's share of the time over all cells; 0 if nothing was measured."""
-    measured = [row for row in rows if row.network_passes > 0 and row.network_share]
-    spent = [(row.ms_per_pass * row.network_passes, row.network_share) for row in measured]
-    return sum(network for network, _ in spent) / sum(network / share for network, share in spent) if spent else 0.0
+def _timing(rows: Sequence[Row]) -> list[str]:
+    """How the times were measured, and what took how much of them over all cells."""
+    timed = [row for row in rows if row.times.whole]
+    if not timed:
+        return []
+    spent = {name: sum(row.times.of_parts[name] for row in timed) for name in _WORK}
+    rounds = {(row.times.rounds, len(row.times.whole) * bool(row.times.rounds)) for row in timed}
+    [(began, count), *others] = rounds
+    if not others and began:
+        way = f"Times are medians of {count} rounds in which all cells were timed in turn, after one to warm up."
+    else:
+        way = "Times are medians over the batches of a cell, and cells were timed one after the other."
+        way = "Times are medians, and not all cells were timed in the same rounds." if others else way
+    iqr = " IQR: interquartile range of s/image." * any(row.times.quartiles for row in timed)
+    whole = sum(spent.values())
+    if not whole:
+        return [f"{way}{iqr}"]
+    shares = ", ".join(f"{_WORK[name]} {_percent(value / whole)}" for name, value in spent.items())
+    return [f"{way}{iqr} Over all cells, shares of the time: {shares}."]
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.01 or not share else "<1%"
 
 
 def _caption(
@@ -258,10 +309,7 @@ def _caption(
         lines.append(_stopping(plan, plan.until))
     if plan.pictures is not None:
         lines.append(f"Image-to-image from {_origin(plan)}; strength 0 keeps the picture, 1 ignores it.")
-    if share := _network_share(rows):
-        lines.append(
-            f"Over all cells the network took {share:.0%} of the time; decoding and metrics took most of the rest."
-        )
+    lines += _timing(rows)
     if any(map(disturbed, rows)):
         lines.append(
             f"{DISTURBED} other programs used more than {UNDISTURBED:.0%} of the processor while the cell ran; do not "

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from math import ceil, nan
+from math import ceil
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 
 import numpy as np
@@ -27,13 +26,15 @@ from sdlab.sweep import plane
 from sdlab.sweep.cell import Cell
 from sdlab.sweep.flow_ends import FlowEnds
 from sdlab.sweep.needs import gradients, networks, prompts
-from sdlab.sweep.pass_clock import PassClock
+from sdlab.sweep.pass_clock import PassClock, wait
 from sdlab.sweep.plan import Pictures, Plan
 from sdlab.sweep.prompts import picture_set
 from sdlab.sweep.results import CellFailed, CellResult
+from sdlab.sweep.times import Times, of_batches
 from sdlab.system.device import enough_memory
 from sdlab.system.errors import SdlabError
 from sdlab.system.limits import GALLERY
+from sdlab.system.memory import PeakMemory
 from sdlab.system.output import remark
 
 _THUMBNAILS = 8  # pictures of a cell on the contact sheet
@@ -98,22 +99,35 @@ class ModelBench:
         Raises:
             CellFailed: a sampler, custom code or a metric failed, a model returned NaN, or memory ran out.
         """
-        try:
-            with enough_memory("use a smaller batch"):
-                return self._run(cell, on_progress, images)
-        except CodeError as error:
-            raise CellFailed(str(error), error.trace) from None
-        except SdlabError as error:
-            raise CellFailed(str(error)) from None
+        with _failing():
+            return self._run(cell, on_progress, images)
+
+    def time(self, cell: Cell, on_progress: Callable[[float], None]) -> Times:
+        """Draw the first batch of a cell once more, and measure only the time. One repetition, without the metrics.
+
+        Raises:
+            CellFailed: as for `run`.
+        """
+        with _failing():
+            boundary = Boundary()
+            report, method = boundary.back(on_progress), self._method(cell, boundary)
+            strength, indices = self._batches(cell, range(self.plan.images))[0]
+            return self._sample(method, strength, indices, boundary, lambda i, _: report(i / len(method.sigmas)))[2]
+
+    def _method(self, cell: Cell, boundary: Boundary) -> _Method:
+        with boundary.crossed():
+            return _Method(
+                samplers.make(cell.sampler.name, **cell.sampler.options),
+                guidance.make(cell.guidance.name, **cell.guidance.options),
+                samplers.grid(cell.grid.name, steps=cell.steps, levels=self.backend.levels, **cell.grid.options),
+            )
 
     def _run(self, cell: Cell, on_progress: Callable[[float], None], images: range) -> CellResult:
-        plan, backend, boundary = self.plan, self.backend, Boundary()
-        report = boundary.back(on_progress)
+        plan, boundary, memory = self.plan, Boundary(), PeakMemory(self.plan.device)
+        report, method = boundary.back(on_progress), self._method(cell, boundary)
+        sigmas = method.sigmas
         with boundary.crossed():
-            sampler = samplers.make(cell.sampler.name, **cell.sampler.options)
-            strategy = guidance.make(cell.guidance.name, **cell.guidance.options)
-            sigmas = samplers.grid(cell.grid.name, steps=cell.steps, levels=backend.levels, **cell.grid.options)
-            fitted = sampler.with_levels(backend.levels)
+            fitted = method.sampler.with_levels(self.backend.levels)
 
         def flow_ends() -> Tensor:
             with boundary.crossed():
@@ -124,39 +138,25 @@ class ModelBench:
         thumbnails: dict[int, Tensor] = {}
         batches = self._batches(cell, images)
         states: list[list[Tensor]] = [[] for _ in sigmas[1:]]  # after each step, of the batches, in the plane
-        seconds, per_pass = list[float](), list[float]()
-        passes = network = 0.0
-        began = perf_counter()
+        times, measuring = list[tuple[int, Times]](), 0.0
         for k, (strength, indices) in enumerate(batches):
-            clock, start = PassClock(), perf_counter()
 
             def on_step(i: int, x: Tensor, k: int = k) -> None:
                 report((k + (i + 1) / len(sigmas)) / len(batches))
                 if self._in_plane:
                     states[i].append(x.cpu())
 
-            with self._finite(indices), boundary.crossed():
-                samples = backend.sample(
-                    *self._contexts(indices),
-                    sampler,
-                    sigmas,
-                    strategy,
-                    [plan.seed + i for i in indices],
-                    on_step=on_step,
-                    init=None if strength == 1 else self.init[self._inputs(indices)],
-                    strength=strength,
-                    watch=clock.watch,
-                )
-                pictures = backend.decode(samples)
-            seconds.append((perf_counter() - start) / len(indices))
-            if clock.passes:
-                per_pass.append(clock.seconds / clock.passes)
-            passes, network = passes + clock.passes, network + clock.seconds
+            samples, pictures, spent = self._sample(method, strength, indices, boundary, on_step)
+            times.append((len(indices), spent))
+            start = perf_counter()
             feed.add(indices, samples, pictures)
+            measuring += perf_counter() - start
             if pictures is not None:
                 shown = [row for row, i in enumerate(indices) if i < self._shown]
                 thumbnails |= zip((indices[row] for row in shown), self._small(pictures[shown]), strict=True)
+        start = perf_counter()
         results = feed.results()
+        measuring += perf_counter() - start
         if self._in_plane and not images.start:
             drawn = plane.draw(torch.stack([torch.cat(x) for x in states]), sigmas, given(self.opened.classes))
             thumbnails = dict(enumerate(map(torch.from_numpy, drawn)))
@@ -170,12 +170,47 @@ class ModelBench:
             replicates={
                 name: result.replicates.numpy() for name, result in results.items() if result.replicates is not None
             },
-            network_passes=passes / len(images),
-            seconds_per_image=median(seconds),
-            ms_per_pass=1000 * median(per_pass) if per_pass else nan,
-            network_share=network / (perf_counter() - began),
+            network_passes=sum(size * spent.passes[0] for size, spent in times) / len(images),
+            times=of_batches(times, measuring / len(images)),
             thumbnails=_stacked([thumbnails[i] for i in sorted(thumbnails)]),
+            peak_memory=memory.size,
         )
+
+    def _sample(
+        self,
+        method: _Method,
+        strength: float,
+        indices: list[int],
+        boundary: Boundary,
+        on_step: Callable[[int, Tensor], object],
+    ) -> tuple[Tensor, Tensor | None, Times]:
+        """The samples and the pictures of a batch, and what each part of the work took."""
+        clock, start = PassClock(), perf_counter()
+        with self._finite(indices), boundary.crossed():
+            samples = self.backend.sample(
+                *self._contexts(indices),
+                method.sampler,
+                method.sigmas,
+                method.strategy,
+                [self.plan.seed + i for i in indices],
+                on_step=on_step,
+                init=None if strength == 1 else self.init[self._inputs(indices)],
+                strength=strength,
+                watch=clock.watch,
+            )
+            wait(samples)
+            sampled = perf_counter()
+            pictures = self.backend.decode(samples)
+            if pictures is not None:
+                wait(pictures)
+        decoded, n = perf_counter(), len(indices)
+        times = Times(
+            network=(clock.seconds / n,),
+            sampler=(max(0.0, sampled - start - clock.seconds) / n,),
+            decode=((decoded - sampled) / n,),
+            passes=(clock.passes / n,),
+        )
+        return samples, pictures, times
 
     def _batch(self, indices: list[int], samples: Tensor, pictures: Tensor | None) -> Batch:
         """The batch that the metrics receive."""
@@ -257,6 +292,31 @@ class ModelBench:
             for strategy in (guidance.make("none"), guidance.make("cfg", scale=2.0), *further):
                 samples = self.backend.sample(*contexts, samplers.make("euler"), sigmas, strategy, seeds)
             self.backend.decode(samples)
+
+
+@dataclass(frozen=True)
+class _Method:
+    """What a cell samples with."""
+
+    sampler: samplers.Sampler
+    strategy: guidance.Strategy
+    sigmas: tuple[float, ...]
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """Turn errors of code and of sdlab into a failure of the cell.
+
+    Raises:
+        CellFailed: in place of any of them.
+    """
+    try:
+        with enough_memory("use a smaller batch"):
+            yield
+    except CodeError as error:
+        raise CellFailed(str(error), error.trace) from None
+    except SdlabError as error:
+        raise CellFailed(str(error)) from None
 
 
 @dataclass

@@ -42,7 +42,7 @@ from sdlab.sweep.cell import Choice
 from sdlab.sweep.prompts import PROMPT_SETS, SETS, SIZE, prompt_set, prompts_in
 from sdlab.system.device import resolve
 from sdlab.system.errors import UsageError
-from sdlab.system.limits import BATCH, CELLS, IMAGES, PASSES, REFERENCE_STEPS, SEED, STEPS, brief
+from sdlab.system.limits import BATCH, CELLS, IMAGES, PASSES, REFERENCE_STEPS, SEED, STEPS, TIMING_ROUNDS, brief
 from sdlab.system.paths import path_fault, user_path
 
 T = TypeVar("T")
@@ -409,6 +409,9 @@ class Document(_Table):
     """Image i has seed `seed` + i, in every cell."""
     batch: Annotated[int, Field(ge=BATCH.low, le=BATCH.high)] = 32
     """Images that are sampled at once. It does not change the images."""
+    timing_rounds: Annotated[int, Field(ge=0, le=TIMING_ROUNDS.high)] = 0
+    """Rounds in which the first batch of every cell is drawn once more, in turn, to measure the time. One more round
+    before them is left out. With 0 the times are those of the batches of each cell."""
     dtype: Dtype = "float32"
     """Data type of the networks. The state of the sampler is float32. `"auto"` is bfloat16 on hardware that multiplies
     in it, and float32 elsewhere."""

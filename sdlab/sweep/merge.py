@@ -81,7 +81,11 @@ def _check_same(first: Path, plan: Plan, keys: list[str], directory: Path, store
     if keys == others:
         return
     ours, theirs = plan.model_dump(), other.model_dump()
-    differing = [name for name in ours if name not in ("batch", "notes", "compare") and ours[name] != theirs[name]]
+    differing = [
+        name
+        for name in ours
+        if name not in ("batch", "notes", "compare", "timing_rounds") and ours[name] != theirs[name]
+    ]
     what = ", ".join(differing) or "the files of the model"
     raise UsageError(f"{directory} does not belong to {first}: they differ in {what}; merge shards of one sweep")
 

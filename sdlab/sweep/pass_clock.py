@@ -24,10 +24,10 @@ class PassClock:
         """The same model, counted and timed."""
 
         def timed(x: Tensor, sigma: Sigma, context: Tensor, **options: Any) -> Tensor:
-            _wait(x)
+            wait(x)
             start = perf_counter()
             x0 = model(x, sigma, context, **options)
-            _wait(x)
+            wait(x)
             self.seconds += perf_counter() - start
             self.passes += len(x)
             return x0
@@ -35,6 +35,7 @@ class PassClock:
         return timed
 
 
-def _wait(x: Tensor) -> None:
+def wait(x: Tensor) -> None:
+    """Wait until x is computed, if that happens on a GPU."""
     if x.is_cuda:
         torch.cuda.synchronize(x.device)

@@ -63,6 +63,7 @@ class Plan(BaseModel):
     until: Until | None = None  # when a cell has enough images
     seed: int
     batch: int  # images per batch; no value depends on it
+    timing_rounds: int = 0  # in which all cells are timed in turn
     dtype: str  # of the networks
     compile: bool = False  # the U-Net
     device: str  # resolved: never "auto"
@@ -207,6 +208,7 @@ def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -
         until=document.images if isinstance(document.images, Until) else None,
         seed=document.seed,
         batch=document.batch,
+        timing_rounds=document.timing_rounds,
         dtype=resolve_dtype(document.dtype, document.device),
         compile=document.compile,
         device=document.device,

@@ -20,8 +20,8 @@ class SweepProgress:
     The time left is estimated from the remaining network passes and the speed so far.
     """
 
-    def __init__(self, console: Console, passes: Sequence[float]) -> None:
-        """`passes` are the network passes per image of each cell, NaN for one that cannot run."""
+    def __init__(self, console: Console, passes: Sequence[float], what: str = "cell") -> None:
+        """`passes` are the network passes per image of each cell, NaN for one that cannot run. `what` counts them."""
         self._bars = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
@@ -32,7 +32,7 @@ class SweepProgress:
         )
         # Even without any step, pictures are decoded. A cell that cannot run takes no time.
         self._passes = [1.0 if isnan(cell) else max(1.0, cell) for cell in passes]
-        self._total = sum(self._passes)
+        self._total, self._what = sum(self._passes), what
         self._done = 0.0
         self._index = -1
         self._start = self._cell_start = time.monotonic()
@@ -55,7 +55,7 @@ class SweepProgress:
             self._start = time.monotonic()  # excludes loading, which happens once
         self._cell_start = time.monotonic()
         self._bars.update(self._cell, description=shown(label), completed=0.0, left="", visible=True)
-        self._bars.update(self._sweep, description=f"cell {self._index + 1} of {len(self._passes)}")
+        self._bars.update(self._sweep, description=f"{self._what} {self._index + 1} of {len(self._passes)}")
 
     def update(self, share: float) -> None:
         """Show that a share in [0, 1] of the cell is done."""
@@ -64,10 +64,14 @@ class SweepProgress:
         self._bars.update(self._cell, completed=share, left=_left(now - self._cell_start, share))
         self._bars.update(self._sweep, completed=done, left=_left(now - self._start, done / self._total))
 
-    def end(self, text: str, *, failed: bool = False, aside: str = "") -> None:
-        """Finish the cell with one line about its outcome, followed by less important details."""
+    def done(self) -> None:
+        """Finish the cell without a line."""
         self.update(1.0)
         self._done += self._passes[self._index]
+
+    def end(self, text: str, *, failed: bool = False, aside: str = "") -> None:
+        """Finish the cell with one line about its outcome, followed by less important details."""
+        self.done()
         number = Text(f"{self._index + 1:>3}/{len(self._passes)} ", "dim")
         outcome = Text(shown(text), "red" if failed else "")
         self._bars.console.print(number + outcome + Text(aside and f"  {aside}", "dim"))

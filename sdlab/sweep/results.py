@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdlab.sweep.cell import Cell
+from sdlab.sweep.times import Times
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,9 @@ class CellResult:
     per_image: dict[str, NDArray[np.floating]]  # (N,) in the order of the seeds, for metrics that are means over images
     replicates: dict[str, NDArray[np.floating]]  # (2, U) of the jackknife, for metrics of the whole set
     network_passes: float  # per image
-    seconds_per_image: float
-    ms_per_pass: float
-    network_share: float  # share of the cell's time, in [0, 1]
+    times: Times
     thumbnails: NDArray[np.uint8]  # (K, H, W, 3), the pictures of `Bench.prompts`
+    peak_memory: float = math.nan  # bytes, if known
 
 
 class CellFailed(Exception):
@@ -62,5 +63,13 @@ class Bench(Protocol):
 
         Raises:
             CellFailed: this cell has no values. Other cells are not affected.
+        """
+        ...
+
+    def time(self, cell: Cell, on_progress: Callable[[float], None]) -> Times:
+        """Draw the first batch of a cell once more, and measure only the time. One repetition, without the metrics.
+
+        Raises:
+            CellFailed: as for `run`.
         """
         ...

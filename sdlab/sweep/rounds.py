@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.results import CellResult
 from sdlab.sweep.store import Row, Store
+from sdlab.sweep.times import repeated
 
 Unsettled = Callable[[Plan, Sequence[Row], int], Sequence[int]]
 """The indices of the rows that need more images, judged by the first so many images of each."""
@@ -45,20 +46,20 @@ def joined(row: Row, more: CellResult) -> CellResult:
     per_image = {name: np.concatenate([row.per_image[name], values]) for name, values in more.per_image.items()}
     there = row.images
     share = there / max(map(len, per_image.values()))
-
-    def mean(cost: str) -> float:
-        return share * float(getattr(row, cost)) + (1 - share) * float(getattr(more, cost))
-
+    costs = [(there, row.times), (max(map(len, more.per_image.values())), more.times)]
+    metrics = [(count, times.metrics) for count, times in costs if times.metrics is not None]
+    measured = (
+        sum(count * seconds for count, seconds in metrics) / sum(count for count, _ in metrics) if metrics else None
+    )
     return CellResult(
         metrics={name: float(values.mean(dtype=np.float64)) for name, values in per_image.items()},
         stderr={name: _error(values) for name, values in per_image.items()},
         per_image=per_image,
         replicates={},
-        network_passes=mean("network_passes"),
-        seconds_per_image=mean("seconds_per_image"),
-        ms_per_pass=mean("ms_per_pass"),
-        network_share=mean("network_share"),
+        network_passes=share * row.network_passes + (1 - share) * more.network_passes,
+        times=row.times if row.times.rounds else repeated((row.times, more.times), measured),
         thumbnails=more.thumbnails,
+        peak_memory=max(row.peak_memory, more.peak_memory),
     )
 
 

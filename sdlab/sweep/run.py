@@ -8,9 +8,10 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -24,7 +25,8 @@ from sdlab.sweep.progress import SweepProgress, duration
 from sdlab.sweep.provenance import OTHER_WORK, provenance
 from sdlab.sweep.results import Bench, CellFailed, CellResult
 from sdlab.sweep.rounds import Unsettled, images_of, joined, rounds
-from sdlab.sweep.store import Store
+from sdlab.sweep.store import Row, Store
+from sdlab.sweep.timing import complete, time_in_rounds
 from sdlab.system.errors import RunError
 from sdlab.system.files import append, replacing
 from sdlab.system.interrupts import STATUS as INTERRUPTED
@@ -100,6 +102,9 @@ def run_sweep(
                     for i in todo:
                         _check_room(directory)
                         runner.run(keys[i], plan.cells[i], range(there.get(keys[i], 0), images))
+            if plan.timing_rounds and not complete(plan, rows := store.rows([keys[i] for i in mine])):
+                bench = bench or _opened(plan, open_bench, store, console)
+                _time(plan, bench, store, rows, console, interrupts)
         except KeyboardInterrupt:
             tally.interrupted = True
         kept = {keys[i] for i in mine if keys[i] in before} - tally.ran - tally.failed.keys()
@@ -116,6 +121,29 @@ def _opened(plan: Plan, open_bench: Callable[[], Bench], store: Store, console: 
     columns = [*(info.label for info in plan.measures), "time"]
     console.print(f"each cell: {', '.join(columns)}", style="dim")
     return bench
+
+
+def _time(
+    plan: Plan, bench: Bench, store: Store, rows: Sequence[Row], console: Console, interrupts: Interrupts
+) -> None:
+    """Time the cells of these rows in rounds, and store the times of all of them at the end."""
+    known = {row.key: row for row in rows if row.ok}
+    console.print(f"timing: {plan.timing_rounds} rounds of {len(known)} cells, after one to warm up", style="dim")
+    passes = [row.network_passes for row in known.values()] * (plan.timing_rounds + 1)
+    progress = SweepProgress(console, passes, "timing")
+
+    def on_progress(share: float) -> None:
+        interrupts.check()
+        progress.update(share)
+
+    cells = {key: row.cell for key, row in known.items()}
+    with progress:
+        found = time_in_rounds(plan, bench, cells, lambda cell: progress.begin(cell.label), progress.done, on_progress)
+    with interrupts.held():
+        for key, (times, shares) in found.items():
+            row = known[key]
+            origin = {**row.provenance, OTHER_WORK: median(shares) if shares else None}
+            store.set_times(key, replace(times, metrics=row.times.metrics), origin)
 
 
 @dataclass

@@ -28,10 +28,11 @@ from pydantic import TypeAdapter
 
 from sdlab.sweep.cell import Cell
 from sdlab.sweep.results import CellResult
+from sdlab.sweep.times import Times
 from sdlab.system.errors import RunError
 
 _OURS = 0x5D1AB  # PRAGMA application_id, which marks a file as a store
-_VERSION = 2
+_VERSION = 3
 _TABLES = """
 CREATE TABLE cells (
     key               TEXT PRIMARY KEY,  -- hash of everything that determines the values
@@ -46,6 +47,8 @@ CREATE TABLE cells (
     seconds_per_image REAL,
     ms_per_pass       REAL,
     network_share     REAL,              -- of the time, 0 to 1
+    peak_memory       REAL,              -- bytes; NULL in rows of format 2, as are the times
+    times             TEXT,              -- JSON, seconds per image of each part and repetition
     prompts           TEXT NOT NULL,     -- JSON, of the thumbnails
     thumbnails        BLOB,              -- PNG, the pictures side by side
     provenance        TEXT NOT NULL,     -- JSON
@@ -56,7 +59,10 @@ CREATE TABLE notes (
     value TEXT NOT NULL
 );
 """
-_MIGRATIONS = {2: "ALTER TABLE cells ADD COLUMN replicates BLOB"}  # by the format that each leads to
+_MIGRATIONS = {  # by the format that each leads to
+    2: ("replicates BLOB",),
+    3: ("peak_memory REAL", "times TEXT"),
+}
 _COLUMNS = {
     table: set(re.findall(r"^ {4}(\w+) ", definition, re.MULTILINE))
     for table, definition in re.findall(r"CREATE TABLE (\w+) \(\n(.*?)\n\);", _TABLES, re.DOTALL)
@@ -66,7 +72,8 @@ _LARGEST = 2**28  # bytes of one value, both stored and decompressed
 _PIXELS = 2**27  # of all pictures of a cell
 _REASON = 120  # characters of the reason why a row cannot be read
 _NUMBERS, _TEXTS, _TABLE = TypeAdapter(dict[str, float]), TypeAdapter(list[str]), TypeAdapter(dict[str, Any])
-_COSTS = ("network_passes", "seconds_per_image", "ms_per_pass", "network_share")
+_TIMES = TypeAdapter(Times)
+_COSTS = ("network_passes", "seconds_per_image", "ms_per_pass", "network_share", "peak_memory")
 
 
 class Damaged(Exception):
@@ -88,6 +95,8 @@ class Row:
     seconds_per_image: float = math.nan
     ms_per_pass: float = math.nan
     network_share: float = math.nan
+    peak_memory: float = math.nan  # bytes
+    times: Times = field(default_factory=Times)  # empty if they are not known
     provenance: dict[str, Any] = field(default_factory=dict)
     created: str = ""
 
@@ -151,7 +160,8 @@ class Store:
         """Bring a store of an earlier sdlab to the present format, in one transaction, and check its columns."""
         with self._transaction():
             for later in range(self._one("PRAGMA user_version") + 1, _VERSION + 1):
-                self._db.execute(_MIGRATIONS[later])
+                for column in _MIGRATIONS[later]:
+                    self._db.execute(f"ALTER TABLE cells ADD COLUMN {column}")
                 self._db.execute(f"PRAGMA user_version = {later}")
             for table, columns in _COLUMNS.items():
                 found = self._db.execute("SELECT name FROM pragma_table_info(?)", (table,))
@@ -201,7 +211,7 @@ class Store:
         Raises:
             Damaged: it cannot be read.
         """
-        names = f"cell, reason, metrics, stderr, per_image, replicates, {', '.join(_COSTS)}, provenance, created"
+        names = f"cell, reason, metrics, stderr, per_image, replicates, {', '.join(_COSTS)}, times, provenance, created"
         with self._reporting(), _intact():
             found = self._db.execute(f"SELECT {names} FROM cells WHERE key = ?", (key,)).fetchone()
             return None if found is None else _row(key, *found)
@@ -245,10 +255,15 @@ class Store:
         Raises:
             RunError: as for `add`.
         """
-        columns = {**_values(result), **_origin(provenance)}
-        changes = ", ".join(f"{name} = ?" for name in columns)
-        with self._reporting():
-            self._db.execute(f"UPDATE cells SET {changes} WHERE key = ?", (*columns.values(), key))
+        self._change(key, **_values(result), **_origin(provenance))
+
+    def set_times(self, key: str, times: Times, provenance: dict[str, Any]) -> None:
+        """Write other times of a finished cell.
+
+        Raises:
+            RunError: as for `add`.
+        """
+        self._change(key, **_of_times(times), **_origin(provenance))
 
     def add_failed(self, key: str, cell: Cell, reason: str, provenance: dict[str, Any]) -> None:
         """Store the reason why a cell failed. The next run tries it again.
@@ -264,7 +279,7 @@ class Store:
             "prompts": "[]",
             "thumbnails": None,
         }
-        costs = dict.fromkeys(_COSTS)
+        costs = dict.fromkeys((*_COSTS, "times"))
         self._write(key=key, cell=cell, status="failed", reason=reason, provenance=provenance, **empty, **costs)
 
     def take(self, other: Store, key: str) -> None:
@@ -287,6 +302,11 @@ class Store:
         names, marks = ", ".join(columns), ", ".join("?" * len(columns))
         with self._reporting():
             self._db.execute(f"INSERT OR REPLACE INTO cells ({names}) VALUES ({marks})", tuple(columns.values()))
+
+    def _change(self, key: str, **columns: Any) -> None:
+        changes = ", ".join(f"{name} = ?" for name in columns)
+        with self._reporting():
+            self._db.execute(f"UPDATE cells SET {changes} WHERE key = ?", (*columns.values(), key))
 
     def note(self, name: str) -> str | None:
         """A text stored beside the cells."""
@@ -366,7 +386,7 @@ def _intact() -> Iterator[None]:
 
 
 def _row(key: str, cell: str, reason: str, metrics: str, stderr: str, per_image: bytes, *rest: Any) -> Row:
-    replicates, *costs, provenance, created = rest
+    replicates, *costs, times, provenance, created = rest
     errors = _NUMBERS.validate_json(stderr)
     if any(error < 0 for error in errors.values()):
         raise ValueError("a standard error is negative")
@@ -378,6 +398,7 @@ def _row(key: str, cell: str, reason: str, metrics: str, stderr: str, per_image:
         stderr=errors,
         per_image=_arrays(per_image, 1),
         replicates={} if replicates is None else _arrays(replicates, 2),
+        times=Times() if times is None else _TIMES.validate_json(times),
         provenance=_TABLE.validate_json(provenance),
         created=str(created),
         **{name: math.nan if cost is None else float(cost) for name, cost in zip(_COSTS, costs, strict=True)},
@@ -391,7 +412,19 @@ def _values(result: CellResult) -> dict[str, Any]:
         "stderr": json.dumps(result.stderr),
         "per_image": _npz(result.per_image),
         "replicates": _npz(result.replicates),
-        **{name: float(getattr(result, name)) for name in _COSTS},
+        "network_passes": float(result.network_passes),
+        "peak_memory": float(result.peak_memory),
+        **_of_times(result.times),
+    }
+
+
+def _of_times(times: Times) -> dict[str, Any]:
+    """The columns of the times, and of what they sum up to."""
+    return {
+        "seconds_per_image": times.seconds,
+        "ms_per_pass": times.ms_per_pass,
+        "network_share": times.network_share,
+        "times": _TIMES.dump_json(times).decode(),
     }
 
 

@@ -44,6 +44,7 @@ REFERENCE_STEPS = Range(10, 10_000)  # of the run that a reference error compare
 PASSES = Range(1, 10_000)  # per image: a budget
 IMAGES = Range(1, 1_000_000)  # per cell, or of one `sdlab generate`
 BATCH = Range(1, 65_536)
+TIMING_ROUNDS = Range(0, 1000)  # in which the cells of a sweep are timed in turn
 SIDE = Range(1, 16_384)  # pixels
 SEED = Range(0, 2**62 - 1)  # of the first image; the others follow
 GALLERY = 128  # pictures of a cell that are kept by a sweep without metrics, which is run for its pictures

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from sdlab.sweep.cell import Cell
 from sdlab.sweep.passes import network_passes
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.results import CellFailed, CellResult
+from sdlab.sweep.times import Times
 
 LEVELS = samplers.discrete_levels()
 TOML = """
@@ -40,18 +42,22 @@ def result(cell: Cell, images: int = 16) -> CellResult:
         per_image={"clip_score": score, "psnr": noise},
         replicates={"fid": np.stack([random("fid").normal(size=images), np.zeros(images)])},
         network_passes=passes,
-        seconds_per_image=0.02 * passes,
-        ms_per_pass=20.0,
-        network_share=0.9,
+        times=replace(times(cell, 3), metrics=0.02 * passes / 9),
         thumbnails=random(cell.label).integers(0, 255, (3, 8, 8, 3), dtype=np.uint8),
     )
+
+
+def times(cell: Cell, repetitions: int = 1) -> Times:
+    passes = network_passes(cell, LEVELS)
+    zeros = (0.0,) * repetitions
+    return Times((0.02 * passes,) * repetitions, zeros, zeros, (passes,) * repetitions)
 
 
 class FakeBench:
     """Remembers which cells it ran; `before` may do anything in the middle of a cell."""
 
     def __init__(self, before: Callable[[Cell], object] = lambda cell: None) -> None:
-        self.before, self.ran = before, list[str]()
+        self.before, self.ran, self.timed = before, list[str](), list[str]()
         self.prompts = ["a red circle", "a blue star", "a green moon"]
         self.inputs: np.ndarray | None = None
 
@@ -64,6 +70,12 @@ class FakeBench:
         on_progress(1.0)
         self.ran.append(cell.label)
         return result(cell)
+
+    def time(self, cell: Cell, on_progress: Callable[[float], None]) -> Times:
+        on_progress(0.5)
+        self.before(cell)
+        self.timed.append(cell.label)
+        return times(cell)
 
 
 def no_bench(plan: Plan) -> FakeBench:

@@ -15,6 +15,7 @@ from sdlab.sweep.passes import counted
 from sdlab.sweep.plan import load_plan
 from sdlab.sweep.shard import Shard
 from sdlab.sweep.store import Damaged, Row, Store
+from sdlab.sweep.times import Times
 from sdlab.system.errors import UsageError
 
 EXACT = """
@@ -39,7 +40,15 @@ def shards(tmp_path: Path, count: int) -> list[Path]:
 
 def rows(directory: Path) -> list[Row]:
     """The rows without what differs between machines: times, and when and where they were measured."""
-    times = {"seconds_per_image": 0.0, "ms_per_pass": 0.0, "network_share": 0.0, "provenance": {}, "created": ""}
+    times = {
+        "seconds_per_image": 0.0,
+        "ms_per_pass": 0.0,
+        "network_share": 0.0,
+        "times": Times(),
+        "peak_memory": 0.0,
+        "provenance": {},
+        "created": "",
+    }
     with Store(directory / "results.sqlite") as store:
         found = sorted(store.rows(), key=lambda row: row.key)
     return [replace(row, per_image={}, replicates={}, **times) for row in found]

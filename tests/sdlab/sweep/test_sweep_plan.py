@@ -421,7 +421,8 @@ BAD = [
     ('model = "scenes"', 'modle = "scenes"', [
         'model: missing; it should be a model, like "scenes"',
         "modle: unknown key 'modle' (did you mean 'model'?); known: batch, cells, compare, compile, device, dtype, "
-        "exclude, extra, image, images, metric_files, metrics, model, name, prompts, reference_steps, seed",
+        "exclude, extra, image, images, metric_files, metrics, model, name, prompts, reference_steps, seed, "
+        "timing_rounds",
     ]),
     ('model = "scenes"', 'model = "scnes"', [
         "model: unknown model 'scnes' (did you mean 'scenes'?); known: class_mixture, data_set, gaussian, mixture, "

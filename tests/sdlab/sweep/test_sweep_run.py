@@ -25,7 +25,7 @@ from sdlab.sweep import run as run_module
 from sdlab.sweep.cell import Cell, Choice
 from sdlab.sweep.plan import load_plan
 from sdlab.sweep.results import CellResult
-from sdlab.sweep.store import Store
+from sdlab.sweep.store import _MIGRATIONS, _VERSION, Store
 from sdlab.system.errors import RunError
 
 CELL = Cell(sampler=Choice(name="ddim"), grid=Choice(name="trailing"), guidance=Choice(name="none"), steps=5)
@@ -303,25 +303,32 @@ def test_an_unusable_store_is_reported_in_one_line_and_not_changed(
     assert store_path.read_bytes() == data
 
 
-def test_a_store_of_format_1_is_brought_up_to_date_with_all_its_rows(tmp_path, whole_store):
-    path = tmp_path / "whole.sqlite"
+def made_older(path: Path, version: int) -> None:
+    """Give a store an earlier format."""
     with sqlite3.connect(path) as db:
-        db.execute("ALTER TABLE cells DROP COLUMN replicates")
-        db.execute("PRAGMA user_version = 1")
+        for column in [name for later in range(version + 1, _VERSION + 1) for name in _MIGRATIONS[later]]:
+            db.execute(f"ALTER TABLE cells DROP COLUMN {column.split()[0]}")
+        db.execute(f"PRAGMA user_version = {version}")
+
+
+@pytest.mark.parametrize("version", range(1, _VERSION))
+def test_a_store_of_an_earlier_format_is_brought_up_to_date_with_all_its_rows(tmp_path, whole_store, version):
+    path = tmp_path / "whole.sqlite"
+    made_older(path, version)
     with Store(path) as store:
         rows = store.rows()
         assert len(rows) == 20
-        assert all(not row.replicates and row.per_image for row in rows)
+        assert all(bool(row.replicates) is (version > 1) and row.per_image for row in rows)
+        assert all(not row.times.whole and row.seconds_per_image == 0.1 for row in rows)
         store.add("key 20", CELL, result(CELL), PROMPTS, {})
         assert store.rows(["key 20"])[0].replicates["fid"].shape == (2, 16)
 
 
 def test_a_store_without_its_columns_is_reported_and_not_changed(tmp_path, whole_store):
     path = tmp_path / "whole.sqlite"
+    made_older(path, 1)
     with sqlite3.connect(path) as db:
         db.execute("ALTER TABLE cells DROP COLUMN provenance")
-        db.execute("PRAGMA user_version = 1")
-        db.execute("ALTER TABLE cells DROP COLUMN replicates")
     before = path.read_bytes()
     with pytest.raises(RunError, match="`cells` has no column `provenance`"):
         Store(path)
