@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, pairwise
 from math import cos, exp, expm1, isfinite, log, log1p, pi, sqrt
 from typing import Protocol, runtime_checkable
@@ -279,12 +280,16 @@ def vp_levels(beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3
     _rising("beta", beta_min, beta_max)
     _rising("t", t_min, t_max)
     slope = beta_max - beta_min
-    return ClockLevels(
-        t_min,
-        t_max,
-        lambda t: sqrt(expm1(t * (beta_min + slope * t / 2))),
-        lambda sigma: (sqrt(beta_min**2 + 2 * slope * log1p(sigma * sigma)) - beta_min) / slope,
-    )
+    return ClockLevels(t_min, t_max, partial(_vp_sigma, beta_min, slope), partial(_vp_t, beta_min, slope))
+
+
+# The clocks are functions of the module, so that schedules can be pickled.
+def _vp_sigma(beta_min: float, slope: float, t: float) -> float:
+    return sqrt(expm1(t * (beta_min + slope * t / 2)))
+
+
+def _vp_t(beta_min: float, slope: float, sigma: float) -> float:
+    return (sqrt(beta_min**2 + 2 * slope * log1p(sigma * sigma)) - beta_min) / slope
 
 
 def ve_levels(sigma_min: float = 0.01, sigma_max: float = 50.0) -> ClockLevels:
@@ -297,7 +302,15 @@ def ve_levels(sigma_min: float = 0.01, sigma_max: float = 50.0) -> ClockLevels:
     """
     _rising("sigma", sigma_min, sigma_max)
     ratio = sigma_max / sigma_min
-    return ClockLevels(0.0, 1.0, lambda t: sigma_min * ratio**t, lambda sigma: log(sigma / sigma_min) / log(ratio))
+    return ClockLevels(0.0, 1.0, partial(_ve_sigma, sigma_min, ratio), partial(_ve_t, sigma_min, ratio))
+
+
+def _ve_sigma(sigma_min: float, ratio: float, t: float) -> float:
+    return sigma_min * ratio**t
+
+
+def _ve_t(sigma_min: float, ratio: float, sigma: float) -> float:
+    return log(sigma / sigma_min) / log(ratio)
 
 
 def edm_levels(sigma_min: float = 0.002, sigma_max: float = 80.0) -> ClockLevels:
@@ -307,7 +320,11 @@ def edm_levels(sigma_min: float = 0.002, sigma_max: float = 80.0) -> ClockLevels
         ValueError: not 0 < sigma_min < sigma_max.
     """
     _rising("sigma", sigma_min, sigma_max)
-    return ClockLevels(sigma_min, sigma_max, lambda t: t, lambda sigma: sigma)
+    return ClockLevels(sigma_min, sigma_max, _same, _same)
+
+
+def _same(value: float) -> float:
+    return value
 
 
 def flow_levels(t_min: float = 1e-3, t_max: float = 0.9999) -> ClockLevels:
@@ -322,7 +339,15 @@ def flow_levels(t_min: float = 1e-3, t_max: float = 0.9999) -> ClockLevels:
     _rising("t", t_min, t_max)
     if not t_max < 1:
         raise ValueError(f"t_max must be below 1, where σ is infinite, got {t_max!r}")
-    return ClockLevels(t_min, t_max, lambda t: t / (1 - t), lambda sigma: sigma / (1 + sigma))
+    return ClockLevels(t_min, t_max, _flow_sigma, _flow_t)
+
+
+def _flow_sigma(t: float) -> float:
+    return t / (1 - t)
+
+
+def _flow_t(sigma: float) -> float:
+    return sigma / (1 + sigma)
 
 
 def zero_terminal_snr(levels: DiscreteLevels, sigma_max: float = 4096.0) -> DiscreteLevels:

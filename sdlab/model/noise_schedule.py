@@ -80,9 +80,7 @@ class FlowLevels:
 
     def schedule(self) -> samplers.ClockLevels:
         """The noise schedule, σ = t/(1−t)."""
-        return samplers.ClockLevels(
-            1000 * self.t_min, 1000 * self.t_max, lambda t: t / (1000 - t), lambda sigma: 1000 * sigma / (1 + sigma)
-        )
+        return samplers.ClockLevels(1000 * self.t_min, 1000 * self.t_max, _flow_sigma, _flow_t)
 
 
 @dataclass(frozen=True)
@@ -113,9 +111,24 @@ class EdmLevels:
 
     def schedule(self) -> samplers.ClockLevels:
         """The noise schedule, σ = exp(t/250)."""
-        return samplers.ClockLevels(
-            250 * log(self.sigma_min), 250 * log(self.sigma_max), lambda t: exp(t / 250), lambda sigma: 250 * log(sigma)
-        )
+        return samplers.ClockLevels(250 * log(self.sigma_min), 250 * log(self.sigma_max), _edm_sigma, _edm_t)
+
+
+# The clocks are functions of the module, so that schedules can be pickled: workers that draw batches need them.
+def _flow_sigma(t: float) -> float:
+    return t / (1000 - t)
+
+
+def _flow_t(sigma: float) -> float:
+    return 1000 * sigma / (1 + sigma)
+
+
+def _edm_sigma(t: float) -> float:
+    return exp(t / 250)
+
+
+def _edm_t(sigma: float) -> float:
+    return 250 * log(sigma)
 
 
 KINDS = ("table", "flow", "edm")

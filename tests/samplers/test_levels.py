@@ -1,6 +1,7 @@
 """Levels: tables of β against their definitions and diffusers, clocks against their processes, zero terminal SNR."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -50,6 +51,17 @@ def test_time_and_sigma_are_inverse_on_every_clock(clock, share):
     t = min(clock.t_min + share * (clock.t_max - clock.t_min), clock.t_max)
     assert clock.t(clock.sigma(t)) == pytest.approx(t, rel=1e-9, abs=1e-12)
     assert clock.sigma_min <= clock.sigma(t) <= clock.sigma_max
+
+
+@pytest.mark.parametrize("levels", [*CLOCKS, SD, samplers.continuous_levels(0.1, 10)])
+def test_every_schedule_can_be_given_to_another_process(levels):
+    other = pickle.loads(pickle.dumps(levels))
+    for share in (0.0, 0.3, 1.0):
+        sigma = levels.sigma_min * (levels.sigma_max / levels.sigma_min) ** share
+        assert (other.sigma_min, other.sigma_max) == (levels.sigma_min, levels.sigma_max)
+        if hasattr(levels, "t"):
+            assert other.t(sigma) == levels.t(sigma)
+            assert other.sigma(levels.t(sigma)) == levels.sigma(levels.t(sigma))
 
 
 @pytest.mark.parametrize("t", [1e-3, 0.1, 0.7, 1.0])

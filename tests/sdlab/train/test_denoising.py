@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import log
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +17,15 @@ from torch import Tensor
 from sdlab.model.config import SCENES, ModelConfig
 from sdlab.model.noise_schedule import NAMED, EdmLevels, FlowLevels, LevelsConfig
 from sdlab.model.parametrisation import X0, Edm, Eps, Flow, Parametrisation, V, parametrisation
+from sdlab.system.resources import find
 from sdlab.train.losses.denoising import Denoising
 from sdlab.train.losses.weighting import P2, WEIGHTINGS, EdmWeighting, MinSnr, SoftMinSnr, Weighting
+from sdlab.train.stages.unet import Examples
 from sdlab.train.timesteps import log_normal, uniform
+from sdlab.train.world_pictures import WorldPictures
+from sdlab.weights.model_folder import read_config
+from sdlab.weights.vocabulary import tokenizer_in
+from sdlab.worlds.registry import open_world
 
 ALL = (Eps(), V(), X0(), Flow(), Edm(0.6))
 EVERY = pytest.mark.parametrize("p", ALL, ids=lambda p: type(p).__name__)
@@ -169,3 +179,18 @@ def test_uniform_timesteps_cover_the_noise_schedule(schedule: str):
     assert levels.t_min <= t.min() < levels.t_min + 2
     assert levels.t_max - 2 < t.max() <= levels.t_max
     assert t.mean() == pytest.approx((levels.t_min + levels.t_max) / 2, abs=1)
+
+
+@pytest.mark.parametrize("schedule", NAMED)
+@pytest.mark.parametrize("timesteps", [uniform, partial(log_normal, mean=0.0, std=1.0)])
+def test_examples_of_every_noise_schedule_can_be_drawn_by_another_process(
+    schedule: str, timesteps: Callable[..., Tensor]
+):
+    levels, folder = NAMED[schedule].schedule(), find(Path("data/scenes"))
+    tokenizer = tokenizer_in(folder, read_config(folder).text)
+    pictures = WorldPictures(open_world("scenes"), "train")
+    examples = Examples(pictures, 4, (4, 16, 16), tokenizer, levels, partial(timesteps, levels=levels))
+    here, there = (draw(seeded(3)) for draw in (examples, pickle.loads(pickle.dumps(examples))))
+    assert here.t.equal(there.t)
+    assert here.sigma.equal(there.sigma)
+    assert here.tokens.equal(there.tokens)

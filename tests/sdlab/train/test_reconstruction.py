@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from sdlab.train.stages.reconstruction import measure, gradient_energy
+from sdlab.train.stages.reconstruction import gradient_energy, measure
 from sdlab.train.world_pictures import WorldPictures
 from sdlab.worlds.registry import open_world
 
