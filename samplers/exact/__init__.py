@@ -3,6 +3,7 @@
 from samplers.exact import Gaussian, GaussianMixture
 """
 
+from samplers.exact.dense import Dense
 from samplers.exact.families import NO_CLASS, ClassMixture, RotatedGaussian, data_set
 from samplers.exact.law import Law, NoLawError, distance, laws, marginal, noise_at, strong_errors
 from samplers.exact.problems import Gaussian, GaussianMixture
@@ -11,6 +12,7 @@ from samplers.exact.reference import converged, eased
 __all__ = [
     "NO_CLASS",
     "ClassMixture",
+    "Dense",
     "Gaussian",
     "GaussianMixture",
     "Law",

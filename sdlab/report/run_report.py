@@ -97,6 +97,9 @@ def _files(run: StoredRun, tables: list[Table], directory: Path) -> Iterator[tup
     for metric in plan.measures:
         path = directory / f"{metric.name}.png"
         yield [path], partial(_plot, path, run, metric)
+    if any(row.error_path.size for row in rows):
+        path = directory / "error_along_sigma.png"
+        yield [path], partial(_plot_error_path, path, run)
     for pair in trade_offs(plan):
         path = directory / f"{pair[0].name}_for_{pair[1].name}.png"
         yield [path], partial(_plot_trade_off, path, run, pair)
@@ -123,6 +126,13 @@ def _plot(path: Path, run: StoredRun, metric: Metric) -> None:
     draw = plot_ranking if is_crowded(run.rows) else plot_metric
     with _drawing(path):
         draw(path, run.plan, metric, run.rows, run.real.get(metric.name, [None])[0])
+
+
+def _plot_error_path(path: Path, run: StoredRun) -> None:
+    from sdlab.report.error_path import plot_error_path
+
+    with _drawing(path):
+        plot_error_path(path, run.plan, run.rows)
 
 
 def _plot_trade_off(path: Path, run: StoredRun, pair: Pair) -> None:

@@ -19,14 +19,16 @@ import samplers
 from sdlab import guidance
 from sdlab.metrics import Batch, Measurement, Meters, Result, Run, Tools
 from sdlab.metrics.base import given
+from sdlab.metrics.reference_error import distance
 from sdlab.picture import read_picture, to_bytes
 from sdlab.pipeline import NotFinite
 from sdlab.plugins import Boundary, CodeError
 from sdlab.sweep import plane
 from sdlab.sweep.cell import Cell
-from sdlab.sweep.flow_ends import FlowEnds
+from sdlab.sweep.flow_ends import FOLLOWED, FlowEnds
 from sdlab.sweep.needs import gradients, networks, prompts
 from sdlab.sweep.pass_clock import PassClock, wait
+from sdlab.sweep.passes import REFERENCE, grids_of
 from sdlab.sweep.plan import Pictures, Plan
 from sdlab.sweep.prompts import picture_set
 from sdlab.sweep.results import CellFailed, CellResult
@@ -71,7 +73,9 @@ class ModelBench:
         self.meters = Meters(plan.measures, tools)
         whole = list(range(plan.images))
         batches = [whole[k : k + plan.batch] for k in range(0, plan.images, plan.batch)]
-        self.flow_ends = FlowEnds(self.backend, self._contexts, batches, plan.seed, plan.reference_steps)
+        self.flow_ends = FlowEnds(
+            self.backend, self._contexts, batches, plan.seed, plan.reference_steps, grids_of(plan)
+        )
         self._warm_up()
 
     @property
@@ -138,13 +142,17 @@ class ModelBench:
         thumbnails: dict[int, Tensor] = {}
         batches = self._batches(cell, images)
         states: list[list[Tensor]] = [[] for _ in sigmas[1:]]  # after each step, of the batches, in the plane
+        followed: list[list[Tensor]] = [[] for _ in sigmas[1:]]  # the same of the first images, if their flow is known
         times, measuring = list[tuple[int, Times]](), 0.0
         for k, (strength, indices) in enumerate(batches):
+            first = sum(i < FOLLOWED for i in indices) if REFERENCE in plan.metrics else 0
 
-            def on_step(i: int, x: Tensor, k: int = k) -> None:
+            def on_step(i: int, x: Tensor, k: int = k, first: int = first) -> None:
                 report((k + (i + 1) / len(sigmas)) / len(batches))
                 if self._in_plane:
                     states[i].append(x.cpu())
+                if first:
+                    followed[i].append(x[:first].cpu())
 
             samples, pictures, spent = self._sample(method, strength, indices, boundary, on_step)
             times.append((len(indices), spent))
@@ -174,7 +182,26 @@ class ModelBench:
             times=of_batches(times, measuring / len(images)),
             thumbnails=_stacked([thumbnails[i] for i in sorted(thumbnails)]),
             peak_memory=memory.size,
+            error_path=self._error_path(cell, sigmas, followed, boundary),
         )
+
+    def _error_path(
+        self, cell: Cell, sigmas: Sequence[float], followed: Sequence[Sequence[Tensor]], boundary: Boundary
+    ) -> NDArray[np.float64]:
+        """The levels after the steps of a cell, and the mean distance of its first images to the flow at each, (2, S).
+
+        Empty unless the flow is known, and for images after the first ones.
+        """
+        if not all(followed):
+            return np.empty((2, 0))
+        with boundary.crossed():
+            flow = self.flow_ends.along(cell.guidance, sigmas)
+        found = [
+            (level, float(distance(torch.cat([*states]), flow[level].cpu()).mean()))
+            for level, states in zip(sigmas[1:], followed, strict=True)
+            if level in flow
+        ]
+        return np.array(found, dtype=np.float64).T.reshape(2, -1)
 
     def _sample(
         self,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from math import ceil, nan
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ from sdlab.plugins import Boundary, CodeError
 from sdlab.sweep.axes import GUIDANCE, SAMPLER, grids
 from sdlab.sweep.cell import Cell, Choice
 from sdlab.sweep.flow_ends import shared, span
+
+REFERENCE = "reference_error"  # the metric for which the flow is computed
 
 if TYPE_CHECKING:
     from sdlab.sweep.plan import Plan  # which imports this module
@@ -64,12 +67,20 @@ def sigmas_of(cell: Cell, levels: samplers.Levels) -> tuple[float, ...]:
 
 def reference_passes(plan: Plan, cells: Iterable[Cell]) -> float:
     """Network passes per image of the reference runs for the reference errors of these cells."""
-    if "reference_error" not in plan.metrics or plan.opened.knows_flow:
+    if REFERENCE not in plan.metrics or plan.opened.knows_flow:
         return 0.0
     levels = plan.opened.levels
     spans = [(cell.guidance, span(_sigmas(cell, levels), levels)) for cell in cells]
     once = {shared(guidance, ends): (guidance, ends) for guidance, ends in spans}
     return sum(_passes(CONVERGING, guidance, fine_grid(ends, plan.reference_steps)) for guidance, ends in once.values())
+
+
+def grids_of(plan: Plan) -> Iterator[tuple[Choice, tuple[float, ...]]]:
+    """The strategies and grids of the cells whose states are compared with the flow, if any. Cells that cannot run are
+    left out."""
+    for cell in plan.cells if REFERENCE in plan.metrics else ():
+        with suppress(CodeError, ValueError), Boundary().crossed():
+            yield cell.guidance, _sigmas(cell, plan.opened.levels)
 
 
 def steps_within(budget: int, cell: Cell, levels: samplers.Levels) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 
 from sdlab.sweep.cell import Cell
 from sdlab.sweep.times import Times
+
+
+def no_path() -> NDArray[np.floating]:
+    """A path without levels, (2, 0)."""
+    return np.empty((2, 0))
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,9 @@ class CellResult:
     times: Times
     thumbnails: NDArray[np.uint8]  # (K, H, W, 3), the pictures of `Bench.prompts`
     peak_memory: float = math.nan  # bytes, if known
+    error_path: NDArray[np.floating] = field(
+        default_factory=no_path
+    )  # (2, S), levels and the distance to the flow there
 
 
 class CellFailed(Exception):

@@ -60,6 +60,7 @@ def joined(row: Row, more: CellResult) -> CellResult:
         times=row.times if row.times.rounds else repeated((row.times, more.times), measured),
         thumbnails=more.thumbnails,
         peak_memory=max(row.peak_memory, more.peak_memory),
+        error_path=row.error_path,
     )
 
 

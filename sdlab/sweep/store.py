@@ -27,12 +27,12 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from sdlab.sweep.cell import Cell
-from sdlab.sweep.results import CellResult
+from sdlab.sweep.results import CellResult, no_path
 from sdlab.sweep.times import Times
 from sdlab.system.errors import RunError
 
 _OURS = 0x5D1AB  # PRAGMA application_id, which marks a file as a store
-_VERSION = 3
+_VERSION = 4
 _TABLES = """
 CREATE TABLE cells (
     key               TEXT PRIMARY KEY,  -- hash of everything that determines the values
@@ -49,6 +49,7 @@ CREATE TABLE cells (
     network_share     REAL,              -- of the time, 0 to 1
     peak_memory       REAL,              -- bytes; NULL in rows of format 2, as are the times
     times             TEXT,              -- JSON, seconds per image of each part and repetition
+    error_path        BLOB,              -- NumPy .npz, levels and the distance to the flow; NULL in rows of format 3
     prompts           TEXT NOT NULL,     -- JSON, of the thumbnails
     thumbnails        BLOB,              -- PNG, the pictures side by side
     provenance        TEXT NOT NULL,     -- JSON
@@ -62,11 +63,14 @@ CREATE TABLE notes (
 _MIGRATIONS = {  # by the format that each leads to
     2: ("replicates BLOB",),
     3: ("peak_memory REAL", "times TEXT"),
+    4: ("error_path BLOB",),
 }
 _COLUMNS = {
     table: set(re.findall(r"^ {4}(\w+) ", definition, re.MULTILINE))
     for table, definition in re.findall(r"CREATE TABLE (\w+) \(\n(.*?)\n\);", _TABLES, re.DOTALL)
 }
+_RESULTS = "metrics, stderr, per_image, replicates"
+_PATH = "reference_error"
 INPUTS = "inputs"  # the note with the input pictures
 _LARGEST = 2**28  # bytes of one value, both stored and decompressed
 _PIXELS = 2**27  # of all pictures of a cell
@@ -97,6 +101,9 @@ class Row:
     network_share: float = math.nan
     peak_memory: float = math.nan  # bytes
     times: Times = field(default_factory=Times)  # empty if they are not known
+    error_path: NDArray[np.floating] = field(
+        default_factory=no_path
+    )  # (2, S), levels and the distance to the flow there
     provenance: dict[str, Any] = field(default_factory=dict)
     created: str = ""
 
@@ -211,7 +218,7 @@ class Store:
         Raises:
             Damaged: it cannot be read.
         """
-        names = f"cell, reason, metrics, stderr, per_image, replicates, {', '.join(_COSTS)}, times, provenance, created"
+        names = f"cell, reason, {_RESULTS}, {', '.join(_COSTS)}, times, error_path, provenance, created"
         with self._reporting(), _intact():
             found = self._db.execute(f"SELECT {names} FROM cells WHERE key = ?", (key,)).fetchone()
             return None if found is None else _row(key, *found)
@@ -276,6 +283,7 @@ class Store:
             "stderr": "{}",
             "per_image": _npz({}),
             "replicates": None,
+            "error_path": None,
             "prompts": "[]",
             "thumbnails": None,
         }
@@ -386,7 +394,7 @@ def _intact() -> Iterator[None]:
 
 
 def _row(key: str, cell: str, reason: str, metrics: str, stderr: str, per_image: bytes, *rest: Any) -> Row:
-    replicates, *costs, times, provenance, created = rest
+    replicates, *costs, times, error_path, provenance, created = rest
     errors = _NUMBERS.validate_json(stderr)
     if any(error < 0 for error in errors.values()):
         raise ValueError("a standard error is negative")
@@ -399,6 +407,7 @@ def _row(key: str, cell: str, reason: str, metrics: str, stderr: str, per_image:
         per_image=_arrays(per_image, 1),
         replicates={} if replicates is None else _arrays(replicates, 2),
         times=Times() if times is None else _TIMES.validate_json(times),
+        error_path=no_path() if error_path is None else _path(error_path),
         provenance=_TABLE.validate_json(provenance),
         created=str(created),
         **{name: math.nan if cost is None else float(cost) for name, cost in zip(_COSTS, costs, strict=True)},
@@ -412,6 +421,7 @@ def _values(result: CellResult) -> dict[str, Any]:
         "stderr": json.dumps(result.stderr),
         "per_image": _npz(result.per_image),
         "replicates": _npz(result.replicates),
+        "error_path": _npz({_PATH: result.error_path}) if result.error_path.size else None,
         "network_passes": float(result.network_passes),
         "peak_memory": float(result.peak_memory),
         **_of_times(result.times),
@@ -431,6 +441,14 @@ def _of_times(times: Times) -> dict[str, Any]:
 def _origin(provenance: dict[str, Any]) -> dict[str, str]:
     """The columns of where and when a row was written."""
     return {"provenance": json.dumps(provenance), "created": datetime.now(UTC).isoformat(timespec="milliseconds")}
+
+
+def _path(stored: bytes) -> NDArray[np.floating]:
+    """Levels that fall, and distances, (2, S)."""
+    found = _arrays(stored, 2)[_PATH].astype(np.float64)
+    if len(found) != 2 or not (np.isfinite(found).all() and (found >= 0).all() and (np.diff(found[0]) < 0).all()):
+        raise ValueError("the path is not one of falling levels with distances")
+    return found
 
 
 def _arrays(stored: bytes, dimensions: int) -> dict[str, NDArray[np.floating]]:

@@ -7,9 +7,10 @@ from typing import Any
 
 from sdlab.metrics import Metric
 from sdlab.report.columns import Column, Table, Value
+from sdlab.report.error_levels import level_ticks, place_of_zero
 from sdlab.report.page.heat_map import HeatMap, heat_map
 from sdlab.report.page.pictures import LIMIT, page_pictures
-from sdlab.report.page.views import Across, Measure, convergence_view, cost_view, heat_view
+from sdlab.report.page.views import Across, Measure, convergence_view, cost_view, error_path_view, heat_view
 from sdlab.report.protocol import bibliography, protocol
 from sdlab.report.shown import on_log_axis
 from sdlab.report.stored_run import StoredRun
@@ -34,6 +35,7 @@ def page_data(run: StoredRun, table: Table, picture_limit: int = LIMIT) -> dict[
         "columns": [_column(column) for column in table.columns if column.people or column.machine],
         "across": {across.field: across.heading for across in _across_all(cells)},
         "metrics": [_metric(run, metric, columns, cells, heat) for metric in run.plan.measures],
+        "errors": _errors(run.rows, cells),
         "pictures": {
             "prompts": list(pictures.prompts),
             "of_cells": list(pictures.of_cells),
@@ -141,6 +143,27 @@ def _across(name: str, heading: str, cells: Sequence[Mapping[str, Any]]) -> Acro
         line="strength_line" if strength else "line",
         ticks=tuple(values) if len(values) <= _LABELLED else (),
     )
+
+
+def _errors(rows: Sequence[Row], cells: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The error along σ: its chart, and the levels and distances of each cell; None if no cell has any."""
+    paths = [row.error_path for row in rows]
+    levels = [path[0] for path in paths if path.size]
+    if not levels:
+        return None
+    zero = place_of_zero(levels)
+    samplers = list(dict.fromkeys(cell["sampler"] for cell in cells))
+    log = all((path[1] > 0).all() for path in paths)
+    return {
+        "view": error_path_view(samplers, zero, level_ticks(levels), log),
+        "of_cells": [
+            [
+                {"place": float(level) or zero, "sigma": f"{level:.4g}", "distance": float(f"{error:.4g}")}
+                for level, error in path.T
+            ]
+            for path in paths
+        ],
+    }
 
 
 def _loss(metric: Metric, value: Value, real: float | None) -> float | None:

@@ -81,10 +81,16 @@
       }));
     }
 
+    // The records of the error chart are the levels that a cell passes, in place of the cells.
+    function recordsOf(id) {
+      if (id !== "errors") return records();
+      return state.visible.flatMap((i) => data.errors.of_cells[i].map((level) => ({ ...cells[i], ...level })));
+    }
+
     async function draw(id, spec) {
       views.get(id)?.finalize();
       views.delete(id);
-      const result = await vegaEmbed(find(id), { ...spec, config, datasets: { cells: records() } }, {
+      const result = await vegaEmbed(find(id), { ...spec, config, datasets: { cells: recordsOf(id) } }, {
         ast: true, // expressions are interpreted, since the page's policy forbids making code from text
         renderer: "svg",
         actions: { export: { svg: true, png: false }, source: false, compiled: false, editor: false },
@@ -94,7 +100,7 @@
       result.view.addEventListener("click", (event, item) => {
         if (item?.datum?.cell !== undefined) toggle(item.datum.cell);
       });
-      if (spec.layer) {
+      if (spec.layer && id !== "errors") {
         result.view.addSignalListener("brush", (name, box) => brushed(id, box));
         result.view.addSignalListener("legend", (name, chosen) => pickSamplers(id, chosen.sampler ?? []));
       }
@@ -119,7 +125,7 @@
     }
 
     function fillView(id, view) {
-      view.data("cells", records());
+      view.data("cells", recordsOf(id));
       return pickView(id, view);
     }
 
@@ -177,12 +183,13 @@
         new ResizeObserver(() => {
           if (columns !== (columns = heatColumns(state.metric.heat))) drawHeat();
         }).observe(find("charts"));
-        return drawAll();
+        find("error-path").hidden = !data.errors;
+        return Promise.all([drawAll(), data.errors && draw("errors", data.errors.view)]);
       },
       fill: () => views.forEach((result, id) => fillView(id, result.view)),
       pick(source) {
         views.forEach((result, id) => {
-          if (id !== source && id !== "heat") result.view.data("brush_store", []).data("legend_store", []);
+          if (id !== source && id !== "heat" && id !== "errors") result.view.data("brush_store", []).data("legend_store", []);
           pickView(id, result.view);
         });
       },

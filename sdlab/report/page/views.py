@@ -106,6 +106,48 @@ def convergence_view(measure: Measure, across: Across, samplers: Sequence[str], 
     return {**chart, "params": [*chart["params"], {"name": "picked_lines", "value": []}]}
 
 
+def error_path_view(samplers: Sequence[str], zero: float, ticks: Sequence[float], log: bool) -> Spec:
+    """The distance of each cell to the converged flow, over the noise levels that it passes.
+
+    Each record is a level of a cell. σ = 0 is drawn at `zero`, below the other levels.
+    """
+    label = f"abs(datum.value - {zero}) < 1e-9 * {zero} ? '0' : format(datum.value, '~g')"
+    axis = {"values": [*ticks], "labelExpr": label, "labelOverlap": "greedy"}
+    x = {
+        "field": "place",
+        "type": "quantitative",
+        "title": "noise level σ after each step",
+        "scale": {"type": "log", "reverse": True, "nice": False, "padding": 12},
+        "axis": axis,
+    }
+    y = {
+        "field": "distance",
+        "type": "quantitative",
+        "title": "distance to the converged flow",
+        "scale": {"type": "log", "nice": False, "padding": 12} if log else {"zero": True},
+    }
+    seen = {"condition": {"test": f"{_NONE_PICKED} || {_IS_PICKED}", "value": 0.85}, "value": 0.08}
+    fields = {"name": "cell", "sigma": "σ", "distance": "distance", "passes_text": "passes"}
+    shared: Spec = {"x": x, "y": y, "color": _colour(samplers), "opacity": seen}
+    return _chart(
+        [
+            {
+                "name": "paths",
+                "mark": {"type": "line", "strokeWidth": 1.6},
+                "encoding": {**shared, "detail": {"field": "cell", "type": "nominal"}},
+            },
+            {
+                "name": "stops",
+                "mark": {"type": "point", "filled": True, "size": 30, "cursor": "pointer"},
+                "encoding": {
+                    **shared,
+                    "tooltip": [{"field": field, "type": "nominal", "title": name} for field, name in fields.items()],
+                },
+            },
+        ]
+    )
+
+
 def heat_view(measure: Measure, across: str, down: str, rows: Sequence[str], panels: Sequence[str]) -> Spec:
     """A heat map of a metric over two settings, one panel for each choice of all else."""
     value, low, high = (

@@ -45,6 +45,7 @@ def rows(directory: Path) -> list[Row]:
         "ms_per_pass": 0.0,
         "network_share": 0.0,
         "times": Times(),
+        "error_path": np.empty(0),
         "peak_memory": 0.0,
         "provenance": {},
         "created": "",

@@ -108,7 +108,8 @@ def test_a_model_from_a_file_sweeps_and_heuns_error_falls_fourfold_when_steps_do
     assert middle / fine == pytest.approx(4, rel=0.2)
     assert [row.network_passes for row in rows()] == [16, 32, 64]
     directory = {path.name for path in Path("runs/sweep").iterdir() if not path.name.startswith(".")}
-    assert directory == {"plan.json", "results.sqlite", "table.csv", "table.md", "reference_error.png", "report.html"}
+    tables = {"table.csv", "table.md", "reference_error.png", "error_along_sigma.png", "report.html"}
+    assert directory == {"plan.json", "results.sqlite", *tables}
     assert "all 3 cells were done already" in run()[1]
 
 

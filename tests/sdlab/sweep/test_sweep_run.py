@@ -319,7 +319,7 @@ def test_a_store_of_an_earlier_format_is_brought_up_to_date_with_all_its_rows(tm
         rows = store.rows()
         assert len(rows) == 20
         assert all(bool(row.replicates) is (version > 1) and row.per_image for row in rows)
-        assert all(not row.times.whole and row.seconds_per_image == 0.1 for row in rows)
+        assert all(bool(row.times.whole) is (version > 2) and row.seconds_per_image == 0.1 for row in rows)
         store.add("key 20", CELL, result(CELL), PROMPTS, {})
         assert store.rows(["key 20"])[0].replicates["fid"].shape == (2, 16)
 
