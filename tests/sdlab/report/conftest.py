@@ -1,3 +1,3 @@
-from fake_sweep import file, run
+from fake_sweep import file, finished, no_files, no_plots, only_tables, run, stored
 
-__all__ = ["file", "run"]
+__all__ = ["file", "finished", "no_files", "no_plots", "only_tables", "run", "stored"]

@@ -101,10 +101,8 @@ def test_sources_of_custom_code_have_no_title():
 
 
 @pytest.fixture
-def directory(run: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("sdlab.report.run_report._files", lambda *_: ())
-    run(toml=TOML.replace("[cells]", 'negative = "blurry"\n[cells]'))
-    return tmp_path / "runs" / "quick"
+def directory(finished: Callable[..., Path]) -> Path:
+    return finished(TOML.replace("[cells]", 'negative = "blurry"\n[cells]'))
 
 
 def test_the_card_has_the_whole_protocol(directory: Path):

@@ -18,11 +18,15 @@ WARNING = "~ other programs used more than 10% of the processor while the cell r
 
 @pytest.mark.parametrize(("share", "marked"), [(0.3, True), (0.1, False), (0.0, False), (None, False)])
 def test_the_time_of_a_disturbed_cell_is_marked(
-    run: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float | None, marked: bool
+    run: Callable[..., object],
+    no_files: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    share: float | None,
+    marked: bool,
 ):
     shares: Iterator[float | None] = iter([share, *[0.0] * 7])
     monkeypatch.setattr(OtherWork, "share", lambda self: next(shares))
-    monkeypatch.setattr("sdlab.report.run_report._files", lambda *_: ())
     run()
     with opened_run(tmp_path / "runs" / "quick") as stored:
         table = View().of(stored)

@@ -130,11 +130,9 @@ FACTORIAL = TOML.replace('["none", { name = "cfg", scale = 3.0 }]', "[{ name = '
 
 
 @pytest.fixture
-def directory(run: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def directory(finished: Callable[..., Path]) -> Path:
     """A run of 2 samplers × 2 scales × 2 numbers of steps, whose FID depends on network passes alone."""
-    monkeypatch.setattr("sdlab.report.run_report._files", lambda *_: ())
-    run(toml=FACTORIAL)
-    return tmp_path / "runs" / "quick"
+    return finished(FACTORIAL)
 
 
 def effects(directory: Path, **options: str) -> list[dict[str, Any]]:
@@ -172,8 +170,7 @@ def test_cells_left_out_make_sums_of_type_two(directory: Path):
     assert "Cells without values are left out: 1 of 8." in table.caption
 
 
-def test_a_sweep_says_below_its_table_which_settings_matter(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("sdlab.report.run_report._files", lambda *_: ())
+def test_a_sweep_says_below_its_table_which_settings_matter(run: Callable[..., Any], no_files: None):
     _, out, _ = run(toml=FACTORIAL)
     assert "Largest shares of the variance between cells: FID (lab): " in " ".join(out.split())
     _, out, _ = run(toml=TOML.replace('["ddim", "heun"]', '"ddim"').replace("steps = [5, 10]", "steps = 5"))
@@ -198,10 +195,6 @@ def test_a_mistake_is_one_line(options: dict[str, str], message: str, directory:
     assert line.startswith(message)
 
 
-def test_steps_that_follow_from_a_budget_are_not_a_factor(
-    run: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr("sdlab.report.run_report._files", lambda *_: ())
-    run(toml=FACTORIAL.replace("steps = [5, 10]", "passes = [6, 12]"))
-    with opened_run(tmp_path / "runs" / "quick") as opened:
+def test_steps_that_follow_from_a_budget_are_not_a_factor(finished: Callable[..., Path]):
+    with opened_run(finished(FACTORIAL.replace("steps = [5, 10]", "passes = [6, 12]"))) as opened:
         assert list(factors(opened.rows)) == ["sampler", "guidance.scale", "budget"]

@@ -32,6 +32,7 @@ from sdlab.sweep.results import CellFailed, CellResult
 from sdlab.sweep.store import Row
 from sdlab.system.errors import RunError
 
+pytestmark = pytest.mark.usefixtures("page_alone")
 VENDOR = Path(page.__file__).with_name("vendor")
 
 
@@ -55,6 +56,13 @@ class Elements(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         self.tags.append(("/" + tag, {}))
+
+
+@pytest.fixture
+def page_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the files of a report only the tables and the page are drawn."""
+    for name in ("_draw_sheet", "_plot", "_plot_trade_off"):
+        monkeypatch.setattr(f"sdlab.report.run_report.{name}", lambda path, *_: path.touch())
 
 
 def directory(tmp_path: Path) -> Path:
@@ -191,9 +199,8 @@ def test_the_policy_allows_the_scripts_of_the_page_alone_and_forbids_the_network
     assert not [a for _, a in page.tags if "src" in a]
 
 
-def test_a_page_without_pictures_is_below_2_megabytes(run, tmp_path):
+def test_a_page_without_pictures_is_below_2_megabytes():
     """500 cells add about 1.5 MB, as a test in a browser measures."""
-    run()
     assert len(document("empty", {}).encode()) < 2e6
 
 
@@ -279,8 +286,8 @@ def test_a_run_without_pictures_has_a_page(run, tmp_path):
     assert len(data["metrics"]) == 2
 
 
-def test_a_metric_that_the_store_lacks_has_no_values(run, tmp_path):
-    run()
+def test_a_metric_that_the_store_lacks_has_no_values(finished, tmp_path):
+    finished()
     with sqlite3.connect(directory(tmp_path) / "results.sqlite") as database:
         database.execute("UPDATE cells SET metrics = ?", ('{"fid": 1.0}',))
     report(directory(tmp_path), Console(file=io.StringIO()))
@@ -289,15 +296,14 @@ def test_a_metric_that_the_store_lacks_has_no_values(run, tmp_path):
 
 
 @pytest.fixture
-def stored(run, tmp_path) -> Iterator[StoredRun]:
-    run()
-    with opened_run(directory(tmp_path)) as found:
+def opened(finished) -> Iterator[StoredRun]:
+    with opened_run(finished()) as found:
         yield found
 
 
-def test_pictures_have_a_limit_and_a_line_names_what_is_left_out(stored):
+def test_pictures_have_a_limit_and_a_line_names_what_is_left_out(opened):
     def size(limit: int) -> tuple[int, int, str]:
-        found = page_pictures(stored, limit)
+        found = page_pictures(opened, limit)
         assert {len(some) for some in found.of_cells} == {len(found.prompts)}
         return len(found.prompts), sum(len(url) for some in found.of_cells for url in some), found.left_out
 
@@ -314,15 +320,15 @@ def test_pictures_have_a_limit_and_a_line_names_what_is_left_out(stored):
     )
 
 
-def test_large_pictures_are_scaled_down(stored, monkeypatch):
+def test_large_pictures_are_scaled_down(opened, monkeypatch):
     large = np.zeros((3, 300, 600, 3), np.uint8)
     monkeypatch.setattr(StoredRun, "pictures", lambda self, row: (["a", "b", "c"], large))
-    urls = page_pictures(stored).of_cells[0]
+    urls = page_pictures(opened).of_cells[0]
     assert pictures_of(list(urls)).shape == (3, 128, 256, 3)
 
 
-def test_a_damaged_picture_is_left_out_with_a_note(run, tmp_path):
-    run()
+def test_a_damaged_picture_is_left_out_with_a_note(finished, tmp_path):
+    finished()
     with sqlite3.connect(directory(tmp_path) / "results.sqlite") as database:
         database.execute("UPDATE cells SET thumbnails = x'00' WHERE rowid = 1")
     with opened_run(directory(tmp_path)) as stored:
@@ -331,10 +337,8 @@ def test_a_damaged_picture_is_left_out_with_a_note(run, tmp_path):
     assert data["notes"][0].startswith(f"the pictures of {data['cells'][0]['label']} cannot be read")
 
 
-def test_a_page_that_cannot_be_written_is_one_error(run, tmp_path):
-    run()
-    path = directory(tmp_path) / "report.html"
-    path.unlink()
+def test_a_page_that_cannot_be_written_is_one_error(finished, tmp_path):
+    path = finished() / "report.html"
     path.mkdir()
     with pytest.raises(RunError, match=r"cannot write .*report\.html"):
         report(directory(tmp_path), Console(file=io.StringIO()))

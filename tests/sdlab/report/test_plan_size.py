@@ -39,11 +39,9 @@ def test_half_the_difference_needs_four_times_the_units_and_all_cells_at_once_ne
 
 
 @pytest.fixture
-def directory(run: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("sdlab.report.run_report._files", lambda *_: ())
+def directory(finished: Callable[..., Path]) -> Path:
     prompts = ", ".join(f'"prompt {i}"' for i in range(16))
-    run(toml=TOML.replace('"a red circle", "a blue star", "a green moon"', prompts))
-    return tmp_path / "runs" / "quick"
+    return finished(TOML.replace('"a red circle", "a blue star", "a green moon"', prompts))
 
 
 def test_each_cell_is_paired_with_the_best(directory: Path):
@@ -67,14 +65,10 @@ def test_a_metric_of_the_whole_set_uses_its_jackknife(directory: Path):
     assert len(table.columns[0].values) == 7
 
 
-def test_with_repeated_prompts_the_units_are_prompts(
-    run: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_with_repeated_prompts_the_units_are_prompts(finished: Callable[..., Path]):
     """Eight prompts of two images each: a number of prompts is twice as many images."""
-    monkeypatch.setattr("sdlab.report.run_report._files", lambda *_: ())
     prompts = ", ".join(f'"prompt {i}"' for i in range(8))
-    run(toml=TOML.replace('"a red circle", "a blue star", "a green moon"', prompts))
-    with opened_run(tmp_path / "runs" / "quick") as opened:
+    with opened_run(finished(TOML.replace('"a red circle", "a blue star", "a green moon"', prompts))) as opened:
         columns = {column.name: column.values for column in plan_size(opened, 0.05, "clip_score").columns}
     assert columns["images"] == tuple(2 * needed(float(one), 0.05, 0.8) for one in columns["deviation"])
 

@@ -21,17 +21,26 @@ from scipy import stats
 
 from sdlab.report.machine import csv_text
 from sdlab.report.run_report import report
+from sdlab.report.stored_run import opened_run
 from sdlab.report.table import make_table
 from sdlab.sweep.cell import Cell, Choice
-from sdlab.sweep.plan import Plan, load_plan
+from sdlab.sweep.plan import load_plan
 from sdlab.sweep.results import CellFailed, CellResult
 from sdlab.sweep.run import read_plan
-from sdlab.sweep.store import Row, Store
+from sdlab.sweep.store import Store
 from sdlab.system.errors import RunError, UsageError
 from sdlab.system.text import shown
 
 TABLES, PLOTS = {"table.csv", "table.md"}, {"contact_sheet.png", "fid.png", "clip_score.png"}
 FILES = {"plan.json", "results.sqlite", "report.html"} | TABLES | PLOTS
+
+
+@pytest.fixture
+def figures(monkeypatch) -> list[Figure]:
+    """The plots, which are made but not turned into pixels."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (drawn.append(figure), path.touch()))
+    return drawn
 
 
 def test_the_run_directory_holds_tables_plots_and_pictures_that_parse(run, tmp_path):
@@ -54,7 +63,7 @@ def test_the_run_directory_holds_tables_plots_and_pictures_that_parse(run, tmp_p
     assert "grid trailing" in text  # the same in every cell: said once
 
 
-def test_a_contact_sheet_shows_every_cell_beside_its_label(run, tmp_path):
+def test_a_contact_sheet_shows_every_cell_beside_its_label(run, tmp_path, no_plots):
     run()
     eight = Image.open(tmp_path / "runs" / "quick" / "contact_sheet.png").size
     run(toml=TOML.replace("[5, 10]", "5"))
@@ -63,7 +72,7 @@ def test_a_contact_sheet_shows_every_cell_beside_its_label(run, tmp_path):
     assert eight[1] - four[1] == 4 * 116
 
 
-def test_the_table_of_36_cells_fits_120_columns_with_one_line_per_cell(run):
+def test_the_table_of_36_cells_fits_120_columns_with_one_line_per_cell(run, no_files):
     toml = TOML.replace('["ddim", "heun"]', '["ddim", "ddpm", "euler_ancestral", "dpmpp_2m"]')
     toml = toml.replace("3.0 }", '3.0 }, { name = "cfg", scale = 7.0 }').replace("[5, 10]", "[5, 10, 20]")
     table = run(toml=toml)[1].partition("model scenes")[0]
@@ -75,15 +84,15 @@ def test_the_table_of_36_cells_fits_120_columns_with_one_line_per_cell(run):
 
 
 @pytest.mark.filterwarnings("error")
-def test_values_that_overflow_on_an_axis_are_reported_without_warnings(run, tmp_path):
-    run()
-    with sqlite3.connect(tmp_path / "runs" / "quick" / "results.sqlite") as db:
+def test_values_that_overflow_on_an_axis_are_reported_without_warnings(finished):
+    directory = finished()
+    with sqlite3.connect(directory / "results.sqlite") as db:
         db.execute("UPDATE cells SET metrics = ?", ('{"fid": 1e308, "clip_score": 0.3}',))
     with suppress(RunError):  # whether such a plot can be drawn depends on the version of Matplotlib
-        report(tmp_path / "runs" / "quick", Console(file=io.StringIO()))
+        report(directory, Console(file=io.StringIO()))
 
 
-def test_the_report_is_drawn_again_from_the_store_alone(run, tmp_path):
+def test_the_report_is_drawn_again_from_the_store_alone(run, tmp_path, figures):
     run(FakeBench(fail_on("heun · trailing · none · 5 steps", "NaN")))
     directory = tmp_path / "runs" / "quick"
     before = {path.name: path.read_bytes() for path in directory.glob("table.*")}
@@ -117,7 +126,7 @@ def edited(run: Callable[..., tuple[int, str, list[str]]]) -> str:
     return run(bench, toml=EDIT)[1]
 
 
-def test_strength_is_a_column_of_the_table(run, tmp_path):
+def test_strength_is_a_column_of_the_table(run, tmp_path, only_tables):
     out = edited(run)
     assert "Image-to-image from the pictures of set scenes, one per prompt" in " ".join(out.split())
     rows = list(csv.DictReader(io.StringIO((tmp_path / "runs" / "quick" / "table.csv").read_text(encoding="utf-8"))))
@@ -125,11 +134,9 @@ def test_strength_is_a_column_of_the_table(run, tmp_path):
     assert "| strength |" in (tmp_path / "runs" / "quick" / "table.md").read_text(encoding="utf-8")
 
 
-def test_plots_have_strength_on_the_horizontal_axis_if_it_varies(run, tmp_path, monkeypatch):
-    drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (drawn.append(figure), path.touch()))
+def test_plots_have_strength_on_the_horizontal_axis_if_it_varies(run, tmp_path, figures):
     edited(run)
-    first, trade = drawn[0].axes[0], drawn[-1].axes[0]
+    first, trade = figures[0].axes[0], figures[-1].axes[0]
     assert (first.get_xlabel(), first.get_xscale()) == ("strength", "linear")
     across = first.lines[0].get_xdata()
     assert list(across) == pytest.approx([0.2, 0.6, 1.0], abs=0.01)
@@ -140,7 +147,7 @@ def test_plots_have_strength_on_the_horizontal_axis_if_it_varies(run, tmp_path, 
     assert files == {"fid.png", "clip_score.png", "psnr.png", "clip_score_for_psnr.png", "contact_sheet.png"}
 
 
-def test_the_contact_sheet_of_image_to_image_begins_with_the_inputs(run, tmp_path):
+def test_the_contact_sheet_of_image_to_image_begins_with_the_inputs(run, tmp_path, figures):
     edited(run)
     with Image.open(tmp_path / "runs" / "quick" / "contact_sheet.png") as sheet:
         top = np.asarray(sheet)[: sheet.height - 12 * 116 - 12]  # 12 cells of 116 pixels, and the margin
@@ -151,14 +158,7 @@ BUDGETS = TOML.replace("steps = [5, 10]", "passes = [5, 10]")
 CROWD = BUDGETS.replace('"heun"]', '"heun", "euler", "deis", "lms", "dpm2", "lcm"]')
 
 
-@pytest.fixture
-def figures(monkeypatch) -> list[Figure]:
-    drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: (drawn.append(figure), path.touch()))
-    return drawn
-
-
-def test_budgets_are_a_column_beside_their_steps(run, tmp_path):
+def test_budgets_are_a_column_beside_their_steps(run, tmp_path, only_tables):
     run(toml=BUDGETS)
     rows = list(csv.DictReader(io.StringIO((tmp_path / "runs" / "quick" / "table.csv").read_text(encoding="utf-8"))))
     assert [(row["budget"], row["steps"]) for row in rows[4:]] == [("5", "3"), ("10", "5"), ("5", "1"), ("10", "3")]
@@ -203,8 +203,9 @@ class Coloured(FakeBench):
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_the_cell_nearest_to_real_pictures_is_the_best_if_their_value_is_known(known: bool, run, tmp_path, monkeypatch):
-    monkeypatch.setattr("sdlab.report.run_report._files", lambda *_: ())
+def test_the_cell_nearest_to_real_pictures_is_the_best_if_their_value_is_known(
+    known: bool, run, no_files, tmp_path, monkeypatch
+):
     if not known:
         monkeypatch.setattr(Coloured, "real", lambda self: {})
     toml = TOML.replace('"fid", "clip_score"', '"saturation"').replace(
@@ -225,7 +226,7 @@ def test_the_cell_nearest_to_real_pictures_is_the_best_if_their_value_is_known(k
     assert "≠" in printed
 
 
-def test_differences_are_of_cells_that_differ_in_one_thing_paired_and_judged(run, tmp_path):
+def test_differences_are_of_cells_that_differ_in_one_thing_paired_and_judged(run, tmp_path, only_tables):
     scales = '[{ name = "cfg", scale = 1.0 }, { name = "cfg", scale = 3.0 }]'
     toml = TOML.replace('["none", { name = "cfg", scale = 3.0 }]', scales)
     out = run(toml=toml.replace("images = 16", 'images = 16\ncompare = "guidance.scale"'))[1]
@@ -283,14 +284,14 @@ def bench_cell(toml: str, folder: Path, label: str) -> Cell:
     return next(cell for cell in load_plan(folder / "quick.toml").cells if cell.label == label)
 
 
-def test_labels_name_the_features_of_a_metric(run):
+def test_labels_name_the_features_of_a_metric(run, no_files):
     files = '[metric_files]\ninception = "i.pth"\nreference = "r.npz"\nclip = "c"\n[prompts]'
     out = " ".join(run(toml=TOML.replace("[prompts]", files))[1].split())
     assert "each cell: FID (Inception), CLIP score (OpenAI), time" in out
     assert "FID (lab)" not in out
 
 
-def test_a_repeated_sweep_draws_only_what_is_missing_or_old(run, tmp_path):
+def test_a_repeated_sweep_draws_only_what_is_missing_or_old(run, tmp_path, only_tables):
     run()
     plot = tmp_path / "runs" / "quick" / "fid.png"
     drawn = plot.stat().st_mtime_ns
@@ -303,11 +304,9 @@ def test_a_repeated_sweep_draws_only_what_is_missing_or_old(run, tmp_path):
     assert plot.is_file()
 
 
-def test_the_tables_are_printed_even_if_no_file_can_be_written(run, tmp_path):
-    run()
-    directory = tmp_path / "runs" / "quick"
+def test_the_tables_are_printed_even_if_no_file_can_be_written(finished, only_tables):
+    directory = finished()
     for name in ("table.csv", "table.md"):
-        (directory / name).unlink()
         (directory / name).mkdir()
     out = io.StringIO()
     with pytest.raises(RunError) as caught:
@@ -330,10 +329,9 @@ def test_a_link_instead_of_the_store_is_not_followed(run, tmp_path, capsys):
 HOSTILE = "$\\frac$ [red]x[/b] \x1b[31m\u202e\n| a | <img src=x> [y](javascript:z) `c` =1+1"
 
 
-def test_a_hostile_name_is_text_everywhere(run, tmp_path, figures):
+def test_a_hostile_name_is_text_everywhere(finished, figures):
     """In the terminal, Markdown, spreadsheets and plots. File names and options may contain such text."""
-    directory = tmp_path / "runs" / "quick"
-    run()
+    directory = finished()
     with Store(directory / "results.sqlite") as store:
         text = store.note("plan.json")
         assert text is not None
@@ -351,8 +349,9 @@ def test_a_hostile_name_is_text_everywhere(run, tmp_path, figures):
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "＝"])
-def test_no_label_is_a_formula_in_a_spreadsheet(start: str, run, tmp_path):
-    plan, cells = read_plan_and_rows(run, tmp_path)
+def test_no_label_is_a_formula_in_a_spreadsheet(start: str, stored):
+    with opened_run(stored(TOML)) as run:
+        plan, cells = run.plan, run.rows
     cell = cells[0].cell
     rows = [replace(cells[0], cell=cell.model_copy(update={"sampler": Choice(name=f"{start}cmd|x!A1")}))]
     rows.append(replace(cells[1], reason=f"{start}1+1", metrics={}, stderr={}, per_image={}))
@@ -360,13 +359,6 @@ def test_no_label_is_a_formula_in_a_spreadsheet(start: str, run, tmp_path):
     assert first[header.index("sampler")] == f"'{shown(start)}cmd|x!A1"
     assert second[header.index("reason")] == f"'{shown(start)}1+1"
     assert "'" not in "".join(value for name, value in zip(header, first, strict=True) if name != "sampler")
-
-
-def read_plan_and_rows(run, tmp_path: Path) -> tuple[Plan, list[Row]]:
-    run()
-    with Store(tmp_path / "runs" / "quick" / "results.sqlite") as store:
-        plan, keys = read_plan(store)
-        return plan, store.rows(keys)
 
 
 def test_names_of_pictures_are_short_and_differ_between_cells_that_look_alike(run, tmp_path):

@@ -28,10 +28,8 @@ def printed(directory: Path, width: int, terminal: bool = True) -> str:
 
 
 @pytest.fixture
-def directory(run: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("sdlab.report.plots.plot_metric", lambda path, *_: path.touch())
-    run()
-    return tmp_path / "runs" / "quick"
+def directory(finished: Callable[..., Path], no_files: None) -> Path:
+    return finished()
 
 
 def test_every_line_fits_80_columns_and_what_is_left_out_is_named(directory: Path):

@@ -29,11 +29,9 @@ HOSTILE = r"\input{x} $a_1^2$ %c & #1 ~ {[*]} \\[2pt] <b>'\"` |x| [y](z) =1+1 ?`
 
 
 @pytest.fixture
-def directory(run: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def directory(finished: Callable[..., Path]) -> Path:
     """A run of 2 samplers × 3 guidances × 2 numbers of steps."""
-    monkeypatch.setattr("sdlab.report.run_report._files", lambda *_: ())
-    run(toml=SCALES)
-    return tmp_path / "runs" / "quick"
+    return finished(SCALES)
 
 
 def cells(directory: Path, **options: str) -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ from sdlab.sweep.store import Row, Store
 from sdlab.system.errors import UsageError
 from sdlab.system.other_work import OtherWork
 
+pytestmark = pytest.mark.usefixtures("only_tables")
 TABLE = '{ until = 0.05, metric = "clip_score", least = 16, most = 128 }'
 GROWING = (
     TOML.replace("images = 16", f"images = {TABLE}").replace('"fid", ', "").replace('["ddim", "heun"]', "SAMPLERS")
@@ -66,11 +67,6 @@ class GrowingBench(FakeBench):
             network_passes=5.0 + (images.start > 0),
             thumbnails=found.thumbnails[: 0 if images.start else None],
         )
-
-
-@pytest.fixture(autouse=True)
-def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdlab.report.plots.plot_metric", lambda path, *_: path.touch())
 
 
 def rows(tmp_path: Path) -> dict[str, Row]:

@@ -29,9 +29,10 @@ steps = [2, 5, 11]
 """
 
 
-@pytest.fixture(autouse=True)
-def no_plots(monkeypatch):
-    monkeypatch.setattr("sdlab.report.plots.plot_metric", lambda path, *_: path.touch())
+@pytest.fixture
+def run(run, no_files):
+    """Reports are tested elsewhere."""
+    return run
 
 
 def shards(tmp_path: Path, count: int) -> list[Path]:
@@ -74,7 +75,7 @@ def test_every_cell_is_in_one_shard_and_shards_cost_about_the_same(tmp_path, cou
 
 
 @pytest.mark.slow
-def test_merged_shards_are_the_sweep_on_one_machine(tmp_path, capsys):
+def test_merged_shards_are_the_sweep_on_one_machine(tmp_path, capsys, no_plots):
     path = tmp_path / "quick.toml"
     path.write_text(EXACT, encoding="utf-8")
     assert _status(["sweep", str(path), "--out", str(tmp_path / "one")]) == 0

@@ -31,12 +31,7 @@ from sdlab.system.errors import RunError
 CELL = Cell(sampler=Choice(name="ddim"), grid=Choice(name="trailing"), guidance=Choice(name="none"), steps=5)
 PROMPTS = ["a red circle", "a blue star", "a green moon"]
 fork = multiprocessing.get_context("fork")
-
-
-@pytest.fixture(autouse=True)
-def no_plots(monkeypatch):
-    """Plots take longer than everything else here, and are tested elsewhere."""
-    monkeypatch.setattr("sdlab.report.plots.plot_metric", lambda path, *_: path.touch())
+pytestmark = pytest.mark.usefixtures("no_files")
 
 
 @pytest.fixture
