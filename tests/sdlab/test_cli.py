@@ -53,8 +53,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in commands.NAMES)])
-def test_help_is_everywhere_and_ends_with_an_example(command: list[str], tmp_path: Path):
-    done = sdlab(*command, "--help", cwd=tmp_path)
+def test_help_is_everywhere_and_ends_with_an_example(command: list[str], here):
+    done = here(*command, "--help")
     assert done.returncode == 0
     assert "sdlab" in done.stdout.strip().rpartition("\n\n")[2]
 
@@ -124,9 +124,9 @@ def test_a_value_that_is_no_number_is_shown(option: str, value: str, message: st
     assert (done.returncode, done.stderr) == (2, line)
 
 
-def test_generate_writes_pictures_with_their_parameters_and_replaces_none(tmp_path: Path):
+def test_generate_writes_pictures_with_their_parameters_and_replaces_none(tmp_path: Path, here):
     arguments = ["generate", PROMPT, "--steps", "4", "--seed", "7", "-n", "2", "--out", "pictures"]
-    first, second = sdlab(*arguments, cwd=tmp_path), sdlab(*arguments, cwd=tmp_path)
+    first, second = here(*arguments), here(*arguments)
     assert first.returncode == second.returncode == 0, first.stderr
     paths = [tmp_path / line for done in (first, second) for line in done.stdout.splitlines()]
     assert len(set(paths)) == 4
@@ -186,9 +186,9 @@ steps = 3
 """
 
 
-def test_a_sweep_from_file_to_pictures_then_from_the_store(tmp_path: Path):
+def test_a_sweep_from_file_to_pictures_then_from_the_store(tmp_path: Path, here):
     (tmp_path / "mine.toml").write_text(SWEEP)
-    done = sdlab("sweep", "mine.toml", cwd=tmp_path)
+    done = here("sweep", "mine.toml")
     assert done.returncode == 0, done.stderr
     assert "prompt accuracy" in " ".join(done.stdout.split())
     run = tmp_path / "runs" / "mine"
@@ -199,7 +199,7 @@ def test_a_sweep_from_file_to_pictures_then_from_the_store(tmp_path: Path):
     assert len(rows) == 5
     passes = [float(row.split(",")[rows[0].split(",").index("network_passes")]) for row in rows[1:]]
     assert passes == [3, 6, 3, 6]
-    again = sdlab("sweep", "mine.toml", cwd=tmp_path)
+    again = here("sweep", "mine.toml")
     assert again.returncode == 0
     assert "all 4 cells were done already" in again.stdout
 

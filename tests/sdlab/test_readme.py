@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from sdlab.cli import _status
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -21,13 +21,11 @@ def test_its_python_runs(code: str):
     exec(code, {})
 
 
-def test_its_sweep_is_a_sweep(tmp_path: Path):
+def test_its_sweep_is_a_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (sweep,) = shown("toml")
     (tmp_path / "my_sweep.toml").write_text(sweep, encoding="utf-8")
-    command = [sys.executable, "-m", "sdlab.cli", "sweep", "my_sweep.toml", "--dry-run"]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "24 cells" in result.stdout
+    assert _status(["sweep", str(tmp_path / "my_sweep.toml"), "--dry-run"]) == 0
+    assert "24 cells" in capsys.readouterr().out
 
 
 def test_it_answers_its_question_in_at_most_ten_rows():

@@ -40,7 +40,8 @@ def test_an_interrupt_waits_for_no_measurement(certify):
     assert not active_children()
 
 
-def test_a_process_that_is_killed_is_one_line():
+def test_a_process_that_is_killed_is_one_line(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sdlab.certify.several.os.cpu_count", lambda: 1)  # one process, since each takes long to start
     with pytest.raises(RunError, match=r"^a process that certifies was ended from outside"):
         measured("sampler", ["euler", "heun", "ddim"], killed, 1, QUIET)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import samplers
+from sdlab import cli
 from sdlab.commands import source
 from sdlab.guidance import GUIDANCE
 from sdlab.metrics import METRICS
@@ -34,38 +35,42 @@ UNUSED = {
 RUN = """
 import sys
 from sdlab import cli
-sys.argv = ["sdlab", *sys.argv[1:]]
-try:
-    cli.main()
-except SystemExit as end:
-    assert not end.code, end.code
-print("modules:", *sys.modules)
+for command in sys.argv[1:]:
+    sys.argv = ["sdlab", *command.split()]
+    try:
+        cli.main()
+    except SystemExit as end:
+        assert not end.code, (command, end.code)
+    print("modules:", *sys.modules)
 """
 
 
-def imported(*arguments: str, cwd: Path) -> set[str]:
-    """The modules that a command has imported when it ends."""
-    done = subprocess.run([sys.executable, "-c", RUN, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300)
+def imported(*commands: str, cwd: Path) -> list[set[str]]:
+    """The modules that one process has imported at the end of each of these commands."""
+    done = subprocess.run([sys.executable, "-c", RUN, *commands], cwd=cwd, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return set(done.stdout.rpartition("modules:")[2].split())
+    return [set(one.partition("\n")[0].split()) for one in done.stdout.split("modules:")[1:]]
 
 
-@pytest.mark.parametrize("what", ["samplers", "grids", "guidance", "metrics"])
-def test_a_list_needs_no_torch(what: str, tmp_path: Path):
-    assert not {"torch", "numpy", "scipy"} & imported("list", what, cwd=tmp_path)
+def test_a_list_needs_no_torch(tmp_path: Path):
+    *_, modules = imported("list samplers", "list grids", "list guidance", "list metrics", cwd=tmp_path)
+    assert "sdlab.commands.list" in modules
+    assert not {"torch", "numpy", "scipy"} & modules
 
 
-def test_a_dry_run_needs_no_compiler_no_plots_and_no_metrics(tmp_path: Path):
-    modules = imported("sweep", "--dry-run", "experiments/cfg_vs_steps.toml", cwd=tmp_path)
-    assert "torch" in modules
-    assert not UNUSED & modules
-    assert "scipy.special" not in modules
-
-
-def test_repeating_a_complete_sweep_imports_nothing_unused(tmp_path: Path):
+def test_a_dry_run_and_a_complete_sweep_need_no_compiler_no_plots_and_no_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     (tmp_path / "mine.toml").write_text(SWEEP)
-    assert "matplotlib" in imported("sweep", "mine.toml", cwd=tmp_path)  # the first run draws
-    assert not UNUSED & imported("sweep", "mine.toml", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert cli._status(["sweep", "mine.toml"]) == 0  # here, since it takes long and imports everything
+    dry, complete, drawn = imported(
+        "sweep --dry-run experiments/cfg_vs_steps.toml", "sweep mine.toml", "report runs/mine", cwd=tmp_path
+    )
+    assert "torch" in dry
+    assert "scipy.special" not in dry
+    assert not UNUSED & complete
+    assert "matplotlib" in drawn
 
 
 @pytest.mark.parametrize(
