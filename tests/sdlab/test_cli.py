@@ -186,7 +186,8 @@ steps = 3
 """
 
 
-def test_a_sweep_from_file_to_pictures_then_from_the_store(tmp_path: Path, here):
+def test_a_sweep_from_file_to_pictures_then_from_the_store(tmp_path: Path, here, monkeypatch):
+    monkeypatch.setattr("sdlab.metrics.features.REFERENCE", 128)
     (tmp_path / "mine.toml").write_text(SWEEP)
     done = here("sweep", "mine.toml")
     assert done.returncode == 0, done.stderr
@@ -256,7 +257,9 @@ def test_nan_from_a_model_fails_its_cells_and_the_exit_status_says_so(tmp_path: 
     unet.conv_out.bias.fill_(float("nan"))
     save_part(folder / "unet.safetensors", unet)
     (tmp_path / "mine.toml").write_text(
-        SWEEP.replace('"scenes"', '"model"', 1).replace('"fid", "kid", ', "")  # whose reference pictures take time
+        SWEEP.replace('"scenes"', '"model"', 1)
+        .replace('"fid", "kid", ', "")  # whose reference pictures take time
+        .replace("images = 12", "images = 4")
     )
     done = here("sweep", "mine.toml")
     assert done.returncode == 1
