@@ -1,6 +1,7 @@
 """Files in the forms that other tools write and read: shards, variants, wrapped names, extra tensors, matrices."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -39,10 +40,11 @@ CONFIG = ModelConfig(
 )
 
 
-@pytest.fixture
-def own(tmp_path):
-    """A model folder of sdlab in which no weight is zero."""
-    folder = tmp_path / "own"
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A model in every layout, written once; tests change copies."""
+    written = tmp_path_factory.mktemp("written")
+    folder = written / "own"
     save_config(folder, CONFIG)
     write_vocabulary(folder, VOCAB, MERGES)
     torch.manual_seed(0)
@@ -50,21 +52,27 @@ def own(tmp_path):
         for parameter in module.parameters():
             parameter.data += 0.05 * torch.randn_like(parameter)
         save_part(folder / f"{part}.safetensors", module, torch.float32)
-    return folder
+    export(folder, "diffusers", written / "folder")
+    export(folder, "original", written / "single.safetensors")
+    return written
 
 
 @pytest.fixture
-def folder(own, tmp_path):
+def own(written, tmp_path):
+    """A model folder of sdlab in which no weight is zero."""
+    return shutil.copytree(written / "own", tmp_path / "own")
+
+
+@pytest.fixture
+def folder(written, tmp_path):
     """The same in diffusers layout."""
-    export(own, "diffusers", tmp_path / "folder")
-    return tmp_path / "folder"
+    return shutil.copytree(written / "folder", tmp_path / "folder")
 
 
 @pytest.fixture
-def single(own):
+def single(written, own):
     """The same as one file, beside its vocabulary."""
-    export(own, "original", own / "single.safetensors")
-    return own / "single.safetensors"
+    return shutil.copy(written / "single.safetensors", own / "single.safetensors")
 
 
 UNET, VAE = "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"
@@ -72,8 +80,9 @@ CLIP = "text_encoder/model.safetensors"
 
 
 def assert_same(found, wanted):
+    found, wanted = load(found), load(wanted)
     for part in ("text", "vae", "unet"):
-        left, right = (getattr(load(model), part).state_dict() for model in (found, wanted))
+        left, right = (getattr(model, part).state_dict() for model in (found, wanted))
         assert all(torch.equal(left[name], tensor) for name, tensor in right.items())
 
 
