@@ -15,7 +15,7 @@ import samplers
 schedulers = pytest.importorskip("diffusers.schedulers")
 
 TABLE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-STEPS = (5, 50)
+STEPS = (5, 20)
 SPACINGS = {
     "leading": {"timestep_spacing": "leading", "steps_offset": 1},
     "linspace": {"timestep_spacing": "linspace"},

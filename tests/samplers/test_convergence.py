@@ -45,23 +45,23 @@ def the_flow(problem):
 
 
 def order(rule, problem, grid, steps, eased=False):
-    """The slope of the RMS distance to the exact flow against the number of steps, fitted."""
+    """The order at which the RMS distance to the exact flow shrinks from one number of steps to another."""
     (x, exact), errors = the_flow(problem), []
     for n in steps:
         sigmas = samplers.grid(grid, steps=n, levels=LEVELS, ending="stop_at_sigma_min")
         got = samplers.run(rule, Unguided(PROBLEMS[problem].denoise), x, samplers.eased(sigmas) if eased else sigmas)
         errors.append((got - exact).square().mean().sqrt().item())
-    return -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    return math.log(errors[0] / errors[1]) / math.log(steps[1] / steps[0])
 
 
 @pytest.mark.parametrize("grid", ["karras", "exponential"])
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("rule", [*map(samplers.make, CLEAR), *OPTIONS], ids=str)
 def test_error_shrinks_at_the_order_the_sampler_claims(rule, problem, grid):
-    """Fitted where the leading term dominates. For multistep samplers the split first step fills the memory."""
+    """Where the leading term dominates. For multistep samplers the split first step fills the memory."""
     rule = rule.with_levels(samplers.vp_levels())  # a clock without corners
     looks_back = rule.order > 2 and rule.nfe((3.0, 2.0, 1.0)) == 2
-    steps = (256, 512, 1024) if looks_back else (64, 128, 256)
+    steps = (256, 1024) if looks_back else (64, 256)
     assert order(rule, problem, grid, steps, eased=looks_back) == pytest.approx(rule.order, abs=0.15)
 
 
@@ -69,7 +69,7 @@ def test_error_shrinks_at_the_order_the_sampler_claims(rule, problem, grid):
 @pytest.mark.parametrize("problem", PROBLEMS)
 def test_a_third_order_sampler_with_a_last_euler_step_converges_no_slower_than_it_claims(problem, grid):
     rule = samplers.make("dpm_singlestep")
-    assert order(rule, problem, grid, (66, 129, 258)) > rule.order - 0.15
+    assert order(rule, problem, grid, (66, 258)) > rule.order - 0.15
 
 
 @pytest.mark.parametrize("name", ["ipndm_v", "lms"])
@@ -77,13 +77,13 @@ def test_the_error_of_the_first_steps_shrinks_at_order_two(name):
     """On a plain grid the error of the first (Euler) step vanishes last, whatever the order of the later steps."""
     rule = samplers.make(name)
     assert rule.order == 4
-    assert order(rule, "gaussian", "karras", (512, 1024, 2048)) == pytest.approx(2, abs=0.1)
+    assert order(rule, "gaussian", "karras", (512, 2048)) == pytest.approx(2, abs=0.1)
 
 
 @pytest.mark.parametrize("name", ["dpm_3m", "dpmpp_3m"])
 def test_the_error_of_the_first_steps_is_small_at_few_steps(name):
     """On the mixture, at usual numbers of steps, a third-order sampler is better than second order on a plain grid."""
-    assert order(samplers.make(name), "mixture", "karras", (32, 64, 128)) > 2.5
+    assert order(samplers.make(name), "mixture", "karras", (32, 128)) > 2.5
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)

@@ -68,7 +68,7 @@ def test_a_deterministic_sampler_maps_the_start_linearly(name):
 
 @pytest.mark.parametrize("name", ["ddim", "ddpm", "dpmpp_2m"])
 def test_the_law_converges_to_the_data_at_the_order_claimed(name):
-    rule, steps = samplers.make(name), (64, 128, 256)
+    rule, steps = samplers.make(name), (64, 256)
     gaps = [distance(rule, WIDE, grid(n)) for n in steps]
     assert -np.polyfit(np.log(steps), np.log(gaps), 1)[0] == pytest.approx(rule.order, abs=0.15)
 
@@ -145,6 +145,6 @@ def test_the_strong_error_is_that_of_pictures_on_one_path():
 
 def test_ddpm_converges_path_by_path_at_first_order():
     """Additive noise: Euler's method has strong order 1."""
-    steps = (16, 32, 64)
+    steps = (16, 64)
     gaps = strong_errors(samplers.make("ddpm"), WIDE, [grid(n) for n in steps], grid(512))
     assert -np.polyfit(np.log(steps), np.log(gaps), 1)[0] == pytest.approx(1, abs=0.2)

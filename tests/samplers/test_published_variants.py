@@ -41,7 +41,7 @@ def karras(steps):
 @pytest.mark.parametrize("name", ["dpm_3m", "dpmpp_3m"])
 def test_the_factor_two_is_an_order(name, problem):
     """The same starts, grids and calls: 2 φ₃ D″ is of third order, φ₃ D″ of second, with ten times the error."""
-    steps = (256, 512, 1024)
+    steps = (256, 1024)
     grids = [samplers.eased(karras(n)) for n in steps]
     corrected = errors(samplers.make(name), problem, grids)
     published = errors(samplers.make(name, variant="published"), problem, grids)
@@ -109,7 +109,7 @@ def test_published_ipndm_v_weights_are_not_those_of_uneven_steps():
 
 
 def test_published_ipndm_v_is_of_second_order_on_a_smooth_grid():
-    steps = (512, 1024, 2048)
+    steps = (512, 2048)
     assert order(errors(samplers.make("ipndm_v", variant="published"), SPECTRUM, map(karras, steps)), steps) == (
         pytest.approx(2, abs=0.15)
     )
@@ -140,7 +140,7 @@ def test_single_steps_on_the_levels_of_the_grid_are_of_third_order_where_these_a
         along = np.cumsum([0.0, *lengths * groups, 1.0, 1.0])
         return [float(sigma) for sigma in TOP * (LOW / TOP) ** (along / along[-1])]
 
-    rule, groups = samplers.make("dpm_singlestep", on=on, solver=solver), (32, 64, 128)
+    rule, groups = samplers.make("dpm_singlestep", on=on, solver=solver), (32, 128)
     for lengths, expected in ([1.0, 1.0, 1.0], 3), ([1.0, 1.0, 2.0], 2):
         found = errors(rule, SPECTRUM, [grid(n, lengths) for n in groups])
         assert order(found, groups) == pytest.approx(expected, abs=0.15)
@@ -163,7 +163,7 @@ def test_third_order_single_steps_need_their_last_call_at_two_thirds():
             x = low / sigma * x + (1 - math.exp(-h)) * d0 + (1 - (1 - math.exp(-h)) / h) / r2 * d2
         return x
 
-    steps = (64, 128, 256)
+    steps = (64, 256)
     _, exact = the_flow(SPECTRUM)
     fitted = {
         r2: order([(run(r2, karras(n)) - exact).square().mean().sqrt().item() for n in steps], steps)

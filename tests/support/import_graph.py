@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -28,14 +29,9 @@ def imports(root: Path) -> list[Import]:
     }
     found = []
     for module, path in files.items():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for_types = {id(node) for block in ast.walk(tree) if _is_for_types(block) for node in ast.walk(block)}
-        for node, names in _imported(tree):
-            for name in names:
-                if name.partition(".")[0] in PACKAGES:
-                    target = name if name in files else name.rpartition(".")[0]  # a module, or something in one
-                    place = f"{path.relative_to(root)}:{node.lineno}"
-                    found.append(Import(module, target, place, id(node) not in for_types))
+        for name, number, runs in _imported(path.read_text(encoding="utf-8")):
+            target = name if name in files else name.rpartition(".")[0]  # a module, or something in one
+            found.append(Import(module, target, f"{path.relative_to(root)}:{number}", runs))
     return found
 
 
@@ -106,7 +102,20 @@ def _module(path: Path) -> str:
     return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
 
 
-def _imported(tree: ast.Module) -> Iterator[tuple[ast.stmt, list[str]]]:
+@cache
+def _imported(code: str) -> list[tuple[str, int, bool]]:
+    """What a module imports of the packages: the name, its line, and whether it is imported when the module runs."""
+    tree = ast.parse(code)
+    for_types = {id(node) for block in ast.walk(tree) if _is_for_types(block) for node in ast.walk(block)}
+    return [
+        (name, node.lineno, id(node) not in for_types)
+        for node, names in _names(tree)
+        for name in names
+        if name.partition(".")[0] in PACKAGES
+    ]
+
+
+def _names(tree: ast.Module) -> Iterator[tuple[ast.stmt, list[str]]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield node, [alias.name for alias in node.names]
