@@ -35,13 +35,13 @@ def reader() -> Evaluator:
 def test_the_pictures_show_what_their_captions_state(pipeline: Pipeline, reader: Evaluator, split: Split):
     """The model card has 99.9 % at 20 steps."""
     generator = torch.Generator().manual_seed(3)
-    statements = portraits.state(portraits.sample(24, generator, split), generator, complete=True)
-    choices = torch.randint(1 << 30, (24, portraits.CHOICES), generator=generator)
+    statements = portraits.state(portraits.sample(12, generator, split), generator, complete=True)
+    choices = torch.randint(1 << 30, (12, portraits.CHOICES), generator=generator)
     captions = [portraits.word(one, choose) for one, choose in zip(statements, choices, strict=True)]
     contexts = pipeline.encode(captions), pipeline.encode([""])
     grid = samplers.grid("trailing", steps=8, levels=pipeline.levels)
     strategy = guidance.make("cfg", scale=2.0)
-    latents = pipeline.sample(*contexts, samplers.make("dpmpp_2m"), grid, strategy, range(24))
+    latents = pipeline.sample(*contexts, samplers.make("dpmpp_2m"), grid, strategy, range(12))
     with torch.no_grad():
         readings = portraits.readings(reader(pipeline.decode(latents)))
     found = accuracy(portraits, statements, readings)

@@ -15,7 +15,7 @@ from training import QUIET, TINY, Line, Toy, keys
 
 from sdlab.model.vae import Vae
 from sdlab.system.errors import UsageError
-from sdlab.train import loss_curves
+from sdlab.train import loss_curves as curves
 from sdlab.train.log import LossLog
 from sdlab.train.loop import train
 from sdlab.train.loss_curves import draw_curves
@@ -24,6 +24,11 @@ from sdlab.train.stages import STAGES
 from sdlab.train.stages.unet_preview import samples
 from sdlab.train.stages.vae_config import VaeTraining
 from sdlab.weights.model_folder import save_config
+
+
+@pytest.fixture(autouse=True)
+def loss_curves() -> None:
+    """They are drawn here."""
 
 
 def toy(folder: Path, **changes: object) -> Toy:
@@ -58,12 +63,12 @@ def test_the_log_gives_each_column_with_its_steps(tmp_path: Path):
 def test_each_value_has_its_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     figures = []
 
-    class Kept(loss_curves.Figure):
+    class Kept(curves.Figure):
         def __init__(self, **kwargs: object) -> None:
             super().__init__(**kwargs)
             figures.append(self)
 
-    monkeypatch.setattr(loss_curves, "Figure", Kept)
+    monkeypatch.setattr(curves, "Figure", Kept)
     steps = list(range(0, 50_000, 10))
     falling, signed = [1000 / (step + 1) for step in steps], [(-1.0) ** (step // 10) for step in steps]
     broken = [float("nan"), *falling[1:]]
