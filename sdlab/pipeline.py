@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import samplers
 from sdlab.denoiser import NetworkDenoiser, Watch, unwatched
 from sdlab.guidance import Guided, Strategy
+from sdlab.guidance.guided import Seen
 from sdlab.model.config import ModelConfig, Size
 from sdlab.model.stable_diffusion import StableDiffusion
 from sdlab.model.tiling import tiled
@@ -89,6 +90,7 @@ class Pipeline:
         init: Tensor | None = None,
         strength: float = 1.0,
         watch: Watch = unwatched,
+        on_denoised: Seen | None = None,
     ) -> Tensor:
         """Latents (B, C, H, W) in float32. Picture i depends only on row i of the contexts and on `seeds[i]`.
 
@@ -102,6 +104,7 @@ class Pipeline:
             size: height and width in pixels, by default the size of the model or of `init`.
             init: latents of pictures, (B, C, H, W), or of one for all, (1, C, H, W).
             watch: wraps the network for this run, for example to count its passes.
+            on_denoised: is called with each guided x̂₀ and its level.
 
         Raises:
             ValueError: `strength` has no `init` or is invalid (see `tail`), the numbers of prompts, negative prompts,
@@ -120,7 +123,7 @@ class Pipeline:
         with self._using(self.model.unet, *self.model.others.values()):
             contexts = {"cond": cond, "uncond": uncond}
             known = None if callable(seeds) else seeds
-            denoise = Guided(strategy, watch(self.denoiser), contexts, known, self.encode)
+            denoise = Guided(strategy, watch(self.denoiser), contexts, known, self.encode, on_denoised)
             sampler = sampler.with_levels(self.levels)
             latents = samplers.run(sampler, denoise, x, sigmas, noise=noise, on_step=on_step)
         check_finite("the latents", latents)

@@ -19,6 +19,7 @@ from sdlab.backends.base import Backend, Opened, Setting
 from sdlab.backends.custom_model import CustomModel
 from sdlab.denoiser import Sigma, Watch, unwatched
 from sdlab.guidance import Guided, Strategy
+from sdlab.guidance.guided import Seen
 from sdlab.pipeline import check_finite
 from sdlab.plugins import InvalidEntry
 from sdlab.system.errors import UsageError
@@ -146,6 +147,7 @@ class BareDenoiser(Backend):
         init: Tensor | None = None,
         strength: float = 1.0,
         watch: Watch = unwatched,
+        on_denoised: Seen | None = None,
     ) -> Tensor:
         """Samples (B, …) in float32. Sample i depends on row i of the contexts and on `seeds[i]`. All start from noise.
 
@@ -158,7 +160,7 @@ class BareDenoiser(Backend):
         contexts = {"cond": cond, "uncond": uncond}
         if self.model.without_text is not None:
             contexts["image"] = self.model.without_text(cond)
-        denoise = Guided(strategy, watch(self._denoise), contexts, seeds)
+        denoise = Guided(strategy, watch(self._denoise), contexts, seeds, on_denoised=on_denoised)
         samples = samplers.run(sampler, denoise, x, sigmas, noise=noise, on_step=on_step)
         check_finite("the samples", samples)
         return samples

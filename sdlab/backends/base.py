@@ -22,6 +22,7 @@ from samplers.exact.families import ClassMixture
 from samplers.exact.problems import Gaussian
 from sdlab.denoiser import Watch, unwatched
 from sdlab.guidance import Strategy
+from sdlab.guidance.guided import Seen
 from sdlab.model.clip import Clip
 from sdlab.model.tokenizer import Tokenizer
 from sdlab.registry import Mistake
@@ -129,6 +130,7 @@ class Backend(Protocol):
         init: Tensor | None = None,
         strength: float = 1.0,
         watch: Watch = unwatched,
+        on_denoised: Seen | None = None,
     ) -> Tensor:
         """Samples (B, …) in float32, one per row of both contexts.
 
@@ -136,6 +138,7 @@ class Backend(Protocol):
             init: the states that image-to-image starts from.
             strength: from 0, which keeps `init`, to 1, which ignores it.
             watch: wraps the network for this run, for example to count its passes.
+            on_denoised: is called with each guided x̂₀ and its level.
 
         Raises:
             NotFinite: a sample has NaN or infinity. Errors of custom code are passed on.

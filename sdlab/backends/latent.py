@@ -16,6 +16,7 @@ from sdlab.cpu.compiled import check_compiler
 from sdlab.cpu.optimise import optimise_for_inference
 from sdlab.denoiser import Watch, unwatched
 from sdlab.guidance import Strategy
+from sdlab.guidance.guided import Seen
 from sdlab.model.config import SD15
 from sdlab.pipeline import Pipeline
 from sdlab.system import resources
@@ -127,11 +128,12 @@ class LatentDiffusion(Backend):
         init: Tensor | None = None,
         strength: float = 1.0,
         watch: Watch = unwatched,
+        on_denoised: Seen | None = None,
     ) -> Tensor:
         """Latents (B, C, H, W) in float32, as `Pipeline.sample` makes them."""
         return self._pipeline.sample(
             cond, uncond, sampler, sigmas, strategy, seeds,
-            on_step=on_step, init=init, strength=strength, watch=watch,
+            on_step=on_step, init=init, strength=strength, watch=watch, on_denoised=on_denoised,
         )  # fmt: skip
 
     def decode(self, samples: Tensor) -> Tensor:

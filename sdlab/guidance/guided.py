@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -11,6 +11,8 @@ from sdlab.guidance.base import UNCOND, Level, Query, Strategy, is_adaptive
 from sdlab.guidance.predictions import Encode, Predictions
 from sdlab.guidance.rows import groups, joined, take
 from sdlab.guidance.states import States
+
+Seen = Callable[[Tensor, Sigma], object]  # a guided x̂₀ (B, …) and its level
 
 
 class Guided:
@@ -31,12 +33,13 @@ class Guided:
         contexts: Mapping[str, Tensor],
         seeds: Sequence[int] | None = None,
         encode: Encode | None = None,
+        on_denoised: Seen | None = None,
     ) -> None:
         """`contexts` maps the names used in queries to contexts with a row per image, (B, …), or one for all, (1, …).
 
         `seeds`, one per image, are for strategies with randomness of their own, such as noise on a context. It differs
         from the sampler's noise for the same seeds. `encode` is for strategies with further prompts. Each is encoded
-        once.
+        once. `on_denoised(x0, sigma)` is called with the guided x̂₀ of each call, which it must not modify.
 
         Raises:
             ValueError: the contexts have different numbers of rows, or rows of different shapes.
@@ -51,6 +54,7 @@ class Guided:
         self._predict = Predictions(model, self.contexts, seeds, encode, type(strategy).__name__)
         self._states = States(self._images)
         self._step: float | None = None
+        self._on_denoised = on_denoised
 
     @property
     def passes(self) -> float:
@@ -88,7 +92,10 @@ class Guided:
                 raise ValueError(f"combine turns predictions of shape {tuple(parts[0].shape)} into {found}")
             guided.append((rows, x0))
             self._states.keep(rows, state)
-        return joined(guided, x.shape[0]), predictions
+        x0 = joined(guided, x.shape[0])
+        if self._on_denoised is not None:
+            self._on_denoised(x0, sigma)
+        return x0, predictions
 
     def _wanted(self, levels: Sequence[Level]) -> list[tuple[Query, ...]]:
         """The queries of each image."""

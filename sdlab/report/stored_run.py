@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from sdlab.metrics import METRICS
 from sdlab.sweep.document import Extra
 from sdlab.sweep.plan import Plan
+from sdlab.sweep.previews import Previews
 from sdlab.sweep.run import REAL, STORE, read_plan
 from sdlab.sweep.store import Damaged, Row, Store
 from sdlab.system.errors import UsageError
@@ -39,6 +40,14 @@ class StoredRun:
         except Damaged as error:
             self.notes[f"the pictures of {row.cell.label} cannot be read: {error}"] = None
             return None
+
+    def previews(self, row: Row) -> Previews:
+        """The previews of a row, empty if it has none."""
+        try:
+            return self.store.previews(row.key) if row.ok else Previews()
+        except Damaged as error:
+            self.notes[f"the previews of {row.cell.label} cannot be read: {error}"] = None
+            return Previews()
 
     def inputs(self) -> NDArray[np.uint8] | None:
         """The input pictures (K, H, W, 3) of image-to-image."""

@@ -17,11 +17,12 @@ from torch import Tensor
 
 import samplers
 from sdlab import guidance
+from sdlab.guidance.guided import Seen
 from sdlab.metrics import Batch, Measurement, Meters, Result, Run, Tools
 from sdlab.metrics.base import given
 from sdlab.metrics.reference_error import distance
 from sdlab.picture import read_picture, to_bytes
-from sdlab.pipeline import NotFinite
+from sdlab.pipeline import NotFinite, tail
 from sdlab.plugins import Boundary, CodeError
 from sdlab.sweep import plane
 from sdlab.sweep.cell import Cell
@@ -30,6 +31,7 @@ from sdlab.sweep.needs import gradients, networks, prompts
 from sdlab.sweep.pass_clock import PassClock, wait
 from sdlab.sweep.passes import REFERENCE, grids_of
 from sdlab.sweep.plan import Pictures, Plan
+from sdlab.sweep.previews import SIDE, Estimates, Previews
 from sdlab.sweep.prompts import picture_set
 from sdlab.sweep.results import CellFailed, CellResult
 from sdlab.sweep.times import Times, of_batches
@@ -143,7 +145,7 @@ class ModelBench:
         batches = self._batches(cell, images)
         states: list[list[Tensor]] = [[] for _ in sigmas[1:]]  # after each step, of the batches, in the plane
         followed: list[list[Tensor]] = [[] for _ in sigmas[1:]]  # the same of the first images, if their flow is known
-        times, measuring = list[tuple[int, Times]](), 0.0
+        times, measuring, previews = list[tuple[int, Times]](), 0.0, Previews()
         for k, (strength, indices) in enumerate(batches):
             first = sum(i < FOLLOWED for i in indices) if REFERENCE in plan.metrics else 0
 
@@ -154,7 +156,14 @@ class ModelBench:
                 if first:
                     followed[i].append(x[:first].cpu())
 
-            samples, pictures, spent = self._sample(method, strength, indices, boundary, on_step)
+            previewed = (
+                k == 0 and images.start == 0 and self.opened.draws_pictures
+            )  # the first image is in the first batch
+            estimates = Estimates(tail(sigmas, strength)) if previewed else None
+            watched = None if estimates is None else estimates.add
+            samples, pictures, spent = self._sample(method, strength, indices, boundary, on_step, watched)
+            if estimates is not None and pictures is not None:
+                previews = self._previews(estimates, sigmas[-1], pictures[:1], boundary)
             times.append((len(indices), spent))
             start = perf_counter()
             feed.add(indices, samples, pictures)
@@ -183,7 +192,19 @@ class ModelBench:
             thumbnails=_stacked([thumbnails[i] for i in sorted(thumbnails)]),
             peak_memory=memory.size,
             error_path=self._error_path(cell, sigmas, followed, boundary),
+            previews=previews,
         )
+
+    def _previews(self, estimates: Estimates, last: float, picture: Tensor, boundary: Boundary) -> Previews:
+        """The pictures of the estimates, and the image itself. None if an estimate cannot be decoded."""
+        try:
+            with boundary.crossed():
+                found = [self.backend.decode(x0) for _, x0 in estimates.found]
+        except NotFinite:
+            return Previews()
+        pictures = torch.cat([*(one for one in found if one is not None), picture])
+        levels = (*(level for level, _ in estimates.found), last)
+        return Previews(levels, _bytes(pictures, SIDE).numpy())
 
     def _error_path(
         self, cell: Cell, sigmas: Sequence[float], followed: Sequence[Sequence[Tensor]], boundary: Boundary
@@ -210,6 +231,7 @@ class ModelBench:
         indices: list[int],
         boundary: Boundary,
         on_step: Callable[[int, Tensor], object],
+        on_denoised: Seen | None = None,
     ) -> tuple[Tensor, Tensor | None, Times]:
         """The samples and the pictures of a batch, and what each part of the work took."""
         clock, start = PassClock(), perf_counter()
@@ -224,6 +246,7 @@ class ModelBench:
                 init=None if strength == 1 else self.init[self._inputs(indices)],
                 strength=strength,
                 watch=clock.watch,
+                on_denoised=on_denoised,
             )
             wait(samples)
             sampled = perf_counter()
@@ -289,8 +312,7 @@ class ModelBench:
 
     def _small(self, pictures: Tensor) -> Tensor:
         """The pictures as bytes (B, H, W, 3). Large ones are scaled down, except in a sweep without metrics."""
-        factor = ceil(max(pictures.shape[-2:]) / _SIDE) if self.plan.metrics else 1
-        return to_bytes(F.avg_pool2d(pictures, factor))
+        return _bytes(pictures, _SIDE) if self.plan.metrics else to_bytes(pictures)
 
     @contextmanager
     def _finite(self, indices: list[int]) -> Iterator[None]:
@@ -376,6 +398,11 @@ class _Feed:
         # Copies of the rest, because a view, even an empty one, would keep all rows in memory.
         self.indices, self.samples = self.indices[count:], [samples[count:].clone()]
         self.pictures = [] if pictures is None else [pictures[count:].clone()]
+
+
+def _bytes(pictures: Tensor, side: int) -> Tensor:
+    """The pictures as bytes (B, H, W, 3), scaled down to at most `side` pixels per side."""
+    return to_bytes(F.avg_pool2d(pictures, ceil(max(pictures.shape[-2:]) / side)))
 
 
 def _stacked(thumbnails: list[Tensor]) -> NDArray[np.uint8]:

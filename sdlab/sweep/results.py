@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdlab.sweep.cell import Cell
+from sdlab.sweep.previews import Previews
 from sdlab.sweep.times import Times
 
 
@@ -34,6 +35,7 @@ class CellResult:
     error_path: NDArray[np.floating] = field(
         default_factory=no_path
     )  # (2, S), levels and the distance to the flow there
+    previews: Previews = field(default_factory=Previews)  # of the first image
 
 
 class CellFailed(Exception):

@@ -27,12 +27,13 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from sdlab.sweep.cell import Cell
+from sdlab.sweep.previews import Previews
 from sdlab.sweep.results import CellResult, no_path
-from sdlab.sweep.times import Times
+from sdlab.sweep.times import Amount, Times
 from sdlab.system.errors import RunError
 
 _OURS = 0x5D1AB  # PRAGMA application_id, which marks a file as a store
-_VERSION = 4
+_VERSION = 5
 _TABLES = """
 CREATE TABLE cells (
     key               TEXT PRIMARY KEY,  -- hash of everything that determines the values
@@ -52,6 +53,8 @@ CREATE TABLE cells (
     error_path        BLOB,              -- NumPy .npz, levels and the distance to the flow; NULL in rows of format 3
     prompts           TEXT NOT NULL,     -- JSON, of the thumbnails
     thumbnails        BLOB,              -- PNG, the pictures side by side
+    preview_levels    TEXT,              -- JSON, noise levels of the previews; NULL in rows of format 4
+    previews          BLOB,              -- PNG, the previews side by side
     provenance        TEXT NOT NULL,     -- JSON
     created           TEXT NOT NULL      -- ISO 8601, UTC
 );
@@ -64,6 +67,7 @@ _MIGRATIONS = {  # by the format that each leads to
     2: ("replicates BLOB",),
     3: ("peak_memory REAL", "times TEXT"),
     4: ("error_path BLOB",),
+    5: ("preview_levels TEXT", "previews BLOB"),
 }
 _COLUMNS = {
     table: set(re.findall(r"^ {4}(\w+) ", definition, re.MULTILINE))
@@ -76,7 +80,7 @@ _LARGEST = 2**28  # bytes of one value, both stored and decompressed
 _PIXELS = 2**27  # of all pictures of a cell
 _REASON = 120  # characters of the reason why a row cannot be read
 _NUMBERS, _TEXTS, _TABLE = TypeAdapter(dict[str, float]), TypeAdapter(list[str]), TypeAdapter(dict[str, Any])
-_TIMES = TypeAdapter(Times)
+_TIMES, _LEVELS = TypeAdapter(Times), TypeAdapter(tuple[Amount, ...])
 _COSTS = ("network_passes", "seconds_per_image", "ms_per_pass", "network_share", "peak_memory")
 
 
@@ -236,6 +240,19 @@ class Store:
             prompts = _TEXTS.validate_json(found[0])
             return prompts, _unstrip(found[1], len(prompts))
 
+    def previews(self, key: str) -> Previews:
+        """The previews of a cell, empty if it has none.
+
+        Raises:
+            Damaged: they cannot be read.
+        """
+        with self._reporting(), _intact():
+            found = self._db.execute("SELECT preview_levels, previews FROM cells WHERE key = ?", (key,)).fetchone()
+            if found is None or found[1] is None:
+                return Previews()
+            levels = _LEVELS.validate_json(found[0])
+            return Previews(levels, _unstrip(found[1], len(levels)))
+
     def add(self, key: str, cell: Cell, result: CellResult, prompts: Sequence[str], provenance: dict[str, Any]) -> None:
         """Write a finished cell. `prompts` are those of its thumbnails.
 
@@ -252,6 +269,8 @@ class Store:
             reason="",
             prompts=json.dumps(list(prompts)),
             thumbnails=_strip(result.thumbnails),
+            preview_levels=json.dumps(result.previews.levels),
+            previews=_strip(result.previews.pictures),
             provenance=provenance,
             **_values(result),
         )
@@ -286,6 +305,8 @@ class Store:
             "error_path": None,
             "prompts": "[]",
             "thumbnails": None,
+            "preview_levels": None,
+            "previews": None,
         }
         costs = dict.fromkeys((*_COSTS, "times"))
         self._write(key=key, cell=cell, status="failed", reason=reason, provenance=provenance, **empty, **costs)

@@ -22,6 +22,7 @@ from sdlab.backends.diffusers.process import Process, read_process
 from sdlab.cpu.compiled import check_compiler
 from sdlab.denoiser import NetworkDenoiser, Watch, unwatched
 from sdlab.guidance import Guided, Strategy
+from sdlab.guidance.guided import Seen
 from sdlab.model.config import Size
 from sdlab.picture import rounded
 from sdlab.pipeline import check_finite, tail
@@ -132,6 +133,7 @@ class DiffusersModel(Backend):
         init: Tensor | None = None,
         strength: float = 1.0,
         watch: Watch = unwatched,
+        on_denoised: Seen | None = None,
     ) -> Tensor:
         """Samples (B, C, H, W) in float32, latents for a pipeline with a VAE."""
         noise, sigmas = samplers.seeded(seeds, self.parts.device), tail(sigmas, strength)
@@ -139,7 +141,7 @@ class DiffusersModel(Backend):
         if init is not None and strength != 1:
             x = init.to(x) + x
         contexts = {"cond": cond, "uncond": uncond}
-        denoise = Guided(strategy, watch(self.denoiser), contexts, seeds, self.parts.encode)
+        denoise = Guided(strategy, watch(self.denoiser), contexts, seeds, self.parts.encode, on_denoised)
         fitted = sampler.with_levels(self.levels)
         samples = samplers.run(fitted, denoise, x, sigmas, noise=noise, on_step=on_step)
         check_finite("the samples", samples)

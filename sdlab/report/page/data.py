@@ -9,6 +9,7 @@ from sdlab.metrics import Metric
 from sdlab.report.columns import Column, Table, Value
 from sdlab.report.error_levels import level_ticks, place_of_zero
 from sdlab.report.page.heat_map import HeatMap, heat_map
+from sdlab.report.page.paths import page_paths
 from sdlab.report.page.pictures import LIMIT, page_pictures
 from sdlab.report.page.views import Across, Measure, convergence_view, cost_view, error_path_view, heat_view
 from sdlab.report.protocol import bibliography, protocol
@@ -24,7 +25,7 @@ _LABELLED = 12  # values of an axis that are all labelled, at most
 def page_data(run: StoredRun, table: Table, picture_limit: int = LIMIT) -> dict[str, Any]:
     """All that a page shows, as JSON. `table` is that of all rows of the run. Missing values are None."""
     columns = {column.name: column for column in table.columns}
-    pictures = page_pictures(run, picture_limit)
+    pictures, paths = page_pictures(run, picture_limit), page_paths(run)
     scales = columns["guidance.scale"].values if "guidance.scale" in columns else [None] * len(run.rows)
     heat = heat_map(run.rows, scales)
     cells = _cells(run.rows, columns, heat)
@@ -42,6 +43,7 @@ def page_data(run: StoredRun, table: Table, picture_limit: int = LIMIT) -> dict[
             "inputs": list(pictures.inputs),
             "left_out": pictures.left_out,
         },
+        "paths": {"of_cells": list(paths.of_cells), "left_out": paths.left_out},
         "protocol": protocol(run),
         "bibtex": bibliography(run).splitlines(),
         "notes": list(run.notes),

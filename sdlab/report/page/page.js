@@ -31,6 +31,7 @@
     charts.pick(source);
     table.pick();
     sheet.pick();
+    paths.pick();
   }
 
   function toggle(cell) {
@@ -43,6 +44,7 @@
     showState();
     charts.fill();
     sheet.fill();
+    paths.fill();
   }
 
   function showState() {
@@ -421,6 +423,49 @@
     };
   })();
 
+  // ---- Paths
+
+  const paths = (() => {
+    const of = data.paths.of_cells;
+    const known = of.some((path) => path.length);
+
+    function row(i) {
+      const box = element("div", undefined, "path");
+      box.dataset.cell = i;
+      const name = Object.assign(element("button", cells[i].name, "name"), { type: "button" });
+      name.addEventListener("click", () => toggle(i));
+      box.append(name);
+      for (const [level, source] of of[i]) {
+        const step = element("figure");
+        const text = `${cells[i].name}: x̂₀ at σ = ${level}`;
+        step.append(Object.assign(element("img"), { src: source, alt: text, decoding: "async", loading: "lazy" }));
+        step.append(element("span", `σ ${level}`));
+        box.append(step);
+      }
+      return box;
+    }
+
+    function picked() {
+      for (const box of find("path-rows").children) box.classList.toggle("picked", state.picked.has(Number(box.dataset.cell)));
+    }
+
+    function filled() {
+      if (!known) return;
+      fill(find("path-rows"), state.visible.filter((i) => of[i].length).map(row));
+      picked();
+    }
+
+    return {
+      start() {
+        find("paths").hidden = !known && !data.paths.left_out;
+        find("paths-left-out").textContent = data.paths.left_out;
+        filled();
+      },
+      fill: filled,
+      pick: picked,
+    };
+  })();
+
   // ---- Texts
 
   function texts() {
@@ -436,6 +481,7 @@
     showState();
     find("clear").addEventListener("click", () => pick([]));
     sheet.start();
+    paths.start();
     await Promise.all([table.start(), charts.start()]);
     document.body.dataset.ready = "true";
   }

@@ -63,12 +63,12 @@ def _left_out(prompts: int, kept: int, limit: int) -> str:
 
 
 def _encoded(pictures: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> list[str]:
-    return [_url(picture) for picture in pictures]
+    return [data_url(picture, _SIDE, _QUALITY if max(picture.shape) > _SMALL else None) for picture in pictures]
 
 
-def _url(picture: NDArray[np.uint8]) -> str:
-    """The picture (H, W, 3) as WebP: small ones as they are, large ones scaled down and with loss."""
+def data_url(picture: NDArray[np.uint8], side: int, quality: int | None = None) -> str:
+    """The picture (H, W, 3) as WebP, scaled down to at most `side` pixels. Without a `quality` nothing is lost."""
     image, file = Image.fromarray(picture), io.BytesIO()
-    image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    image.save(file, format="WEBP", lossless=max(image.size) <= _SMALL, quality=_QUALITY, method=2)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    image.save(file, format="WEBP", lossless=quality is None, quality=quality or _QUALITY, method=2)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -23,11 +23,13 @@ from sdlab.report import page
 from sdlab.report.page.data import page_data
 from sdlab.report.page.document import document, in_script
 from sdlab.report.page.heat_map import heat_map
+from sdlab.report.page.paths import page_paths
 from sdlab.report.page.pictures import page_pictures
 from sdlab.report.run_report import report
 from sdlab.report.stored_run import StoredRun, opened_run
 from sdlab.report.table import make_table
 from sdlab.sweep.cell import Cell
+from sdlab.sweep.previews import Previews
 from sdlab.sweep.results import CellFailed, CellResult
 from sdlab.sweep.store import Row
 from sdlab.system.errors import RunError
@@ -386,3 +388,29 @@ def test_no_two_cells_share_a_square(run, tmp_path):
     )
     squares = [(cell["x"], cell["row"], cell["panel"]) for cell in shown_by(tmp_path)["cells"]]
     assert len(set(squares)) == len(squares) == 12
+
+
+def test_paths_are_thinned_until_they_fit_and_keep_their_ends(run, tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 255, (9, 32, 32, 3), dtype=np.uint8)
+    levels = (14.0, 7.0, 4.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.0)
+    bench = FakeBench()
+    bench.run = lambda cell, *_: replace(result(cell), previews=Previews(levels, pictures))  # type: ignore[method-assign]
+    run(bench)
+    assert [[level for level, _ in path] for path in shown_by(tmp_path)["paths"]["of_cells"]] == [
+        [f"{level:.3g}" for level in levels]
+    ] * 8
+    with opened_run(directory(tmp_path)) as stored:
+        whole = page_paths(stored)
+        size = sum(len(url) for path in whole.of_cells for _, url in path)
+        half = page_paths(stored, size // 2)
+        none = page_paths(stored, size // 20)
+    assert all((path[0][0], path[-1][0]) == ("14", "0") and len(path) == 4 for path in half.of_cells)
+    assert sum(len(url) for path in half.of_cells for _, url in path) <= size // 2
+    assert not any(none.of_cells)
+    assert none.left_out.startswith("Paths would take more than")
+
+
+def test_a_page_without_previews_has_no_paths(run, tmp_path):
+    run()
+    paths = shown_by(tmp_path)["paths"]
+    assert (any(paths["of_cells"]), paths["left_out"]) == (False, "")

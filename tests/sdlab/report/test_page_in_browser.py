@@ -7,9 +7,11 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_bench import FakeBench
 from rich.console import Console
@@ -21,6 +23,9 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
 from sdlab.commands.sweep import sweep
+from sdlab.sweep.cell import Cell
+from sdlab.sweep.previews import Previews
+from sdlab.sweep.results import CellResult
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -47,6 +52,15 @@ steps = [5, 10, 20, 40, 80]
 FAILED = "lms · trailing · none · 5 steps"
 
 
+class Followed(FakeBench):
+    """Cells with previews and an error along σ."""
+
+    def run(self, cell: Cell, on_progress: Callable[[float], None], images: range) -> CellResult:
+        found = super().run(cell, on_progress, images)
+        previews = Previews((14.6, 2.0, 0.0), found.thumbnails[:3])
+        return replace(found, previews=previews, error_path=np.array([[2.0, 0.0], [0.5, 1 / cell.steps]]))
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a sweep of 500 cells, one of which failed."""
@@ -54,7 +68,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("page")
     (folder / "big.toml").write_text(TOML, encoding="utf-8")
-    bench = FakeBench(fail_on(FAILED, HOSTILE))
+    bench = Followed(fail_on(FAILED, HOSTILE))
     bench.prompts = [HOSTILE, "a blue star", "a green moon"]
     console = Console(file=io.StringIO())
     sweep(folder / "big.toml", lambda plan: "weights", lambda plan: bench, out=folder / "runs", console=console)
@@ -159,7 +173,20 @@ POINTS = "#passes .points_marks path"
 
 def test_a_page_of_500_cells_is_below_5_megabytes_without_pictures(report, data):
     pictures = sum(len(url) for urls in data["pictures"]["of_cells"] for url in urls)
-    assert report.stat().st_size - pictures < 5e6
+    previews = sum(len(url) for path in data["paths"]["of_cells"] for _, url in path)
+    assert report.stat().st_size - pictures - previews < 5e6
+
+
+def test_paths_and_errors_along_sigma_follow_the_filters_and_select_cells(page):
+    assert page.shown("#path-rows .path") == 499  # one failed
+    assert page.shown("#path-rows img") == 3 * 499
+    assert page.shown("#errors .stops_marks path") == 2 * 499
+    page.filter("sampler", "heun")
+    page.until(lambda: page.shown("#path-rows .path") == 50)
+    page.until(lambda: page.shown("#errors .stops_marks path") == 2 * 50)
+    page.one("#path-rows .name").click()
+    page.expect("50 of 500 cells, 1 selected")
+    assert page.shown("#path-rows .picked") == page.shown("#sheet .tile.picked") == 1
 
 
 def test_all_views_show_all_cells(page, data):
