@@ -142,6 +142,13 @@ def sweep_files() -> str:
     return "\n".join(lines)
 
 
+def search() -> str:
+    """The keys of `[search]`."""
+    from sdlab.search.document import Search
+
+    return "\n".join(["### `[search]`", "", *_keys(Search, list(Search.model_fields))])
+
+
 def training() -> str:
     """The configuration keys that training stages share, and those of each stage."""
     from sdlab.train.captioned_config import CaptionedTraining
@@ -244,6 +251,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "guidance.md": guidance,
     "metrics.md": metrics,
     "models.md": models,
+    "search.md": search,
     "sweep-files.md": sweep_files,
     "training.md": training,
 }

@@ -6,6 +6,7 @@ Each module has an `EXAMPLE` and a function `command`. Its parameters are the op
 
 NAMES = (
     "sweep",
+    "search",
     "merge",
     "report",
     "compare",

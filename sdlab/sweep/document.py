@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -329,7 +329,7 @@ def _images(value: object) -> int | Until:
         return Until.model_validate(value) if isinstance(value, dict) else _COUNT.validate_python(value)
     except ValidationError as error:
         faults = [ErrorDetails({**fault, "loc": ("images", *fault["loc"])}) for fault in error.errors()]
-        mistakes = [mistake for fault in faults for mistake in _explain(fault)]
+        mistakes = [mistake for fault in faults for mistake in mistakes_of(fault)]
         raise _wrong(*((path.removeprefix("images").removeprefix("."), text) for path, text in mistakes)) from None
 
 
@@ -517,7 +517,16 @@ def read(raw: dict[str, Any], folder: Path) -> tuple[Document | None, list[Mista
             _inherit(raw), context={"folder": folder, "levels": samplers.discrete_levels()}
         ), []
     except ValidationError as error:
-        return None, [mistake for fault in error.errors() for mistake in _explain(fault)]
+        return None, [mistake for fault in error.errors() for mistake in mistakes_of(fault)]
+
+
+def read_extra(raw: Mapping[str, Any], levels: samplers.Levels, folder: Path) -> tuple[Extra | None, list[Mistake]]:
+    """The single cell in `raw`, like a complete `[[extra]]`, or the (key path, sentence) of each mistake in it."""
+    try:
+        return Extra.model_validate(raw, context={"folder": folder, "levels": levels}), []
+    except ValidationError as error:
+        faults = [ErrorDetails({**fault, "loc": ("extra", *fault["loc"])}) for fault in error.errors()]
+        return None, [(path.removeprefix("extra."), text) for fault in faults for path, text in mistakes_of(fault)]
 
 
 def _inherit(raw: dict[str, Any]) -> dict[str, Any]:
@@ -537,13 +546,14 @@ def _with(shared: dict[str, Any], one: dict[str, Any]) -> dict[str, Any]:
     return {**{key: value for key, value in shared.items() if not (key in lengths and lengths & one.keys())}, **one}
 
 
-def _explain(fault: ErrorDetails) -> Iterator[Mistake]:
+def mistakes_of(fault: ErrorDetails, tables: Mapping[str, type[BaseModel]] | None = None) -> Iterator[Mistake]:
+    """The mistakes that an error of pydantic stands for. `tables` are the models by their key in the file."""
     path, value, kind = _key(fault["loc"]), fault["input"], fault["type"]
     if kind == "sweep":
         for key, text in fault["ctx"]["mistakes"]:
             yield ".".join(filter(None, (path, key))), text
     elif kind == "extra_forbidden":
-        table = _TABLES[next((part for part in fault["loc"][:-1] if isinstance(part, str)), "")]
+        table = (tables or _TABLES)[next((part for part in fault["loc"][:-1] if isinstance(part, str)), "")]
         known = sorted(field.alias or key for key, field in table.model_fields.items())
         yield path, unknown("key", str(fault["loc"][-1]), known)
     elif kind == "missing":

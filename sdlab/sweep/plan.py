@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from sdlab.picture import Fit
 from sdlab.registry import Mistake, Registry
 from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER
 from sdlab.sweep.cell import Cell, Choice, canonical, digest
-from sdlab.sweep.document import Cells, Document, Exclude, Extra, Image, Prompt, Until, read
+from sdlab.sweep.document import Cells, Document, Exclude, Extra, Image, Prompt, Until, read, read_extra
 from sdlab.sweep.pairs import pairs
 from sdlab.sweep.passes import sigmas_of, steps_within
 from sdlab.sweep.prompts import prompt_set
@@ -152,9 +152,28 @@ def load_plan(path: str | Path, overrides: Mapping[str, Any] | None = None) -> P
     Raises:
         UsageError: the file is missing, is not TOML, or has mistakes. The message has one line per mistake.
     """
+    overrides = dict(overrides or {})
+    file, raw = read_sweep(path)
+    return plan_of(file, raw | overrides, overrides)
+
+
+def read_sweep(path: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The sweep file at `path`, or the shipped one of that name, and the tables in it.
+
+    Raises:
+        UsageError: the file is missing or is not TOML.
+    """
+    file = resources.find(path)
+    return file, _parse(file)
+
+
+def plan_of(file: Path, raw: dict[str, Any], overrides: Container[str] = ()) -> Plan:
+    """The plan of a sweep file with these tables. Mistakes in the keys of `overrides` are those of options.
+
+    Raises:
+        UsageError: there are mistakes. The message has one line per mistake.
+    """
     plugins.discover()
-    file, overrides = resources.find(path), dict(overrides or {})
-    raw = _parse(file) | overrides
     with plugins.beside(file.resolve().parent):
         document, mistakes = read(raw, file.resolve().parent)
     if document is not None:
@@ -165,7 +184,23 @@ def load_plan(path: str | Path, overrides: Mapping[str, Any] | None = None) -> P
             mistakes = [("compare", f"no two cells differ only in {document.compare}")]
         if not mistakes:
             return _plan(file, document, cells, notes)
-    raise UsageError(*(f"{_place(file, key, overrides)}: {text}" for key, text in mistakes))
+    raise UsageError(*(f"{place(file, key, overrides)}: {text}" for key, text in mistakes))
+
+
+def cell_of(raw: Mapping[str, Any], levels: samplers.Levels, folder: Path) -> Cell:
+    """The cell in `raw`, which is written like a complete `[[extra]]` of a sweep file in `folder`.
+
+    Raises:
+        UsageError: there are mistakes, or no number of steps fits in its budget.
+    """
+    with plugins.beside(folder):
+        one, mistakes = read_extra(raw, levels, folder)
+    if one is not None:
+        try:
+            return _cell(one, levels)
+        except ValueError as error:
+            mistakes = [("passes", str(error))]
+    raise UsageError(*(f"{key}: {text}" for key, text in mistakes))
 
 
 def _parse(file: Path) -> dict[str, Any]:
@@ -175,7 +210,8 @@ def _parse(file: Path) -> dict[str, Any]:
     return read_toml(file)
 
 
-def _place(file: Path, key: str, overrides: Mapping[str, Any]) -> str:
+def place(file: Path, key: str, overrides: Container[str] = ()) -> str:
+    """The place of a key for messages: an option, or the file and the key in it."""
     return f"--{key}" if key in overrides else f"{file}: {key}"
 
 

@@ -81,10 +81,9 @@ def run_sweep(
     keys = [plan.key(cell, model) for cell in plan.cells]
     with Interrupts().listening() as interrupts, locked(directory), Store(directory / STORE) as store:
         mine = range(len(keys)) if cells is None else cells
-        tally, before = _Tally(), images_of(plan, keys, store)
+        tally, before = Tally(), images_of(plan, keys, store)
         try:
-            fields = {**plan.model_dump(), "model_identity": model, "keys": keys}
-            write_plan(json.dumps(fields, indent=1, ensure_ascii=False), directory, store)
+            write_plan(plan_text(plan, model, keys), directory, store)
             bench: Bench | None = None
             for images, members in rounds(plan, keys, mine, store, unsettled):
                 there = images_of(plan, keys, store)
@@ -93,17 +92,17 @@ def run_sweep(
                     continue
                 progress = SweepProgress(console, [counted(plan, plan.cells[i])[0] for i in todo])
                 if bench is None:
-                    bench = _opened(plan, open_bench, store, console)
+                    bench = opened(plan, open_bench, store, console)
                     origin = provenance(plan, model)
                 if plan.until is not None:
                     console.print(f"up to {images} images: {len(todo)} cell{'s' * (len(todo) != 1)}", style="dim")
-                runner = _Runner(plan, bench, store, origin, progress, interrupts, tally)
+                runner = CellRunner(plan, bench, store, origin, progress, interrupts, tally)
                 with progress:
                     for i in todo:
-                        _check_room(directory)
+                        check_room(directory)
                         runner.run(keys[i], plan.cells[i], range(there.get(keys[i], 0), images))
             if plan.timing_rounds and not complete(plan, rows := store.rows([keys[i] for i in mine])):
-                bench = bench or _opened(plan, open_bench, store, console)
+                bench = bench or opened(plan, open_bench, store, console)
                 _time(plan, bench, store, rows, console, interrupts)
         except KeyboardInterrupt:
             tally.interrupted = True
@@ -112,7 +111,7 @@ def run_sweep(
     return SweepOutcome(len(mine), len(kept), len(tally.ran), failed, tally.interrupted, tally.logged)
 
 
-def _opened(plan: Plan, open_bench: Callable[[], Bench], store: Store, console: Console) -> Bench:
+def opened(plan: Plan, open_bench: Callable[[], Bench], store: Store, console: Console) -> Bench:
     """Open the bench, and store what all cells share."""
     bench = open_bench()
     store.set_note(REAL, json.dumps(bench.real()))
@@ -147,7 +146,7 @@ def _time(
 
 
 @dataclass
-class _Tally:
+class Tally:
     """The outcome so far."""
 
     ran: set[str] = field(default_factory=set)  # keys
@@ -157,7 +156,7 @@ class _Tally:
 
 
 @dataclass(frozen=True)
-class _Runner:
+class CellRunner:
     """Runs cells and stores the outcome of each."""
 
     plan: Plan
@@ -166,7 +165,7 @@ class _Runner:
     origin: dict[str, Any]
     progress: SweepProgress
     interrupts: Interrupts
-    tally: _Tally
+    tally: Tally
 
     def run(self, key: str, cell: Cell, images: range) -> None:
         """Run these images of a cell and store the result with that of earlier ones, or the reason why it failed."""
@@ -216,7 +215,7 @@ def _check_finite(plan: Plan, result: CellResult) -> None:
         raise CellFailed(", ".join(wrong))
 
 
-def _check_room(directory: Path) -> None:
+def check_room(directory: Path) -> None:
     """Check for space on the disk before a cell is computed, so that its result can be stored."""
     free = shutil.disk_usage(directory).free
     if free < _ROOM:
@@ -224,6 +223,12 @@ def _check_room(directory: Path) -> None:
             f"no space left on the disk of {directory}: {free / 2**20:.0f} MiB free, {_ROOM // 2**20} MiB needed; "
             "finished cells are kept, and the same command runs the rest"
         )
+
+
+def plan_text(plan: Plan, model: str, keys: Sequence[str]) -> str:
+    """A resolved plan as JSON, with the identity of its model and the keys of its cells."""
+    fields = {**plan.model_dump(), "model_identity": model, "keys": list(keys)}
+    return json.dumps(fields, indent=1, ensure_ascii=False)
 
 
 def write_plan(text: str, directory: Path, store: Store) -> None:
