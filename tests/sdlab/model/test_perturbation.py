@@ -126,11 +126,18 @@ def test_names_of_several_transformers():
     assert CONFIGS["middle only"].layers == {"m0": ("m0",), "auto": ("m0",), "middle": ("m0",), "all": ("m0",)}
 
 
-@EACH
-def test_sd15_can_be_perturbed_in_its_middle_block(perturbation):
+@pytest.fixture(scope="module")
+def sd15():
+    """Without weights."""
     with torch.device("meta"):
-        unet, context = Unet(SD15.unet), torch.empty(2, 77, 768)
-        assert unet(torch.empty(2, 4, 64, 64), torch.empty(2), context, [perturbation, None], context).shape[1] == 4
+        return Unet(SD15.unet)
+
+
+@EACH
+def test_sd15_can_be_perturbed_in_its_middle_block(sd15, perturbation):
+    with torch.device("meta"):
+        context = torch.empty(2, 77, 768)
+        assert sd15(torch.empty(2, 4, 64, 64), torch.empty(2), context, [perturbation, None], context).shape[1] == 4
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,7 @@ CUSTOM = """
 """
 METRICS = 'metrics = ["reference_error"]\n'
 HEAD = f'images = 3\ndevice = "cpu"\n{METRICS}'
+pytestmark = pytest.mark.usefixtures("no_files")  # reports are tested elsewhere
 GAUSSIAN = f'model = "gaussian"\n{HEAD}[cells]\n'
 STEPS = 'grid = "karras"\nsteps = 8\n'
 

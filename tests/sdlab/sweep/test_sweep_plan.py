@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,11 @@ from sdlab.system.errors import UsageError
 from sdlab.system.resources import ROOT
 from sdlab.worlds.scenes import parse
 from sdlab.worlds.scenes.captions import facts
+
+
+@cache
+def shipped(name: str) -> Plan:
+    return load_plan(ROOT / "experiments" / f"{name}.toml")
 
 
 def labels(file: Path, toml: str) -> list[str]:
@@ -390,12 +396,12 @@ def test_metrics_may_be_absent(file):
     ],
 )
 def test_the_shipped_sweeps_are_valid(name, cells, prompts):
-    plan = load_plan(ROOT / "experiments" / f"{name}.toml")
+    plan = shipped(name)
     assert (len(plan.cells), len(plan.prompts)) == (cells, prompts)
 
 
 def test_the_sweep_over_budgets_has_every_sampler_at_every_budget_it_can_keep():
-    cells = load_plan(ROOT / "experiments" / "samplers_at_budget.toml").cells
+    cells = shipped("samplers_at_budget").cells
     names = set(samplers.SAMPLERS) - {"dpm_adaptive"}
     assert {(cell.sampler.name, cell.budget) for cell in cells} >= {(name, n) for name in names for n in (5, 10, 20)}
     assert all(network_passes(cell, LEVELS) <= cell.budget for cell in cells if cell.budget is not None)
@@ -403,16 +409,16 @@ def test_the_sweep_over_budgets_has_every_sampler_at_every_budget_it_can_keep():
 
 
 def test_every_sampler_with_a_published_variant_is_compared_with_its_correction():
-    cells = load_plan(ROOT / "experiments" / "published_vs_corrected.toml").cells
+    cells = shipped("published_vs_corrected").cells
     built = {name: samplers.make(name) for name in samplers.SAMPLERS}
-    guided = load_plan(ROOT / "experiments" / "published_guidance.toml").cells  # CFG++ samplers
+    guided = shipped("published_guidance").cells  # CFG++ samplers
     compared = {c.sampler.name for c in cells} | {c.sampler.name for c in guided if "variant" in c.sampler.options}
     assert compared == {name for name, rule in built.items() if hasattr(rule, "variant")}
     assert len(pairs(cells, "sampler.variant")) == len(cells) / 2
 
 
 def test_the_default_sweep_is_27_cells_of_64_images():
-    plan = load_plan(ROOT / "experiments" / "cfg_vs_steps.toml")
+    plan = shipped("cfg_vs_steps")
     assert (len(plan.cells), plan.images) == (27, 64)
     assert len({cell.sampler.name for cell in plan.cells}) == 3
 

@@ -25,7 +25,7 @@ def evaluator() -> Evaluator:
 @pytest.mark.parametrize("spoil", [False, True], ids=["clean", "blurred and noised"])
 def test_the_reader_is_right_on_unseen_renders(evaluator: Evaluator, spoil: bool):
     generator = torch.Generator().manual_seed(987_654)
-    world = scenes.sample(512, generator, "all")
+    world = scenes.sample(256, generator, "all")
     images = scenes.render(world)
     found = readings(evaluator(weather(images, generator) if spoil else images))
     statements = state(world, generator, complete=True)
