@@ -16,10 +16,13 @@ from torch import Tensor
 
 from samplers.checks import unknown
 from sdlab import plugins
+from sdlab.commands import of_a1111, of_comfyui
 from sdlab.commands.drawing import Prepared, artist, open_pipeline, prepare
 from sdlab.commands.factors import Factor, factors
-from sdlab.commands.request import Request, parse_size
-from sdlab.commands.show import show
+from sdlab.commands.foreign import Foreign, Unreadable
+from sdlab.commands.of_run import is_cell, request_of
+from sdlab.commands.request import FIELD, Request, parse_size
+from sdlab.commands.show import show, texts_of
 from sdlab.picture import read_picture, to_bytes
 from sdlab.registry import PLAIN
 from sdlab.report.columns import Column, Field, Table
@@ -45,6 +48,8 @@ class Source:
     name: str
     request: Request
     picture: Path | None = None
+    notes: tuple[str, ...] = ()  # what is not drawn
+    foreign: Foreign | None = None  # if another tool drew the picture, and its model is still to be chosen
 
 
 @dataclass(frozen=True)
@@ -55,19 +60,69 @@ class Drawn:
     pixels: Tensor  # (1, 3, H, W) in [−1, 1]
 
 
-def read(path: Path, device: str = "auto") -> Source:
-    """The request of a PNG file of sdlab, or of a TOML file with the options of `sdlab generate`.
+def read(path: Path, device: str = "auto", image: int = 0) -> Source:
+    """The request of a PNG file, of a TOML file with the options of `sdlab generate`, or of an image of a cell.
 
     Raises:
-        UsageError: the file cannot be read, has no parameters of sdlab, or has an invalid option; or it is a contact
-            sheet.
+        UsageError: the file cannot be read, has no parameters, or has an invalid option; or it is a contact sheet; or
+            there is no such cell.
+        RunError: the store of a cell is damaged.
     """
+    if is_cell(path):
+        return Source(str(path), replace(request_of(path, image).anchored(), device=device))
     toml = path.suffix.lower() == ".toml"
+    if not toml and (foreign := _foreign(path)) is not None:
+        return Source(str(path), replace(foreign.request, device=device), path, foreign.notes, foreign)
     request = _request(path, read_toml(path)) if toml else show(path).request
     if request.n != 1:
         raise UsageError(f"{path}: has {request.n} pictures; choose a file with one of them, or set n = 1")
     same = replace(request.anchored(), device=device, offload=False, compile=False)
     return Source(str(path), same, None if toml else path)
+
+
+def _foreign(path: Path) -> Foreign | None:
+    """The parameters of a picture of another tool, None for one of sdlab.
+
+    Raises:
+        UsageError: they cannot be read.
+    """
+    texts = texts_of(path)
+    if FIELD in texts:
+        return None
+    for tool in (of_a1111, of_comfyui):
+        if isinstance(text := texts.get(tool.FIELD), str):
+            try:
+                return tool.read(text)
+            except Unreadable as error:
+                raise UsageError(f"{path} was drawn by {tool.TOOL}: {error}") from None
+    return None
+
+
+def with_models(a: Source, b: Source, model: str | None = None) -> tuple[Source, Source]:
+    """Both sources with a model. Pictures of other tools take `model`, or that of the other source.
+
+    Raises:
+        UsageError: there is no such model, or `model` is given and both sources have one.
+    """
+    if a.foreign is None and b.foreign is None:
+        if model is not None:
+            raise UsageError("--model is for pictures of other tools, and both have a model; leave it out")
+        return a, b
+    named = next((one for one in (a, b) if one.foreign is None), None)
+    if model is None and named is None:
+        checkpoints = " and ".join(dict.fromkeys(repr(one.foreign.checkpoint) for one in (a, b) if one.foreign))
+        raise UsageError(
+            f"other tools name a checkpoint, {checkpoints}, and no file; give --model with its path or name"
+        )
+    chosen = named.request if model is None and named is not None else Request("", model=model or "").anchored()
+    keys = ("model", "weights", "vocab", "merges", "dtype")
+
+    def settled(one: Source) -> Source:
+        if one.foreign is None:
+            return one
+        return replace(one, request=replace(one.request, **{key: getattr(chosen, key) for key in keys}))
+
+    return settled(a), settled(b)
 
 
 def _request(path: Path, options: dict[str, Any]) -> Request:
@@ -191,6 +246,7 @@ def compare(a: Source, b: Source) -> Differences:
         raise UsageError(f"{a.name} and {b.name} have the same settings")
     prepared = {some: _swapped(a.request, found, some) for some in _needed(len(found))}
     result = Differences(a, b, found, _drawn(prepared))
+    result.notes.extend(f"{one.name}: {note}" for one in (a, b) for note in one.notes)
     for source, some in ((a, _NONE), (b, result.whole)):
         result.notes.extend(_unlike(source, result.drawn[some]))
     return result
@@ -239,7 +295,12 @@ def _unlike(source: Source, drawn: Drawn) -> Iterator[str]:
         return
     height, width = drawn.pixels.shape[-2:]
     apart = _LEVELS * _rms(read_picture(source.picture, (height, width))[None], drawn.pixels)
-    if apart > 0:
+    if apart > 0 and source.foreign is not None:
+        yield (
+            f"{source.name}: drawn again, it differs from the file by {apart:.2f} levels; {source.foreign.tool} draws "
+            "other noise from a seed, and the checkpoint may be another"
+        )
+    elif apart > 0:
         yield (
             f"{source.name}: drawn again, it differs from the file by {apart:.2f} levels; the file, model, device or "
             "version of sdlab is another"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -76,9 +76,14 @@ def _with_option(key: str, option: str, value: Any, request: Request) -> Request
     """The request with an option of a choice set, or without it if the value is None."""
     name, options = parse_choice(getattr(request, key))
     options = {k: v for k, v in {**options, option: value}.items() if v is not None}
-    words = [name if name.split() == [name] else json.dumps(name), *(f"{k}={_toml(v)}" for k, v in options.items())]
-    changed: dict[str, Any] = {key: " ".join(words)}
+    changed: dict[str, Any] = {key: choice_text(name, options)}
     return replace(request, **changed)
+
+
+def choice_text(name: str, options: Mapping[str, Any]) -> str:
+    """A choice as one argument of the command line: `"cfg scale=3.0"`."""
+    words = [name if name.split() == [name] else json.dumps(name), *(f"{k}={_toml(v)}" for k, v in options.items())]
+    return " ".join(words)
 
 
 def _parsed(key: str, request: Request) -> tuple[str, dict[str, Any]]:

@@ -48,6 +48,19 @@ class Shown:
         return [*parameters, drawn_by, "", self.request.command()]
 
 
+def texts_of(path: Path) -> dict[str, object]:
+    """The text fields of a picture.
+
+    Raises:
+        UsageError: the file is missing, or is not a picture.
+    """
+    from sdlab.picture import opened
+
+    with opened(path) as picture:
+        picture.load()  # a text field may come after the pixels
+        return dict(getattr(picture, "text", {}))
+
+
 def show(path: Path) -> Shown:
     """The parameters of a picture written by `sdlab generate`.
 
@@ -55,11 +68,8 @@ def show(path: Path) -> Shown:
         UsageError: the file is missing, is not a picture, or has no parameters of sdlab.
     """
     from sdlab.commands.request import FIELD, Request
-    from sdlab.picture import opened
 
-    with opened(path) as picture:
-        picture.load()  # a text field may come after the pixels
-        texts: dict[str, object] = getattr(picture, "text", {})
+    texts = texts_of(path)
     text = texts.get(FIELD)
     if not isinstance(text, str):
         others = [name for field, name in _OTHERS.items() if field in texts]

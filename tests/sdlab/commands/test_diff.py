@@ -178,8 +178,8 @@ def toml(text: str) -> Callable[[Path], Path]:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (foreign("parameters"), "a.png has the parameters of AUTOMATIC1111's web UI, not of sdlab; choose a PNG file "),
-        (foreign("prompt"), "a.png has the parameters of ComfyUI, not of sdlab; choose a PNG file written by sdlab"),
+        (foreign("parameters"), "a.png was drawn by AUTOMATIC1111's web UI: the parameters have no steps, sampler and"),
+        (foreign("prompt"), "a.png was drawn by ComfyUI: the graph is not one of ComfyUI"),
         (foreign("Title"), "a.png has no parameters of sdlab; choose a PNG file written by sdlab generate"),
         (toml('prompt = "a"\nstep = 3'), "a.toml: unknown option 'step' (did you mean 'steps'?); known: "),
         (toml("steps = 3"), "a.toml: `prompt` is missing; it should be a text"),
