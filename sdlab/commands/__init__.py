@@ -7,6 +7,7 @@ Each module has an `EXAMPLE` and a function `command`. Its parameters are the op
 NAMES = (
     "sweep",
     "search",
+    "grid",
     "merge",
     "report",
     "compare",

@@ -139,7 +139,9 @@ def _measure_front(
     with opened_run(directory / FRONT) as run:
         table = front_table(plan, second, run.rows, chosen, run.real)
         plot_front(directory / "front.png", plan.quality, plan.name, outcome.rows, run.rows, second.units)
-    for name, text in (("front.md", markdown(table)), (FILE, sweep_file(plan, second.cells))):
+    about = f"The Pareto front that sdlab search found with {plan.file.name}, on seeds that the search did not use."
+    toml = sweep_file(about, second, second.cells, plan.prompts, plan.file.resolve().parent)
+    for name, text in (("front.md", markdown(table)), (FILE, toml)):
         with replacing(directory / name) as draft:
             draft.write_text(text, encoding="utf-8")
     print_table(console, table)

@@ -1,26 +1,33 @@
-"""The sweep file of a front, which `sdlab sweep` runs from any folder: every path in it is absolute."""
+"""The sweep file of cells that were found, which `sdlab sweep` runs from any folder: every path in it is absolute."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sdlab import plugins
 from sdlab.backends import registry as backends
-from sdlab.search.document import SearchPlan
 from sdlab.sweep.cell import Cell, Choice
+from sdlab.sweep.plan import Plan
 from sdlab.system.toml import toml
 
 
-def sweep_file(search: SearchPlan, cells: Sequence[Cell]) -> str:
-    """A sweep of these cells by all metrics, on images that the search has not drawn."""
-    plan, images, folder = search.second, 2 * search.second.images, search.file.resolve().parent
+def sweep_file(about: str, plan: Plan, cells: Sequence[Cell], prompts: Mapping[str, Any], folder: Path) -> str:
+    """A sweep of these cells, on images that have not been drawn.
+
+    Args:
+        about: a comment at the top.
+        plan: the plan of the second half of the images. The sweep has as many images as both halves, after them.
+        cells: the cells of the sweep.
+        prompts: the table `[prompts]` of the file that was read.
+        folder: the folder of that file.
+    """
     top: dict[str, Any] = {
         "name": plan.name,
         "model": _model(plan.source, folder),
-        "images": images,
-        "seed": search.first.seed + images,
+        "images": 2 * plan.images,
+        "seed": plan.seed + plan.images,
         "batch": plan.batch,
         "dtype": plan.dtype,
         "device": plan.device,
@@ -29,22 +36,22 @@ def sweep_file(search: SearchPlan, cells: Sequence[Cell]) -> str:
         **({"compile": True} if plan.compile else {}),
     }
     lines = [
-        f"# The Pareto front that sdlab search found with {search.file.name}, on seeds that the search did not use.",
+        f"# {about}",
         "",
         *(f"{key} = {toml(value)}" for key, value in top.items()),
     ]
     if files := plan.metric_files.given:
         lines += ["", "[metric_files]", *(f"{key} = {toml(_absolute(path, folder))}" for key, path in files.items())]
-    if search.prompts:
-        lines += ["", "[prompts]", *(f"{key} = {toml(value)}" for key, value in _prompts(search))]
+    if prompts:
+        lines += ["", "[prompts]", *(f"{key} = {toml(value)}" for key, value in _prompts(prompts, folder))]
     for cell in cells:
         lines += ["", "[[extra]]", *(f"{key} = {toml(value)}" for key, value in _cell(cell, folder))]
     return "\n".join([*lines, ""])
 
 
-def _prompts(search: SearchPlan) -> Iterator[tuple[str, Any]]:
-    for key, value in search.prompts.items():
-        yield key, _absolute(value, search.file.resolve().parent) if key == "file" else value
+def _prompts(prompts: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, Any]]:
+    for key, value in prompts.items():
+        yield key, _absolute(value, folder) if key == "file" else value
 
 
 def _cell(cell: Cell, folder: Path) -> Iterator[tuple[str, Any]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 import samplers
 from samplers.exact.dense import Dense
 from samplers.exact.reference import CONVERGING, fine_grid
+from samplers.grids.fitted import FOLLOWING, Paths, Recording, joined
 from sdlab import guidance
 from sdlab.backends.base import Backend
 from sdlab.sweep.axes import GUIDANCE
@@ -85,6 +86,24 @@ class FlowEnds:
         ends, known = self.of(strategy, sigmas), self._states[self._key(strategy, sigmas)]
         inner = {level: known[level] for level in sigmas[1:-1] if level in known}
         return {**inner, sigmas[-1]: ends[:FOLLOWED]}
+
+    def paths(self, strategy: Choice, sigmas: Sequence[float]) -> Paths:
+        """The paths of all images from the first of these levels to the last above 0, and one step to 0.
+
+        `sigmas` are fine levels. The predictions are those of the guided model, one for each level.
+        """
+        found = list[Paths]()
+        for indices in self._batches:
+            recording = Recording(FOLLOWING)
+            self._backend.sample(
+                *self._contexts(indices),
+                recording,
+                sigmas,
+                guidance.make(strategy.name, **strategy.options),
+                [self._seed + i for i in indices],
+            )
+            found.append(recording.paths([sigma for sigma in sigmas if sigma > 0]))
+        return joined(found)
 
     def _run(
         self,
