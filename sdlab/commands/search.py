@@ -179,7 +179,7 @@ def _describe(plan: SearchPlan, directory: Path, console: Console) -> None:
             line(console, f"note: {cell.label}: {problem}")
     runs = [passes for passes, problem in zip(cost.passes, cost.problems, strict=True) if not problem]
     mean = sum(runs) / max(1, len(runs))
-    images, trials = plan.first.images, plan.settings.trials
+    images, trials = plan.first.images, plan.trials
     best = f"{plan.quality.label} against network passes"
     line(console, f"{trials} trials of {images} images for {best}; the front on {plan.second.images} others")
     seconds = trials * images * mean * cost.seconds_per_pass

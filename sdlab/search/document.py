@@ -66,6 +66,11 @@ class SearchPlan:
         """The metric that is searched for."""
         return self.first.measures[0]
 
+    @property
+    def trials(self) -> int:
+        """How many cells are measured: no more than there are."""
+        return int(min(self.settings.trials, self.space.cells))
+
     def study(self, model: str) -> str:
         """The name of the study: all that the order of proposals depends on, except the number of trials."""
         axes = {axis: self.space.texts(axis) for axis in self.space.axes}
@@ -87,7 +92,7 @@ def load_search(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     mistakes += [(f"cells.{key}", text) for key, text in wrong]
     if not isinstance(table, dict):
         mistakes.append(("cells", "missing; a search needs [cells] with lists or ranges"))
-    elif not wrong and not space.has_choices:
+    elif not wrong and space.cells <= 1:
         mistakes.append(("cells", "there is one cell; give lists, or ranges like {from = 5, to = 20}"))
     mistakes += [(key, f"a search file has no `{key}`; {advice}") for key, advice in _WITHOUT.items() if key in raw]
     if isinstance(raw.get("images"), dict):

@@ -64,26 +64,26 @@ def run_search(
         Study(directory / STUDY, search.study(model), search.settings.seed, higher=quality.better == "higher") as study,
     ):
         tally, before = Tally(), len(study.keys)
-        progress = SweepProgress(console, [1.0] * max(search.settings.trials - before, 0))
+        progress = SweepProgress(console, [1.0] * max(search.trials - before, 0))
         trial = _Trial(search, model, store, study, progress, interrupts, tally, open_bench, console)
         repeats = 0
         try:
             with progress:
-                while len(study.keys) < search.settings.trials and repeats < _REPEATS:
+                while len(study.keys) < search.trials and repeats < _REPEATS:
                     check_room(directory)
                     repeats = 0 if trial.run() else repeats + 1
         except KeyboardInterrupt:
             tally.interrupted = True
-        keys = study.keys[: search.settings.trials]
+        keys = study.keys[: search.trials]
         rows = store.rows(keys)
         shown = plan.model_copy(update={"cells": tuple(row.cell for row in rows)})
         write_plan(plan_text(shown, model, [row.key for row in rows]), directory, store)
     return SearchOutcome(
-        search.settings.trials,
-        min(before, search.settings.trials),
+        search.trials,
+        min(before, search.trials),
         tuple(row for row in rows if row.ok),
         tuple(tally.failed.values()),
-        repeats >= _REPEATS,
+        repeats >= _REPEATS or search.trials < search.settings.trials,
         tally.interrupted,
         tally.logged,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -78,9 +79,9 @@ class Space:
         return [_text(one) for one in self.axes[axis]]
 
     @property
-    def has_choices(self) -> bool:
-        """Whether there is more than one cell."""
-        return any(len(alternatives) > 1 or any(map(_ranges, alternatives)) for alternatives in self.axes.values())
+    def cells(self) -> float:
+        """The number of cells, infinite if there is a range of other numbers than whole ones."""
+        return math.prod(sum(map(_count, alternatives)) for alternatives in self.axes.values())
 
 
 def read_space(cells: Mapping[str, object]) -> tuple[Space, list[Mistake]]:
@@ -140,10 +141,12 @@ def _filled(value: object, name: str, number: Callable[[str, Span], float]) -> o
     return value
 
 
-def _ranges(value: object) -> bool:
-    if isinstance(value, list | dict):
-        return any(map(_ranges, value.values() if isinstance(value, dict) else value))
-    return isinstance(value, Span)
+def _count(value: object) -> float:
+    """How many values an alternative stands for."""
+    if isinstance(value, Span):
+        return value.high - value.low + 1 if value.whole else math.inf
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return math.prod(map(_count, parts))
 
 
 def _text(value: object) -> str:

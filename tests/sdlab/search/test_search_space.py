@@ -84,6 +84,20 @@ def test_a_rounded_number_stays_in_its_range_and_near_the_number(one: float, oth
     assert abs(rounded - value) <= 0.005 * value
 
 
+@pytest.mark.parametrize(
+    ("cells", "count"),
+    [
+        ({"sampler": "ddim", "steps": 5}, 1),
+        ({"sampler": ["ddim", "heun"], "steps": {"from": 5, "to": 8}}, 8),
+        ({"sampler": ["heun", {"name": "lms", "order": {"from": 1, "to": 3}}], "steps": [5, 6]}, 8),
+        ({"sampler": "ddim", "steps": [5, {"from": 6.0, "to": 8.0}]}, float("inf")),
+    ],
+    ids=["one", "whole numbers", "an option", "numbers"],
+)
+def test_the_number_of_cells_is_known(cells: dict[str, Any], count: float):
+    assert read_space(cells)[0].cells == count
+
+
 def test_ranges_of_whole_numbers_are_those_between_whole_numbers():
     assert Span(5, 20).whole
     assert not Span(5, 20.0).whole
