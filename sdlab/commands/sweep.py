@@ -40,6 +40,10 @@ def command(
     shard: Annotated[
         str | None, typer.Option(metavar="<i/n>", help="run only part i of n, on one of n machines; see sdlab merge")
     ] = None,
+    log: Annotated[
+        str | None,
+        typer.Option(metavar="<tracker>", help="show finished cells in tensorboard, trackio, wandb or mlflow too"),
+    ] = None,
     compile: Annotated[
         bool, typer.Option("--compile", help="compile the U-Net, for GPUs; takes minutes before the first cell")
     ] = False,
@@ -54,7 +58,9 @@ def command(
     given = {"images": images, "seed": seed, "batch": batch, "device": device, "dtype": dtype, "model": model}
     given["compile"] = compile or None  # without the option, the value in the file counts
     overrides = {key: value for key, value in given.items() if value is not None}
-    raise typer.Exit(sweep(file, identify, ModelBench, out=out, dry_run=dry_run, overrides=overrides, shard=shard))
+    raise typer.Exit(
+        sweep(file, identify, ModelBench, out=out, dry_run=dry_run, overrides=overrides, shard=shard, log=log)
+    )
 
 
 def sweep(
@@ -66,13 +72,15 @@ def sweep(
     dry_run: bool = False,
     overrides: Mapping[str, Any] | None = None,
     shard: str | None = None,
+    log: str | None = None,
     console: Console | None = None,
 ) -> int:
     """Run a sweep file, or only list its cells with `dry_run`. Returns the exit status.
 
     `identify` checks a plan and identifies its model, including the weights, without loading them. `open_bench` loads
     the model, and is called only if a cell has to run. `overrides` replace top-level values of the file. `shard`, like
-    `"2/8"`, runs a part of the cells in a run directory of its own. Mistakes are printed to stderr, one line each.
+    `"2/8"`, runs a part of the cells in a run directory of its own. `log` is an experiment tracker. Mistakes are
+    printed to stderr, one line each.
     """
     from rich.console import Console
 
@@ -83,6 +91,10 @@ def sweep(
     console = console or Console()
     try:
         part = None if shard is None else Shard.of(shard)
+        if log is not None:
+            from sdlab.trackers import check_tracker
+
+            check_tracker(log)
         plan = load_plan(path, overrides)
         if part is not None and plan.until is not None:
             raise UsageError("--shard: a sweep with `until` compares all cells after each round; run it on one machine")
@@ -94,8 +106,12 @@ def sweep(
         from sdlab.report.looks import unsettled
         from sdlab.report.run_report import report  # not needed by a dry run, and slow to import
         from sdlab.sweep.run import run_sweep
+        from sdlab.sweep.tracking import CellLog
 
-        outcome = run_sweep(plan, identify(plan), lambda: open_bench(plan), directory, console, cells, unsettled)
+        more = {} if log is None else {"on_result": CellLog(log, plan, directory)}
+        outcome = run_sweep(
+            plan, identify(plan), lambda: open_bench(plan), directory, console, cells, unsettled, **more
+        )
         if part is None and not outcome.interrupted:
             report(directory, console, redraw=outcome.ran > 0)
         _print_outcome(outcome, directory, console)

@@ -41,6 +41,8 @@ REAL = "real"  # the note in the store with the metrics of real pictures
 _MOST_IMAGES = 10**7  # of a cell, in a plan read from a store
 _ROOM = 16 * 2**20  # bytes that must be free on the disk before a cell starts
 
+OnResult = Callable[[Cell, CellResult], object]
+
 
 @dataclass(frozen=True)
 class SweepOutcome:
@@ -67,12 +69,13 @@ def run_sweep(
     console: Console,
     cells: Sequence[int] | None = None,
     unsettled: Unsettled = lambda plan, rows, images: (),
+    on_result: OnResult = lambda cell, result: None,
 ) -> SweepOutcome:
     """Run the missing cells of `plan` in a run directory, where the resolved plan and the store are kept.
 
     `model` identifies the model down to its weights. `open_bench` is called only if a cell has to run. `cells` are the
     indices of the cells to run, by default all. If the plan stops early, `unsettled` chooses the cells of each round
-    after the first.
+    after the first. `on_result` is called with each cell that has been stored.
 
     Raises:
         RunError: the directory is in use, the store is damaged, or the disk is full; finished cells are kept.
@@ -96,7 +99,7 @@ def run_sweep(
                     origin = provenance(plan, model)
                 if plan.until is not None:
                     console.print(f"up to {images} images: {len(todo)} cell{'s' * (len(todo) != 1)}", style="dim")
-                runner = CellRunner(plan, bench, store, origin, progress, interrupts, tally)
+                runner = CellRunner(plan, bench, store, origin, progress, interrupts, tally, on_result)
                 with progress:
                     for i in todo:
                         check_room(directory)
@@ -166,6 +169,7 @@ class CellRunner:
     progress: SweepProgress
     interrupts: Interrupts
     tally: Tally
+    on_result: OnResult = lambda cell, result: None
 
     def run(self, key: str, cell: Cell, images: range) -> None:
         """Run these images of a cell and store the result with that of earlier ones, or the reason why it failed."""
@@ -193,6 +197,7 @@ class CellRunner:
             else:
                 self.store.add(key, cell, result, self.bench.prompts, {**self.origin, OTHER_WORK: share})
             self.tally.ran.add(key)
+        self.on_result(cell, result)
         numbers = "  ".join(info.text(result.metrics[info.name]) for info in self.plan.measures)
         label = f"{cell.label:<{max(len(other.label) for other in self.plan.cells)}}"
         self.progress.end(f"{label}  {numbers}", aside=duration(time.monotonic() - start))

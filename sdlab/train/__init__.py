@@ -19,18 +19,18 @@ from sdlab.train.config import Training
 from sdlab.train.config_file import load_part, load_recipe
 
 
-def run_all(path: Path, console: Console) -> Iterator[tuple[str, dict[str, float]]]:
+def run_all(path: Path, console: Console, log: str | None = None) -> Iterator[tuple[str, dict[str, float]]]:
     """Train the stages of a recipe in order. Yields the name and the measurements of each.
 
     All stages are checked before the first one starts. A stage that was finished with the same configuration is
-    skipped.
+    skipped. `log` is an experiment tracker, in place of that of the file.
 
     Raises:
         UsageError: the recipe is invalid, or a stage needs what neither exists nor is made by an earlier stage.
         RunError: as for `run`.
     """
     parts = load_recipe(path)
-    configs = [_resolved(part.config, path) for part in parts]
+    configs = [_resolved(part.config, path, log) for part in parts]
     # Imported here, so that a mistake in the file is reported before the slow imports.
     from sdlab.train import finished, processes
     from sdlab.train.preflight import prepare
@@ -50,10 +50,11 @@ def run_all(path: Path, console: Console) -> Iterator[tuple[str, dict[str, float
                 line(console, f"warning: {fault}; delete {config.out} to train {part.name} again")
 
 
-def run(stage: str, path: Path, console: Console) -> dict[str, float]:
+def run(stage: str, path: Path, console: Console, log: str | None = None) -> dict[str, float]:
     """Train one stage from a training file, resuming an interrupted run. Returns the stage's measurements.
 
-    In processes other than the first, which torchrun may start, there are none.
+    In processes other than the first, which torchrun may start, there are none. `log` is an experiment tracker, in
+    place of that of the file.
 
     Raises:
         UsageError: the configuration is invalid, or a part of the model that the stage needs is missing.
@@ -61,7 +62,7 @@ def run(stage: str, path: Path, console: Console) -> dict[str, float]:
             be read or written.
     """
     part = load_part(stage, path)
-    config = _resolved(part.config, path)
+    config = _resolved(part.config, path, log)
     from sdlab.train import processes
 
     with processes.joined():
@@ -80,8 +81,8 @@ def _of_first(console: Console) -> Console:
     return console if processes.rank() == 0 else Console(quiet=True)
 
 
-def _resolved(config: Training, path: Path) -> Training:
-    """The configuration with its device resolved, and with folders that can be made.
+def _resolved(config: Training, path: Path, log: str | None) -> Training:
+    """The configuration with its device resolved, with this tracker if it is given, and with folders that can be made.
 
     Raises:
         UsageError: a file is in the place of a folder, or there is no such device.
@@ -92,7 +93,7 @@ def _resolved(config: Training, path: Path) -> Training:
     from sdlab.system.device import resolve
 
     try:
-        return config.model_copy(update={"device": resolve(config.device)})
+        return config.model_copy(update={"device": resolve(config.device), "log": log or config.log})
     except ValueError as error:
         raise UsageError(f"{path}: device: {error}") from None
 

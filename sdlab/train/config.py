@@ -26,7 +26,18 @@ if TYPE_CHECKING:
 TABLE = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)  # of a training file
 
 # Keys on which the trained weights do not depend, but for rounding.
-UNRELATED = {"save_every", "keep", "preview_every", "tensorboard", "threads", "workers", "compile", "device", "out"}
+UNRELATED = {
+    "save_every",
+    "keep",
+    "preview_every",
+    "tensorboard",
+    "log",
+    "threads",
+    "workers",
+    "compile",
+    "device",
+    "out",
+}
 
 
 class Need(NamedTuple):
@@ -129,6 +140,9 @@ class Training(BaseModel, ABC):
     )
     tensorboard: bool = Field(
         False, description="also write losses and sheets as TensorBoard event files; needs sdlab[tensorboard]"
+    )
+    log: Literal["mlflow", "tensorboard", "trackio", "wandb"] | None = Field(
+        None, description="an experiment tracker that also shows losses and sheets; needs the extra of its name"
     )
     keep: int = Field(2, ge=1, le=1000, description="number of checkpoints that are kept")
 
