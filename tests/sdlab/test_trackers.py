@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 from fake_bench import TOML, no_bench
+from training import QUIET, Line, Toy, keys
 
 from sdlab.system.errors import UsageError
 from sdlab.trackers import TRACKERS, check_tracker, open_tracker
+from sdlab.train.loop import train
 
 pytest_plugins = ["fake_sweep"]
 Calls = list[tuple[Any, ...]]
@@ -201,3 +203,28 @@ def test_a_tracker_that_does_not_start_leaves_a_sweep_complete(
 def test_an_unknown_tracker_is_one_line(run, capsys: pytest.CaptureFixture[str]):
     assert run(log="wandbb", open_bench=no_bench)[0] == 2
     assert capsys.readouterr().err.startswith("error: --log: unknown tracker 'wandbb' (did you mean 'wandb'?)")
+
+
+# Training
+
+
+def test_a_training_run_is_shown_in_its_tracker_and_goes_on_in_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls: Calls = []
+    for name in ("trackio", "mlflow"):
+        monkeypatch.setitem(sys.modules, name, stand_in(name, calls))
+    config = Toy(**keys(tmp_path, steps=12, log="trackio"))
+    train(Line(config), config, QUIET)
+    assert (calls[0][0], calls[0][1]["name"]) == ("init", config.out.name)
+    logged = [(sorted(values), options["step"]) for name, values, options in calls[1:-1] if name == "log"]
+    assert logged == [(["loss"], 0), (["loss"], 10), (["loss"], 11)]
+    calls.clear()
+    longer = Toy(**keys(tmp_path, steps=13, log="mlflow"))
+    train(Line(longer), longer, QUIET)
+    assert [(name, *rest[1:]) for name, *rest in calls if name == "log_metrics"] == [("log_metrics", {"step": 12})]
+
+
+def test_event_files_are_not_written_twice(tmp_path: Path):
+    pytest.importorskip("tensorboard")
+    config = Toy(**keys(tmp_path, steps=2, tensorboard=True, log="tensorboard"))
+    train(Line(config), config, QUIET)
+    assert [step for step, _ in scalars(config.out / "tensorboard")["loss"]] == [0, 1]
