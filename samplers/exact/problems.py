@@ -91,24 +91,32 @@ class GaussianMixture:
 
     def denoise(self, x: Tensor, sigma: Sigma) -> Tensor:
         """E[x₀ | x] = Σ_k r_k (σ² μ_k + s_k² x)/(s_k² + σ²), r_k = p(component k | x), for x of shape (B, …)."""
-        noise, data = _column(sigma, _rows(x)) ** 2, self._stds(x) ** 2
-        share = self.responsibilities(x, sigma)  # (B, K)
-        shrunk = (share * data / (data + noise)).sum(1, keepdim=True) * _rows(x)
-        pulled = self._blended(share * noise / (data + noise), x)
+        rows, data = _rows(x), self._stds(x) ** 2
+        noise = _column(sigma, rows) ** 2
+        variance = data + noise
+        share = self._shares(rows, variance)
+        shrunk = (share * data / variance).sum(1, keepdim=True) * rows
+        pulled = self._blended(share * noise / variance, x)
         return (shrunk + pulled).view_as(x)
 
     def score(self, x: Tensor, sigma: Sigma) -> Tensor:
         """∇ log p(x; σ) = Σ_k r_k (μ_k − x)/(s_k² + σ²), in the shape of x."""
-        pull = self.responsibilities(x, sigma) / (self._stds(x) ** 2 + _column(sigma, _rows(x)) ** 2)
-        return (self._blended(pull, x) - pull.sum(1, keepdim=True) * _rows(x)).view_as(x)
+        rows = _rows(x)
+        variance = self._stds(x) ** 2 + _column(sigma, rows) ** 2
+        pull = self._shares(rows, variance) / variance
+        return (self._blended(pull, x) - pull.sum(1, keepdim=True) * rows).view_as(x)
 
     def responsibilities(self, x: Tensor, sigma: Sigma) -> Tensor:
         """p(component k | x) of shape (B, K), for x of shape (B, …) at level `sigma`."""
-        variance = self._stds(x) ** 2 + _column(sigma, _rows(x)) ** 2  # (1 or B, K)
+        rows = _rows(x)
+        return self._shares(rows, self._stds(x) ** 2 + _column(sigma, rows) ** 2)
+
+    def _shares(self, rows: Tensor, variance: Tensor) -> Tensor:
+        """p(component k | x), (B, K), for x of shape (B, D) and the components' variances, (K,) or (B, K)."""
         # Not as a matrix product, whose cancellation error is large compared with σ² near the data.
-        gap = torch.cdist(_rows(x), self._means(x), compute_mode="donot_use_mm_for_euclid_dist").square()  # (B, K)
-        dimensions = self.means[0].numel()
-        return torch.softmax(self._weights(x).log() - (gap / variance + dimensions * variance.log()) / 2, dim=1)
+        gap = torch.cdist(rows, self._means(rows), compute_mode="donot_use_mm_for_euclid_dist").square()  # (B, K)
+        weights, dimensions = self._weights(rows), rows.shape[1]
+        return torch.softmax(weights.log() - (gap / variance + dimensions * variance.log()) / 2, dim=1)
 
     def marginal_mean(self, sigma: float) -> Tensor:
         """E[x] at level `sigma`, in the shape of one image, float64."""
@@ -174,7 +182,7 @@ class GaussianMixture:
         return _like(self.stds, x).expand(len(self.means))
 
     def _weights(self, x: Tensor) -> Tensor:
-        weights = _like([1.0] * len(self.means) if self.weights is None else self.weights, x)
+        weights = x.new_ones(len(self.means)) if self.weights is None else _like(self.weights, x)
         return weights / weights.sum()
 
 
@@ -189,6 +197,6 @@ def _rows(x: Tensor) -> Tensor:
     return x.flatten(1) if x.ndim > 1 else x.unsqueeze(1)
 
 
-def _like(value: float | list[float] | Tensor, x: Tensor) -> Tensor:
+def _like(value: float | Tensor, x: Tensor) -> Tensor:
     """`value` as a tensor of x's dtype and device; a float keeps the full precision of that dtype."""
     return torch.as_tensor(value, dtype=x.dtype, device=x.device)
