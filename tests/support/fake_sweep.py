@@ -73,7 +73,7 @@ def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def only_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the files of a report only the tables are drawn, and the others are empty."""
-    for name in ("_write_page", "_draw_sheet", "_plot", "_plot_trade_off"):
+    for name in ("_write_page", "_draw_sheet", "_plot", "_plot_error_path", "_plot_trade_off"):
         monkeypatch.setattr(f"sdlab.report.run_report.{name}", lambda path, *_: path.touch())
 
 

@@ -63,7 +63,7 @@ class Elements(HTMLParser):
 @pytest.fixture
 def page_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the files of a report only the tables and the page are drawn."""
-    for name in ("_draw_sheet", "_plot", "_plot_trade_off"):
+    for name in ("_draw_sheet", "_plot", "_plot_error_path", "_plot_trade_off"):
         monkeypatch.setattr(f"sdlab.report.run_report.{name}", lambda path, *_: path.touch())
 
 
