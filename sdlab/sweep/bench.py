@@ -147,7 +147,7 @@ class ModelBench:
         followed: list[list[Tensor]] = [[] for _ in sigmas[1:]]  # the same of the first images, if their flow is known
         times, measuring, previews = list[tuple[int, Times]](), 0.0, Previews()
         for k, (strength, indices) in enumerate(batches):
-            first = sum(i < FOLLOWED for i in indices) if REFERENCE in plan.metrics else 0
+            first = sum(i < FOLLOWED for i in indices) if REFERENCE in plan.metrics and not images.start else 0
 
             def on_step(i: int, x: Tensor, k: int = k, first: int = first) -> None:
                 report((k + (i + 1) / len(sigmas)) / len(batches))
@@ -218,8 +218,8 @@ class ModelBench:
         with boundary.crossed():
             flow = self.flow_ends.along(cell.guidance, sigmas)
         found = [
-            (level, float(distance(torch.cat([*states]), flow[level].cpu()).mean()))
-            for level, states in zip(sigmas[1:], followed, strict=True)
+            (level, float(distance(states, flow[level][: len(states)].cpu()).mean()))
+            for level, states in zip(sigmas[1:], (torch.cat([*one]) for one in followed), strict=True)
             if level in flow
         ]
         return np.array(found, dtype=np.float64).T.reshape(2, -1)
