@@ -17,7 +17,9 @@ from sdlab.report.page.data import page_data
 from sdlab.report.stored_run import opened_run
 from sdlab.report.table import make_table
 from sdlab.sweep.cell import Cell
+from sdlab.sweep.plan import load_plan
 from sdlab.sweep.results import CellResult
+from sdlab.sweep.store import Row
 
 PATH = np.array([[8.0, 2.0, 0.5, 0.0], [0.3, 0.2, 0.25, 0.1]])
 
@@ -31,8 +33,7 @@ class Bench(FakeBench):
 
 
 @pytest.fixture
-def directory(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr("sdlab.report.plots.plot_metric", lambda path, *_: path.touch())
+def directory(run, no_plots, tmp_path: Path) -> Path:
     run(Bench())
     return tmp_path / "runs" / "quick"
 
@@ -42,23 +43,19 @@ def test_a_sweep_with_paths_has_a_plot(directory: Path):
         assert picture.width > 800
 
 
-def test_a_sweep_without_paths_has_none(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("sdlab.report.plots.plot_metric", lambda path, *_: path.touch())
+def test_a_sweep_without_paths_has_none(run, no_plots, tmp_path):
     run()
     assert not (tmp_path / "runs" / "quick" / "error_along_sigma.png").exists()
 
 
-def test_panels_are_few_and_have_the_cells_that_end_nearest(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("sdlab.report.plots.plot_metric", lambda path, *_: path.touch())
-    monkeypatch.setattr("sdlab.report.error_path.plot_error_path", lambda path, *_: path.touch())
+def test_panels_are_few_and_have_the_cells_that_end_nearest(file):
     scales = ", ".join(f'{{ name = "cfg", scale = {float(scale)} }}' for scale in range(2, 17))
     toml = TOML.replace('{ name = "cfg", scale = 3.0 }', scales).replace("[5, 10]", "[2, 3, 5, 7, 9, 11, 13]")
-    run(Bench(), toml=toml)
-    with opened_run(tmp_path / "runs" / "quick") as stored:
-        rows = [
-            replace(row, error_path=PATH * [[1], [float(row.cell.guidance.options.get("scale", 1))]])
-            for row in stored.rows
-        ]
+    file.write_text(toml, encoding="utf-8")
+    rows = [
+        Row("", cell, error_path=PATH * [[1], [float(cell.guidance.options.get("scale", 1))]])
+        for cell in load_plan(file).cells
+    ]
     panels = _panels(rows)
     assert len(panels) == 6
     assert next(iter(panels)) == "2 steps: the nearest 12 of 32"
