@@ -11,7 +11,7 @@ from sdlab.report.error_levels import level_ticks, place_of_zero
 from sdlab.report.page.heat_map import HeatMap, heat_map
 from sdlab.report.page.paths import page_paths
 from sdlab.report.page.pictures import LIMIT, page_pictures
-from sdlab.report.page.views import Across, Measure, convergence_view, cost_view, error_path_view, heat_view
+from sdlab.report.page.views import Across, Groups, Measure, convergence_view, cost_view, error_path_view, heat_view
 from sdlab.report.protocol import bibliography, protocol
 from sdlab.report.shown import on_log_axis
 from sdlab.report.stored_run import StoredRun
@@ -35,8 +35,9 @@ def page_data(run: StoredRun, table: Table, picture_limit: int = LIMIT) -> dict[
         "cells": cells,
         "columns": [_column(column) for column in table.columns if column.people or column.machine],
         "across": {across.field: across.heading for across in _across_all(cells)},
+        "converges": any(len({cell[name] for cell in cells}) < len(cells) for name in ("line", "strength_line")),
         "metrics": [_metric(run, metric, columns, cells, heat) for metric in run.plan.measures],
-        "errors": _errors(run.rows, cells),
+        "errors": _errors(run.rows),
         "pictures": {
             "prompts": list(pictures.prompts),
             "of_cells": list(pictures.of_cells),
@@ -63,7 +64,7 @@ def _column(column: Column) -> dict[str, Any]:
 
 def _cells(rows: Sequence[Row], columns: Mapping[str, Column], heat: HeatMap) -> list[dict[str, Any]]:
     """One record per cell with all that does not depend on the metric."""
-    varying = varying_axes(rows)
+    varying, group_of = varying_axes(rows), _groups(rows)[1]
     passes, seconds = columns["network_passes"], columns["seconds_per_image"]
     return [
         {
@@ -72,6 +73,7 @@ def _cells(rows: Sequence[Row], columns: Mapping[str, Column], heat: HeatMap) ->
             "label": row.cell.label,
             "reason": row.reason,
             "sampler": row.cell.sampler.label,
+            "group": group_of[i],
             "guidance": row.cell.guidance.label,
             "line": _line(row, f"strength {row.cell.strength}"),
             "strength_line": _line(row, row.cell.length),
@@ -85,6 +87,16 @@ def _cells(rows: Sequence[Row], columns: Mapping[str, Column], heat: HeatMap) ->
         }
         for i, row in enumerate(rows)
     ]
+
+
+def _groups(rows: Sequence[Row]) -> tuple[Groups, list[str]]:
+    """The groups of cells that colours tell apart, and the group of each row."""
+    samplers = [row.cell.sampler.label for row in rows]
+    strategies = [row.cell.guidance.name for row in rows]
+    guidances = [row.cell.guidance.label for row in rows]
+    of_rows = next((some for some in (samplers, strategies, guidances) if len(set(some)) > 1), samplers)
+    title = "sampler" if of_rows is samplers else "guidance"
+    return Groups(title, tuple(dict.fromkeys(of_rows))), of_rows
 
 
 def _line(row: Row, rest: str) -> str:
@@ -107,7 +119,7 @@ def _metric(
         metric.better == "lower",
         real,
     )
-    samplers, guidances = (list(dict.fromkeys(cell[name] for cell in cells)) for name in ("sampler", "guidance"))
+    guidances, groups = list(dict.fromkeys(cell["guidance"] for cell in cells)), _groups(run.rows)[0]
     return {
         "name": metric.name,
         "heading": heading(metric),
@@ -118,13 +130,11 @@ def _metric(
         "low": list(columns[f"{metric.name}_ci_low"].values),
         "high": list(columns[f"{metric.name}_ci_high"].values),
         "loss": [_loss(metric, value, real) for value in column.values],
-        "costs": {
-            name: cost_view(measure, _across(name, heading, cells), samplers) for name, heading in _COSTS.items()
-        },
+        "costs": {name: cost_view(measure, _across(name, heading, cells), groups) for name, heading in _COSTS.items()},
         "convergence": {
-            across.field: convergence_view(measure, across, samplers, guidances) for across in _across_all(cells)
+            across.field: convergence_view(measure, across, groups, guidances) for across in _across_all(cells)
         },
-        "heat": heat_view(measure, heat.across, heat.down, heat.rows, heat.panels),
+        "heat": heat_view(measure, heat),
     }
 
 
@@ -147,17 +157,16 @@ def _across(name: str, heading: str, cells: Sequence[Mapping[str, Any]]) -> Acro
     )
 
 
-def _errors(rows: Sequence[Row], cells: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def _errors(rows: Sequence[Row]) -> dict[str, Any] | None:
     """The error along σ: its chart, and the levels and distances of each cell; None if no cell has any."""
     paths = [row.error_path for row in rows]
     levels = [path[0] for path in paths if path.size]
     if not levels:
         return None
     zero = place_of_zero(levels)
-    samplers = list(dict.fromkeys(cell["sampler"] for cell in cells))
     log = all((path[1] > 0).all() for path in paths)
     return {
-        "view": error_path_view(samplers, zero, level_ticks(levels), log),
+        "view": error_path_view(_groups(rows)[0], zero, level_ticks(levels), log),
         "of_cells": [
             [
                 {"place": float(level) or zero, "sigma": f"{level:.4g}", "distance": float(f"{error:.4g}")}

@@ -104,15 +104,15 @@
       });
       if (spec.layer && id !== "errors") {
         result.view.addSignalListener("brush", (name, box) => brushed(id, box));
-        result.view.addSignalListener("legend", (name, chosen) => pickSamplers(id, chosen.sampler ?? []));
+        result.view.addSignalListener("legend", (name, chosen) => pickGroups(id, chosen.group ?? []));
       }
       await pickView(id, result.view);
     }
 
     let ofLegend = null; // the selection, if a legend made it
-    function pickSamplers(id, samplers) {
-      if (!samplers.length && state.picked !== ofLegend) return; // a legend whose selection was replaced by another
-      pick(state.visible.filter((i) => samplers.includes(cells[i].sampler)), id);
+    function pickGroups(id, groups) {
+      if (!groups.length && state.picked !== ofLegend) return; // a legend whose selection was replaced by another
+      pick(state.visible.filter((i) => groups.includes(cells[i].group)), id);
       ofLegend = state.picked;
     }
 
@@ -157,7 +157,7 @@
       return Promise.all([
         draw("passes", costs.passes),
         draw("seconds", costs.seconds),
-        draw("convergence", convergence[across]),
+        data.converges && draw("convergence", convergence[across]),
         drawHeat(),
       ]);
     }
@@ -186,6 +186,7 @@
           if (columns !== (columns = heatColumns(state.metric.heat))) drawHeat();
         }).observe(find("charts"));
         find("error-path").hidden = !data.errors;
+        find("convergence").parentElement.hidden = !data.converges;
         return Promise.all([drawAll(), data.errors && draw("errors", data.errors.view)]);
       },
       fill: () => views.forEach((result, id) => fillView(id, result.view)),

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sdlab.report.page.heat_map import HeatMap
+
 Spec = dict[str, Any]
 
 # Six colours at least 3:1 on white and on the dark page, which remain distinct without red or green cones, and seven
-# shapes. Each sampler has a pair of its own.
+# shapes. Each group has a pair of its own.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#7a5cd0", "#3b9ad9")
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 4])
@@ -39,6 +41,14 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Groups:
+    """What colours and shapes tell apart: the samplers, or the guidance strategies of a sweep of one sampler."""
+
+    title: str
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Across:
     """A horizontal axis: a field of the records."""
 
@@ -49,7 +59,7 @@ class Across:
     ticks: tuple[float, ...] = ()  # the labelled values; chosen by Vega-Lite if empty
 
 
-def cost_view(measure: Measure, across: Across, samplers: Sequence[str]) -> Spec:
+def cost_view(measure: Measure, across: Across, groups: Groups) -> Spec:
     """The values of a metric against a cost, with the Pareto front and 95 % intervals."""
     x, y = _axis(across), _value(measure)
     front = {
@@ -74,10 +84,10 @@ def cost_view(measure: Measure, across: Across, samplers: Sequence[str]) -> Spec
         },
         "encoding": {"x": x, "y": y, "order": {"field": across.field, "type": "quantitative"}},
     }
-    return _chart([*_real(measure), front, *_points(measure, across, samplers)])
+    return _chart([*_real(measure), front, *_points(measure, across, groups)])
 
 
-def convergence_view(measure: Measure, across: Across, samplers: Sequence[str], guidances: Sequence[str]) -> Spec:
+def convergence_view(measure: Measure, across: Across, groups: Groups, guidances: Sequence[str]) -> Spec:
     """The values of a metric against steps, passes or strength, with one line per choice of all else."""
     picked = f"indexof(picked_lines, datum.{across.line}) >= 0"
     line: Spec = {
@@ -87,7 +97,7 @@ def convergence_view(measure: Measure, across: Across, samplers: Sequence[str], 
         "encoding": {
             "x": _axis(across),
             "y": _value(measure),
-            "color": _colour(samplers),
+            "color": _colour(groups),
             "detail": {"field": across.line, "type": "nominal"},
             "opacity": {"condition": {"test": f"{_NONE_PICKED} || {picked}", "value": 0.8}, "value": 0.1},
         },
@@ -102,11 +112,11 @@ def convergence_view(measure: Measure, across: Across, samplers: Sequence[str], 
             "title": "guidance",
             "legend": legend,
         }
-    chart = _chart([*_real(measure), line, *_points(measure, across, samplers)])
+    chart = _chart([*_real(measure), line, *_points(measure, across, groups)])
     return {**chart, "params": [*chart["params"], {"name": "picked_lines", "value": []}]}
 
 
-def error_path_view(samplers: Sequence[str], zero: float, ticks: Sequence[float], log: bool) -> Spec:
+def error_path_view(groups: Groups, zero: float, ticks: Sequence[float], log: bool) -> Spec:
     """The distance of each cell to the converged flow, over the noise levels that it passes.
 
     Each record is a level of a cell. σ = 0 is drawn at `zero`, below the other levels.
@@ -128,7 +138,7 @@ def error_path_view(samplers: Sequence[str], zero: float, ticks: Sequence[float]
     }
     seen = {"condition": {"test": f"{_NONE_PICKED} || {_IS_PICKED}", "value": 0.85}, "value": 0.08}
     fields = {"name": "cell", "sigma": "σ", "distance": "distance", "passes_text": "passes"}
-    shared: Spec = {"x": x, "y": y, "color": _colour(samplers), "opacity": seen}
+    shared: Spec = {"x": x, "y": y, "color": _colour(groups), "opacity": seen}
     return _chart(
         [
             {
@@ -148,14 +158,16 @@ def error_path_view(samplers: Sequence[str], zero: float, ticks: Sequence[float]
     )
 
 
-def heat_view(measure: Measure, across: str, down: str, rows: Sequence[str], panels: Sequence[str]) -> Spec:
+def heat_view(measure: Measure, heat: HeatMap) -> Spec:
     """A heat map of a metric over two settings, one panel for each choice of all else."""
     value, low, high = (
         f"log({one})" if measure.log else f"({one})" for one in ("datum.value", measure.low, measure.high)
     )
     share = f"({value} - {low}) / max(1e-300, {high} - {low})"  # from 0 to 1
-    x = {"field": "x", "type": "ordinal", "title": across, "axis": {"labelAngle": 0}}
-    y = {"field": "row", "type": "ordinal", "title": down, "sort": [*rows]}
+    x: Spec = {"field": "x", "type": "ordinal", "title": heat.across, "axis": {"labelAngle": 0}}
+    if heat.columns:
+        x["sort"] = [*heat.columns]
+    y = {"field": "row", "type": "ordinal", "title": heat.down, "sort": [*heat.rows]}
     scale = {
         "scheme": "viridis",
         "domain": [measure.low, measure.high],
@@ -168,7 +180,7 @@ def heat_view(measure: Measure, across: str, down: str, rows: Sequence[str], pan
         "data": _CELLS,
         "params": [_PICKED],
         "transform": [{"filter": "isValid(datum.value)"}, {"calculate": share, "as": "share"}],
-        "facet": {"field": "panel", "type": "nominal", "title": None, "sort": [*panels]},
+        "facet": {"field": "panel", "type": "nominal", "title": None, "sort": [*heat.panels]},
         "spec": {
             "width": {"step": 52},
             "height": {"step": 24},
@@ -212,7 +224,7 @@ def _chart(layers: list[Spec]) -> Spec:
     }
 
 
-def _points(measure: Measure, across: Across, samplers: Sequence[str]) -> list[Spec]:
+def _points(measure: Measure, across: Across, groups: Groups) -> list[Spec]:
     """Intervals and points. Dragging selects the points in a rectangle."""
     x, y = _axis(across), _value(measure)
     valid = {"filter": f"isValid(datum.value) && isValid(datum.{across.field})"}
@@ -225,7 +237,7 @@ def _points(measure: Measure, across: Across, samplers: Sequence[str]) -> list[S
                 "x": x,
                 "y": {**y, "field": "low"},
                 "y2": {"field": "high"},
-                "color": _colour(samplers),
+                "color": _colour(groups),
                 "opacity": {
                     "condition": [{"test": _IS_PICKED, "value": 0.9}, {"test": _NONE_PICKED, "value": 0.35}],
                     "value": 0.04,
@@ -237,21 +249,21 @@ def _points(measure: Measure, across: Across, samplers: Sequence[str]) -> list[S
             "transform": [valid],
             "params": [
                 {"name": "brush", "select": {"type": "interval", "encodings": ["x", "y"], "mark": _BRUSH}},
-                {"name": "legend", "select": {"type": "point", "fields": ["sampler"]}, "bind": "legend"},
+                {"name": "legend", "select": {"type": "point", "fields": ["group"]}, "bind": "legend"},
             ],
             "mark": {"type": "point", "filled": True, "size": 64, "cursor": "pointer"},
             "encoding": {
                 "x": x,
                 "y": y,
-                "color": _colour(samplers),
+                "color": _colour(groups),
                 "shape": {
-                    "field": "sampler",
+                    "field": "group",
                     "type": "nominal",
                     "scale": {
-                        "domain": [*samplers],
-                        "range": [_SHAPES[i % len(_SHAPES)] for i in range(len(samplers))],
+                        "domain": [*groups.names],
+                        "range": [_SHAPES[i % len(_SHAPES)] for i in range(len(groups.names))],
                     },
-                    "title": "sampler",
+                    "title": groups.title,
                 },
                 "opacity": {"condition": {"test": f"{_NONE_PICKED} || {_IS_PICKED}", "value": 1}, "value": 0.12},
                 "size": {"condition": {"test": _IS_PICKED, "value": 130}, "value": 64},
@@ -289,11 +301,11 @@ def _value(measure: Measure) -> Spec:
     return {"field": "value", "type": "quantitative", "title": measure.heading, "scale": scale}
 
 
-def _colour(samplers: Sequence[str]) -> Spec:
-    colours = [_COLOURS[i % len(_COLOURS)] for i in range(len(samplers))]
+def _colour(groups: Groups) -> Spec:
+    colours = [_COLOURS[i % len(_COLOURS)] for i in range(len(groups.names))]
     legend = {"symbolOpacity": 1, "labelLimit": 260}
-    scale = {"domain": [*samplers], "range": colours}
-    return {"field": "sampler", "type": "nominal", "scale": scale, "title": "sampler", "legend": legend}
+    scale = {"domain": [*groups.names], "range": colours}
+    return {"field": "group", "type": "nominal", "scale": scale, "title": groups.title, "legend": legend}
 
 
 def _tooltip(measure: Measure) -> list[Spec]:

@@ -369,10 +369,33 @@ def test_a_heat_map_has_steps_across_scales_down_and_a_panel_per_sampler():
     assert found.squares == ((5, "none", "ddim"), (5, "3", "ddim"), (10, "10", "ddim"), (5, "3", "heun"))
 
 
+STRATEGIES = [("ddim", "none", None, 5), ("ddim", "cfg", 3.0, 5), ("ddim", "cfg", 12.0, 5), ("ddim", "apg", 3.0, 5)]
+
+
 def test_strategies_with_scales_have_panels_of_their_own():
-    cells = [("ddim", "none", None, 5), ("ddim", "cfg", 3.0, 5), ("ddim", "cfg", 7.0, 5), ("ddim", "apg", 3.0, 5)]
-    found = heat_map(*rows(*cells))
+    found = heat_map(*rows(*STRATEGIES, ("ddim", "apg", 3.0, 10)))
     assert found.panels == ("ddim · none", "ddim · cfg", "ddim · apg")
+
+
+def test_without_steps_to_compare_a_heat_map_has_strategies_by_scale():
+    found = heat_map(*rows(*STRATEGIES))
+    assert (found.across, found.down, found.panels) == ("CFG scale", "guidance", ("",))
+    assert (found.columns, found.rows) == (("none", "3", "12"), ("none", "cfg", "apg"))
+    assert found.squares == (("none", "none", ""), ("3", "cfg", ""), ("12", "cfg", ""), ("3", "apg", ""))
+
+
+def test_colours_tell_samplers_apart_or_the_strategies_of_a_single_sampler(run, tmp_path):
+    run()
+    assert {cell["group"] for cell in shown_by(tmp_path)["cells"]} == {"ddim", "heun"}
+    one = TOML.replace('["ddim", "heun"]', '"ddim"').replace("[5, 10]", "5")
+    run(toml=one)
+    data = shown_by(tmp_path)
+    assert [cell["group"] for cell in data["cells"]] == ["none", "cfg"]
+    assert not data["converges"]  # each line has a single cell
+    color = data["metrics"][0]["costs"]["passes"]["layer"][-1]["encoding"]["color"]
+    assert (color["title"], color["scale"]["domain"]) == ("guidance", ["none", "cfg"])
+    run(toml=one.replace("steps = 5", "steps = [5, 7]"))
+    assert shown_by(tmp_path)["converges"]
 
 
 def test_a_heat_map_without_scales_has_samplers_down():
