@@ -36,6 +36,7 @@ class Column:
     minor: bool = False  # left out first in a narrow terminal
     people: bool = True  # shown in tables for people
     machine: bool = True  # written to files for programs
+    about: str = ""  # sentences for people, in the legend of tables that show the column
 
     def at(self, rows: Sequence[int]) -> Column:
         """The column with these rows, in this order."""
@@ -49,6 +50,12 @@ class Table:
     title: str
     columns: tuple[Column, ...]
     caption: tuple[str, ...]
+
+    def legend(self, shown: Sequence[Column] | None = None) -> tuple[str, ...]:
+        """The caption, with what the columns that are shown mean after its first line. By default all for people."""
+        columns = self.for_people if shown is None else shown
+        about = " ".join(dict.fromkeys(column.about for column in columns if column.about))
+        return (*self.caption[:1], *([about] if about else []), *self.caption[1:])
 
     @property
     def for_people(self) -> tuple[Column, ...]:

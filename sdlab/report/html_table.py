@@ -51,7 +51,7 @@ def html_page(table: Table) -> str:
         title=_text(table.title),
         head=head,
         body="\n".join(f"<tr>{row}</tr>" for row in body),
-        notes="\n".join(f"<p>{_text(line)}</p>" for line in table.caption),
+        notes="\n".join(f"<p>{_text(line)}</p>" for line in table.legend()),
     )
 
 

@@ -45,7 +45,7 @@ def latex(table: Table) -> str:
     head = " & ".join(escaped(column.heading) for column in columns)
     rows = zip(*(column.fields for column in columns), strict=True)
     body = "\n".join(f"{' & '.join(map(_field, row))} \\\\" for row in rows)
-    return _FRAME % (escaped(table.title), form, head, body, "\n\n".join(map(escaped, table.caption)))
+    return _FRAME % (escaped(table.title), form, head, body, "\n\n".join(map(escaped, table.legend())))
 
 
 def _field(one: Field) -> str:

@@ -16,7 +16,7 @@ def markdown(table: Table) -> str:
     marked = [[(literal(str(one)), one.mark == BEST) for one in column.fields] for column in columns]
     body = zip(*([f"**{text}**" if best else text for text, best in column] for column in marked), strict=True)
     lines = [" | ".join(cells) for cells in ([literal(column.heading) for column in columns], rule, *body)]
-    caption = [part for line in table.caption for part in (literal(line), "")][:-1]
+    caption = [part for line in table.legend() for part in (literal(line), "")][:-1]
     return "\n".join([f"# {literal(table.title)}", "", *(f"| {line} |" for line in lines), "", *caption, ""])
 
 

@@ -50,7 +50,7 @@ def pivoted(table: Table, cells: Sequence[Cell], axes: str, value: str) -> Table
         inside = [members.get((places[i], head), []) for i in order]
         columns.append(_column(f"{across.name}={head}", f"{across.name} {head}", shown, inside))
     title = f"{table.title}: {shown.heading} over {down.name} and {across.name}"
-    return Table(title, tuple(columns), table.caption)
+    return Table(title, (*columns[:-1], replace(columns[-1], about=shown.about)), table.caption)
 
 
 def _column(name: str, heading: str, shown: Column, members: Sequence[Sequence[int]]) -> Column:

@@ -34,6 +34,12 @@ AXES: dict[str, Callable[[Row], str]] = {
 }
 NUMBERS = ("budget", "steps", "strength")  # the axes whose columns are aligned to the right
 CHOICES = {"sampler": SAMPLER, "grid": GRID, "guidance": GUIDANCE}  # the axes with options
+_ABOUT = {
+    "network_passes": "passes: network passes per image.",
+    "ms_per_pass": "ms/pass: milliseconds of a network pass per image.",
+    "network_share": "net %: share of the time spent in the network.",
+    "peak_memory": "peak MiB: the most memory that was in use.",
+}
 DISTURBED = "~"
 _WORK = {"network": "the network", "sampler": "the sampler", "decode": "decoding", "metrics": "the metrics"}
 _COSTS: dict[str, tuple[str, Callable[[Row], str]]] = {
@@ -146,7 +152,8 @@ def _cost(name: str, rows: Sequence[Row]) -> Column:
     values = tuple(_finite(getattr(row, name)) for row in rows)
     fields = tuple(Field(text(row), DISTURBED * (name == "seconds_per_image" and disturbed(row))) for row in rows)
     known = name != "peak_memory" or any(value is not None for value in values)  # earlier versions did not measure it
-    return Column(name, heading, values, fields, minor=name != "network_passes", people=known)
+    about = _way_of_timing(rows) if name == "seconds_per_image" else _ABOUT[name]
+    return Column(name, heading, values, fields, minor=name != "network_passes", people=known, about=about)
 
 
 def _spread(rows: Sequence[Row]) -> list[Column]:
@@ -154,7 +161,9 @@ def _spread(rows: Sequence[Row]) -> list[Column]:
     found = [row.times.quartiles for row in rows]
     ranges = [None if one is None else one[1] - one[0] for one in found]
     texts = tuple(Field("–" if one is None else _number(one, "{:.2g}")) for one in ranges)
-    iqr = Column("seconds_iqr", "IQR", (*ranges,), texts, minor=True, people=any(one is not None for one in ranges))
+    known = any(one is not None for one in ranges)
+    about = "IQR: interquartile range of s/image."
+    iqr = Column("seconds_iqr", "IQR", (*ranges,), texts, minor=True, people=known, about=about)
     lows, highs = ([None if one is None else one[k] for one in found] for k in (0, 1))
     return [iqr, _column("seconds_q1", lows, people=False), _column("seconds_q3", highs, people=False)]
 
@@ -266,25 +275,35 @@ def _of_real(plan: Plan, metric: Metric, value: float, error: float) -> str:
     return metric.text(value) + _error_text(metric, metric.error(error, plan.images))
 
 
-def _timing(rows: Sequence[Row]) -> list[str]:
-    """How the times were measured, and what took how much of them over all cells."""
+def _way_of_timing(rows: Sequence[Row]) -> str:
+    """How the seconds per image were measured, for people."""
     timed = [row for row in rows if row.times.whole]
-    if not timed:
-        return []
-    spent = {name: sum(row.times.of_parts[name] for row in timed) for name in _WORK}
     rounds = {(row.times.rounds, len(row.times.whole) * bool(row.times.rounds)) for row in timed}
-    [(began, count), *others] = rounds
-    if not others and began:
-        way = f"Times are medians of {count} rounds in which all cells were timed in turn, after one to warm up."
+    began, count = next(iter(rounds), ("", 0))
+    if len(rounds) > 1:
+        way = "s/image: medians, and not all cells were timed in the same rounds."
+    elif began:
+        way = f"s/image: medians of {count} rounds in which all cells were timed in turn, after one to warm up."
+    elif timed:
+        way = "s/image: medians over the batches of a cell; cells were timed one after the other."
     else:
-        way = "Times are medians over the batches of a cell, and cells were timed one after the other."
-        way = "Times are medians, and not all cells were timed in the same rounds." if others else way
-    iqr = " IQR: interquartile range of s/image." * any(row.times.quartiles for row in timed)
-    whole = sum(spent.values())
-    if not whole:
-        return [f"{way}{iqr}"]
+        way = "s/image: seconds per image."
+    if any(map(disturbed, rows)):
+        way += (
+            f" {DISTURBED} other programs used more than {UNDISTURBED:.0%} of the processor while the cell ran; do not "
+            "compare its times."
+        )
+    return way
+
+
+def _parts_of_time(rows: Sequence[Row]) -> list[str]:
+    """What took how much of the time over all cells."""
+    timed = [row for row in rows if row.times.whole]
+    spent = {name: sum(row.times.of_parts[name] for row in timed) for name in _WORK}
+    if not (whole := sum(spent.values())):
+        return []
     shares = ", ".join(f"{_WORK[name]} {_percent(value / whole)}" for name, value in spent.items())
-    return [f"{way}{iqr} Over all cells, shares of the time: {shares}."]
+    return [f"Shares of the time over all cells: {shares}."]
 
 
 def _percent(share: float) -> str:
@@ -303,18 +322,13 @@ def _caption(
                 f"seeds {plan.seed} to {plan.seed + plan.images - 1}, {plan.dtype} on {plan.device}.",
             ]
         ),
-        f"{_reading(plan)}passes: network passes per image. net %: share of the time spent in the network.",
+        *([text] if (text := _reading(plan)) else []),
     ]
     if plan.until is not None:
         lines.append(_stopping(plan, plan.until))
     if plan.pictures is not None:
         lines.append(f"Image-to-image from {_origin(plan)}; strength 0 keeps the picture, 1 ignores it.")
-    lines += _timing(rows)
-    if any(map(disturbed, rows)):
-        lines.append(
-            f"{DISTURBED} other programs used more than {UNDISTURBED:.0%} of the processor while the cell ran; do not "
-            "compare its times."
-        )
+    lines += _parts_of_time(rows)
     if known := [
         f"{info.label} {_of_real(plan, info, *real[info.name])}" for info in plan.measures if info.name in real
     ]:
@@ -341,7 +355,7 @@ def _reading(plan: Plan) -> str:
     """The legend of the metric columns; empty without metrics."""
     if not plan.metrics:
         return ""
-    return f"{MARKS} ({_basis(plan)}). {legend(plan.measures)} "
+    return f"{MARKS} ({_basis(plan)}). {legend(plan.measures)}"
 
 
 def _origin(plan: Plan) -> str:

@@ -37,7 +37,7 @@ def print_table(console: Console, table: Table) -> None:
     gone += ["standard errors"] * (not errors)
     notes = [f"Left out at this width: {', '.join(gone)}."] if gone else []
     console.print()
-    for text in (*notes, *table.caption):
+    for text in (*notes, *table.legend(columns)):
         _print(console, text, "dim")
 
 

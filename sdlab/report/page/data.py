@@ -31,7 +31,7 @@ def page_data(run: StoredRun, table: Table, picture_limit: int = LIMIT) -> dict[
     cells = _cells(run.rows, columns, heat)
     return {
         "title": table.title,
-        "summary": list(table.caption),
+        "summary": list(table.legend()),
         "cells": cells,
         "columns": [_column(column) for column in table.columns if column.people or column.machine],
         "across": {across.field: across.heading for across in _across_all(cells)},

@@ -89,7 +89,7 @@ def test_in_a_pipe_lines_are_whole(directory: Path):
     narrow, wide = (printed(directory, width, terminal=False) for width in (20, 500))
     assert narrow == wide
     assert "Left out" not in narrow
-    assert any(line.startswith("★ best") and line.endswith("in the network.") for line in narrow.splitlines())
+    assert any(line.startswith("★ best") and line.endswith("higher is better.") for line in narrow.splitlines())
 
 
 def test_long_names_fold_between_words_in_a_terminal_and_are_whole_in_a_pipe():

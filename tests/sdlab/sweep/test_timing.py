@@ -118,7 +118,8 @@ def test_the_table_has_the_range_the_parts_and_the_way_of_measuring(run, tmp_pat
     for name in ("network", "sampler", "decode", "metrics"):
         assert columns[f"{name}_seconds"].values == tuple(row.times.of_parts[name] for row in stored.rows)
     assert columns["seconds_q1"].values == columns["seconds_q3"].values  # all rounds are alike here
-    [line] = [line for line in table.caption if "rounds in which all cells were timed in turn" in line]
+    assert any("of 3 rounds in which all cells were timed in turn" in line for line in table.legend())
+    [line] = [line for line in table.caption if line.startswith("Shares of the time")]
     assert "the network 90%, the sampler 0%, decoding 0%, the metrics 10%." in line
 
 
