@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+HIGHEST = 1e9  # far above what makes sense for an option; with more a typing error becomes NaN, or an overflow
+
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`" (did you mean 'euler'?)"` if `word` is close to one of `known`, otherwise an empty string.
@@ -101,25 +103,28 @@ def flag(where: str, value: object) -> None:
         raise ValueError(f"{where} must be True or False, got {value!r}")
 
 
-def within(where: str, value: object, low: float, high: float = math.inf) -> None:
+def within(where: str, value: object, low: float, high: float = HIGHEST) -> None:
     """Check a finite number with low ≤ value ≤ high.
 
     Raises:
         ValueError: it is not.
     """
     if not _finite(value) or not low <= value <= high:  # type: ignore[operator]
-        span = f"be in [{low}, {high}]" if high < math.inf else f"be a number of at least {low}"
+        span = f"be in [{low}, {high}]" if high != HIGHEST else f"be a number of at least {low}"
+        if high == HIGHEST and _finite(value) and value > high:  # type: ignore[operator]
+            span = f"be at most {high:g}"
         raise ValueError(f"{where} must {span}, got {value!r}")
 
 
 def positive(where: str, value: object) -> None:
-    """Check a finite number above 0.
+    """Check a number above 0, and at most `HIGHEST`.
 
     Raises:
         ValueError: it is not.
     """
     if not _finite(value) or not value > 0:  # type: ignore[operator]
         raise ValueError(f"{where} must be a number above 0, got {value!r}")
+    within(where, value, 0)
 
 
 def limit(where: str, value: object) -> None:

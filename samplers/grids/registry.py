@@ -74,7 +74,7 @@ def grid(
     # A grid function may return any iterable of numbers, such as integers or a tensor.
     try:
         sigmas = tuple(map(float, spacing(steps if ending == "to_zero" else steps + 1, levels, **options)))
-    except OverflowError:
+    except ArithmeticError:  # an overflow, or a division by what was rounded to 0
         sigmas = (math.inf,)
     if not all(map(math.isfinite, sigmas)):
         raise ValueError(f"grid {name!r} has levels that are not finite, at {steps} steps with options {options}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import exp, log
 
+from samplers.checks import within
 from samplers.levels import DiscreteLevels, Levels
 
 # Timesteps of Stable Diffusion v1 and XL (of 1000) and levels of Stable Video Diffusion, for 10 steps, as the authors
@@ -130,6 +131,8 @@ def explicit(
         raise ValueError(f"grid 'explicit' lists {len(given)} levels, but {steps} are needed")
     if not given[-1] > 0:
         raise ValueError(f"grid 'explicit' must end above 0, got {given[-1]!r}; the ending adds the 0")
+    for sigma in sigmas:
+        within("explicit.sigmas: each", float(sigma), 0)
     return tuple(float(sigma) for sigma in given)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from samplers.checks import within
 from sdlab.guidance.base import COND, UNCOND, Level, Query
 from sdlab.guidance.blend import Blend
-from sdlab.guidance.schedule import beta, time_of
+from sdlab.guidance.schedule import STEEPEST, beta, time_of
 from sdlab.guidance.space import Space
 from sdlab.guidance.vectors import norm
 
@@ -29,8 +29,8 @@ class BetaGuidance(Blend):
     (Malarz et al. 2025, arXiv:2502.10574)
 
     Raises:
-        ValueError: `scale` is below 0 or above 1000, `a` or `b` is below 1, `gamma` is outside [0, 1], or `space` is
-            unknown.
+        ValueError: `scale` is below 0 or above 1000, `a` or `b` is outside [1, 50], `gamma` is outside [0, 1], or
+            `space` is unknown.
     """
 
     neutral: ClassVar[Mapping[str, Any]] = {"scale": 1.0, "a": 1.0, "b": 1.0, "gamma": 0.0}
@@ -43,8 +43,8 @@ class BetaGuidance(Blend):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        within("BetaGuidance.a", self.a, 1)
-        within("BetaGuidance.b", self.b, 1)
+        within("BetaGuidance.a", self.a, 1, STEEPEST)
+        within("BetaGuidance.b", self.b, 1, STEEPEST)
         within("BetaGuidance.gamma", self.gamma, 0, 1)
 
     def queries(self, sigma: Level) -> tuple[Query, ...]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from samplers.checks import positive
+from samplers.checks import within
 from sdlab.guidance.base import Level
 from sdlab.guidance.blend import Blend
 from sdlab.guidance.space import Space
@@ -22,7 +22,7 @@ class EpsilonScaling(Blend):
     one pass. (Ning et al. 2023, arXiv:2308.15321, sec. 5)
 
     Raises:
-        ValueError: `scale` is below 0 or above 1000, `factor` is not above 0, or `space` is unknown.
+        ValueError: `scale` is below 0 or above 1000, `factor` is outside [0.01, 100], or `space` is unknown.
     """
 
     neutral: ClassVar[Mapping[str, Any]] = {"scale": 1.0, "factor": 1.0}
@@ -33,7 +33,7 @@ class EpsilonScaling(Blend):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive("EpsilonScaling.factor", self.factor)
+        within("EpsilonScaling.factor", self.factor, 0.01, 100)
 
     def blend(self, cond: Tensor, uncond: Tensor, sigma: Level) -> Tensor:
         """ε over the factor."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from samplers.checks import within
 
 HIGHEST = 1000.0  # far above what makes sense; a typing error should not become pictures of NaN
@@ -13,6 +15,6 @@ def check_scale(where: str, value: float) -> None:
     Raises:
         ValueError: it is not.
     """
-    within(where, value, 0)
-    if value > HIGHEST:
+    if isinstance(value, int | float) and HIGHEST < value < inf:
         raise ValueError(f"{where} must be at most {HIGHEST:g}, got {value!r}")
+    within(where, value, 0)

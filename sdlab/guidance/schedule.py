@@ -14,6 +14,8 @@ from torch import Tensor
 from samplers.checks import look_up, positive, within
 from sdlab.guidance.base import COND, Level, Query, State, Strategy, queries_of
 
+STEEPEST = 50  # a and b of the beta density; with more the gamma function soon overflows
+
 
 def time_of(sigma: float) -> float:
     """t = (2/π) arctan σ: 0 for data, 1 for pure noise. This is the time of the cosine noise schedule, σ = tan(πt/2).
@@ -40,12 +42,12 @@ def power(t: float, exponent: float = 2.0) -> float:
 
 
 def beta(t: float, a: float = 2.0, b: float = 3.0) -> float:
-    """The density of the Beta(a, b) distribution at 1 − t, with a and b at least 1; 0 at both ends if they are above.
+    """The density of the Beta(a, b) distribution at 1 − t, with a and b in [1, 50]; 0 at both ends if they are above.
 
     This is the weight of β-CFG, applied there to the fraction of steps (Malarz et al. 2025, arXiv:2502.10574).
     """
     for value in (a, b):
-        within("schedule: each number of beta", value, 1)
+        within("schedule: each number of beta", value, 1, STEEPEST)
     return float(gamma(a + b) / (gamma(a) * gamma(b)) * (1 - t) ** (a - 1) * t ** (b - 1))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from samplers.checks import within
 from sdlab.guidance.base import Query
 from sdlab.guidance.contrast import Contrast
 
@@ -24,7 +25,8 @@ class SelfGuidance(Contrast):
     factor: float = 1.06
 
     def __post_init__(self) -> None:
-        if not self.factor > 1:
+        within("SelfGuidance.factor", self.factor, 1)
+        if self.factor == 1:
             raise ValueError(f"SelfGuidance.factor must be above 1, got {self.factor!r}")
         super().__post_init__()
 

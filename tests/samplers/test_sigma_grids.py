@@ -243,11 +243,11 @@ ERRORS = [
     ),
     (
         lambda: samplers.grid("explicit", steps=2, levels=SD, sigmas=[float("inf"), 1.0]),
-        "grid 'explicit' has levels that are not finite, at 2 steps",
+        "explicit.sigmas: each must be a number of at least 0, got inf",
     ),
     (
         lambda: samplers.grid("karras", steps=500, levels=SD, rho=1e17),
-        "grid 'karras' has coinciding levels, ",
+        "karras.rho must be at most 1e+09, got 1e+17",
     ),
     *(
         (

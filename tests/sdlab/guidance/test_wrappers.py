@@ -238,7 +238,7 @@ def test_another_chain_is_an_error(chain, message):
         ({"schedule": ("linear", 1.0, 2.0)}, r"schedule: linear takes 1 number at most, got \[1.0, 2.0\]"),
         ({"schedule": ("linear", "x")}, r"schedule: each number of linear must be a number of at least 0, got 'x'"),
         ({"schedule": ("power", 0.0)}, r"schedule: the exponent of power must be a number above 0, got 0.0"),
-        ({"schedule": ("beta", 0.5)}, r"schedule: each number of beta must be a number of at least 1, got 0.5"),
+        ({"schedule": ("beta", 0.5)}, r"schedule: each number of beta must be in \[1, 50\], got 0.5"),
         ({"schedule": ((0.0, 1.0),)}, r"schedule: each level must be a number above 0, got 0.0"),
         ({"schedule": ((1.0, "x"),)}, r"schedule: each weight must be a number of at least 0, got 'x'"),
         ({"schedule": ((1.0, 1.0), (1.0, 2.0))}, r"schedule: the level 1.0 is given twice"),
