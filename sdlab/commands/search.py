@@ -171,7 +171,7 @@ def _describe(plan: SearchPlan, directory: Path, console: Console) -> None:
     show_table(console, table)
     rows = list[Row]()
     if (directory / STORE).is_file():
-        with Store(directory / STORE) as store:
+        with Store(directory / STORE, only_read=True) as store:
             rows = store.rows()
     cost = estimate(plan.first, rows)
     for cell, problem in zip(plan.first.cells, cost.problems, strict=True):

@@ -159,7 +159,7 @@ def _describe(plan: Plan, model: str, directory: Path, console: Console, cells: 
     rows, keys = list[Row](), [plan.key(plan.cells[i], model) for i in cells]
     found: Mapping[str, int] = {}
     if (directory / STORE).is_file():
-        with Store(directory / STORE) as store:
+        with Store(directory / STORE, only_read=True) as store:
             rows, found = store.rows(), images_of(plan, keys, store)
     cost = estimate(plan, rows)
     there = {i: found.get(key, 0) for i, key in zip(cells, keys, strict=True)}

@@ -46,7 +46,7 @@ def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]
         RunError: the store is damaged, or a file cannot be written.
     """
     unwritten: list[RunError] = []
-    with opened_run(directory) as run:
+    with opened_run(directory, only_read=False) as run:
         store = run.store
         tables = [_table(run), *filter(None, [make_differences(run.plan, run.rows)])]
         files = list(_files(run, tables, directory))

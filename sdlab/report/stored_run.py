@@ -61,8 +61,8 @@ class StoredRun:
 
 
 @contextmanager
-def opened_run(directory: Path) -> Iterator[StoredRun]:
-    """The run in a run directory, open inside the block.
+def opened_run(directory: Path, *, only_read: bool = True) -> Iterator[StoredRun]:
+    """The run in a run directory, open inside the block. With `only_read` its store is not changed.
 
     Raises:
         UsageError: the directory has no results.
@@ -70,7 +70,7 @@ def opened_run(directory: Path) -> Iterator[StoredRun]:
     """
     if not (directory / STORE).is_file():
         raise UsageError(f"{directory} has no results: {STORE} is missing")
-    with Store(directory / STORE) as store:
+    with Store(directory / STORE, only_read=only_read) as store:
         yield read_run(store)
 
 

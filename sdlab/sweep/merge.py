@@ -50,7 +50,7 @@ def merge(directories: Sequence[Path], out: Path) -> Merged:
         raise UsageError(f"{directories[0]}: {brief(plan.name)} cannot be the name of a run directory")
     notes = list[str]()
     if (target / STORE).is_file():
-        with Store(target / STORE) as store:
+        with Store(target / STORE, only_read=True) as store:
             if store.note(PLAN) is not None:  # none after a merge that was ended at its start
                 _check_same(directories[0], plan, keys, target, store)
     for directory in directories[1:]:
@@ -62,7 +62,7 @@ def merge(directories: Sequence[Path], out: Path) -> Merged:
         for directory in directories:
             if directory.resolve() == target.resolve():
                 continue
-            with Store(directory / STORE) as store:
+            with _opened(directory) as store:
                 notes += _copy(store, merged, keys)
         rows = [_row(merged, key) for key in keys]
     done = sum(row is not None and row.ok for row in rows)
@@ -72,7 +72,7 @@ def merge(directories: Sequence[Path], out: Path) -> Merged:
 def _opened(directory: Path) -> Store:
     if not (directory / STORE).is_file():
         raise UsageError(f"{directory} has no results: {STORE} is missing")
-    return Store(directory / STORE)
+    return Store(directory / STORE, only_read=True)
 
 
 def _check_same(first: Path, plan: Plan, keys: list[str], directory: Path, store: Store) -> None:

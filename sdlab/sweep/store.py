@@ -125,15 +125,15 @@ class Row:
 class Store:
     """An open store. Only one process may write; any number may read."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the file, or create it.
+    def __init__(self, path: Path, *, only_read: bool = False) -> None:
+        """Open the file, or create it. With `only_read` it has to exist, and it is never changed.
 
         Raises:
             RunError: the file is a link, is not a store, is damaged, or was written by a newer sdlab. It is not
                 changed.
         """
-        self.path = path
-        if path.is_symlink():
+        self.path, self._only_read = path, only_read
+        if path.is_symlink() and not only_read:
             raise RunError(f"{path} is a link, and results are not written through links; move the file itself there")
         with self._reporting():
             self._db = sqlite3.connect(path, isolation_level=None, timeout=30)
@@ -148,6 +148,8 @@ class Store:
     def _check(self) -> None:
         ours, version = (self._one(f"PRAGMA {name}") for name in ("application_id", "user_version"))
         if not self._one("SELECT count(*) FROM sqlite_master"):
+            if self._only_read:
+                raise RunError(f"{self.path} is empty; no sweep has been run there")
             self._db.executescript(
                 f"BEGIN; PRAGMA application_id = {_OURS}; PRAGMA user_version = {_VERSION}; {_TABLES} COMMIT;"
             )
@@ -164,8 +166,19 @@ class Store:
             raise RunError(f"{self.path} was not written by sdlab: it has computed columns")
         elif self._one("PRAGMA quick_check(1)") != "ok":
             raise sqlite3.DatabaseError("quick_check failed")
+        elif self._only_read:
+            self._show_as_up_to_date(version)
         else:
             self._bring_up_to_date()
+
+    def _show_as_up_to_date(self, version: int) -> None:
+        """Read a store of an earlier sdlab through a temporary view, in which the columns that it lacks are empty."""
+        added = {column.split()[0] for later in range(version + 1, _VERSION + 1) for column in _MIGRATIONS[later]}
+        self._check_columns(added)
+        if added:
+            empty = ", ".join(f"NULL AS {column}" for column in sorted(added))
+            self._db.execute(f"CREATE TEMP VIEW cells AS SELECT rowid, *, {empty} FROM main.cells")
+        self._db.execute("PRAGMA query_only = ON")
 
     def _bring_up_to_date(self) -> None:
         """Bring a store of an earlier sdlab to the present format, in one transaction, and check its columns."""
@@ -174,10 +187,14 @@ class Store:
                 for column in _MIGRATIONS[later]:
                     self._db.execute(f"ALTER TABLE cells ADD COLUMN {column}")
                 self._db.execute(f"PRAGMA user_version = {later}")
-            for table, columns in _COLUMNS.items():
-                found = self._db.execute("SELECT name FROM pragma_table_info(?)", (table,))
-                if lacking := columns - {name for (name,) in found}:
-                    raise RunError(f"{self.path} was not written by sdlab: `{table}` has no column `{min(lacking)}`")
+            self._check_columns(set())
+
+    def _check_columns(self, added: set[str]) -> None:
+        """Check that the tables have their columns. A store of an earlier sdlab lacks those that were `added` later."""
+        for table, columns in _COLUMNS.items():
+            found = self._db.execute("SELECT name FROM pragma_table_info(?)", (table,))
+            if lacking := columns - {name for (name,) in found} - (added if table == "cells" else set()):
+                raise RunError(f"{self.path} was not written by sdlab: `{table}` has no column `{min(lacking)}`")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_bench import TOML, FakeBench, fail_on
+from older_store import made_older
 
 from sdlab.cli import _status
 from sdlab.sweep.merge import merge
@@ -161,6 +162,19 @@ def test_the_plan_of_a_stranger_chooses_no_place(run, tmp_path, name):
     with pytest.raises(UsageError, match="cannot be the name of a run directory"):
         merge([shard], tmp_path / "a/merged")
     assert not (tmp_path / "a").exists()
+
+
+def test_a_source_of_an_earlier_format_is_merged_and_not_changed(run, tmp_path):
+    run(shard="1/2")
+    run(shard="2/2")
+    sources = [directory / "results.sqlite" for directory in shards(tmp_path, 2)]
+    for path in sources:
+        made_older(path, 1)
+    before = [path.read_bytes() for path in sources]
+    assert merge(shards(tmp_path, 2), tmp_path / "merged").done == 8
+    assert [path.read_bytes() for path in sources] == before
+    with Store(tmp_path / "merged" / "quick" / "results.sqlite") as merged:
+        assert all(row.per_image and not row.replicates for row in merged.rows())
 
 
 def test_a_damaged_row_is_noted_and_the_rest_is_merged(run, tmp_path):

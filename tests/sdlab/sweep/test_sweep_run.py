@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from fake_bench import TOML, FakeBench, fail_on, no_bench, result
+from older_store import made_older
 from rich.console import Console
 
 from sdlab.commands.sweep import sweep
@@ -25,7 +26,7 @@ from sdlab.sweep import run as run_module
 from sdlab.sweep.cell import Cell, Choice
 from sdlab.sweep.plan import load_plan
 from sdlab.sweep.results import CellResult
-from sdlab.sweep.store import _MIGRATIONS, _VERSION, Store
+from sdlab.sweep.store import _VERSION, Store
 from sdlab.system.errors import RunError
 
 CELL = Cell(sampler=Choice(name="ddim"), grid=Choice(name="trailing"), guidance=Choice(name="none"), steps=5)
@@ -298,14 +299,6 @@ def test_an_unusable_store_is_reported_in_one_line_and_not_changed(
     assert store_path.read_bytes() == data
 
 
-def made_older(path: Path, version: int) -> None:
-    """Give a store an earlier format."""
-    with sqlite3.connect(path) as db:
-        for column in [name for later in range(version + 1, _VERSION + 1) for name in _MIGRATIONS[later]]:
-            db.execute(f"ALTER TABLE cells DROP COLUMN {column.split()[0]}")
-        db.execute(f"PRAGMA user_version = {version}")
-
-
 @pytest.mark.parametrize("version", range(1, _VERSION))
 def test_a_store_of_an_earlier_format_is_brought_up_to_date_with_all_its_rows(tmp_path, whole_store, version):
     path = tmp_path / "whole.sqlite"
@@ -317,6 +310,20 @@ def test_a_store_of_an_earlier_format_is_brought_up_to_date_with_all_its_rows(tm
         assert all(bool(row.times.whole) is (version > 2) and row.seconds_per_image == 0.1 for row in rows)
         store.add("key 20", CELL, result(CELL), PROMPTS, {})
         assert store.rows(["key 20"])[0].replicates["fid"].shape == (2, 16)
+
+
+@pytest.mark.parametrize("version", range(1, _VERSION + 1))
+def test_a_store_that_is_only_read_is_not_changed_whatever_its_format(tmp_path, whole_store, version):
+    path = tmp_path / "whole.sqlite"
+    made_older(path, version)
+    before = path.read_bytes()
+    with Store(path, only_read=True) as store:
+        rows = store.rows()
+        assert [row.key for row in rows] == [f"key {i}" for i in range(20)]
+        assert all(bool(row.replicates) is (version > 1) and row.per_image for row in rows)
+        with pytest.raises(RunError):
+            store.set_note("a", "note")
+    assert path.read_bytes() == before
 
 
 def test_a_store_without_its_columns_is_reported_and_not_changed(tmp_path, whole_store):
