@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeGuard, runtime_checkable
 
@@ -36,6 +36,20 @@ class SteppedDenoiser(Denoiser, Protocol):
     def begin_step(self, sigma: float, /) -> None:
         """`samplers.run` calls this before each step, with the level at which the step begins."""
         ...
+
+
+@runtime_checkable
+class HeldDenoiser(Denoiser, Protocol):
+    """A denoiser with a state per image, for samplers whose images take different numbers of calls."""
+
+    def hold(self, images: Sequence[bool], /) -> None:
+        """Which images keep their state in further calls, because the sampler ignores what these return for them."""
+        ...
+
+
+def is_held(denoise: Denoiser) -> TypeGuard[HeldDenoiser]:
+    """Whether `denoise` has `hold`."""
+    return issubclass(type(denoise), HeldDenoiser)
 
 
 def is_stepped(denoise: Denoiser) -> TypeGuard[SteppedDenoiser]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from samplers.base import AdaptiveSampler, Denoiser, Noise, Sampler
 from samplers.checks import one_of, positive, within
+from samplers.denoiser import is_held
 
 
 class Control(NamedTuple):
@@ -103,6 +104,8 @@ class DPMSolverAdaptive(AdaptiveSampler):
         begin, end = -log(sigma), -log(sigma_next)
         here, smallest = begin * ones, sqrt(eps)  # below it h² is lost to rounding
         while (going := here < end).any():
+            if is_held(denoise):
+                denoise.hold((~going).tolist())
             last = here + h >= end
             start = torch.where(going, here, begin)  # finished images are computed too, at a valid level, and ignored
             size = torch.where(last | ~going, end - start, h)
@@ -120,6 +123,8 @@ class DPMSolverAdaptive(AdaptiveSampler):
             error_before, error = torch.where(taken, error, error_before), torch.where(taken, found, error)
             here = torch.where(taken, torch.where(last, end, here + size), here)
             h = torch.where(going & ~(taken & last), size * factor, h)
+        if is_held(denoise):
+            denoise.hold([False] * len(x))
         return x, Control(h, error, error_before, x_before)
 
     def _pair(self, denoise: Denoiser, x: Tensor, start: Tensor, end: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:

@@ -65,6 +65,10 @@ class Guided:
         """Called by `samplers.run` before each step, for strategies that decide once per step."""
         self._step = sigma
 
+    def hold(self, images: Sequence[bool]) -> None:
+        """Called by samplers whose images take different numbers of calls: which of them keep their state."""
+        self._states.held = images
+
     def __call__(self, x: Tensor, sigma: Sigma) -> Tensor:
         """x (B, …) at level σ, a float or one per image (B,) -> the guided x̂₀ in the shape of x."""
         return self._guide(x, sigma)[0]

@@ -15,6 +15,7 @@ class States:
 
     def __init__(self, images: int) -> None:
         self._images = images
+        self.held: Sequence[bool] = [False] * images  # the images whose states stay as they are
         self._whole: State = None
         self._apart: list[State] | None = None  # without the batch axis
 
@@ -36,7 +37,7 @@ class States:
         return tuple(torch.stack(values) for values in zip(*begun, strict=True)) if begun else None
 
     def keep(self, rows: list[int], state: State) -> None:
-        """Replace the states of these images.
+        """Replace the states of these images, except for those that are held.
 
         Raises:
             ValueError: the state does not have one row per image.
@@ -46,12 +47,13 @@ class States:
             raise ValueError(
                 f"the state of a guidance strategy must have one row per image, {len(rows)} here; got {shapes}"
             )
-        if len(rows) == self._images:
+        if len(rows) == self._images and not any(self.held):
             self._whole, self._apart = state or None, None
             return
         apart = self._apart = list(self.each())
         for i, row in zip(rows, _rows(state, len(rows)), strict=True):
-            apart[i] = row
+            if not self.held[i]:
+                apart[i] = row
 
 
 def _rows(state: State, images: int) -> Sequence[State]:
