@@ -17,7 +17,6 @@ from sdlab.system.errors import UsageError
 from sdlab.trackers import TRACKERS, check_tracker, open_tracker
 from sdlab.train.loop import train
 
-pytest_plugins = ["fake_sweep"]
 Calls = list[tuple[Any, ...]]
 PICTURE = torch.arange(3 * 4 * 5, dtype=torch.uint8).reshape(3, 4, 5)
 
