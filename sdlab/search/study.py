@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import optuna
 
 _KEY = "key"  # the attribute of a finished trial with the key of its cell
+_LOST = "lost"  # the attribute of a trial that the process was killed in, which is proposed again
 
 
 def check_installed() -> None:
@@ -78,11 +79,11 @@ class Study:
                 load_if_exists=True,
             )
             for trial in self._study.get_trials(deepcopy=False):
-                if not trial.state.is_finished():  # the process was killed in the middle of it
+                if not trial.state.is_finished():
+                    self._storage.set_trial_user_attr(trial._trial_id, _LOST, True)
                     self._study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-            self._done = [
-                one.user_attrs[_KEY] for one in self._study.get_trials(deepcopy=False) if _KEY in one.user_attrs
-            ]
+            notes = [trial.user_attrs for trial in self._study.get_trials(deepcopy=False)]
+            self._done: list[str] = [found[_KEY] for found in notes if _KEY in found and _LOST not in found]
 
     @property
     def keys(self) -> list[str]:

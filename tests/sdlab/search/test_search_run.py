@@ -15,6 +15,8 @@ from rich.console import Console
 from sdlab.commands.search import search
 from sdlab.metrics import METRICS
 from sdlab.search.front import front_of
+from sdlab.search.space import Span
+from sdlab.search.study import Study
 from sdlab.sweep.bench import ModelBench
 from sdlab.sweep.cell import Cell, Choice, canonical
 from sdlab.sweep.identity import identify
@@ -99,6 +101,31 @@ def test_the_proposals_after_an_interruption_are_those_without_one(run: Run):
     assert "interrupted: 5 of 12 trials are kept" in text
     _, _, rest = run()
     assert first + rest == whole
+
+
+@pytest.mark.parametrize("last", ["asked", "noted"])
+def test_a_trial_in_which_the_process_was_killed_is_proposed_again(tmp_path: Path, last: str):
+    """Also if it was killed between the two writes at the end of the trial."""
+
+    def number(study: Study) -> float:
+        proposed = study.ask()
+        value = proposed.number("steps", Span(5, 2000))
+        study.tell(proposed, str(value), (value, value % 7))
+        return value
+
+    with Study(tmp_path / "whole.sqlite", "a", 0, higher=True) as study:
+        whole = [number(study) for _ in range(14)]
+    with Study(tmp_path / "parts.sqlite", "a", 0, higher=True) as study:
+        found = [number(study) for _ in range(12)]
+        killed = study.ask()
+        killed.number("steps", Span(5, 2000))
+        if last == "noted":
+            killed.trial.set_user_attr("key", "killed")
+    for _ in range(2):
+        with Study(tmp_path / "parts.sqlite", "a", 0, higher=True) as study:
+            assert "killed" not in study.keys
+            found.append(number(study))
+    assert found == whole
 
 
 def test_more_trials_continue_a_search(run: Run):
