@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from sdlab.commands.paths import path_argument
+from sdlab.system.errors import UsageError
 
 EXAMPLE = 'sdlab report runs/cfg_vs_steps --filter "sampler=ddim steps>=10" --sort fid --format latex'
 
@@ -33,11 +34,13 @@ def command(
     factors: Annotated[
         bool, typer.Option("--factors", help="how much of the variance between cells is due to each setting")
     ] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="write every plot as PDF too, for papers")] = False,
 ) -> None:
     """Draw the table, interactive page, contact sheet and plots of a run again.
 
-    With any option, only print its table in a format, and write no files. Columns have the names in table.csv. The
-    options of samplers, grids and guidance strategies are columns too, like sampler.eta or guidance.scale.
+    With any option but --pdf, only print its table in a format, and write no files. Columns have the names in
+    table.csv. The options of samplers, grids and guidance strategies are columns too, like sampler.eta or
+    guidance.scale.
     """
     from rich.console import Console
 
@@ -46,6 +49,10 @@ def command(
 
     view = View(format=format, filter=filter, sort=sort, columns=columns, pivot=pivot, value=value, factors=factors)
     if view == View():
-        report(run, Console())
+        report(run, Console(), pdf=pdf)
+    elif pdf:
+        raise UsageError(
+            "--pdf draws the plots of a run and prints no table in another form; leave out the other options"
+        )
     else:
         print_view(run, view, Console())

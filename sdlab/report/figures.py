@@ -1,4 +1,4 @@
-"""Figure style: logarithmic axes with plain numbers, few lines, PNG files."""
+"""Figure style: logarithmic axes with plain numbers, few lines, PNG and PDF files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def tidy(axes: Axes, hidden: Collection[str] = ("top", "right")) -> None:
 
 
 def save(figure: Figure, path: Path, dpi: int) -> None:
-    """Write the figure as PNG, with control characters in its texts escaped.
+    """Write the figure as PNG, or as PDF if the name of the file ends so, with control characters in its texts escaped.
+
+    A PDF contains its fonts as outlines that journals accept (TrueType), and no date, so that equal plots are equal.
 
     Raises:
         RunError: the file cannot be written.
@@ -57,4 +59,8 @@ def save(figure: Figure, path: Path, dpi: int) -> None:
         text.set_text("\n".join(map(shown, text.get_text().split("\n"))))
     with replacing(path) as draft, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a name in a script that the font lacks
-        figure.savefig(draft, format="png", dpi=dpi)
+        if path.suffix == ".pdf":
+            with rc_context({"pdf.fonttype": 42}):
+                figure.savefig(draft, format="pdf", metadata={"CreationDate": None})
+        else:
+            figure.savefig(draft, format="png", dpi=dpi)

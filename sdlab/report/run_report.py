@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -36,10 +36,11 @@ PAGE = "report.html"
 _DRAWN = "report"  # the note in the store that records the contents of the report files
 
 
-def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]:
+def report(directory: Path, console: Console, redraw: bool = True, pdf: bool = False) -> list[Path]:
     """Print the tables of a run directory and write the files of its report; returns their paths.
 
     Without `redraw`, up-to-date files are not written again. The tables are printed even if files cannot be written.
+    With `pdf`, every plot is a PDF too.
 
     Raises:
         UsageError: the directory has no results.
@@ -49,7 +50,7 @@ def report(directory: Path, console: Console, redraw: bool = True) -> list[Path]
     with opened_run(directory, only_read=False) as run:
         store = run.store
         tables = [_table(run), *filter(None, [make_differences(run.plan, run.rows)])]
-        files = list(_files(run, tables, directory))
+        files = list(_files(run, tables, directory, (".png", ".pdf") if pdf else (".png",)))
         paths = [path for group, _ in files for path in group]
         drawn = digest([run.plan.model_dump_json(), [(row.key, row.created) for row in run.rows]])
         if redraw or store.note(_DRAWN) != drawn or not all(path.is_file() for path in paths):
@@ -83,8 +84,10 @@ def _write(functions: Iterable[Callable[[], object]]) -> Iterator[RunError]:
             yield error
 
 
-def _files(run: StoredRun, tables: list[Table], directory: Path) -> Iterator[tuple[list[Path], Callable[[], object]]]:
-    """The files of the report, with the functions that write them."""
+def _files(
+    run: StoredRun, tables: list[Table], directory: Path, formats: Sequence[str]
+) -> Iterator[tuple[list[Path], Callable[[], object]]]:
+    """The files of the report, with the functions that write them. `formats` are the endings of plots."""
     plan, rows = run.plan, run.rows
     path = directory / "table.csv"
     yield [path], partial(_write_text, path, csv_text(tables[0]))
@@ -94,15 +97,16 @@ def _files(run: StoredRun, tables: list[Table], directory: Path) -> Iterator[tup
     if any(run.pictures(row) for row in rows):
         path = directory / "contact_sheet.png"
         yield [path], partial(_draw_sheet, path, run)
-    for metric in plan.measures:
-        path = directory / f"{metric.name}.png"
-        yield [path], partial(_plot, path, run, metric)
-    if any(row.error_path.size for row in rows):
-        path = directory / "error_along_sigma.png"
-        yield [path], partial(_plot_error_path, path, run)
-    for pair in trade_offs(plan):
-        path = directory / f"{pair[0].name}_for_{pair[1].name}.png"
-        yield [path], partial(_plot_trade_off, path, run, pair)
+    for ending in formats:
+        for metric in plan.measures:
+            path = directory / f"{metric.name}{ending}"
+            yield [path], partial(_plot, path, run, metric)
+        if any(row.error_path.size for row in rows):
+            path = directory / f"error_along_sigma{ending}"
+            yield [path], partial(_plot_error_path, path, run)
+        for pair in trade_offs(plan):
+            path = directory / f"{pair[0].name}_for_{pair[1].name}{ending}"
+            yield [path], partial(_plot_trade_off, path, run, pair)
     for row in rows if not plan.metrics else ():
         if row.ok:
             paths = _picture_paths(directory / "pictures", plan, row)

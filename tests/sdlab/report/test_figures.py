@@ -1,9 +1,14 @@
 """Logarithmic axes have plain numbers at ticks that do not overlap."""
 
+from pathlib import Path
+
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
+from typer.testing import CliRunner
 
-from sdlab.report.figures import log_axis
+from sdlab.commands.app import app
+from sdlab.report.figures import log_axis, save
 
 
 def labels(places: list[float], low: float, high: float) -> list[str]:
@@ -36,3 +41,28 @@ def test_the_vertical_axis_can_be_logarithmic_alone():
     axes = Figure().add_subplot()
     log_axis(axes.yaxis)
     assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
+
+
+def test_a_figure_is_saved_in_the_format_of_its_name_and_equal_ones_are_equal(tmp_path: Path):
+    def drawn(name: str) -> bytes:
+        figure = Figure()
+        figure.add_subplot().set_title("σ and \x1b")
+        save(figure, tmp_path / name, dpi=50)
+        return (tmp_path / name).read_bytes()
+
+    assert drawn("a.pdf").startswith(b"%PDF-")
+    assert drawn("a.pdf") == drawn("b.pdf")
+    assert b"/Type3" not in drawn("a.pdf")  # bitmap-like fonts, which journals refuse
+    drawn("a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_the_report_has_its_plots_as_pdf_too_if_asked(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run()
+    directory = tmp_path / "runs" / "quick"
+    assert not list(directory.glob("*.pdf"))
+    done = CliRunner().invoke(app, ["report", str(directory), "--pdf"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert {path.stem for path in directory.glob("*.pdf")} == {"fid", "clip_score"}
+    assert {"fid.png", "clip_score.png"} <= {path.name for path in directory.iterdir()}
