@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ NARROW = replace(
 )
 
 
+@cache
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """The network tensors of a checkpoint in the sizes of `config`."""
     state = {part: module.state_dict() for part, module in networks(replace(config, vision=None)).items()}
