@@ -68,9 +68,11 @@ from samplers.lms import LMS
 from samplers.noise import philox, seeded
 from samplers.pndm import PLMS, PNDM
 from samplers.res import RESMultistep
+from samplers.res_single import RES2S, RES3S
 from samplers.restart import Restart
 from samplers.sa_solver import SASolver
 from samplers.seeds import SEEDS2, SEEDS3
+from samplers.tcd import TCD
 from samplers.unipc import UniPC
 
 __all__ = [
@@ -155,11 +157,14 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "plms": PLMS,
     "pndm": PNDM,
     "rectified_cfg_pp": RectifiedCFGpp,
+    "res_2s": RES2S,
+    "res_3s": RES3S,
     "res_multistep": RESMultistep,
     "restart": Restart,
     "sa_solver": SASolver,
     "seeds_2": SEEDS2,
     "seeds_3": SEEDS3,
+    "tcd": TCD,
     "unipc": UniPC,
 }
 

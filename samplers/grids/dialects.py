@@ -97,6 +97,11 @@ def _beta_comfyui(steps: int, levels: Levels, alpha: float = 0.6, beta: float = 
     return tuple(table.sigmas[t] for t in dict.fromkeys(times))
 
 
+def _beta57_comfyui(steps: int, levels: Levels) -> tuple[float, ...]:
+    """That of the RES4LYF nodes, rounded like ComfyUI's beta."""
+    return _beta_comfyui(steps, levels, 0.5, 0.7)
+
+
 def _ddim_comfyui(steps: int, levels: Levels) -> tuple[float, ...]:
     """Every ⌊n/N⌋-th timestep from 1 on, however many that gives: 16 for 15 steps."""
     table = table_of("ddim_uniform", steps, levels)
@@ -141,6 +146,7 @@ DIALECTS: dict[str, dict[str, Theirs]] = {
     "comfyui": {
         **_same(karras, exponential, polyexponential, linspace, simple, sgm_uniform, kl_optimal, ays, gits, explicit),
         "beta": Theirs(_beta_comfyui),
+        "beta57": Theirs(_beta57_comfyui),
         "ddim_uniform": Theirs(_ddim_comfyui),
         "laplace": Theirs(_laplace_comfyui, "stop_at_sigma_min"),
         "linear_quadratic": Theirs(_linear_quadratic_comfyui),

@@ -103,6 +103,50 @@ def linear_quadratic(
     return (levels.sigma_max, *(t / (1 - t) for t in times))
 
 
+def bong_tangent(
+    steps: int, levels: Levels, middle: float = 0.5, pivot: float = 0.6, slope: float = 0.2
+) -> tuple[float, ...]:
+    """Two arctangents in the time of a rectified flow, which meet at `middle`: RES4LYF's grid of that name.
+
+    With σ = t/(1−t), t = t_min + u (t_max − t_min). With n = N + 2, u falls from 1 to `middle` over the first ⌊pivot n⌋
+    of n − 1 points, and to 0 over the others, which is the ending. Both parts are stretches of −arctan(40 slope
+    (i − ⌊pivot n⌋)/n) in the point i. RES4LYF takes u for σ itself, whatever the model; that is right for a flow alone,
+    and would start Stable Diffusion at σ = 1.
+
+    Raises:
+        ValueError: middle or pivot is not between 0 and 1, slope is not in [0.001, 100], or a part has too few
+            points.
+    """
+    shares = bong_tangent_shares(steps, middle, pivot, slope)
+    high, low = (sigma / (1 + sigma) for sigma in (levels.sigma_max, levels.sigma_min))
+    times = (low + share * (high - low) for share in shares[1:])
+    return (levels.sigma_max, *(t / (1 - t) for t in times))
+
+
+def bong_tangent_shares(steps: int, middle: float, pivot: float, slope: float) -> list[float]:
+    """u of `bong_tangent`, from 1 down, without its end at 0.
+
+    Raises:
+        ValueError: as for `bong_tangent`.
+    """
+    for name, value in (("middle", middle), ("pivot", pivot)):
+        if not 0 < value < 1:
+            raise ValueError(f"bong_tangent.{name} must be between 0 and 1, got {value!r}")
+    within("bong_tangent.slope", slope, 1e-3, 100)
+    if steps == 1:
+        return [1.0]
+    n = steps + 2
+    turn = int(pivot * n)
+    if not 2 <= turn <= n - 2:
+        raise ValueError(f"bong_tangent.pivot must leave 2 points on either side at {steps} steps, got {pivot!r}")
+
+    def part(count: int, centre: int, start: float, end: float) -> list[float]:
+        curve = [-atan(40 * slope / n * (i - centre)) for i in range(count)]
+        return [end + (value - curve[-1]) / (curve[0] - curve[-1]) * (start - end) for value in curve]
+
+    return [*part(turn, turn, 1.0, middle)[:-1], *part(n - turn, 0, middle, 0.0)[:-1]]
+
+
 def linear_quadratic_shares(steps: int, threshold: float, linear_steps: int | None) -> list[float]:
     """r of `linear_quadratic`: the share of the way covered before each step.
 

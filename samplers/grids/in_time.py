@@ -99,7 +99,19 @@ def beta(steps: int, levels: Levels, alpha: float = 0.6, beta: float = 0.6) -> t
     """
     positive("beta.alpha", alpha)
     positive("beta.beta", beta)
-    time = timed("beta", steps, levels)
+    return _quantiles("beta", steps, levels, alpha, beta)
+
+
+def beta57(steps: int, levels: Levels) -> tuple[float, ...]:
+    """`beta` with alpha 0.5 and beta 0.7, denser near the data: RES4LYF's grid of that name.
+
+    RES4LYF rounds the timesteps, as the dialect "comfyui" does.
+    """
+    return _quantiles("beta57", steps, levels, 0.5, 0.7)
+
+
+def _quantiles(name: str, steps: int, levels: Levels, alpha: float, beta: float) -> tuple[float, ...]:
+    time = timed(name, steps, levels)
     span = time.t_max - time.t_min
     return tuple(_sigma(time, time.t_min + span * beta_quantile(1 - i / steps, alpha, beta)) for i in range(steps))
 

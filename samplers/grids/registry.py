@@ -16,6 +16,7 @@ from samplers.checks import check_options, look_up, whole, within
 from samplers.grids.dialects import DIALECTS, Theirs
 from samplers.grids.in_sigma import (
     beta_sigma,
+    bong_tangent,
     exponential,
     flow,
     karras,
@@ -26,6 +27,7 @@ from samplers.grids.in_sigma import (
 )
 from samplers.grids.in_time import (
     beta,
+    beta57,
     ddim_uniform,
     leading,
     linspace,
@@ -122,8 +124,10 @@ def blend(
 GRIDS: dict[str, Callable[..., Iterable[float]]] = {
     "ays": ays,
     "beta": beta,
+    "beta57": beta57,
     "beta_sigma": beta_sigma,
     "blend": blend,
+    "bong_tangent": bong_tangent,
     "ddim_uniform": ddim_uniform,
     "explicit": explicit,
     "exponential": exponential,

@@ -18,6 +18,8 @@ _VALUES: dict[str, tuple[Any, ...]] = {
     "tau": _NOISE,
     "s_churn": (0.0, 5.0, 40.0),
     "r1": (0.3, 0.7),
+    "c2": (0.3, 1.0),
+    "c3": (0.4, 0.8),
     "clip": (1.0,),
     "gamma": (1.0, 1.5, 2.0),
     "reach": (0.0, 0.5, 1.0),
@@ -27,8 +29,8 @@ _VALUES: dict[str, tuple[Any, ...]] = {
 _COUNTS = range(5)  # of levels, stages and orders; values that the sampler rejects are skipped
 
 FAMILIES: dict[str, tuple[str, ...]] = {  # title -> modules of samplers/
-    "Euler, DDIM, DDPM": ("euler", "ddim", "ddpm", "lcm"),
-    "Runge–Kutta": ("heun", "dpm2", "heunpp", "exponential_heun"),
+    "Euler, DDIM, DDPM": ("euler", "ddim", "ddpm", "lcm", "tcd"),
+    "Runge–Kutta": ("heun", "dpm2", "heunpp", "exponential_heun", "res_single"),
     "DPM-Solver, single step": ("dpm_solver_single", "dpm_singlestep", "dpm_adaptive"),
     "DPM-Solver, multistep": ("dpm_solver", "res", "unipc"),
     "Adams in σ and t": ("lms", "ipndm", "pndm", "deis", "gradient_estimation"),

@@ -15,9 +15,9 @@ import samplers
 
 WIDE = samplers.edm_levels(0.002, 80.0)
 FLOW = samplers.flow_levels()
-FREE = ("beta_sigma", "blend", "exponential", "flow", "karras", "kl_optimal", "laplace", "linear_quadratic",
-        "polyexponential")  # fmt: skip
-TIMED = ("beta", "linspace", "sgm_uniform", "time_quadratic")
+FREE = ("beta_sigma", "blend", "bong_tangent", "exponential", "flow", "karras", "kl_optimal", "laplace",
+        "linear_quadratic", "polyexponential")  # fmt: skip
+TIMED = ("beta", "beta57", "linspace", "sgm_uniform", "time_quadratic")
 CLOCKS = {
     "discrete": SD,
     "edm": WIDE,
@@ -71,6 +71,7 @@ def test_grids_in_time_have_their_spacing(clock):
     np.testing.assert_allclose(got["sgm_uniform"], 1 - even / n, atol=1e-9)
     np.testing.assert_allclose(np.sqrt(np.abs(got["time_quadratic"])), 1 - even / (n - 1), atol=1e-5)
     np.testing.assert_allclose(stats.beta(0.6, 0.6).cdf(got["beta"].clip(0, 1)), 1 - even / n, atol=1e-6)
+    np.testing.assert_allclose(stats.beta(0.5, 0.7).cdf(got["beta57"].clip(0, 1)), 1 - even / n, atol=1e-6)
 
 
 def test_grids_in_sigma_have_their_spacing():
@@ -105,6 +106,36 @@ def test_flow_without_shift_is_sgm_uniform_on_a_flow():
     for steps in (1, 5, 40):
         sigmas = samplers.grid("flow", steps=steps, levels=FLOW)
         assert sigmas == pytest.approx(samplers.grid("sgm_uniform", steps=steps, levels=FLOW), rel=1e-9)
+
+
+@pytest.mark.parametrize("n", [2, 3, 8, 30])
+def test_bong_tangent_is_two_arctangents_that_meet_in_the_middle(n):
+    """RES4LYF's formula with its defaults, written out, in the time of a flow."""
+
+    def arctangent(count, centre, high, low):
+        values = np.array([(2 / np.pi * np.arctan(-0.2 / ((n + 2) / 40) * (i - centre)) + 1) / 2 for i in range(count)])
+        return (values - values[-1]) / (values[0] - values[-1]) * (high - low) + low
+
+    turn = int((n + 2) * 0.6)
+    expected = [*arctangent(turn, turn, 1.0, 0.5)[:-1], *arctangent(n + 2 - turn, 0, 0.5, 0.0)]
+    sigmas = np.array(samplers.grid("bong_tangent", steps=n, levels=FLOW)[:-1])
+    t = sigmas / (1 + sigmas)
+    np.testing.assert_allclose((t - FLOW.t_min) / (FLOW.t_max - FLOW.t_min), expected[:-1], atol=1e-9)
+    assert expected[-1] == 0
+    assert samplers.grid("bong_tangent", steps=n, levels=SD)[0] == SD.sigma_max
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"middle": 1.0}, "bong_tangent.middle must be between 0 and 1, got 1.0"),
+        ({"pivot": 0.01}, "bong_tangent.pivot must leave 2 points on either side at 10 steps, got 0.01"),
+        ({"slope": 0.0}, "bong_tangent.slope must be in \\[0.001, 100\\], got 0.0"),
+    ],
+)
+def test_bong_tangent_refuses_options_that_leave_a_part_empty(options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        samplers.grid("bong_tangent", steps=10, levels=SD, **options)
 
 
 def test_linear_quadratic_is_smooth_where_the_halves_meet():

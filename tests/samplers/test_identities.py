@@ -144,6 +144,8 @@ MORE_CALLS = [
     "heun",
     "plms",
     "pndm",
+    "res_2s",
+    "res_3s",
 ]
 
 

@@ -12,11 +12,11 @@ import samplers
 CONTINUOUS = samplers.continuous_levels(0.002, 80.0)
 FLOW = samplers.flow_levels()
 IN_TABLE = ("ddim_uniform", "leading", "simple", "trailing", "turbo")  # whole timesteps
-IN_TIME = ("beta", "linspace", "sgm_uniform", "time_quadratic")  # fractional ones
+IN_TIME = ("beta", "beta57", "linspace", "sgm_uniform", "time_quadratic")  # fractional ones
 PRINTED = ("ays", "gits")  # for Stable Diffusion's levels alone
 IN_SIGMA = (
-    "beta_sigma", "blend", "exponential", "flow", "karras", "kl_optimal", "laplace", "linear_quadratic",
-    "polyexponential",
+    "beta_sigma", "blend", "bong_tangent", "exponential", "flow", "karras", "kl_optimal", "laplace",
+    "linear_quadratic", "polyexponential",
 )  # fmt: skip
 ALL = (*IN_TABLE, *IN_TIME, *PRINTED, *IN_SIGMA)
 SPANNING = ("beta_sigma", "blend", "exponential", "karras", "kl_optimal", "laplace", "linspace", "polyexponential",

@@ -39,6 +39,8 @@ RULES = [
     ("sa_solver", {"on": "noise", "pece": True}),
     ("seeds_2", {"eta": 3.0}),
     ("seeds_3", {}),
+    ("tcd", {}),
+    ("tcd", {"gamma": 1.0}),
 ]
 EVERY = pytest.mark.parametrize(("name", "options"), RULES, ids=str)
 NOISE = pytest.mark.parametrize("noise", [samplers.seeded, samplers.brownian_path], ids=["fresh", "path"])

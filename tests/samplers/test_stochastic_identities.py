@@ -53,6 +53,7 @@ WITHOUT_NOISE = [
     ("sa_solver", {"tau_low": 20.0}, "sa_solver", {"tau": 0.0}),
     ("seeds_2", {"eta": 0.0}, "dpmpp_2s", {}),
     ("seeds_3", {"eta": 0.0}, "dpmpp_3s", {}),
+    ("tcd", {"gamma": 0.0}, "euler", {}),
 ]
 TO_THE_BIT = [
     ("edm_euler", {"s_churn": 0.0}, "euler", {}),

@@ -93,15 +93,17 @@ def slope(steps, gaps):
 
 
 def test_every_stochastic_sampler_is_tested_here():
-    """All but the consistency step, which is no integrator."""
-    assert {name for name, _ in CASES} >= set(STOCHASTIC) - {"lcm"}
+    """All but the steps for distilled networks, which are no integrators."""
+    assert {name for name, _ in CASES} >= set(STOCHASTIC) - {"lcm", "tcd"}
 
 
 ON_NOISE = [(name, options) for name, options in CASES if name == "dpm_2m_sde" or options.get("on") == "noise"]
 ON_DATA = [case for case in [*CASES, *BETTER] if case not in ON_NOISE]
 
 
-@pytest.mark.parametrize(("name", "options"), [*ON_DATA, ("lcm", {}), ("edm_heun", {"s_churn": 1e3})], ids=str)
+@pytest.mark.parametrize(
+    ("name", "options"), [*ON_DATA, ("lcm", {}), ("tcd", {}), ("edm_heun", {"s_churn": 1e3})], ids=str
+)
 def test_data_at_one_point_keep_their_marginals_at_every_level(name, options):
     """x₀ = μ makes D constant; then the law of x is N(μ, σ²) after any step, of any length, with any noise."""
     point = Gaussian(std=torch.zeros(2).double(), mean=torch.tensor([0.4, -1.0]).double())
