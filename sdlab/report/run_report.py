@@ -25,6 +25,7 @@ from sdlab.report.shown import Pair, is_crowded, trade_offs
 from sdlab.report.stored_run import StoredRun, opened_run
 from sdlab.report.table import make_table
 from sdlab.report.terminal import print_table
+from sdlab.report.terminal_plot import print_plot
 from sdlab.sweep.cell import Cell, digest
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
@@ -61,6 +62,7 @@ def report(directory: Path, console: Console, redraw: bool = True, pdf: bool = F
         line(console, f"note: {note}")
     for table in tables:
         print_table(console, table)
+    print_plot(console, run.plan, run.rows)
     line(console, f"report: {directory / PAGE}")
     if unwritten:
         others = f"; {len(unwritten) - 1} more files cannot be written either" if unwritten[1:] else ""
