@@ -137,9 +137,10 @@ def _print_outcome(outcome: SweepOutcome, directory: Path, console: Console) -> 
         text += f". Tracebacks are in {directory / LOG}" * outcome.logged
         text += ". The same command tries the failed ones again"
     elif not outcome.ran:
-        text = f"all {outcome.total} cells were done already; see {directory}"
+        every = "the only cell was" if outcome.total == 1 else f"all {outcome.total} cells were"
+        text = f"{every} done already; see {directory}"
     else:
-        before = f", {outcome.kept} were done already" if outcome.kept else ""
+        before = f", {outcome.kept} {'was' if outcome.kept == 1 else 'were'} done already" if outcome.kept else ""
         text = f"{outcome.ran} cell{'s' * (outcome.ran != 1)} run{before}; see {directory}"
     line(console, text)
 

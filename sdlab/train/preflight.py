@@ -43,7 +43,10 @@ def prepare(path: Path, parts: Sequence[Part]) -> None:
         if isinstance(part.config, CaptionedTraining):
             part.config.check_size((new.get(folder) or configuration(folder)).image_size)
             if part.config.data is not None:
-                part.config.captioned("train")
+                try:
+                    part.config.captioned("train")
+                except UsageError as error:
+                    raise UsageError(*(f"{path}: [{part.name}]: `data`: {line}" for line in error.lines)) from None
     for folder, config in new.items():
         save_config(folder, config)
 
