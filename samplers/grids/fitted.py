@@ -21,7 +21,7 @@ from torch import Tensor
 from samplers.base import Denoiser, Noise, Sampler
 from samplers.dpm_solver import DPMpp3M
 
-FOLLOWING = DPMpp3M()  # one call a step, at the state that is kept
+FOLLOWING = DPMpp3M()  # one call per step, at the state that is kept
 _CONSTANTS = (1 / 2, 5 / 12, 3 / 8)  # of the leading error of Adams–Bashforth methods of order 1, 2 and 3
 
 
@@ -50,7 +50,7 @@ class Paths:
 
 @dataclass(frozen=True)
 class Recording(Sampler):
-    """A sampler that takes the steps of another with one call a step, and keeps the states and predictions before 0."""
+    """A sampler that takes the steps of another, one call per step, and keeps the states and predictions before 0."""
 
     sampler: Sampler
     kept: dict[float, tuple[Tensor, Tensor]] = field(default_factory=dict, compare=False)

@@ -111,7 +111,7 @@ def bong_tangent(
     With σ = t/(1−t), t = t_min + u (t_max − t_min). With n = N + 2, u falls from 1 to `middle` over the first ⌊pivot n⌋
     of n − 1 points, and to 0 over the others, which is the ending. Both parts are stretches of −arctan(40 slope
     (i − ⌊pivot n⌋)/n) in the point i. RES4LYF takes u for σ itself, whatever the model; that is right for a flow alone,
-    and would start Stable Diffusion at σ = 1.
+    and would start Stable Diffusion at σ = 1. (ClownsharkBatwing 2025, res4lyf)
 
     Raises:
         ValueError: middle or pivot is not between 0 and 1, slope is not in [0.001, 100], or a part has too few

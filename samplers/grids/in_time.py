@@ -105,7 +105,8 @@ def beta(steps: int, levels: Levels, alpha: float = 0.6, beta: float = 0.6) -> t
 def beta57(steps: int, levels: Levels) -> tuple[float, ...]:
     """`beta` with alpha 0.5 and beta 0.7, denser near the data: RES4LYF's grid of that name.
 
-    RES4LYF rounds the timesteps, as the dialect "comfyui" does.
+    RES4LYF rounds the timesteps, as the dialect "comfyui" does. (Lee et al. 2024, arXiv:2407.12173; ClownsharkBatwing
+    2025, res4lyf)
     """
     return _quantiles("beta57", steps, levels, 0.5, 0.7)
 

@@ -44,6 +44,8 @@ TITLES = {
     "arXiv:2311.17042": "Adversarial Diffusion Distillation",
     "arXiv:2312.12487": "Adaptive Guidance: Training-free Acceleration of Conditional Diffusion Models",
     "arXiv:2401.09603": "Rethinking FID: Towards a Better Evaluation Metric for Image Generation",
+    "arXiv:2402.19159": "Trajectory Consistency Distillation: Improved Latent Consistency Distillation by Semi-Linear "
+    "Consistency Function with Trajectory Mapping",
     "arXiv:2403.03206": "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis",
     "arXiv:2403.17377": "Self-Rectifying Diffusion Sampling with Perturbed-Attention Guidance",
     "arXiv:2404.07724": "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality in Diffusion "
@@ -76,11 +78,13 @@ TITLES = {
     "doi:10.1137/040611434": "Explicit Exponential Runge-Kutta Methods for Semilinear Parabolic Problems",
     "doi:10.1145/641876.641877": "Digital Filters in Adaptive Time-Stepping",
     "k-diffusion": "k-diffusion",
+    "res4lyf": "RES4LYF",
     "sd-webui-samplers-scheduler": "sd-webui-samplers-scheduler",
     "zju-pi": "diff-sampler",
 }
 PROGRAMS = {
     "k-diffusion": "https://github.com/crowsonkb/k-diffusion",
+    "res4lyf": "https://github.com/ClownsharkBatwing/RES4LYF",
     "sd-webui-samplers-scheduler": "https://github.com/Carzit/sd-webui-samplers-scheduler",
     "zju-pi": "https://github.com/zju-pi/diff-sampler",
 }
