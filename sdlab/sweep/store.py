@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from sdlab.sweep.cell import Cell
 from sdlab.sweep.previews import Previews
@@ -427,8 +427,16 @@ def _intact() -> Iterator[None]:
     except (sqlite3.DatabaseError, RunError):
         raise
     except Exception as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
+        text = " ".join(_cause(error).split())
         raise Damaged(f"{text[:_REASON]}…" if len(text) > _REASON else text) from None
+
+
+def _cause(error: Exception) -> str:
+    """The first mistake in a stored value, without the name of the error or of the library that found it."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+    return str(error) or type(error).__name__
 
 
 def _row(key: str, cell: str, reason: str, metrics: str, stderr: str, per_image: bytes, *rest: Any) -> Row:
