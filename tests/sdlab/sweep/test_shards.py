@@ -47,7 +47,7 @@ def rows(directory: Path) -> list[Row]:
         "ms_per_pass": 0.0,
         "network_share": 0.0,
         "times": Times(),
-        "error_path": np.empty(0),
+        "error_path": None,  # in `arrays`
         "peak_memory": 0.0,
         "provenance": {},
         "created": "",
@@ -60,7 +60,8 @@ def rows(directory: Path) -> list[Row]:
 def arrays(directory: Path) -> list[np.ndarray]:
     with Store(directory / "results.sqlite") as store:
         found = sorted(store.rows(), key=lambda row: row.key)
-    return [values for row in found for kind in (row.per_image, row.replicates) for _, values in sorted(kind.items())]
+    named = [values for row in found for kind in (row.per_image, row.replicates) for _, values in sorted(kind.items())]
+    return [*named, *(row.error_path for row in found)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 9, 20])
