@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from samplers.adams import log_ratio, phi
 from samplers.base import Denoiser, Noise, Sampler
+from samplers.res_single import RES2S
+
+_RES = RES2S(c2=1.0)
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,4 @@ class ExponentialHeun(Sampler):
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
     ) -> tuple[Tensor, None]:
         """x at `sigma` -> x at `sigma_next`. No memory."""
-        x0 = denoise(x, sigma)
-        euler = torch.lerp(x0, x, sigma_next / sigma)
-        if sigma_next == 0:
-            return euler, None
-        h = log_ratio(sigma, sigma_next)
-        return euler.add_(denoise(euler, sigma_next) - x0, alpha=h * phi(2, -h)[1]), None
+        return _RES.step(denoise, x, sigma, sigma_next, memory, noise)
