@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -38,16 +39,18 @@ class Span:
         return f"{self.low:g}…{self.high:g}"
 
 
-class Suggest:
+class Suggest(ABC):
     """Proposes values by name. The names and what they range over are the same in every proposal."""
 
+    @abstractmethod
     def one_of(self, name: str, texts: Sequence[str]) -> int:
         """The index of one of several texts."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def number(self, name: str, span: Span) -> float:
         """A number of a range."""
-        raise NotImplementedError
+        ...
 
 
 @dataclass(frozen=True)
