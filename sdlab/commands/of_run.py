@@ -32,8 +32,9 @@ def request_of(path: Path, image: int) -> Request:
     folder, _, name = str(path).rpartition(":")
     with opened_run(Path(folder)) as run:
         plan, cell = run.plan, _row(path, run, name).cell
-    if not 0 <= image < plan.images:
-        raise UsageError(f"--image must be from 0 to {plan.images - 1}, the images of {folder}, got {image}")
+    images = plan.images_of(cell)
+    if not 0 <= image < images:
+        raise UsageError(f"--image must be from 0 to {images - 1}, the images of {folder}, got {image}")
     if plan.pictures is not None and plan.pictures.set is not None:
         raise UsageError(f"{path}: starts from the pictures of set {plan.pictures.set}, which are no files")
     if not plan.prompts:
@@ -51,7 +52,7 @@ def request_of(path: Path, image: int) -> Request:
         grid=choice_text(cell.grid.name, cell.grid.options),
         steps=cell.steps,
         guidance=choice_text(cell.guidance.name, cell.guidance.options),
-        seed=plan.seed + image,
+        seed=plan.seed_of(cell) + image,
         dtype=plan.dtype,
         **files,
     )

@@ -172,9 +172,10 @@ def _describe(plan: Plan, model: str, directory: Path, console: Console, cells: 
         widest = 100 if console.is_terminal else None  # in a pipe lines are whole
         table.add_column(header, justify=side, overflow="fold", max_width=widest)  # type: ignore[arg-type]
     for i in cells:
-        done = "done" if there[i] >= plan.images else f"{there[i]} images" if there[i] else ""
+        images = plan.images_of(plan.cells[i])
+        done = "done" if there[i] >= images else f"{there[i]} images" if there[i] else ""
         state = done or ("cannot run" if cost.problems[i] else "to run")
-        seconds = cost.seconds({i: plan.images})
+        seconds = cost.seconds({i: images})
         price = ("?", "?") if cost.problems[i] else (f"{cost.passes[i]:g}", duration(seconds))
         table.add_row(str(i + 1), Text(shown(plan.cells[i].label)), *price, state)
     show_table(console, table)
@@ -195,18 +196,20 @@ def _total(plan: Plan, cost: Estimate, there: Mapping[int, int], images: int) ->
     from sdlab.sweep.passes import reference_passes
     from sdlab.sweep.progress import duration
 
-    todo = {i: images - count for i, count in there.items() if count < images}
+    want = {i: min(images, plan.images_of(plan.cells[i])) for i in there}
+    todo = {i: want[i] - count for i, count in there.items() if count < want[i]}
     passes = cost.total(todo)
     references = reference_passes(plan, [plan.cells[i] for i in todo if not cost.problems[i]]) * plan.images
     seconds = cost.seconds(todo) + references * cost.seconds_per_pass
     beside = f", and {references:,.0f} for the reference errors" if references else ""
     speed = f"{1000 * cost.seconds_per_pass:.3g} ms per pass and image ({cost.source})"
     cells = f"{len(todo)} of {len(there)} cells to run"
-    timed = {i: min(plan.batch, plan.images) * (plan.timing_rounds + 1) for i in there} if plan.timing_rounds else {}
+    timed = {i: min(plan.batch, want[i]) * (plan.timing_rounds + 1) for i in there} if plan.timing_rounds else {}
     if todo and timed:
         beside += f", and {cost.total(timed):,.0f} to time all cells"
         seconds += cost.seconds(timed)
+    counts = dict.fromkeys(map(str, (min(want.values(), default=images), images)))
     return [
-        f"{cells}, {images} images each: {passes:,.0f} network passes{beside}",
+        f"{cells}, {' to '.join(counts)} images each: {passes:,.0f} network passes{beside}",
         f"about {duration(seconds)} on {plan.device} in {plan.dtype}, at {speed}",
     ]

@@ -69,8 +69,14 @@ class Pair:
     def paired(self) -> bool:
         """Whether image i has the same noise and prompt in both."""
         first, other = (
-            (plan.images, plan.seed, plan.prompts, plan.negative, plan.pictures and plan.pictures.complete())
-            for plan in self.plans
+            (
+                plan.images_of(row.cell),
+                plan.seed_of(row.cell),
+                plan.prompts,
+                plan.negative,
+                plan.pictures and plan.pictures.complete(),
+            )
+            for plan, row in zip(self.plans, self.rows, strict=True)
         )
         return first == other
 

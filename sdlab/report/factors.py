@@ -80,11 +80,19 @@ def factors(rows: Sequence[Row]) -> dict[str, list[str]]:
     """The settings that differ between rows, each with its level in every row.
 
     A choice that differs in one option alone has the name of the option, like `guidance.scale`. With a budget of passes
-    in every row the steps follow from it and are left out.
+    in every row the steps follow from it and are left out. Numbers of images and seeds are no settings: there are no
+    factors among rows that differ in them.
     """
+    if repeated(rows):
+        return {}
     budgets = bool(rows) and all(row.cell.budget is not None for row in rows)
     texts = {axis: [text(row) for row in rows] for axis, text in AXES.items() if not (budgets and axis == "steps")}
     return {_name(axis, rows): levels for axis, levels in texts.items() if len(set(levels)) > 1}
+
+
+def repeated(rows: Sequence[Row]) -> bool:
+    """Whether rows differ in their number of images or their seeds."""
+    return len({(row.cell.images, row.cell.seed) for row in rows}) > 1
 
 
 def _name(axis: str, rows: Sequence[Row]) -> str:

@@ -40,6 +40,11 @@ def unsettled(plan: Plan, rows: Sequence[Row], images: int) -> list[int]:
     return [i for i, one in enumerate(found) if i in wide or (wide and one is not None and one.best)]
 
 
+def several_counts(plan: Plan, rows: Sequence[Row]) -> bool:
+    """Whether the plan gives these rows different numbers of images."""
+    return len({plan.images_of(row.cell) for row in rows}) > 1
+
+
 def standings_of(
     plan: Plan,
     metric: Metric,
@@ -49,8 +54,11 @@ def standings_of(
 ) -> list[Standing | None]:
     """The standings of rows of a run, for all of its looks together.
 
-    In the metric that stops a sweep, the best is one of the cells with the most images: the others were behind.
+    In the metric that stops a sweep, the best is one of the cells with the most images: the others were behind. A
+    metric that depends on the number of images is not compared between cells with different numbers.
     """
+    if metric.biased and several_counts(plan, rows):
+        return [None] * len(rows)
     decides = plan.until is not None and plan.until.metric == metric.name
     known = real.get(metric.name, [None])[0]
     return standings(metric, rows, plan.units, among, known, len(plan.looks), finalists=decides)

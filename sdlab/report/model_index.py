@@ -36,7 +36,7 @@ def model_index(run: StoredRun) -> dict[str, Any]:
                                 "name": f"{metric.label}, best of {len(run.rows)} cells: {row.cell.label}",
                                 "value": row.metrics[metric.name],
                                 "args": {
-                                    "images": row.images or plan.images,
+                                    "images": row.images or plan.images_of(row.cell),
                                     "standard_error": standard_error(metric, row, plan.units),
                                 },
                             }

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from samplers.checks import unknown
 from sdlab.metrics import Metric
 from sdlab.report.columns import Column, Field, Table
-from sdlab.report.looks import standings_of
+from sdlab.report.looks import several_counts, standings_of
 from sdlab.report.statistics import critical_errors, difference, of_units
 from sdlab.report.stored_run import StoredRun
 from sdlab.report.table import AXES, NUMBERS, name_of
@@ -39,6 +39,8 @@ def plan_size(run: StoredRun, wanted: float, name: str | None = None, power: flo
     rows = [row for row in run.rows if math.isfinite(row.metrics.get(metric.name, math.nan))]
     if len(rows) < 2:
         raise UsageError(f"{plan.name} has fewer than two cells with {metric.label}; a difference needs two")
+    if several_counts(plan, rows):
+        raise UsageError(f"{plan.name} has cells with different numbers of images; plan from a run with equal ones")
     counts = [0 if (found := of_units(metric, row, plan.units)) is None else found.shape[1] for row in rows]
     if min(counts) < 2:
         raise UsageError(f"{metric.label} has no values per image in {plan.name}, so its variance is unknown")

@@ -1,4 +1,4 @@
-"""Plots of each metric against network passes, or against strength if a sweep varies it."""
+"""Plots of each metric against network passes, or against strength or the number of images if a sweep varies those."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from sdlab.metrics import Metric
 from sdlab.report.figures import literal_text, log_axis, save, tidy
 from sdlab.report.shown import on_log_axis
-from sdlab.report.statistics import standard_error
+from sdlab.report.statistics import extrapolated, standard_error
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
 
@@ -29,13 +29,14 @@ def plot_metric(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], rea
     """One line per sampler (its colour) and guidance (its stroke and marker), with bars of ± one standard error.
 
     A dotted line shows the value on `real` pictures, if known. Points of different samplers are shifted slightly
-    sideways, so that equal values stay visible.
+    sideways, so that equal values stay visible. Against the number of images, hollow points are the values extrapolated
+    to infinitely many. Runs that differ in their seeds are points without a line.
 
     Raises:
         RunError: the file cannot be written.
     """
     across = _across(rows)
-    series = lines(rows, metric, across is not _PASSES)
+    series, runs = lines(rows, metric, across is not _PASSES), len({row.cell.seed for row in rows}) > 1
     names = list(dict.fromkeys(name for name, _ in series))
     guidances = list(dict.fromkeys(guidance for _, guidance in series))
     palette = colormaps["tab10" if len(names) <= 10 else "tab20"]
@@ -55,13 +56,16 @@ def plot_metric(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], rea
             [row.metrics[metric.name] for row in line],
             yerr=[standard_error(metric, row, plan.units) or 0.0 for row in line],
             color=colour[name],
-            **stroke[guidance],
+            **(stroke[guidance] | ({"linestyle": "none"} if runs else {})),
             markersize=5,
             linewidth=1.6,
             elinewidth=1,
             capsize=2,
             alpha=0.9,
         )
+        limits = [(across.of(row), limit) for row in line if (limit := extrapolated(metric, row)) is not None]
+        if across is _IMAGES and limits:
+            axes.plot(*zip(*limits, strict=True), color=colour[name], markerfacecolor="white", **stroke[guidance])
     if real is not None:
         axes.axhline(real, color="0.4", linestyle=(0, (1, 2)), linewidth=1.2)
         inside = axes.get_yaxis_transform()
@@ -90,7 +94,12 @@ _PASSES = _Across("network passes per image", lambda row: row.network_passes, la
 _STRENGTH = _Across("strength", lambda row: row.cell.strength or 0.0, lambda x, k: x + 0.004 * k, False)
 
 
+_IMAGES = _Across("images", lambda row: float(row.cell.images or 0), lambda x, k: x * 1.015**k, True)
+
+
 def _across(rows: Sequence[Row]) -> _Across:
+    if len({row.cell.images for row in rows}) > 1:
+        return _IMAGES
     return _STRENGTH if len({row.cell.strength for row in rows}) > 1 else _PASSES
 
 

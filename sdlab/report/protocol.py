@@ -31,7 +31,7 @@ def protocol(run: StoredRun) -> dict[str, str]:
         "steps": _listed(str(row.cell.steps) for row in done),
         "network passes per image": f"{min(passes):.4g} to {max(passes):.4g}" if passes else "none",
         "images per cell": plan.count,
-        "seeds": f"{plan.seed} to {plan.seed + plan.images - 1}, the same in every cell",
+        "seeds": _seeds(plan),
         "prompts": prompts_of(plan),
         "negative prompt": repr(plan.negative) if plan.negative else "none",
         **({"input pictures": f"fit {plan.pictures.fit}"} if plan.pictures else {}),
@@ -45,6 +45,11 @@ def protocol(run: StoredRun) -> dict[str, str]:
         "versions": f"sdlab {_recorded(done, 'sdlab')}, PyTorch {_recorded(done, 'torch')}, "
         f"Python {_recorded(done, 'python')}, commit {_recorded(done, 'git_commit')}",
     }
+
+
+def _seeds(plan: Plan) -> str:
+    several = any(cell.seed is not None for cell in plan.cells)
+    return plan.seeds.removeprefix("seeds ") + ("" if several else ", the same in every cell")
 
 
 def prompts_of(plan: Plan) -> str:

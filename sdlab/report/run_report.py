@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,6 +21,7 @@ from sdlab.report.machine import csv_text
 from sdlab.report.markdown import markdown
 from sdlab.report.page.data import page_data
 from sdlab.report.page.document import document
+from sdlab.report.repeats import make_repeats
 from sdlab.report.shown import Pair, is_crowded, trade_offs
 from sdlab.report.stored_run import StoredRun, opened_run
 from sdlab.report.table import make_table
@@ -50,7 +51,8 @@ def report(directory: Path, console: Console, redraw: bool = True, pdf: bool = F
     unwritten: list[RunError] = []
     with opened_run(directory, only_read=False) as run:
         store = run.store
-        tables = [_table(run), *filter(None, [make_differences(run.plan, run.rows)])]
+        more = {"differences.md": make_differences(run.plan, run.rows), "repeats.md": make_repeats(run.plan, run.rows)}
+        tables = {"table.md": _table(run)} | {name: table for name, table in more.items() if table is not None}
         files = list(_files(run, tables, directory, (".png", ".pdf") if pdf else (".png",)))
         paths = [path for group, _ in files for path in group]
         drawn = digest([run.plan.model_dump_json(), [(row.key, row.created) for row in run.rows]])
@@ -60,7 +62,7 @@ def report(directory: Path, console: Console, redraw: bool = True, pdf: bool = F
                 unwritten = list(_write([partial(store.set_note, _DRAWN, drawn)]))
     for note in run.notes:
         line(console, f"note: {note}")
-    for table in tables:
+    for table in tables.values():
         print_table(console, table)
     print_plot(console, run.plan, run.rows)
     line(console, f"report: {directory / PAGE}")
@@ -87,15 +89,15 @@ def _write(functions: Iterable[Callable[[], object]]) -> Iterator[RunError]:
 
 
 def _files(
-    run: StoredRun, tables: list[Table], directory: Path, formats: Sequence[str]
+    run: StoredRun, tables: Mapping[str, Table], directory: Path, formats: Sequence[str]
 ) -> Iterator[tuple[list[Path], Callable[[], object]]]:
     """The files of the report, with the functions that write them. `formats` are the endings of plots."""
     plan, rows = run.plan, run.rows
     path = directory / "table.csv"
-    yield [path], partial(_write_text, path, csv_text(tables[0]))
-    for name, table in zip(("table.md", "differences.md"), tables, strict=False):
+    yield [path], partial(_write_text, path, csv_text(tables["table.md"]))
+    for name, table in tables.items():
         yield [directory / name], partial(_write_text, directory / name, markdown(table))
-    yield [directory / PAGE], partial(_write_page, directory / PAGE, run, tables[0])
+    yield [directory / PAGE], partial(_write_page, directory / PAGE, run, tables["table.md"])
     if any(run.pictures(row) for row in rows):
         path = directory / "contact_sheet.png"
         yield [path], partial(_draw_sheet, path, run)
@@ -171,7 +173,7 @@ def _picture_paths(folder: Path, plan: Plan, row: Row) -> list[Path]:
     The key distinguishes cells whose labels differ in signs, in letter case or far from their beginning.
     """
     name = f"{file_words(row.cell.label, 160)}-{row.key[:8]}"
-    return [folder / f"{name}-{plan.seed + i}.png" for i in range(plan.images)]
+    return [folder / f"{name}-{plan.seed_of(row.cell) + i}.png" for i in range(plan.images_of(row.cell))]
 
 
 def _write_pictures(paths: list[Path], run: StoredRun, row: Row) -> None:
@@ -200,4 +202,6 @@ def _label(cell: Cell, grid: bool) -> tuple[str, ...]:
     guidance = "no guidance" if cell.guidance.name == "none" else cell.guidance.label
     rest = (guidance, *([cell.grid.label] if grid else []), cell.length)
     strength = () if cell.strength is None else (f"strength {cell.strength:g}",)
-    return (cell.sampler.label, *rest, *strength)
+    images = () if cell.images is None else (f"{cell.images} images",)
+    seed = () if cell.seed is None else (f"seed {cell.seed}",)
+    return (cell.sampler.label, *rest, *strength, *images, *seed)

@@ -36,7 +36,8 @@ def on_log_axis(metric: Metric, values: Sequence[float]) -> bool:
 def is_crowded(rows: Sequence[Row]) -> bool:
     """Whether a plot with one line per sampler, grid and guidance would have too many lines."""
     strengths = {row.cell.strength for row in rows}
-    return len(strengths) < 2 and len({(name_of(row, rows), row.cell.guidance.label) for row in rows}) > _LINES
+    alone = len(strengths) < 2 and len({row.cell.images for row in rows}) < 2
+    return alone and len({(name_of(row, rows), row.cell.guidance.label) for row in rows}) > _LINES
 
 
 def name_of(row: Row, rows: Sequence[Row]) -> str:

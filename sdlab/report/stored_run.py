@@ -113,7 +113,7 @@ def _check(row: Row, plan: Plan) -> None:
     Raises:
         Damaged: their number is another, or one is not finite or too large to be squared.
     """
-    images = plan.images if plan.until is None else min(row.images, plan.images)
+    images = plan.images_of(row.cell) if plan.until is None else min(row.images, plan.images)
     wrong = [name for name, values in row.per_image.items() if len(values) != images]
     if wrong:
         raise Damaged(f"{wrong[0]} has {len(row.per_image[wrong[0]])} values for {images} images")

@@ -31,8 +31,10 @@ AXES: dict[str, Callable[[Row], str]] = {
     "budget": lambda row: "" if row.cell.budget is None else str(row.cell.budget),
     "steps": lambda row: str(row.cell.steps),
     "strength": lambda row: "" if row.cell.strength is None else f"{row.cell.strength:g}",
+    "images": lambda row: "" if row.cell.images is None else str(row.cell.images),
+    "seed": lambda row: "" if row.cell.seed is None else str(row.cell.seed),
 }
-NUMBERS = ("budget", "steps", "strength")  # the axes whose columns are aligned to the right
+NUMBERS = ("budget", "steps", "strength", "images", "seed")  # the axes whose columns are aligned to the right
 CHOICES = {"sampler": SAMPLER, "grid": GRID, "guidance": GUIDANCE}  # the axes with options
 _ABOUT = {
     "network_passes": "passes: network passes per image.",
@@ -69,7 +71,7 @@ def make_table(
     metrics = plan.measures
     ranked = {m.name: standings_of(plan, m, rows, real, among) for m in metrics}
     varying = varying_axes(rows)
-    settings = [_setting(name, rows, name in varying) for name in AXES]
+    settings = [_setting(name, rows, name in varying) for name in AXES if name != "images" or plan.until is None]
     passes, seconds, *costs = (_cost(name, rows) for name in _COSTS)
     values = [
         column
@@ -253,9 +255,9 @@ def varying_axes(rows: Sequence[Row]) -> list[str]:
 
 def name_of(row: Row, varying: Sequence[str]) -> str:
     """The name of a row in sentences: `"ddim · cfg scale=3 · 10 steps"`, of the settings that differ between rows."""
-    units = {"steps": " steps", "budget": " passes"}
+    words = {"steps": "{} steps", "budget": "{} passes", "images": "{} images", "seed": "seed {}"}
     settings = [(name, AXES[name](row)) for name in varying]
-    return " · ".join(f"{text}{units.get(name, '')}" for name, text in settings if text)
+    return " · ".join(words.get(name, "{}").format(text) for name, text in settings if text)
 
 
 def _field(metric: Metric, row: Measured, units: Sequence[int], standing: Standing | None) -> Field:
@@ -319,7 +321,7 @@ def _caption(
             [
                 *(f"model {plan.model}", *same, f"{plan.count} images per cell"),
                 *[f"{len(plan.prompts)} prompts"] * bool(plan.prompts),
-                f"seeds {plan.seed} to {plan.seed + plan.images - 1}, {plan.dtype} on {plan.device}.",
+                f"{plan.seeds}, {plan.dtype} on {plan.device}.",
             ]
         ),
         *([text] if (text := _reading(plan)) else []),
@@ -332,9 +334,10 @@ def _caption(
     if known := [
         f"{info.label} {_of_real(plan, info, *real[info.name])}" for info in plan.measures if info.name in real
     ]:
-        count = "The same number of" if plan.until is None else str(plan.images)
+        same_number = plan.until is None and plan.fewest == plan.images
+        count = "The same number of" if same_number else str(plan.images)
         lines.append(f"{count} real renders, each with its own caption: {', '.join(known)}.")
-    lines += [f"{one.label}: {text}" for one in plan.measures if (text := one.caution(plan.metric_files, plan.images))]
+    lines += [f"{one.label}: {text}" for one in plan.measures if (text := one.caution(plan.metric_files, plan.fewest))]
     if len(rows) < run:
         lines.append(f"{len(rows)} of the {run} cells of the run are shown. {BEST} is the best of those shown.")
     if run < len(plan.cells):
@@ -369,7 +372,7 @@ def _origin(plan: Plan) -> str:
 
 
 def _basis(plan: Plan) -> str:
-    repeated = len(set(plan.units)) < plan.images
+    repeated = len(set(plan.units)) < len(plan.units)
     return f"differences paired {'prompt by prompt' if repeated else 'image by image'}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from sdlab.metrics import Metric
+from sdlab.report.looks import several_counts
 from sdlab.report.selection import corrected_best
 from sdlab.report.statistics import Standing, extrapolated
 from sdlab.sweep.plan import Plan
@@ -26,6 +27,8 @@ def _verdict(
     found = [(i, one) for i, one in enumerate(standings) if one is not None]
     if not found:
         known = any(metric.name in row.metrics for row in rows)
+        if known and several_counts(plan, rows):
+            return f"{metric.label} depends on the number of images, so cells with different numbers are not ranked."
         return f"{metric.label}: {'the value of real pictures is not known' if known else 'no values'}."
     [best] = [i for i, one in found if one.best]
     ties = [names[i] for i, one in found if one.ties]

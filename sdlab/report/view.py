@@ -10,7 +10,7 @@ from rich.console import Console
 
 from samplers.checks import unknown
 from sdlab.report.columns import Table
-from sdlab.report.factors import make_factors
+from sdlab.report.factors import make_factors, repeated
 from sdlab.report.formats import FORMATS, TERMINAL
 from sdlab.report.pivot import pivoted
 from sdlab.report.query import conditions, matching, sorted_by, with_columns
@@ -53,6 +53,10 @@ class View:
             table = make_table(run.plan, rows, run.real, run.rows)
         if self.factors:
             found = make_factors(run.plan, rows)
+            if found is None and repeated(rows):
+                raise UsageError(
+                    "--factors: the cells differ in images or seed; choose equal ones with --filter seed=0"
+                )
             if found is None:
                 raise UsageError("--factors: needs a metric, and at least three cells whose settings differ")
             order = range(len(found.columns[0].values)) if self.sort is None else sorted_by(found, self.sort)

@@ -117,7 +117,7 @@ class ModelBench:
         with _failing():
             boundary = Boundary()
             report, method = boundary.back(on_progress), self._method(cell, boundary)
-            strength, indices = self._batches(cell, range(self.plan.images))[0]
+            strength, indices = self._batches(cell, range(self.plan.images_of(cell)))[0]
             return self._sample(method, strength, indices, boundary, lambda i, _: report(i / len(method.sigmas)))[2]
 
     def _method(self, cell: Cell, boundary: Boundary) -> _Method:
@@ -126,6 +126,7 @@ class ModelBench:
                 samplers.make(cell.sampler.name, **cell.sampler.options),
                 guidance.make(cell.guidance.name, **cell.guidance.options),
                 samplers.grid(cell.grid.name, steps=cell.steps, levels=self.backend.levels, **cell.grid.options),
+                self.plan.seed_of(cell),
             )
 
     def _run(self, cell: Cell, on_progress: Callable[[float], None], images: range) -> CellResult:
@@ -139,7 +140,8 @@ class ModelBench:
             with boundary.crossed():
                 return self.flow_ends.of(cell.guidance, sigmas, on_step=lambda: report(0.0))
 
-        run = Run(len(images), fitted, sigmas, self.opened.law, self.opened.classes, flow_ends, plan.units)
+        units = plan.units[: images.stop]
+        run = Run(len(images), fitted, sigmas, self.opened.law, self.opened.classes, flow_ends, units)
         feed = _Feed(self.meters.start(run), self._batch)
         thumbnails: dict[int, Tensor] = {}
         batches = self._batches(cell, images)
@@ -235,13 +237,13 @@ class ModelBench:
     ) -> tuple[Tensor, Tensor | None, Times]:
         """The samples and the pictures of a batch, and what each part of the work took."""
         clock, start = PassClock(), perf_counter()
-        with self._finite(indices), boundary.crossed():
+        with self._finite(indices, method.seed), boundary.crossed():
             samples = self.backend.sample(
                 *self._contexts(indices),
                 method.sampler,
                 method.sigmas,
                 method.strategy,
-                [self.plan.seed + i for i in indices],
+                [method.seed + i for i in indices],
                 on_step=on_step,
                 init=None if strength == 1 else self.init[self._inputs(indices)],
                 strength=strength,
@@ -315,7 +317,7 @@ class ModelBench:
         return _bytes(pictures, _SIDE) if self.plan.metrics else to_bytes(pictures)
 
     @contextmanager
-    def _finite(self, indices: list[int]) -> Iterator[None]:
+    def _finite(self, indices: list[int], first: int) -> Iterator[None]:
         """Add the seed of the first image with NaN or infinity to the error, and a data type that may help.
 
         Raises:
@@ -324,7 +326,7 @@ class ModelBench:
         try:
             yield
         except NotFinite as error:
-            seed = self.plan.seed + indices[error.rows[0]]
+            seed = first + indices[error.rows[0]]
             which = f"of {len(error.rows)} of {len(indices)} images, the first with seed {seed}"
             raise CellFailed(f"{error} {which}{error.advice(self.plan.dtype)}") from None
 
@@ -350,6 +352,7 @@ class _Method:
     sampler: samplers.Sampler
     strategy: guidance.Strategy
     sigmas: tuple[float, ...]
+    seed: int  # of image 0
 
 
 @contextmanager

@@ -45,12 +45,17 @@ class Cell(BaseModel):
     steps: int
     strength: float | None = None  # of image-to-image
     budget: int | None = None  # network passes per image, if the sweep sets a budget from which the steps follow
+    images: int | None = None  # if they are an axis; otherwise those of the plan
+    seed: int | None = None  # of image 0, likewise
 
     @property
     def label(self) -> str:
         """`"ddim · trailing · cfg scale=3 · 10 steps"`, followed by ` · strength 0.6` for image-to-image."""
         strength = [] if self.strength is None else [f"strength {self.strength:g}"]
-        return " · ".join([self.sampler.label, self.grid.label, self.guidance.label, self.length, *strength])
+        images = [] if self.images is None else [f"{self.images} image{'s' * (self.images != 1)}"]
+        seed = [] if self.seed is None else [f"seed {self.seed}"]
+        parts = [self.sampler.label, self.grid.label, self.guidance.label, self.length, *strength, *images, *seed]
+        return " · ".join(parts)
 
     @property
     def length(self) -> str:
@@ -67,6 +72,8 @@ class Cell(BaseModel):
             "steps": self.steps,
             **({} if self.strength is None else {"strength": self.strength}),
             **({} if self.budget is None else {"budget": self.budget}),
+            **({} if self.images is None else {"images": self.images}),
+            **({} if self.seed is None else {"seed": self.seed}),
         }
 
 

@@ -168,9 +168,9 @@ def _known(name: str, kind: str, known: Iterable[str]) -> str:
 
 
 def _compared(what: str) -> str:
-    axis = what.partition(".")[0]
-    if axis not in Extra.model_fields:
-        raise _wrong(("", unknown("axis", axis, Extra.model_fields) + ', or an option of one, like "sampler.variant"'))
+    axis, known = what.partition(".")[0], [key for key in Extra.model_fields if key not in ("images", "seed")]
+    if axis not in known:
+        raise _wrong(("", unknown("axis", axis, known) + ', or an option of one, like "sampler.variant"'))
     return what
 
 
@@ -199,6 +199,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Passes = Annotated[int, Field(ge=PASSES.low, le=PASSES.high)]
 AnySteps = Annotated[int, Field(ge=STEPS.low, le=STEPS.high)]
 Strength = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=SEED.low, lt=SEED.high + 1)]
 Steps = Annotated[AnySteps, AfterValidator(_fits)]
 Sampler = Annotated[Choice, PlainValidator(partial(_choice, axis=SAMPLER))]
 Guidance = Annotated[Choice, PlainValidator(partial(_choice, axis=GUIDANCE))]
@@ -358,6 +359,10 @@ class Cells(_Table):
     """Steps of the sampler."""
     strength: Listed[Strength] | None = None
     """For image-to-image: 0 keeps the input picture, 1 ignores it."""
+    images: Listed[Count] | None = None
+    """Images per cell, in place of the key of that name above: how metrics depend on their number."""
+    seed: Listed[Seed] | None = None
+    """First seeds, in place of the key of that name above: the same cell run several times. Adds `repeats.md`."""
 
     @model_validator(mode="after")
     def _not_too_many(self) -> Cells:
@@ -376,6 +381,8 @@ class Extra(_Table):
     passes: Passes | None = None
     steps: Annotated[Steps | None, AfterValidator(_steps_or_passes)] = Field(None, validate_default=True)
     strength: Strength | None = None
+    images: Count | None = None
+    seed: Seed | None = None
 
 
 class Exclude(_Table):
@@ -387,11 +394,13 @@ class Exclude(_Table):
     passes: Listed[Passes] | None = None
     steps: Listed[AnySteps] | None = None
     strength: Listed[Strength] | None = None
+    images: Listed[Count] | None = None
+    seed: Listed[Seed] | None = None
 
     @model_validator(mode="after")
     def _not_empty(self) -> Exclude:
         if not self.model_fields_set:
-            keys = "sampler, grid, guidance, passes, steps or strength"
+            keys = "sampler, grid, guidance, passes, steps, strength, images or seed"
             raise _wrong(("", f"an empty `[[exclude]]` would drop every cell; give {keys}"))
         return self
 
@@ -405,7 +414,7 @@ class Document(_Table):
     """The model to sample."""
     images: Annotated[Count | Until, PlainValidator(_images)] = 128
     """Images per cell. A table adds images to each cell until its place is known, see below."""
-    seed: Annotated[int, Field(ge=SEED.low, lt=SEED.high + 1)] = 0
+    seed: Seed = 0
     """Image i has seed `seed` + i, in every cell."""
     batch: Annotated[int, Field(ge=BATCH.low, le=BATCH.high)] = 32
     """Images that are sampled at once. It does not change the images."""
@@ -453,6 +462,34 @@ class Document(_Table):
                 mistakes.append(("compare", "does not work with `until`; give `images` a number"))
             if mistakes:
                 raise _wrong(*mistakes)
+        return self
+
+    @model_validator(mode="after")
+    def _axes_of_images(self) -> Document:
+        """`images` and `seed` stand in one place, and what compares with the same images stands aside."""
+        mistakes = list[Mistake]()
+        for key in ("images", "seed"):
+            there = [f"extra[{i}].{key}" for i, one in enumerate(self.extra) if getattr(one, key) is not None]
+            if self.cells is not None and getattr(self.cells, key) is not None:
+                there.insert(0, f"cells.{key}")
+                if key in self.model_fields_set:
+                    mistakes.append((f"cells.{key}", f"`{key}` is given for all cells too; keep one of them"))
+            if there and isinstance(self.images, Until):
+                mistakes.append((there[0], "does not work with `until`; give `images` a number"))
+            if there and key == "seed" and "reference_error" in self.metrics:
+                text = "reference_error follows the flow of one set of seeds; leave out the metric or this axis"
+                mistakes.append((there[0], text))
+        if self.cells is not None and self.cells.seed is not None:
+            most = max(self.cells.images or [self.most_images])
+            for first, other in itertools.pairwise(sorted(set(self.cells.seed))):
+                if other - first < most:
+                    text = (
+                        f"{first} and {other} share images, because a cell has {most}; leave {most} between first seeds"
+                    )
+                    mistakes.append(("cells.seed", text))
+                    break
+        if mistakes:
+            raise _wrong(*mistakes)
         return self
 
     @property

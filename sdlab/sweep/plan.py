@@ -59,7 +59,7 @@ class Plan(BaseModel):
     source: Choice  # the name, file or folder of the model, and its options
     prompts: tuple[str, ...]  # empty for a model that ignores them
     negative: str
-    images: int  # per cell; the most if `until` is set
+    images: int  # per cell; the most if `until` is set or if they are an axis
     until: Until | None = None  # when a cell has enough images
     seed: int
     batch: int  # images per batch; no value depends on it
@@ -88,6 +88,27 @@ class Plan(BaseModel):
         """The metrics, labelled for the files of this plan."""
         return tuple(labelled(name, self.metric_files) for name in self.metrics)
 
+    def images_of(self, cell: Cell) -> int:
+        """The images of a cell, at most."""
+        return self.images if cell.images is None else cell.images
+
+    def seed_of(self, cell: Cell) -> int:
+        """The seed of image 0 of a cell."""
+        return self.seed if cell.seed is None else cell.seed
+
+    @property
+    def seeds(self) -> str:
+        """The seeds of all cells as text: `"seeds 0 to 127"`."""
+        firsts = sorted({self.seed_of(cell) for cell in self.cells}) or [self.seed]
+        if len(firsts) > 1:
+            return f"seeds from {len(firsts)} first ones, {firsts[0]} to {firsts[-1]}"
+        return f"seeds {firsts[0]} to {firsts[0] + self.images - 1}"
+
+    @property
+    def fewest(self) -> int:
+        """The images of the cell with the fewest."""
+        return min((self.images_of(cell) for cell in self.cells), default=self.images)
+
     @property
     def looks(self) -> tuple[int, ...]:
         """The images per cell at which cells are compared: once, or after each round of a sweep that stops early."""
@@ -96,7 +117,7 @@ class Plan(BaseModel):
     @property
     def count(self) -> str:
         """The images per cell as text: `"128"` or `"64 to 2048"`."""
-        return " to ".join(map(str, dict.fromkeys((self.looks[0], self.images))))
+        return " to ".join(map(str, dict.fromkeys((min(self.looks[0], self.fewest), self.images))))
 
     @property
     def units(self) -> tuple[int, ...]:
@@ -136,8 +157,8 @@ class Plan(BaseModel):
                 "model": model,
                 "prompts": self.prompts,
                 "negative": self.negative,
-                "images": self.images if self.until is None else self.looks,
-                "seed": self.seed,
+                "images": self.images_of(cell) if self.until is None else self.looks,
+                "seed": self.seed_of(cell),
                 "dtype": self.dtype,
                 "device": self.device.partition(":")[0],
                 "metrics": sorted(self.metrics),
@@ -229,18 +250,19 @@ def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -
         if (value := getattr(document, key)) != default:
             notes.append(f"model {opened.name} ignores {f'dtype {value}' if key == 'dtype' else key}")
     notes += opened.notes
-    if not document.metrics and document.most_images > GALLERY:
+    images = max(document.most_images if cell.images is None else cell.images for cell in cells)
+    if not document.metrics and images > GALLERY:
         notes.append(f"without metrics, the first {GALLERY} pictures of each cell are kept")
     document, negative = document.model_copy(update=ignored), ""
     if document.prompts is not None:
-        prompts, negative = document.prompts.read(document.most_images), document.prompts.negative
+        prompts, negative = document.prompts.read(images), document.prompts.negative
     plan = Plan(
         name=document.name or _name(file),
         model=opened.label,
         source=Choice(name=opened.name, options=dict(opened.options)),
         prompts=tuple(prompt.text for prompt in prompts),
         negative=negative,
-        images=document.most_images,
+        images=images,
         until=document.images if isinstance(document.images, Until) else None,
         seed=document.seed,
         batch=document.batch,
@@ -325,6 +347,8 @@ def _cell(one: Extra, levels: samplers.Levels) -> Cell:
         steps=one.steps or 1,
         strength=one.strength,
         budget=one.passes,
+        images=one.images,
+        seed=one.seed,
     )
     return cell if one.passes is None else cell.model_copy(update={"steps": steps_within(one.passes, cell, levels)})
 
@@ -337,6 +361,8 @@ def _matches(cell: Extra, exclusion: Exclude) -> bool:
         and (exclusion.passes is None or cell.passes in exclusion.passes)
         and (exclusion.steps is None or cell.steps in exclusion.steps)
         and (exclusion.strength is None or cell.strength in exclusion.strength)
+        and (exclusion.images is None or cell.images in exclusion.images)
+        and (exclusion.seed is None or cell.seed in exclusion.seed)
     )
 
 

@@ -43,13 +43,13 @@ def subject(plan: Plan) -> Subject:
         "samples": True,
         "pictures": model.draws_pictures and model.image_size is not None,  # metrics need to know their size
         "prompts": "prompts" not in model.ignores,
-        "repeated prompts": "prompts" not in model.ignores and all_repeat(plan.units),
+        "repeated prompts": "prompts" not in model.ignores and all_repeat(plan.units[: plan.fewest]),
         "inputs": plan.pictures is not None and all(plan.starts_from_a_picture(i) for i in range(len(plan.prompts))),
         "captions": bool(plan.captions),
     }
     return Subject(
         name=model.label,
-        images=plan.images,
+        images=plan.fewest,
         has=frozenset(need for need, there in offers.items() if there),
         size=None if model.image_size is None else (model.image_size, model.image_size),
         prompts=plan.prompts,

@@ -90,7 +90,8 @@ def run_sweep(
             bench: Bench | None = None
             for images, members in rounds(plan, keys, mine, store, unsettled):
                 there = images_of(plan, keys, store)
-                todo = [i for i in members if there.get(keys[i], 0) < images]
+                want = {i: min(images, plan.images_of(plan.cells[i])) for i in members}
+                todo = [i for i in members if there.get(keys[i], 0) < want[i]]
                 if not todo:
                     continue
                 progress = SweepProgress(console, [counted(plan, plan.cells[i])[0] for i in todo])
@@ -103,7 +104,7 @@ def run_sweep(
                 with progress:
                     for i in todo:
                         check_room(directory)
-                        runner.run(keys[i], plan.cells[i], range(there.get(keys[i], 0), images))
+                        runner.run(keys[i], plan.cells[i], range(there.get(keys[i], 0), want[i]))
             if plan.timing_rounds and not complete(plan, rows := store.rows([keys[i] for i in mine])):
                 bench = bench or opened(plan, open_bench, store, console)
                 _time(plan, bench, store, rows, console, interrupts)

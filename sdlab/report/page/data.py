@@ -35,7 +35,9 @@ def page_data(run: StoredRun, table: Table, picture_limit: int = LIMIT) -> dict[
         "cells": cells,
         "columns": [_column(column) for column in table.columns if column.people or column.machine],
         "across": {across.field: across.heading for across in _across_all(cells)},
-        "converges": any(len({cell[name] for cell in cells}) < len(cells) for name in ("line", "strength_line")),
+        "converges": any(
+            len({cell[name] for cell in cells}) < len(cells) for name in ("line", "strength_line", "images_line")
+        ),
         "metrics": [_metric(run, metric, columns, cells, heat) for metric in run.plan.measures],
         "errors": _errors(run.rows),
         "pictures": {
@@ -75,10 +77,12 @@ def _cells(rows: Sequence[Row], columns: Mapping[str, Column], heat: HeatMap) ->
             "sampler": row.cell.sampler.label,
             "group": group_of[i],
             "guidance": row.cell.guidance.label,
-            "line": _line(row, f"strength {row.cell.strength}"),
-            "strength_line": _line(row, row.cell.length),
+            "line": _line(row, f"strength {row.cell.strength}", f"{row.cell.images} images"),
+            "strength_line": _line(row, row.cell.length, f"{row.cell.images} images"),
+            "images_line": _line(row, row.cell.length, f"strength {row.cell.strength}"),
             "steps": row.cell.steps,
             "strength": row.cell.strength,
+            "images": row.cell.images,
             "passes": _positive(passes.values[i]),
             "passes_text": str(passes.fields[i]),
             "seconds": _positive(seconds.values[i]),
@@ -99,9 +103,10 @@ def _groups(rows: Sequence[Row]) -> tuple[Groups, list[str]]:
     return Groups(title, tuple(dict.fromkeys(of_rows))), of_rows
 
 
-def _line(row: Row, rest: str) -> str:
+def _line(row: Row, *rest: str) -> str:
     """What the cells of one line of a convergence chart share."""
-    return " · ".join([row.cell.sampler.label, row.cell.grid.label, row.cell.guidance.label, rest])
+    cell = row.cell
+    return " · ".join([cell.sampler.label, cell.grid.label, cell.guidance.label, *rest, f"seed {cell.seed}"])
 
 
 def _metric(
@@ -139,20 +144,19 @@ def _metric(
 
 
 def _across_all(cells: Sequence[Mapping[str, Any]]) -> list[Across]:
-    """What convergence is shown against: strength, if it varies, before steps and costs."""
-    headings = {"strength": "strength", "steps": "steps", **_COSTS}
+    """What convergence is shown against: images and strength, if they vary, before steps and costs."""
+    headings = {"images": "images", "strength": "strength", "steps": "steps", **_COSTS}
     found = [_across(name, heading, cells) for name, heading in headings.items()]
-    return [across for across in found if len({cell[across.field] for cell in cells} - {None}) > 1] or found[1:2]
+    return [across for across in found if len({cell[across.field] for cell in cells} - {None}) > 1] or found[2:3]
 
 
 def _across(name: str, heading: str, cells: Sequence[Mapping[str, Any]]) -> Across:
     values = sorted({float(cell[name]) for cell in cells if cell[name] is not None})
-    strength = name == "strength"
     return Across(
         name,
         heading,
-        log=not strength,
-        line="strength_line" if strength else "line",
+        log=name != "strength",
+        line=f"{name}_line" if name in ("strength", "images") else "line",
         ticks=tuple(values) if len(values) <= _LABELLED else (),
     )
 

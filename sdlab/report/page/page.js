@@ -134,7 +134,7 @@
     function pickView(id, view) {
       view.signal("picked", [...state.picked]);
       if (id === "convergence") {
-        const field = across === "strength" ? "strength_line" : "line";
+        const field = ["strength", "images"].includes(across) ? `${across}_line` : "line";
         view.signal("picked_lines", [...new Set([...state.picked].map((i) => cells[i][field]))]);
       }
       return view.runAsync();

@@ -498,15 +498,15 @@ BAD = [
     ("steps = [5, 10]", 'stps = 5', [
         "cells.steps: missing; it should be whole numbers from 1, like [5, 10, 20]; or give `passes`, the "
         "network passes per image",
-        "cells.stps: unknown key 'stps' (did you mean 'steps'?); known: grid, guidance, passes, sampler, "
-        "steps, strength",
+        "cells.stps: unknown key 'stps' (did you mean 'steps'?); known: grid, guidance, images, passes, "
+        "sampler, seed, steps, strength",
     ]),
     ("steps = [5, 10]", "steps = 5\n[[exclude]]\nsteps = 5", [
         "cells: no cells are left; add [cells] or [[extra]], or exclude fewer",
     ]),
     ("steps = [5, 10]", "steps = 5\n[[exclude]]", [
-        "exclude[0]: an empty `[[exclude]]` would drop every cell; give sampler, grid, guidance, passes, steps or "
-        "strength",
+        "exclude[0]: an empty `[[exclude]]` would drop every cell; give sampler, grid, guidance, passes, steps, "
+        "strength, images or seed",
     ]),
     ("steps = [5, 10]", 'steps = 5\n[[exclude]]\nsampler = { name = "ddim", foo = 1 }', [
         "exclude[0].sampler[0].foo: unknown option of ddim; it takes: eta, clip, clip_noise",
