@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import add
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +29,7 @@ from sdlab.metrics.base import (
     given,
 )
 from sdlab.metrics.files import MetricFiles
+from sdlab.metrics.moments import Moments
 from sdlab.metrics.pictures import pictures_in, read_pictures
 from sdlab.metrics.reference import missing_reference, only_statistics
 from sdlab.worlds.registry import AnyWorld
@@ -36,7 +38,8 @@ REFERENCE = 2048  # renders in the lab's reference set
 REFERENCE_SEED = 30_000  # far from the seeds of the prompts and of training
 FEWEST = 4  # images; with fewer the distances and their standard errors are undefined
 STATISTICS_ONLY = "metrics", "needs a folder of real pictures, but metric_files.reference has only statistics"
-_BATCH = 64
+_BATCH = 1024  # features
+_PICTURES = 64  # pictures of a batch
 
 Measure = Callable[[Tensor, Sequence[int]], Result]
 """From features (n, d) and the unit of each image to a value, with its errors."""
@@ -126,8 +129,9 @@ class Statistics:
 
     @classmethod
     def of(cls, features: Tensor) -> Statistics:
-        """The statistics of features (N, d)."""
-        return cls(features.double().mean(0), torch.cov(features.double().T))
+        """The statistics of features (N, d), N ≥ 2. No more than `_BATCH` of them are copied to float64 at once."""
+        moments = reduce(add, map(Moments.of, features.split(_BATCH)))
+        return cls(moments.mean, moments.covariance)
 
     @cached_property
     def root(self) -> Tensor:
@@ -188,8 +192,8 @@ class _Inception:
 def renders(world: AnyWorld) -> Iterator[Tensor]:
     """Batches of rendered pictures from the training distribution, 2048 in total."""
     truth = world.sample(REFERENCE, torch.Generator().manual_seed(REFERENCE_SEED), "train")
-    for start in range(0, REFERENCE, _BATCH):
-        yield world.render(truth[start : start + _BATCH])
+    for start in range(0, REFERENCE, _PICTURES):
+        yield world.render(truth[start : start + _PICTURES])
 
 
 @dataclass(frozen=True)

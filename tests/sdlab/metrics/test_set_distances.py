@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import linalg, stats
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
@@ -16,6 +16,7 @@ from sdlab.metrics import fid, jackknife, kid
 from sdlab.metrics.base import Result
 from sdlab.metrics.features import Statistics, units_within
 from sdlab.metrics.jackknife import standard_error
+from sdlab.metrics.moments import Moments
 
 
 def cloud(n: int, seed: int, mean: float = 0.0, std: float = 1.0, d: int = 4) -> Tensor:
@@ -62,6 +63,26 @@ def test_fid_is_that_of_torchmetrics(n: int, d: int, dtype: torch.dtype):
     witness.update(real, real=True)
     witness.update(features, real=False)
     assert fid.distance(features, Statistics.of(real)) == pytest.approx(float(witness.compute()), rel=1e-6)
+
+
+def test_fid_is_the_formula_of_torch_fidelity_and_clean_fid():
+    """Both subtract twice the trace of a matrix square root of the product of the covariances."""
+    generator = torch.Generator().manual_seed(0)
+    real, features = (torch.randn(n, 24, generator=generator) + shift for n, shift in ((300, 0.0), (90, 0.3)))
+    means = [x.double().numpy().mean(0) for x in (features, real)]
+    covariances = [np.cov(x.double().numpy(), rowvar=False) for x in (features, real)]
+    shared = np.trace(linalg.sqrtm(covariances[0] @ covariances[1])).real
+    expected = np.square(means[0] - means[1]).sum() + np.trace(covariances[0] + covariances[1]) - 2 * shared
+    assert fid.distance(features, Statistics.of(real)) == pytest.approx(expected, rel=1e-8)
+
+
+def test_moments_of_parts_are_those_of_the_whole_even_far_from_zero():
+    x = 1e6 + torch.randn(70, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    parts = [Moments.of(part) for part in x.split([1, 40, 29])]
+    for found in ((parts[0] + parts[1]) + parts[2], parts[2] + (parts[0] + parts[1])):
+        assert found.count == 70
+        torch.testing.assert_close(found.mean, x.mean(0), rtol=1e-14, atol=0)
+        torch.testing.assert_close(found.covariance, torch.cov((x - 1e6).T), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("n", [4, 16, 250])
