@@ -10,13 +10,13 @@ from torch import Tensor
 
 from samplers.checks import positive
 from sdlab.guidance.base import COND, Level, Query, State
-from sdlab.guidance.blend import Blend
-from sdlab.guidance.space import Space, from_space
-from sdlab.guidance.vectors import dot, ratio
+from sdlab.guidance.paired import Paired
+from sdlab.guidance.space import Space, from_space, to_direction
+from sdlab.guidance.vectors import norm, total
 
 
 @dataclass(frozen=True)
-class ZeroStar(Blend):
+class ZeroStar(Paired):
     """CFG-Zero*: classifier-free guidance with an optimised scale of the unconditional velocity, and zero at the start.
 
     With c and u the conditional and the unconditional velocity of flow matching, per image:
@@ -47,9 +47,11 @@ class ZeroStar(Blend):
         """The guided x̂₀."""
         if sigma > self.zero_above:
             return from_space(self.space, torch.zeros_like(x), x, sigma), state
-        return super().combine(predictions, x, sigma, state)
-
-    def blend(self, cond: Tensor, uncond: Tensor, sigma: Level) -> Tensor:
-        """The guided velocity."""
-        base = ratio(dot(cond, uncond), dot(uncond, uncond)) * uncond
-        return torch.lerp(base, cond, self.scale)
+        if len(predictions) == 1:
+            return predictions[0], state
+        uncond, cond = predictions
+        # s u is the velocity on the line of u that is nearest to c. The same line in x̂₀ needs no conversion back.
+        line = to_direction(self.space, uncond, x, sigma)
+        square = norm(line).square_().clamp_(min=torch.finfo(line.dtype).tiny)
+        along = total((cond - uncond).mul_(line)).div_(square)
+        return line.mul_(along).add_(uncond).lerp_(cond, self.scale), state

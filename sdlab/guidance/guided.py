@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -55,6 +55,7 @@ class Guided:
         self._states = States(self._images)
         self._step: float | None = None
         self._on_denoised = on_denoised
+        self._all = list(range(self._images))
 
     @property
     def passes(self) -> float:
@@ -88,8 +89,8 @@ class Guided:
         queried = [tuple(dict.fromkeys((*also, *queries))) for queries in wanted] if also else wanted
         predictions = self._predict(x, sigma, levels, queried)
         guided = []
-        for (level, _, queries), rows in groups(zip(levels, self._states.begun(), wanted, strict=True)).items():
-            parts = tuple(take(predictions[query], rows) for query in queries)
+        for level, queries, rows in self._groups(levels, wanted):
+            parts = tuple([take(predictions[query], rows) for query in queries])
             x0, state = self.strategy.combine(parts, take(x, rows), level, self._states.of(rows))
             if not isinstance(x0, Tensor) or x0.shape != parts[0].shape:
                 found = tuple(x0.shape) if isinstance(x0, Tensor) else type(x0).__name__
@@ -106,5 +107,21 @@ class Guided:
         strategy = self.strategy
         if is_adaptive(strategy):
             return [tuple(strategy.queries_given(*one)) for one in zip(levels, self._states.each(), strict=True)]
+        if _one(levels):
+            return [tuple(strategy.queries(levels[0]))] * len(levels)
         at = {level: tuple(strategy.queries(level)) for level in dict.fromkeys(levels)}
         return [at[level] for level in levels]
+
+    def _groups(
+        self, levels: Sequence[Level], wanted: Sequence[tuple[Query, ...]]
+    ) -> Iterable[tuple[Level, tuple[Query, ...], list[int]]]:
+        """The images that are combined together: their level, their queries and their rows."""
+        if _one(levels) and _one(wanted) and self._states.together:
+            return [(levels[0], wanted[0], self._all)]
+        found = groups(zip(levels, self._states.begun(), wanted, strict=True))
+        return [(level, queries, rows) for (level, _, queries), rows in found.items()]
+
+
+def _one(values: Sequence[object]) -> bool:
+    """Whether all are equal. This is quick if they are one object."""
+    return values.count(values[0]) == len(values)

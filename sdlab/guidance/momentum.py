@@ -10,12 +10,12 @@ from torch import Tensor
 
 from samplers.checks import within
 from sdlab.guidance.base import Level, State
-from sdlab.guidance.blend import Blend
+from sdlab.guidance.paired import Paired
 from sdlab.guidance.space import Space, from_space, to_space
 
 
 @dataclass(frozen=True)
-class Momentum(Blend):
+class Momentum(Paired):
     """Momentum guidance: the prediction away from a running average of those before it, with no pass of its own.
 
     With D the prediction of classifier-free guidance as a velocity, and m the average before this call:
@@ -43,12 +43,7 @@ class Momentum(Blend):
 
     def combine(self, predictions: tuple[Tensor, ...], x: Tensor, sigma: Level, state: State) -> tuple[Tensor, State]:
         """The guided x̂₀. State: the average, in the space."""
-        plain, _ = super().combine(predictions, x, sigma, None)
-        now = to_space(self.space, plain, x, sigma)
+        now = to_space(self.space, self.plain(predictions[-1], predictions[0]), x, sigma)
         average = now if state is None else state[0]
         guided = now + self.alpha * (now - average)
         return from_space(self.space, guided, x, sigma), (now + self.beta * (average - now),)
-
-    def blend(self, cond: Tensor, uncond: Tensor, sigma: Level) -> Tensor:
-        """Classifier-free guidance, the D of the momentum."""
-        return self.plain(cond, uncond)

@@ -42,7 +42,6 @@ class Predictions:
         self._streams = [samplers.philox([seed]) for seed in self._seeds]  # the sampler's noise is not Philox noise
         self._encode, self._encoded = encode, dict[str, Tensor]()  # the contexts of further prompts, (1, …)
         self._queried, self._plan = list[tuple[Query, ...]](), _Plan([])  # of the last call; the next is often alike
-        self._kept = dict[Query, _Arguments]()  # of the calls of the plan, by their first query
 
     def __call__(
         self, x: Tensor, sigma: Sigma, levels: Sequence[Level], queried: Sequence[tuple[Query, ...]]
@@ -59,65 +58,76 @@ class Predictions:
             queried: the queries of each image.
         """
         if queried != self._queried:
-            self._queried, self._plan, self._kept = list(queried), _Plan(queried), {}
+            self._queried, self._plan = list(queried), _Plan(queried)
         found, attention = dict[Query, Tensor](), _Attention()
         for call in self._plan.calls:
-            asked = []
-            for query, rows in call:
-                seen = given = take(x, rows)
-                if query.input is not None:
-                    given = take(_made(query.input, x, levels, rows, found, attention), rows)
-                asked.append(_Asked(query, rows, seen, given, [levels[i] for i in rows]))
-            for one, part in zip(asked, self._answers(asked, sigma, attention), strict=True):
-                found[one.query] = joined([(one.rows, part)], x.shape[0])
+            if call.plain:
+                seen = [take(x, rows) for rows in call.rows]
+                at = torch.cat([take(sigma, rows) for rows in call.rows]) if isinstance(sigma, Tensor) else sigma
+                parts = self._network(call, seen, at, attention)
+            else:
+                asked = []
+                for query, rows in zip(call.queries, call.rows, strict=True):
+                    given = own = take(x, rows)
+                    if query.input is not None:
+                        given = take(_made(query.input, x, levels, rows, found, attention), rows)
+                    asked.append(_Asked(query, own, given, [levels[i] for i in rows]))
+                parts = self._answers(call, asked, sigma, attention)
+            for query, rows, part in zip(call.queries, call.rows, parts, strict=True):
+                found[query] = joined([(rows, part)], x.shape[0])
         return found
 
-    def _answers(self, asked: Sequence[_Asked], sigma: Sigma, attention: _Attention) -> Sequence[Tensor]:
-        """x̂₀ of each query, all of one network and with a loss or all without, from one call."""
+    def _answers(self, call: _Call, asked: Sequence[_Asked], sigma: Sigma, attention: _Attention) -> Sequence[Tensor]:
+        """x̂₀ of each query of a call, all with a loss or all without."""
         if asked[0].query.loss is None:
-            return self._call(asked, sigma, attention)
+            return self._predicted(call, asked, sigma, attention)
         with torch.inference_mode(False), torch.enable_grad():  # sampling is without gradients otherwise
             tracked = [one.tracked() for one in asked]
-            found = self._call(tracked, sigma, attention)
+            found = self._predicted(call, tracked, sigma, attention)
             losses = torch.cat([one.loss(x0) for one, x0 in zip(tracked, found, strict=True)])
             if not losses.requires_grad:
                 raise ValueError(f"{self._name} needs gradients, which the model does not give")
-            gradients = torch.autograd.grad(losses.sum(), [one.x for one in tracked])
+            gradients = torch.autograd.grad(losses.sum(), [one.own for one in tracked])
         return [one.lowered(x0.detach(), g) for one, x0, g in zip(tracked, found, gradients, strict=True)]
 
-    def _call(self, asked: Sequence[_Asked], sigma: Sigma, attention: _Attention) -> Sequence[Tensor]:
-        """x̂₀ of each query before it is moved by a loss. Adds the attention that is wanted to `attention`."""
-        x = torch.cat([one.seen for one in asked])
-        if isinstance(sigma, Tensor) or any(one.query.label is not None for one in asked):
-            like = sigma if isinstance(sigma, Tensor) else x
+    def _predicted(self, call: _Call, asked: Sequence[_Asked], sigma: Sigma, attention: _Attention) -> list[Tensor]:
+        """x̂₀ of each query before it is moved by a loss."""
+        if isinstance(sigma, Tensor) or call.labelled:
+            like = sigma if isinstance(sigma, Tensor) else asked[0].own
             sigma = like.new_tensor([label for one in asked for label in one.labels])
-        arguments = self._arguments(asked)
-        counts = [len(one.rows) for one in asked]
-        maps = AttentionMaps(chain.from_iterable(layers for _, layers in arguments.attention))
-        options = {**arguments.options, "attention": maps} if arguments.attention else arguments.options
-        found = self._model(x, sigma, arguments.contexts, **options).split_with_sizes(counts)
-        self.rows += x.shape[0]
-        for k, layers in arguments.attention:
-            part = maps.mean(layers, (x.shape[-2], x.shape[-1])).split(counts)[k]
-            attention[asked[k].query, layers] = joined([(asked[k].rows, part.detach())], self._images)
+        found = self._network(call, [one.seen for one in asked], sigma, attention)
         return [one.prediction(part) for one, part in zip(asked, found, strict=True)]
 
-    def _arguments(self, asked: Sequence[_Asked]) -> _Arguments:
-        """The arguments of a call that do not depend on x. They are kept with the plan unless contexts get noise."""
-        first = asked[0].query
-        if first in self._kept:
-            return self._kept[first]
-        perturbation = tuple(chain.from_iterable(self._perturbation(one.query, one.rows) for one in asked))
-        options: dict[str, object] = {} if first.network is None else {"network": first.network}
+    def _network(self, call: _Call, seen: list[Tensor], sigma: Sigma, attention: _Attention) -> Sequence[Tensor]:
+        """What the network finds for each query. Adds the attention that is wanted to `attention`."""
+        x = torch.cat(seen)
+        arguments = call.arguments or self._arguments(call)
+        options = arguments.options
+        if arguments.attention:
+            maps = AttentionMaps(chain.from_iterable(layers for _, layers in arguments.attention))
+            options = {**options, "attention": maps}
+        found = self._model(x, sigma, arguments.contexts, **options).split_with_sizes(call.counts)
+        self.rows += x.shape[0]
+        for k, layers in arguments.attention:
+            part = maps.mean(layers, (x.shape[-2], x.shape[-1])).split(call.counts)[k]
+            attention[call.queries[k], layers] = joined([(call.rows[k], part.detach())], self._images)
+        return found
+
+    def _arguments(self, call: _Call) -> _Arguments:
+        """The arguments of a call that do not depend on x. They are kept with it unless contexts get noise."""
+        asked = list(zip(call.queries, call.rows, strict=True))
+        perturbation = tuple(chain.from_iterable(self._perturbation(*one) for one in asked))
+        network = call.queries[0].network
+        options: dict[str, object] = {} if network is None else {"network": network}
         if any(perturbation):
             options["perturbation"] = perturbation
         if any(one is not None and one.point == "cross_attention" for one in perturbation):
-            options["negative"] = torch.cat([self._named(one.query.negative, one.rows) for one in asked])
-        attention = [(k, layers) for k, one in enumerate(asked) for layers in self._plan.layers.get(one.query, ())]
-        contexts = torch.cat([self._context(one.query, one.rows) for one in asked])
-        arguments = _Arguments(contexts, options, attention)
-        if all(one.query.noise is None for one in asked):
-            self._kept[first] = arguments
+            options["negative"] = torch.cat([self._named(query.negative, rows) for query, rows in asked])
+        wanted = [(k, layers) for k, q in enumerate(call.queries) for layers in self._plan.layers.get(q, ())]
+        contexts = torch.cat([self._context(query, rows) for query, rows in asked])
+        arguments = _Arguments(contexts, options, wanted)
+        if all(query.noise is None for query in call.queries):
+            call.arguments = arguments
         return arguments
 
     def _perturbation(self, query: Query, rows: list[int]) -> Sequence[Perturbation | None]:
@@ -171,28 +181,40 @@ class _Arguments(NamedTuple):
     attention: list[tuple[int, tuple[str, ...]]]  # the layers whose maps are wanted, with the position of their query
 
 
+class _Call:
+    """A call of one network: its queries and the rows of each."""
+
+    def __init__(self, queries: list[Query], rows: list[list[int]]) -> None:
+        self.queries, self.rows = queries, rows
+        self.counts = [len(some) for some in rows]
+        self.labelled = any(query.label is not None for query in queries)
+        moved = any(query.input is not None or query.loss is not None for query in queries)
+        self.plain = not (self.labelled or moved)  # the network is given x at its level, and its prediction is x̂₀
+        self.arguments: _Arguments | None = None  # if they are the same every time
+
+
 class _Asked:
     """What the network gets for one query of some images, and how x̂₀ follows."""
 
-    def __init__(self, query: Query, rows: list[int], x: Tensor, given: Tensor, levels: Sequence[Level]) -> None:
-        """`given` is x, or the input in its place."""
-        self.query, self.rows, self.x, self._levels = query, rows, x, levels
+    def __init__(self, query: Query, own: Tensor, given: Tensor, levels: Sequence[Level]) -> None:
+        """`own` is x of these images at their `levels`, and `given` is x or the input in its place."""
+        self.query, self.own, self._levels = query, own, levels
         self.labels = levels if query.label is None else [query.label] * len(levels)
         self.seen = given
         if query.label is not None:
-            self.seen = given * column([hypot(1, query.label) / hypot(1, s) for s in levels], x)
+            self.seen = given * column([hypot(1, query.label) / hypot(1, s) for s in levels], own)
 
     def prediction(self, found: Tensor) -> Tensor:
         """x̂₀ at x and its level, of the ε that the model found for what it was given."""
         if self.query.label is None and self.query.input is None:
             return found
         ratios = [s / label for s, label in zip(self._levels, self.labels, strict=True)]
-        return self.x - column(ratios, self.x) * (self.seen - found)
+        return self.own - column(ratios, self.own) * (self.seen - found)
 
     def tracked(self) -> _Asked:
         """The same for a copy of x, in which gradients are tracked."""
-        x = self.x.detach().clone().requires_grad_()
-        return _Asked(self.query, self.rows, x, x, self._levels)
+        own = self.own.detach().clone().requires_grad_()
+        return _Asked(self.query, own, own, self._levels)
 
     def loss(self, x0: Tensor) -> Tensor:
         """The loss of x̂₀, (B,)."""
@@ -218,12 +240,12 @@ class _Plan:
         for i, queries in enumerate(queried):
             for query in with_sources(queries):
                 images.setdefault(query, []).append(i)
-        self.calls = list[list[tuple[Query, list[int]]]]()  # each with its queries and their rows
+        self.calls = list[_Call]()
         known = set[Query]()
         while len(known) < len(images):
             ready = [q for q in images if q not in known and (q.input is None or q.input.of in known)]
             for at in groups((query.network, query.loss is not None) for query in ready).values():
-                self.calls.append([(ready[k], images[ready[k]]) for k in at])
+                self.calls.append(_Call([ready[k] for k in at], [images[ready[k]] for k in at]))
             known.update(ready)
         self.layers: dict[Query, set[tuple[str, ...]]] = {}  # of the attention that inputs are made from
         for query in images:

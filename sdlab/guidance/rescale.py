@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from samplers.checks import within
-from sdlab.guidance.base import Level
-from sdlab.guidance.blend import Blend
-from sdlab.guidance.space import Space
-from sdlab.guidance.vectors import ratio, std
+from sdlab.guidance.base import Level, State
+from sdlab.guidance.paired import Paired
+from sdlab.guidance.space import Space, to_direction
+from sdlab.guidance.vectors import deviation, ratio
 
 
 @dataclass(frozen=True)
-class Rescaled(Blend):
+class Rescaled(Paired):
     """Classifier-free guidance whose standard deviation is pulled back to that of the conditional prediction.
 
     With g the guided and c the conditional prediction, and std over all values of an image:
@@ -36,7 +37,12 @@ class Rescaled(Blend):
         super().__post_init__()
         within("Rescaled.phi", self.phi, 0, 1)
 
-    def blend(self, cond: Tensor, uncond: Tensor, sigma: Level) -> Tensor:
-        """The rescaled guided prediction."""
+    def combine(self, predictions: tuple[Tensor, ...], x: Tensor, sigma: Level, state: State) -> tuple[Tensor, State]:
+        """The guided x̂₀, moved to where its prediction in the space is rescaled."""
+        if len(predictions) == 1:
+            return predictions[0], state
+        uncond, cond = predictions
         guided = self.plain(cond, uncond)
-        return guided * (1 - self.phi + self.phi * ratio(std(cond), std(guided)))
+        c, g = (to_direction(self.space, one, x, sigma) for one in (cond, guided))
+        stretch = ratio(deviation(c), deviation(g)).sub_(1).mul_(self.phi)
+        return torch.addcmul(guided, stretch, g), state

@@ -1,6 +1,6 @@
 """Spaces of predictions: x̂₀, ε, v, and the velocity of flow matching.
 
-All are affine functions of x̂₀ for given x and σ, in the σ clock x = x₀ + σ ε:
+All are f (x̂₀ − o x) with numbers f and o that depend on σ, in the σ clock x = x₀ + σ ε:
     x0    x̂₀
     eps   ε = (x − x̂₀)/σ
     v     α ε − √(1 − α²) x̂₀ with α = 1/√(1 + σ²)
@@ -21,27 +21,26 @@ SPACES: tuple[Space, ...] = get_args(Space)
 
 def to_space(space: Space, x0: Tensor, x: Tensor, sigma: float) -> Tensor:
     """The prediction x̂₀ (B, …) in another space."""
-    if space == "x0":
-        return x0
-    of_x, of_x0 = _coefficients(space, sigma)
-    return (of_x * x).add_(x0, alpha=of_x0)
+    return x0 if space == "x0" else to_direction(space, x0, x, sigma).mul_(_factor(space, sigma))
 
 
 def from_space(space: Space, value: Tensor, x: Tensor, sigma: float) -> Tensor:
     """The inverse of `to_space`."""
     if space == "x0":
         return value
-    of_x, of_x0 = _coefficients(space, sigma)
-    return torch.sub(value, x, alpha=of_x).div_(of_x0)
+    return torch.div(value, _factor(space, sigma)).add_(x, alpha=_origin(space, sigma))
 
 
-def _coefficients(space: Space, sigma: float) -> tuple[float, float]:
-    """(a, b) with value = a x + b x̂₀."""
-    match space:
-        case "eps":
-            return 1 / sigma, -1 / sigma
-        case "v":
-            return 1 / (sigma * hypot(1, sigma)), -hypot(1, sigma) / sigma
-        case "flow":
-            return 1 / sigma, -(1 + sigma) / sigma
-    return 0.0, 1.0
+def to_direction(space: Space, x0: Tensor, x: Tensor, sigma: float) -> Tensor:
+    """The prediction x̂₀ (B, …) in another space without its factor f, always as a new tensor."""
+    return torch.sub(x0, x, alpha=_origin(space, sigma))
+
+
+def _origin(space: Space, sigma: float) -> float:
+    """o: at x̂₀ = o x the prediction in the space is 0."""
+    return {"x0": 0.0, "eps": 1.0, "v": 1 / (1 + sigma * sigma), "flow": 1 / (1 + sigma)}[space]
+
+
+def _factor(space: Space, sigma: float) -> float:
+    """f."""
+    return {"x0": 1.0, "eps": -1 / sigma, "v": -hypot(1, sigma) / sigma, "flow": -(1 + sigma) / sigma}[space]

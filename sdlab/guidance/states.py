@@ -19,6 +19,11 @@ class States:
         self._whole: State = None
         self._apart: list[State] | None = None  # without the batch axis
 
+    @property
+    def together(self) -> bool:
+        """Whether all images have a state, or none."""
+        return self._apart is None
+
     def begun(self) -> list[bool]:
         """Whether each image has a state."""
         if self._apart is None:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from math import sqrt
-
 import torch
 from torch import Tensor
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """The inner product per image of (B, …) tensors, (B, 1, …)."""
-    return column((a * b).flatten(1).sum(1), a)
+    return total(a * b)
+
+
+def total(a: Tensor) -> Tensor:
+    """The sum per image, (B, 1, …)."""
+    return a.sum(_axes(a), keepdim=True)
 
 
 def norm(a: Tensor) -> Tensor:
     """The Euclidean norm per image, (B, 1, …)."""
-    return column(torch.linalg.vector_norm(a.flatten(1), dim=1), a)
+    return torch.linalg.vector_norm(a, dim=_axes(a), keepdim=True)
 
 
-def std(a: Tensor) -> Tensor:
-    """The standard deviation of all values of an image, (B, 1, …)."""
-    values = a.flatten(1)
-    deviations = values - values.mean(1, keepdim=True)
-    return norm(deviations.view_as(a)) / sqrt(values.shape[1])
+def deviation(a: Tensor) -> Tensor:
+    """The norm per image of the deviations from its mean, (B, 1, …): √n times the standard deviation of n values."""
+    return norm(torch.sub(a, total(a), alpha=len(a) / a.numel()))
 
 
 def ratio(a: Tensor, b: Tensor) -> Tensor:
@@ -33,3 +34,8 @@ def ratio(a: Tensor, b: Tensor) -> Tensor:
 def column(values: Tensor, like: Tensor) -> Tensor:
     """One value per image (B,) in the shape (B, 1, …) that broadcasts against `like`."""
     return values.view(-1, *[1] * (like.dim() - 1))
+
+
+def _axes(a: Tensor) -> tuple[int, ...]:
+    """All but that of the images."""
+    return tuple(range(1, a.dim()))

@@ -4,8 +4,8 @@
 
 The network costs nothing: it returns predictions that are ready. A run has `CALLS` calls, as many as 20 steps need.
 sdlab joins both predictions in one network call, for which x is copied, and keeps images apart that need other queries.
-The guiders get their predictions from two calls. `rescale` and `cfg_zero` also convert each prediction to their space,
-where diffusers takes the raw output of the network.
+The guiders get their predictions from two calls. `rescale` and `cfg_zero` also convert predictions to their space, where
+diffusers takes the raw output of the network.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from sdlab import guidance
 
 CALLS, CONTEXT = 20, (77, 768)
-LIMITS = {"cfg": 1.5, "apg": 1.25, "tcfg": 1.0, "rescale": 2.25, "cfg_zero": 2.5}  # times the time of diffusers
+LIMITS = {("cfg_zero", 4): 1.25}  # times the time of diffusers, otherwise 1; here the copy and the conversion show
 CONTEST = {
     "cfg": ("ClassifierFreeGuidance", {"guidance_scale": 5.0}),
     "apg": (
@@ -95,4 +95,4 @@ def test_a_guided_call_costs_little_beside_one_of_diffusers(benchmark, name: str
         mine, other = (one / CALLS * 1e6 for one in seconds(runs, rounds=60))
     benchmark.extra_info.update(ours=mine, diffusers=other, ratio=mine / other)
     print(f"\n{name}, {images} images: {mine:.0f} µs per call, diffusers {other:.0f}")
-    assert mine <= LIMITS[name] * other
+    assert mine <= LIMITS.get((name, images), 1.0) * other
