@@ -4,8 +4,8 @@
 
 The network costs nothing: it returns predictions that are ready. A run has `CALLS` calls, as many as 20 steps need.
 sdlab joins both predictions in one network call, for which x is copied, and keeps images apart that need other queries.
-The guiders get their predictions from two calls. `rescale` and `cfg_zero` also convert predictions to their space, where
-diffusers takes the raw output of the network.
+The guiders get their predictions from two calls. `rescale` and `cfg_zero` also convert predictions to their space,
+where diffusers takes the raw output of the network.
 """
 
 from __future__ import annotations
