@@ -69,7 +69,7 @@ def plot_metric(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], rea
     if real is not None:
         axes.axhline(real, color="0.4", linestyle=(0, (1, 2)), linewidth=1.2)
         inside = axes.get_yaxis_transform()
-        axes.text(0.995, real, "real renders", color="0.4", ha="right", va="bottom", fontsize=9, transform=inside)
+        axes.text(0.995, real, "real pictures", color="0.4", ha="right", va="bottom", fontsize=9, transform=inside)
     _label(axes, plan, metric, [row for line in series.values() for row in line], across)
     samplers = [Line2D([], [], color=colour[name], linewidth=3, label=name) for name in names]
     strokes = [Line2D([], [], color="0.3", label=guidance, **stroke[guidance]) for guidance in guidances]

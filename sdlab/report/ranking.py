@@ -66,7 +66,7 @@ def plot_ranking(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], re
         _draw(axes, plan, metric, panel, rows, real)
         axes.set_ylim(longest - 0.5, -0.8)  # the best on top, and the same row spacing in all panels
     title = f"{plan.name}: {metric.label}, {metric.better} is better"
-    title += "" if real is None else f"; real renders: {metric.text(real)}"
+    title += "" if real is None else f"; real pictures: {metric.text(real)}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     columns = 3 if len(shown) > 1 else 1
     figure.legend(handles=_key(), loc="outside lower left", ncols=columns, frameon=False, fontsize=8)

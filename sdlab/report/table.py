@@ -312,6 +312,13 @@ def _percent(share: float) -> str:
     return f"{share:.0%}" if share >= 0.01 or not share else "<1%"
 
 
+def _real_pictures(plan: Plan) -> str:
+    if plan.metric_files.reference is not None:
+        return "All real pictures of the reference"
+    same_number = plan.until is None and plan.fewest == plan.images
+    return f"{'The same number of' if same_number else plan.images} real renders, each with its own caption"
+
+
 def _caption(
     plan: Plan, rows: Sequence[Row], varying: Sequence[str], real: Mapping[str, Sequence[float]], run: int
 ) -> tuple[str, ...]:
@@ -334,9 +341,7 @@ def _caption(
     if known := [
         f"{info.label} {_of_real(plan, info, *real[info.name])}" for info in plan.measures if info.name in real
     ]:
-        same_number = plan.until is None and plan.fewest == plan.images
-        count = "The same number of" if same_number else str(plan.images)
-        lines.append(f"{count} real renders, each with its own caption: {', '.join(known)}.")
+        lines.append(f"{_real_pictures(plan)}: {', '.join(known)}.")
     lines += [f"{one.label}: {text}" for one in plan.measures if (text := one.caution(plan.metric_files, plan.fewest))]
     if len(rows) < run:
         lines.append(f"{len(rows)} of the {run} cells of the run are shown. {BEST} is the best of those shown.")

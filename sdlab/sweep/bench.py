@@ -95,7 +95,7 @@ class ModelBench:
         return None if self.pictures is None else self._small(self._of_prompts(list(range(self._shown)))).numpy()
 
     def real(self) -> dict[str, tuple[float, float]]:
-        """The metrics of the same number of real renders, each with its own caption; empty for other sizes."""
+        """The values of the metrics on real pictures, as far as there are any: renders, or those of the reference."""
         found = self.meters.real(self.plan.images)
         return {name: (result.value, result.stderr or 0.0) for name, result in found.items()}
 

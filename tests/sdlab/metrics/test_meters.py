@@ -85,6 +85,16 @@ def test_there_are_no_real_renders_of_another_size():
     assert Meters([METRICS["w2"]], Tools()).real(4) == {}
 
 
+def test_real_pictures_of_a_folder_say_what_is_near_to_real(tmp_path: Path):
+    for i in range(3):
+        Image.new("RGB", (40, 32), (255, 0, 0) if i else (128, 128, 128)).save(tmp_path / f"{i}.png")
+    tools = Tools(size=(32, 32), files=MetricFiles(reference=str(tmp_path)))
+    found = Meters([METRICS["saturation"], METRICS["psnr"]], tools).real(64)
+    assert set(found) == {"saturation"}  # renders would say nothing about these pictures
+    assert found["saturation"].value == pytest.approx(2 / 3)  # of all pictures, whatever the number of generated ones
+    assert Meters([METRICS["psnr"]], tools).real(64) == {}
+
+
 def test_worse_pictures_score_worse(meters: Meters):
     images, captions = captioned(96)
     good = measure(meters, images, captions)

@@ -181,7 +181,7 @@ def test_many_samplers_get_a_ranking_with_the_best_of_each_budget_on_top(run, fi
         filled = [line.get_markerfacecolor() != "white" for line in dots]
         assert filled == [mark != "" for mark in marks]
     assert any(text.get_text().startswith("heun (9)") for text in fid.axes[1].get_yticklabels())
-    assert "; real renders: 3.25" in fid.get_suptitle()
+    assert "; real pictures: 3.25" in fid.get_suptitle()
 
 
 def test_a_cell_with_given_steps_goes_to_the_smallest_budget_that_holds_its_passes(run, figures):
