@@ -40,10 +40,10 @@ class SteppedDenoiser(Denoiser, Protocol):
 
 @runtime_checkable
 class HeldDenoiser(Denoiser, Protocol):
-    """A denoiser with a state per image, for samplers whose images take different numbers of calls."""
+    """A denoiser that can leave out images, for samplers whose images take different numbers of calls."""
 
     def hold(self, images: Sequence[bool], /) -> None:
-        """Which images keep their state in further calls, because the sampler ignores what these return for them."""
+        """Which images wait in further calls: they cost nothing and keep their state. The sampler ignores their x̂₀."""
         ...
 
 

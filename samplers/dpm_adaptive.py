@@ -46,8 +46,9 @@ class DPMSolverAdaptive(AdaptiveSampler):
 
     `pair` is "12" (two calls per try) or "23" (three calls). `rtol` and `atol` bound the error of a step. `h_init` is
     the first step in log σ. `pcoeff`, `icoeff` and `dcoeff` are P, I and D. The denoiser is called with one level per
-    image, of shape (B,), and always with the whole batch. The paper and its code average over the batch, so there an
-    image depends on the others in its batch.
+    image, of shape (B,). Images that are at the next level of the grid wait there for the others of their batch, and a
+    denoiser with `hold` leaves them out. The paper and its code average over the batch, so there an image depends on
+    the others in its batch.
 
     The sampler stops at every level of the grid and chooses its steps in between. A grid of the first level, the last
     positive level and 0 is enough. The step to σ⁺ = 0 is an Euler step. (Lu et al. 2022, arXiv:2206.00927, appendix C)
@@ -107,7 +108,7 @@ class DPMSolverAdaptive(AdaptiveSampler):
             if is_held(denoise):
                 denoise.hold((~going).tolist())
             last = here + h >= end
-            start = torch.where(going, here, begin)  # finished images are computed too, at a valid level, and ignored
+            start = torch.where(going, here, begin)  # images that wait are given a valid level
             size = torch.where(last | ~going, end - start, h)
             low, high = self._pair(denoise, x, start, torch.where(last | ~going, end, start + size), size)
             found = self._error(low, high, x_before)

@@ -79,6 +79,8 @@ class Request:
             return TypeAdapter(cls).validate_json(json.dumps(content)), str(version)
         except ValidationError as error:
             fault = error.errors()[0]
+            if not fault["loc"]:  # half of a surrogate pair, which JSON can escape and UTF-8 cannot encode
+                raise ValueError("the text is not UTF-8") from None
             raise ValueError(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
             raise ValueError("the text was not written by sdlab") from None

@@ -53,6 +53,7 @@ class Guided:
         self.contexts = {name: one.expand(self._images, *alike) for name, one in contexts.items()}
         self._predict = Predictions(model, self.contexts, seeds, encode, type(strategy).__name__)
         self._states = States(self._images)
+        self._held: tuple[bool, ...] = ()  # empty if no image waits
         self._step: float | None = None
         self._on_denoised = on_denoised
         self._all = list(range(self._images))
@@ -67,8 +68,11 @@ class Guided:
         self._step = sigma
 
     def hold(self, images: Sequence[bool]) -> None:
-        """Called by samplers whose images take different numbers of calls: which of them keep their state."""
-        self._states.held = images
+        """Called by samplers whose images take different numbers of calls: which of them wait.
+
+        An image that waits makes no network passes, keeps its state, and its x̂₀ is NaN.
+        """
+        self._held = tuple(images) if any(images) else ()
 
     def __call__(self, x: Tensor, sigma: Sigma) -> Tensor:
         """x (B, …) at level σ, a float or one per image (B,) -> the guided x̂₀ in the shape of x."""
@@ -87,9 +91,13 @@ class Guided:
             levels = [Level(sigma, self._step)] * x.shape[0]
         wanted = self._wanted(levels)
         queried = [tuple(dict.fromkeys((*also, *queries))) for queries in wanted] if also else wanted
+        if self._held:
+            wanted, queried = self._going(wanted), self._going(queried)
         predictions = self._predict(x, sigma, levels, queried)
         guided = []
         for level, queries, rows in self._groups(levels, wanted):
+            if not queries:  # these images wait
+                continue
             parts = tuple([take(predictions[query], rows) for query in queries])
             x0, state = self.strategy.combine(parts, take(x, rows), level, self._states.of(rows))
             if not isinstance(x0, Tensor) or x0.shape != parts[0].shape:
@@ -111,6 +119,10 @@ class Guided:
             return [tuple(strategy.queries(levels[0]))] * len(levels)
         at = {level: tuple(strategy.queries(level)) for level in dict.fromkeys(levels)}
         return [at[level] for level in levels]
+
+    def _going(self, queried: Sequence[tuple[Query, ...]]) -> list[tuple[Query, ...]]:
+        """The same queries, and none of images that wait."""
+        return [() if held else queries for held, queries in zip(self._held, queried, strict=True)]
 
     def _groups(
         self, levels: Sequence[Level], wanted: Sequence[tuple[Query, ...]]

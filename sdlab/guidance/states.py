@@ -15,7 +15,6 @@ class States:
 
     def __init__(self, images: int) -> None:
         self._images = images
-        self.held: Sequence[bool] = [False] * images  # the images whose states stay as they are
         self._whole: State = None
         self._apart: list[State] | None = None  # without the batch axis
 
@@ -42,7 +41,7 @@ class States:
         return tuple(torch.stack(values) for values in zip(*begun, strict=True)) if begun else None
 
     def keep(self, rows: list[int], state: State) -> None:
-        """Replace the states of these images, except for those that are held.
+        """Replace the states of these images.
 
         Raises:
             ValueError: the state does not have one row per image.
@@ -52,13 +51,12 @@ class States:
             raise ValueError(
                 f"the state of a guidance strategy must have one row per image, {len(rows)} here; got {shapes}"
             )
-        if len(rows) == self._images and not any(self.held):
+        if len(rows) == self._images:
             self._whole, self._apart = state or None, None
             return
         apart = self._apart = list(self.each())
         for i, row in zip(rows, _rows(state, len(rows)), strict=True):
-            if not self.held[i]:
-                apart[i] = row
+            apart[i] = row
 
 
 def _rows(state: State, images: int) -> Sequence[State]:

@@ -201,6 +201,46 @@ def test_an_image_at_its_own_levels_gives_and_costs_the_same_alone(strategy, met
     assert counted.calls == len(CALLS) * len(rounds)
 
 
+WAITS = ([False, True, False, False], [True, True, False, False], [False] * 4, [True, False, False, True])
+
+
+@pytest.mark.parametrize("method", ["__call__", "with_uncond"])
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
+def test_an_image_that_waits_for_others_costs_nothing_and_keeps_its_state(strategy, method):
+    cond, uncond = contexts(4)
+    cond[:, 0] = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    counted, all_contexts = Counted(), {"cond": cond, "uncond": uncond, "image": (cond + uncond) / 2}
+    batch = Guided(strategy, counted, all_contexts, range(4), encoded)
+    alone = [Guided(strategy, model, {k: one[[i]] for k, one in all_contexts.items()}, [i], encoded) for i in range(4)]
+    for x, sigma, waits in zip(torch.randn(4, 4, 1, 1, 1).double(), CALLS, WAITS, strict=True):
+        batch.hold(waits)
+        got = getattr(batch, method)(x, sigma)
+        for i, one in enumerate(alone):
+            if not waits[i]:
+                expected = getattr(one, method)(x[[i]], sigma[[i]])
+                if method == "__call__":
+                    assert torch.equal(got[[i]], expected)
+                else:
+                    assert all(torch.equal(g[[i]], e) for g, e in zip(got, expected, strict=True))
+    assert counted.images == sum(one.passes for one in alone) == 4 * batch.passes
+
+
+def test_images_of_adaptive_steps_cost_what_they_cost_alone():
+    cond, uncond = contexts(5)
+    cond[:, 0] = torch.arange(5)
+    x, rule, sigmas = 10 * torch.randn(5, 2, 1, 1).double(), samplers.make("dpm_adaptive"), (10.0, 1.0, 0.03, 0.0)
+
+    def run(rows):
+        denoise = Guided(guidance.make("cfg", scale=3.0), model, {"cond": cond[rows], "uncond": uncond[rows]})
+        return samplers.run(rule, denoise, x[rows], sigmas), denoise.passes
+
+    together, passes = run(range(5))
+    alone = [run([i]) for i in range(5)]
+    torch.testing.assert_close(together, torch.cat([one for one, _ in alone]), atol=1e-12, rtol=1e-12)
+    assert len({cost for _, cost in alone}) > 1
+    assert 5 * passes == sum(cost for _, cost in alone)
+
+
 def test_passes_are_averaged_over_images_that_differ():
     interval = {"sigma_low": 0.5, "sigma_high": 2.0}
     denoise = guided("cfg_interval", *contexts(3), **interval)
