@@ -6,6 +6,7 @@ A page holds its made part between two comments, `<!-- made by docs/make.py -->`
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 import typing
@@ -21,8 +22,10 @@ from pydantic.fields import FieldInfo
 DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS.parent), str(DOCS)]
 
+import pays  # noqa: E402
 import planes  # noqa: E402
 
+CERTIFICATES = "guidance.json"  # written by `sdlab certify guidance --out docs`
 BEGIN, END = "<!-- made by docs/make.py -->", "<!-- end -->"
 
 
@@ -83,7 +86,18 @@ def guidance() -> str:
     """The guidance strategies of the registry."""
     from sdlab.guidance import GUIDANCE
 
-    return entries(GUIDANCE, more=_picture)
+    return entries(GUIDANCE, more=_guidance_facts)
+
+
+def _guidance_facts(name: str) -> str:
+    """What a strategy costs, its certificate, when it pays, and its picture."""
+    certificates = json.loads((DOCS / CERTIFICATES).read_text(encoding="utf-8"))["certificates"]
+    checks = next((one["checks"] for one in certificates if one["name"] == name), [])
+    held = {check["name"]: check["detail"] for check in checks if check["ok"]}
+    cost = held.pop("passes", "not measured")
+    certificate = "; ".join(f"*{check}*, {detail}" for check, detail in held.items()) or "none yet"
+    facts = {"Cost": f"{cost}.", "Certificate": f"{certificate}.", "When it pays": pays.when(name)}
+    return "\n\n".join([*(f"**{heading}:** {text}" for heading, text in facts.items()), _picture(name)])
 
 
 def _picture(name: str) -> str:

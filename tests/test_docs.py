@@ -104,6 +104,18 @@ def test_every_strategy_that_can_run_in_the_plane_has_its_picture_and_they_are_s
     assert sum(path.stat().st_size for path in pictures.values()) < 1_000_000
 
 
+def test_every_strategy_has_a_certificate_that_holds_and_a_sentence_on_when_it_pays():
+    certificates = json.loads(text(DOCS / "guidance.json"))["certificates"]
+    assert {one["name"] for one in certificates if one["ok"]} == set(GUIDANCE) == set(make().pays.SENTENCES)
+
+
+def test_the_numbers_of_a_strategy_are_those_of_its_most_accurate_cell():
+    row = "| dpmpp_2m | cfg scale=4 | 20 | 13.99±1.43 ≈ | 0.994±.030 ≈ | 4.41±.36 |"
+    assert row in text(DOCS / "results" / "guidance_strategies.md")
+    assert "`scale=4`" in make().pays.when("cfg")
+    assert "0.994±.030 and diversity 4.41±.36, at 20 passes" in make().pays.when("cfg")
+
+
 @pytest.mark.parametrize("name", ["apg", "fbg"])
 def test_the_picture_of_a_strategy_is_that_of_the_code(name: str):
     with Image.open(DOCS / "guidance" / f"{name}.png") as picture:

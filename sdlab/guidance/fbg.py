@@ -29,7 +29,10 @@ class Feedback:
 
     At temperature 1 and drift 0, ℓ is log p(c | x) exactly in the limit of small steps, up to its value at the start.
     The drift, per unit of t = (2/π) arctan σ, raises guidance along the run. A call that does not begin a step keeps
-    the weight. `mixing` 1 is the plain conditional model. (Koulischer et al. 2025, arXiv:2506.06085, alg. 1)
+    the weight. `mixing` 1 is the plain conditional model. In many dimensions ℓ soon reaches its upper limit of 3, where
+    w is near 1, so the authors' code has a lower temperature: 0.2 |δ| v in the middle of the run, or 0.2 for latents.
+    Its offset δ is per step. Times the number of steps it is ln(1.5 (1 − mixing))/(1 − t₀), or −5.2 at the defaults.
+    (Koulischer et al. 2025, arXiv:2506.06085, alg. 1)
 
     Raises:
         ValueError: `mixing` is outside [0, 1], `limit` is not above 1, `temperature` is below 0, or `drift` is no

@@ -95,7 +95,9 @@ def _resets(strategy: Strategy) -> str:
     run(strategy, [2, 3])
     if (gap := furthest(run(strategy, images), first)) > _SAME:
         raise Broken(f"the second run differs by {gap:.2g} from the first")
-    return f"{recorded.states} tensors of state, reset by every run" if recorded.states else "no state"
+    if not recorded.states:
+        return "no state"
+    return f"{recorded.states} tensor{'s' * (recorded.states != 1)} of state, reset by every run"
 
 
 def _passes(strategy: Strategy) -> str:
@@ -106,7 +108,8 @@ def _passes(strategy: Strategy) -> str:
     sampled(denoise, images)
     if not rows.count == round(denoise.passes * IMAGES) == recorded.count:
         raise Broken(f"{recorded.count} passes queried, {denoise.passes * IMAGES:g} counted, {rows.count} made")
-    return f"{rows.count / IMAGES / _calls():.3g} passes per call"
+    passes = rows.count / IMAGES / _calls()
+    return f"{passes:.3g} pass{'es' * (passes != 1)} per call"
 
 
 def _space(strategy: Strategy) -> str | None:
