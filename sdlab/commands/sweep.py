@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sdlab.sweep.cost import Estimate
+    from sdlab.sweep.executors.base import Executor
     from sdlab.sweep.plan import Plan
     from sdlab.sweep.results import Bench
     from sdlab.sweep.run import SweepOutcome
@@ -32,13 +34,19 @@ def command(
     images: Annotated[int | None, typer.Option(help="images per cell, instead of the file's")] = None,
     seed: Annotated[int | None, typer.Option(help="first seed, instead of the file's")] = None,
     batch: Annotated[int | None, typer.Option(help="images per batch, instead of the file's")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda, instead of the file's")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, or several like cuda:0,cuda:1, instead of the file's")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16, instead of the file's")] = None,
     model: Annotated[
         str | None, typer.Option(help="name, file or folder of a model, or file.py:function, instead of the file's")
     ] = None,
     shard: Annotated[
         str | None, typer.Option(metavar="<i/n>", help="run only part i of n, on one of n machines; see sdlab merge")
+    ] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option(metavar="<name>", help='run cells on ray or submitit, like "ray workers=4"; see many-machines.md'),
     ] = None,
     log: Annotated[
         str | None,
@@ -55,11 +63,22 @@ def command(
     from sdlab.sweep.bench import ModelBench
     from sdlab.sweep.identity import identify
 
-    given = {"images": images, "seed": seed, "batch": batch, "device": device, "dtype": dtype, "model": model}
+    devices = device.split(",") if device is not None and "," in device else device
+    given = {"images": images, "seed": seed, "batch": batch, "device": devices, "dtype": dtype, "model": model}
     given["compile"] = compile or None  # without the option, the value in the file counts
     overrides = {key: value for key, value in given.items() if value is not None}
     raise typer.Exit(
-        sweep(file, identify, ModelBench, out=out, dry_run=dry_run, overrides=overrides, shard=shard, log=log)
+        sweep(
+            file,
+            identify,
+            ModelBench,
+            out=out,
+            dry_run=dry_run,
+            overrides=overrides,
+            shard=shard,
+            executor=executor,
+            log=log,
+        )
     )
 
 
@@ -72,21 +91,26 @@ def sweep(
     dry_run: bool = False,
     overrides: Mapping[str, Any] | None = None,
     shard: str | None = None,
+    executor: str | None = None,
     log: str | None = None,
     console: Console | None = None,
 ) -> int:
     """Run a sweep file, or only list its cells with `dry_run`. Returns the exit status.
 
     `identify` checks a plan and identifies its model, including the weights, without loading them. `open_bench` loads
-    the model, and is called only if a cell has to run. `overrides` replace top-level values of the file. `shard`, like
-    `"2/8"`, runs a part of the cells in a run directory of its own. `log` is an experiment tracker. Mistakes are
-    printed to stderr, one line each.
+    the model, and is called only if a cell has to run in this process. `overrides` replace top-level values of the
+    file. `shard`, like `"2/8"`, runs a part of the cells in a run directory of its own. `executor`, like
+    `"ray workers=4"`, runs the cells in workers, and so does a file with several devices. `log` is an experiment
+    tracker. Mistakes are printed to stderr, one line each.
     """
     from rich.console import Console
 
+    from sdlab.sweep.executors.base import Job
+    from sdlab.sweep.executors.devices import Devices
     from sdlab.sweep.plan import load_plan
     from sdlab.sweep.shard import Shard
     from sdlab.system.console import line
+    from sdlab.system.resources import find
 
     console = console or Console()
     try:
@@ -95,7 +119,13 @@ def sweep(
             from sdlab.trackers import check_tracker
 
             check_tracker(log)
-        plan = load_plan(path, overrides)
+        chosen = None if executor is None else _executor(executor)
+        plan = load_plan(path, overrides, elsewhere=chosen is not None)
+        if plan.devices:
+            chosen = Devices(plan.devices)
+        if chosen is not None and plan.timing_rounds:
+            text = "timing_rounds: cells are timed in turn on one device; give one device, without --executor"
+            raise UsageError(f"{text}, or timing_rounds = 0")
         if part is not None and plan.until is not None:
             raise UsageError("--shard: a sweep with `until` compares all cells after each round; run it on one machine")
         cells = range(len(plan.cells)) if part is None else part.cells(plan)
@@ -108,10 +138,12 @@ def sweep(
         from sdlab.sweep.run import run_sweep
         from sdlab.sweep.tracking import CellLog
 
-        more = {} if log is None else {"on_result": CellLog(log, plan, directory)}
-        outcome = run_sweep(
-            plan, identify(plan), lambda: open_bench(plan), directory, console, cells, unsettled, **more
-        )
+        more: dict[str, Any] = {} if log is None else {"on_result": CellLog(log, plan, directory)}
+        model = identify(plan)
+        if chosen is not None:
+            job = Job.of(plan, model, find(path).resolve().parent, directory)
+            more["start"] = partial(chosen.start, job, plan.device.partition(":")[0])
+        outcome = run_sweep(plan, model, lambda: open_bench(plan), directory, console, cells, unsettled, **more)
         if part is None and not outcome.interrupted:
             report(directory, console, redraw=outcome.ran > 0)
         _print_outcome(outcome, directory, console)
@@ -123,6 +155,22 @@ def sweep(
     except KeyboardInterrupt:
         remark("interrupted; finished cells are kept, and the same command runs the rest")
         return STATUS
+
+
+def _executor(text: str) -> Executor:
+    """The executor in a command-line option.
+
+    Raises:
+        UsageError: there is none, an option is invalid, or a package is missing.
+    """
+    from sdlab.commands.inline_choice import parse_choice
+    from sdlab.sweep.executors.registry import executor
+
+    try:
+        name, options = parse_choice(text)
+    except ValueError as error:
+        raise UsageError(f"--executor: {error}") from None
+    return executor(name, options)
 
 
 def _print_outcome(outcome: SweepOutcome, directory: Path, console: Console) -> None:
@@ -209,7 +257,9 @@ def _total(plan: Plan, cost: Estimate, there: Mapping[int, int], images: int) ->
         beside += f", and {cost.total(timed):,.0f} to time all cells"
         seconds += cost.seconds(timed)
     counts = dict.fromkeys(map(str, (min(want.values(), default=images), images)))
+    workers = len(set(plan.devices)) or 1
+    where = f"{workers} devices" if workers > 1 else plan.device
     return [
         f"{cells}, {' to '.join(counts)} images each: {passes:,.0f} network passes{beside}",
-        f"about {duration(seconds)} on {plan.device} in {plan.dtype}, at {speed}",
+        f"about {duration(seconds / workers)} on {where} in {plan.dtype}, at {speed}",
     ]

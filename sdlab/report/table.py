@@ -19,7 +19,7 @@ from sdlab.sweep.axes import GRID, GUIDANCE, SAMPLER
 from sdlab.sweep.cell import Choice
 from sdlab.sweep.document import Until
 from sdlab.sweep.plan import Plan
-from sdlab.sweep.provenance import OTHER_WORK
+from sdlab.sweep.provenance import AT_ONCE, OTHER_WORK
 from sdlab.sweep.store import Row
 from sdlab.system.other_work import UNDISTURBED
 
@@ -287,7 +287,12 @@ def _way_of_timing(rows: Sequence[Row]) -> str:
     elif began:
         way = f"s/image: medians of {count} rounds in which all cells were timed in turn, after one to warm up."
     elif timed:
-        way = "s/image: medians over the batches of a cell; cells were timed one after the other."
+        how = (
+            "several cells ran at once"
+            if any(AT_ONCE in row.provenance for row in timed)
+            else "cells were timed one after the other"
+        )
+        way = f"s/image: medians over the batches of a cell; {how}."
     else:
         way = "s/image: seconds per image."
     if any(map(disturbed, rows)):

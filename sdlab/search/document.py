@@ -97,6 +97,8 @@ def load_search(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     mistakes += [(key, f"a search file has no `{key}`; {advice}") for key, advice in _WITHOUT.items() if key in raw]
     if isinstance(raw.get("images"), dict):
         mistakes.append(("images", "should be a whole number: trials are scored on the first half of them"))
+    if isinstance(raw.get("device"), list) and len(raw["device"]) > 1:
+        mistakes.append(("device", "should be one device: each trial follows from those before"))
     if settings is None or mistakes:
         raise UsageError(*(f"{place(file, key, given)}: {text}" for key, text in mistakes))
     low, high = _ends(file, raw, space, given)

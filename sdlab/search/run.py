@@ -11,11 +11,12 @@ from rich.console import Console
 from sdlab.search.document import SearchPlan
 from sdlab.search.study import Proposed, Study
 from sdlab.sweep.cell import Cell, digest
+from sdlab.sweep.executors.base import Task
+from sdlab.sweep.executors.local import Local
 from sdlab.sweep.plan import cell_of
 from sdlab.sweep.progress import SweepProgress
-from sdlab.sweep.provenance import provenance
 from sdlab.sweep.results import Bench
-from sdlab.sweep.run import STORE, CellRunner, Tally, check_room, opened, plan_text, write_plan
+from sdlab.sweep.run import STORE, Recorder, Tally, check_room, opened, plan_text, write_plan
 from sdlab.sweep.store import Row, Store
 from sdlab.system.errors import UsageError
 from sdlab.system.interrupts import STATUS as INTERRUPTED
@@ -102,7 +103,7 @@ class _Trial:
     tally: Tally
     open_bench: Callable[[], Bench]
     console: Console
-    runner: CellRunner | None = None
+    local: Local | None = None
 
     def run(self) -> bool:
         """Measure the next proposal. Returns whether it was a new cell."""
@@ -130,12 +131,11 @@ class _Trial:
             metric = self.search.quality
             self.progress.end(f"{cell.label}  {metric.text(row.metrics[metric.name])}", aside="measured before")
             return
-        if self.runner is None:
-            plan = self.search.first
-            bench = opened(plan, self.open_bench, self.store, self.console)
-            origin = provenance(plan, self.model)
-            self.runner = CellRunner(plan, bench, self.store, origin, self.progress, self.interrupts, self.tally)
-        self.runner.run(key, cell, range(self.search.first.images))
+        plan = self.search.first
+        if self.local is None:
+            self.local = Local(plan, self.model, opened(plan, self.open_bench, self.store, self.console))
+        recorder = Recorder(plan, self.store, self.progress, self.interrupts, self.tally)
+        self.local.run([Task(key, cell, range(plan.images))], recorder)
 
     def _cannot_run(self, key: str, raw: dict[str, object], reason: str) -> None:
         label = " · ".join(map(str, raw.values()))

@@ -138,11 +138,21 @@ def _model(value: object, info: ValidationInfo) -> Opened:
     return opened
 
 
-def _device(name: str) -> str:
+def _devices(value: object, info: ValidationInfo) -> list[str]:
+    """Devices of one kind. Those of another machine are named by their kind alone."""
+    names = value if isinstance(value, list) else [value]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise _wrong(("", f'should be a name like "cuda:0" or a list of them, got {brief(value)}'))
+    elsewhere = _context(info).get("elsewhere", False)
     try:
-        return resolve(name)
+        found = [str(name) if elsewhere and name == "cuda" else resolve(str(name)) for name in names]
     except ValueError as error:
         raise _wrong(("", str(error))) from None
+    if len({name.partition(":")[0] for name in found}) > 1:
+        raise _wrong(("", "should be devices of one kind, because the last digits differ between kinds"))
+    if len(found) > 1 and elsewhere:
+        raise _wrong(("", 'should be one kind, like "cuda": --executor places the workers itself'))
+    return found
 
 
 def _readable(path: str, info: ValidationInfo) -> str:
@@ -426,8 +436,9 @@ class Document(_Table):
     in it, and float32 elsewhere."""
     compile: bool = False
     """Compile the U-Net. This takes minutes before the first cell and is meant for GPUs."""
-    device: Annotated[str, AfterValidator(_device)] = Field("auto", validate_default=True)
-    """`"auto"`, `"cpu"` or `"cuda"`. `"auto"` takes the GPU if there is one."""
+    device: Annotated[list[str], BeforeValidator(_devices)] = Field("auto", validate_default=True)
+    """`"auto"`, `"cpu"` or `"cuda"`. `"auto"` takes the GPU if there is one. A list, like `["cuda:0", "cuda:1"]`, has
+    one worker process for each."""
     metrics: Annotated[list[Annotated[str, AfterValidator(_metric)]], BeforeValidator(_as_list)] = []
     """Names of metrics, measured in this order. A sweep without metrics is run for its pictures: it writes the first
     128 of each cell as files."""
@@ -547,12 +558,14 @@ _SEVERAL = {
 }
 
 
-def read(raw: dict[str, Any], folder: Path) -> tuple[Document | None, list[Mistake]]:
-    """The document in `raw` (parsed TOML), or the (key path, sentence) of each mistake in it."""
+def read(raw: dict[str, Any], folder: Path, elsewhere: bool = False) -> tuple[Document | None, list[Mistake]]:
+    """The document in `raw` (parsed TOML), or the (key path, sentence) of each mistake in it.
+
+    If cells run `elsewhere`, this machine need not have their device.
+    """
+    context = {"folder": folder, "levels": samplers.discrete_levels(), "elsewhere": elsewhere}
     try:
-        return Document.model_validate(
-            _inherit(raw), context={"folder": folder, "levels": samplers.discrete_levels()}
-        ), []
+        return Document.model_validate(_inherit(raw), context=context), []
     except ValidationError as error:
         return None, [mistake for fault in error.errors() for mistake in mistakes_of(fault)]
 

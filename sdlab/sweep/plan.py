@@ -66,7 +66,8 @@ class Plan(BaseModel):
     timing_rounds: int = 0  # in which all cells are timed in turn
     dtype: str  # of the networks
     compile: bool = False  # the U-Net
-    device: str  # resolved: never "auto"
+    device: str  # resolved: never "auto"; the first, if there are several
+    devices: tuple[str, ...] = ()  # all of them, if there are several
     metrics: tuple[str, ...]
     metric_files: MetricFiles = MetricFiles()
     reference_steps: int = 500  # of the fine run of `reference_error`
@@ -167,15 +168,17 @@ class Plan(BaseModel):
         )
 
 
-def load_plan(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Plan:
+def load_plan(path: str | Path, overrides: Mapping[str, Any] | None = None, elsewhere: bool = False) -> Plan:
     """Read a sweep file. `overrides`, for example from the command line, replace its top-level values.
+
+    If cells run `elsewhere`, this machine need not have their device.
 
     Raises:
         UsageError: the file is missing, is not TOML, or has mistakes. The message has one line per mistake.
     """
     overrides = dict(overrides or {})
     file, raw = read_sweep(path)
-    return plan_of(file, raw | overrides, overrides)
+    return plan_of(file, raw | overrides, overrides, elsewhere)
 
 
 def read_sweep(path: str | Path) -> tuple[Path, dict[str, Any]]:
@@ -188,7 +191,7 @@ def read_sweep(path: str | Path) -> tuple[Path, dict[str, Any]]:
     return file, _parse(file)
 
 
-def plan_of(file: Path, raw: dict[str, Any], overrides: Container[str] = ()) -> Plan:
+def plan_of(file: Path, raw: dict[str, Any], overrides: Container[str] = (), elsewhere: bool = False) -> Plan:
     """The plan of a sweep file with these tables. Mistakes in the keys of `overrides` are those of options.
 
     Raises:
@@ -196,7 +199,7 @@ def plan_of(file: Path, raw: dict[str, Any], overrides: Container[str] = ()) -> 
     """
     plugins.discover()
     with plugins.beside(file.resolve().parent):
-        document, mistakes = read(raw, file.resolve().parent)
+        document, mistakes = read(raw, file.resolve().parent, elsewhere)
     if document is not None:
         cells, notes, mistakes = _expand(document, document.model.levels)
         if not cells and not mistakes:
@@ -267,9 +270,10 @@ def _plan(file: Path, document: Document, cells: list[Cell], notes: list[str]) -
         seed=document.seed,
         batch=document.batch,
         timing_rounds=document.timing_rounds,
-        dtype=resolve_dtype(document.dtype, document.device),
+        dtype=resolve_dtype(document.dtype, document.device[0]),
         compile=document.compile,
-        device=document.device,
+        device=document.device[0],
+        devices=tuple(document.device) if len(document.device) > 1 else (),
         metrics=tuple(dict.fromkeys(document.metrics)),
         metric_files=MetricFiles(
             world=document.metric_files.world or world_of([prompt.text for prompt in prompts]),

@@ -33,8 +33,10 @@ class SweepProgress:
         # Even without any step, pictures are decoded. A cell that cannot run takes no time.
         self._passes = [1.0 if isnan(cell) else max(1.0, cell) for cell in passes]
         self._total, self._what = sum(self._passes), what
-        self._done = 0.0
-        self._index = -1
+        self._done = 0.0  # passes of the cells that have ended
+        self._started = self._finished = 0
+        self._begun: dict[str, int] = {}  # by key, the place of each cell in `passes`
+        self._running: dict[str, float] = {}  # by key, the share of each cell that is done
         self._start = self._cell_start = time.monotonic()
         self._sweep = self._bars.add_task("sweep", total=self._total, left="")
         self._cell = self._bars.add_task("", total=1.0, left="", visible=False)
@@ -48,31 +50,41 @@ class SweepProgress:
     ) -> None:
         self._bars.stop()
 
-    def begin(self, label: str) -> None:
-        """Start the next cell."""
-        self._index += 1
-        if self._index == 0:
+    def begin(self, label: str, key: str = "") -> None:
+        """Start the next cell, or one that has begun before. With several at once, each needs a key of its own."""
+        if not self._begun:
             self._start = time.monotonic()  # excludes loading, which happens once
+        if not key or key not in self._begun:
+            self._begun[key] = self._started
+            self._started += 1
+        self._running[key] = 0.0
         self._cell_start = time.monotonic()
-        self._bars.update(self._cell, description=shown(label), completed=0.0, left="", visible=True)
-        self._bars.update(self._sweep, description=f"{self._what} {self._index + 1} of {len(self._passes)}")
+        label = shown(label) if len(self._running) == 1 else f"{len(self._running)} cells at once"
+        self._bars.update(self._cell, description=label, completed=0.0, left="", visible=True)
+        number = self._finished + len(self._running)
+        self._bars.update(self._sweep, description=f"{self._what} {number} of {len(self._passes)}")
 
-    def update(self, share: float) -> None:
-        """Show that a share in [0, 1] of the cell is done."""
+    def update(self, share: float, key: str = "") -> None:
+        """Show that a share in [0, 1] of a cell is done."""
         now = time.monotonic()
-        done = self._done + share * self._passes[self._index]
-        self._bars.update(self._cell, completed=share, left=_left(now - self._cell_start, share))
+        self._running[key] = share
+        done = self._done + sum(part * self._passes[self._begun[one]] for one, part in self._running.items())
+        whole = sum(self._running.values()) / len(self._running)
+        left = _left(now - self._cell_start, share) if len(self._running) == 1 else ""
+        self._bars.update(self._cell, completed=whole, left=left)
         self._bars.update(self._sweep, completed=done, left=_left(now - self._start, done / self._total))
 
-    def done(self) -> None:
-        """Finish the cell without a line."""
-        self.update(1.0)
-        self._done += self._passes[self._index]
+    def done(self, key: str = "") -> None:
+        """Finish a cell without a line."""
+        self.update(1.0, key)
+        del self._running[key]
+        self._done += self._passes[self._begun[key]]
+        self._finished += 1
 
-    def end(self, text: str, *, failed: bool = False, aside: str = "") -> None:
-        """Finish the cell with one line about its outcome, followed by less important details."""
-        self.done()
-        number = Text(f"{self._index + 1:>3}/{len(self._passes)} ", "dim")
+    def end(self, text: str, *, failed: bool = False, aside: str = "", key: str = "") -> None:
+        """Finish a cell with one line about its outcome, followed by less important details."""
+        self.done(key)
+        number = Text(f"{self._finished:>3}/{len(self._passes)} ", "dim")
         outcome = Text(shown(text), "red" if failed else "")
         self._bars.console.print(number + outcome + Text(aside and f"  {aside}", "dim"))
 

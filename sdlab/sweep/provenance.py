@@ -17,6 +17,7 @@ from sdlab.sweep.plan import Plan
 from sdlab.system.resources import ROOT
 
 OTHER_WORK = "other_work"  # the key of the share of the processor that other programs used while a cell ran
+AT_ONCE = "at_once"  # the key that marks cells of workers, which run at the same time
 
 
 def provenance(plan: Plan, model: str) -> dict[str, Any]:

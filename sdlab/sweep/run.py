@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic_core import from_json
 from rich.console import Console
 
 from sdlab.sweep.cell import Cell
+from sdlab.sweep.executors.base import Outcome, Ready, Running, Task
+from sdlab.sweep.executors.local import Local
 from sdlab.sweep.passes import counted
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.progress import SweepProgress, duration
-from sdlab.sweep.provenance import OTHER_WORK, provenance
-from sdlab.sweep.results import Bench, CellFailed, CellResult
+from sdlab.sweep.provenance import OTHER_WORK
+from sdlab.sweep.results import Bench, CellResult
 from sdlab.sweep.rounds import Unsettled, images_of, joined, rounds
 from sdlab.sweep.store import Row, Store
 from sdlab.sweep.timing import complete, time_in_rounds
@@ -32,7 +32,7 @@ from sdlab.system.files import append, replacing
 from sdlab.system.interrupts import STATUS as INTERRUPTED
 from sdlab.system.interrupts import Interrupts
 from sdlab.system.lock import locked
-from sdlab.system.other_work import OtherWork
+from sdlab.system.output import remark
 
 STORE = "results.sqlite"
 PLAN = "plan.json"
@@ -70,41 +70,51 @@ def run_sweep(
     cells: Sequence[int] | None = None,
     unsettled: Unsettled = lambda plan, rows, images: (),
     on_result: OnResult = lambda cell, result: None,
+    start: Callable[[], Running] | None = None,
 ) -> SweepOutcome:
     """Run the missing cells of `plan` in a run directory, where the resolved plan and the store are kept.
 
     `model` identifies the model down to its weights. `open_bench` is called only if a cell has to run. `cells` are the
     indices of the cells to run, by default all. If the plan stops early, `unsettled` chooses the cells of each round
-    after the first. `on_result` is called with each cell that has been stored.
+    after the first. `on_result` is called with each cell that has been stored. `start` starts an executor, in place of
+    a bench in this process; it too is called only if a cell has to run.
 
     Raises:
         RunError: the directory is in use, the store is damaged, or the disk is full; finished cells are kept.
-        SdlabError: from `open_bench`.
+        SdlabError: from `open_bench` or the executor.
     """
     keys = [plan.key(cell, model) for cell in plan.cells]
-    with Interrupts().listening() as interrupts, locked(directory), Store(directory / STORE) as store:
+    with (
+        Interrupts().listening() as interrupts,
+        locked(directory),
+        Store(directory / STORE) as store,
+        ExitStack() as stack,
+    ):
         mine = range(len(keys)) if cells is None else cells
         tally, before = Tally(), images_of(plan, keys, store)
+        bench: Bench | None = None
+        running: Running | None = None
         try:
             write_plan(plan_text(plan, model, keys), directory, store)
-            bench: Bench | None = None
             for images, members in rounds(plan, keys, mine, store, unsettled):
                 there = images_of(plan, keys, store)
                 want = {i: min(images, plan.images_of(plan.cells[i])) for i in members}
                 todo = [i for i in members if there.get(keys[i], 0) < want[i]]
                 if not todo:
                     continue
-                progress = SweepProgress(console, [counted(plan, plan.cells[i])[0] for i in todo])
-                if bench is None:
-                    bench = opened(plan, open_bench, store, console)
-                    origin = provenance(plan, model)
+                if running is None:
+                    if start is None:
+                        bench = opened(plan, open_bench, store, console)
+                        running = Local(plan, model, bench)
+                    else:
+                        running = stack.enter_context(closing(start()))
+                        print_columns(plan, console)
                 if plan.until is not None:
                     console.print(f"up to {images} images: {len(todo)} cell{'s' * (len(todo) != 1)}", style="dim")
-                runner = CellRunner(plan, bench, store, origin, progress, interrupts, tally, on_result)
+                progress = SweepProgress(console, [counted(plan, plan.cells[i])[0] for i in todo])
+                tasks = [Task(keys[i], plan.cells[i], range(there.get(keys[i], 0), want[i])) for i in todo]
                 with progress:
-                    for i in todo:
-                        check_room(directory)
-                        runner.run(keys[i], plan.cells[i], range(there.get(keys[i], 0), want[i]))
+                    running.run(tasks, Recorder(plan, store, progress, interrupts, tally, on_result))
             if plan.timing_rounds and not complete(plan, rows := store.rows([keys[i] for i in mine])):
                 bench = bench or opened(plan, open_bench, store, console)
                 _time(plan, bench, store, rows, console, interrupts)
@@ -118,12 +128,22 @@ def run_sweep(
 def opened(plan: Plan, open_bench: Callable[[], Bench], store: Store, console: Console) -> Bench:
     """Open the bench, and store what all cells share."""
     bench = open_bench()
-    store.set_note(REAL, json.dumps(bench.real()))
-    if (inputs := bench.inputs) is not None:
-        store.set_inputs(inputs)
+    _share(store, Ready(bench.real(), bench.inputs))
+    print_columns(plan, console)
+    return bench
+
+
+def _share(store: Store, ready: Ready) -> None:
+    """Store what all cells share."""
+    store.set_note(REAL, json.dumps(ready.real))
+    if ready.inputs is not None:
+        store.set_inputs(ready.inputs)
+
+
+def print_columns(plan: Plan, console: Console) -> None:
+    """Print what the lines of finished cells show."""
     columns = [*(info.label for info in plan.measures), "time"]
     console.print(f"each cell: {', '.join(columns)}", style="dim")
-    return bench
 
 
 def _time(
@@ -159,66 +179,77 @@ class Tally:
     interrupted: bool = False
 
 
-@dataclass(frozen=True)
-class CellRunner:
-    """Runs cells and stores the outcome of each."""
+@dataclass
+class Recorder:
+    """Stores the outcome of each task and shows it: what the runner of a sweep is to its executor."""
 
     plan: Plan
-    bench: Bench
     store: Store
-    origin: dict[str, Any]
-    progress: SweepProgress
+    progress_bar: SweepProgress
     interrupts: Interrupts
     tally: Tally
     on_result: OnResult = lambda cell, result: None
+    shared: bool = False
 
-    def run(self, key: str, cell: Cell, images: range) -> None:
-        """Run these images of a cell and store the result with that of earlier ones, or the reason why it failed."""
-        self.progress.begin(cell.label)
-        start, others = time.monotonic(), OtherWork()
-        try:
-            result = self.bench.run(cell, self._on_progress, images)
-            _check_finite(self.plan, result)
-        except CellFailed as failure:
+    def opened(self, ready: Ready) -> None:
+        """Store what all cells share, once."""
+        if not self.shared:
+            self.shared = True
+            for line in ready.remarks:
+                remark(line)
+            _share(self.store, ready)
+
+    def began(self, task: Task) -> None:
+        """Show that a task runs, if there is space on the disk for its result."""
+        check_room(self.store.path.parent)
+        self.progress_bar.begin(task.cell.label, task.key)
+
+    def progress(self, task: Task, share: float) -> None:
+        """Show the progress of a task."""
+        self.check()
+        self.progress_bar.update(share, task.key)
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if a signal has arrived."""
+        self.interrupts.check()
+
+    def finished(self, task: Task, outcome: Outcome) -> None:
+        """Store the result of a task with that of earlier images of its cell, or the reason why it failed."""
+        cell, key = task.cell, task.key
+        if outcome.result is None:
             with self.interrupts.held():
-                if failure.trace:
-                    self._log(cell, failure.trace)
-                if not images.start:  # otherwise the row keeps the images that it has
-                    self.store.add_failed(key, cell, str(failure), self.origin)
-                self.tally.failed[key] = (cell.label, str(failure))
+                if outcome.trace:
+                    self._log(cell, outcome.trace)
+                if not task.images.start:  # otherwise the row keeps the images that it has
+                    self.store.add_failed(key, cell, outcome.reason, outcome.origin)
+                self.tally.failed[key] = (cell.label, outcome.reason)
                 self.tally.ran.discard(key)
-            self.progress.end(f"✗ {cell.label}: {failure}", failed=True)
+            self.progress_bar.end(f"✗ {cell.label}: {outcome.reason}", failed=True, key=key)
             return
+        result = outcome.result
         with self.interrupts.held():
-            share = others.share()
-            if images.start and (row := self.store.row(key)) is not None:
+            if task.images.start and (row := self.store.row(key)) is not None:
                 result = joined(row, result)
-                shares = [one for one in (share, row.provenance.get(OTHER_WORK)) if isinstance(one, float)]
-                self.store.extend(key, result, {**self.origin, OTHER_WORK: max(shares, default=None)})
+                found = (outcome.origin.get(OTHER_WORK), row.provenance.get(OTHER_WORK))
+                shares = [one for one in found if isinstance(one, float)]
+                self.store.extend(key, result, {**outcome.origin, OTHER_WORK: max(shares, default=None)})
             else:
-                self.store.add(key, cell, result, self.bench.prompts, {**self.origin, OTHER_WORK: share})
+                self.store.add(key, cell, result, outcome.prompts, outcome.origin)
             self.tally.ran.add(key)
         self.on_result(cell, result)
         numbers = "  ".join(info.text(result.metrics[info.name]) for info in self.plan.measures)
-        label = f"{cell.label:<{max(len(other.label) for other in self.plan.cells)}}"
-        self.progress.end(f"{label}  {numbers}", aside=duration(time.monotonic() - start))
+        label = f"{cell.label:<{self._widest}}"
+        self.progress_bar.end(f"{label}  {numbers}", aside=duration(outcome.seconds), key=key)
+
+    @cached_property
+    def _widest(self) -> int:
+        return max(len(cell.label) for cell in self.plan.cells)
 
     def _log(self, cell: Cell, trace: str) -> None:
         """Append a traceback to the log of the run. The sweep continues if the log cannot be written."""
         with suppress(OSError):
             append(self.store.path.parent / LOG, f"{datetime.now():%Y-%m-%d %H:%M:%S} {cell.label}\n{trace}\n")
             self.tally.logged = True
-
-    def _on_progress(self, share: float) -> None:
-        self.interrupts.check()
-        self.progress.update(share)
-
-
-def _check_finite(plan: Plan, result: CellResult) -> None:
-    found = ((info.label, result.metrics[info.name]) for info in plan.measures)
-    wrong = [f"{label} is {value}" for label, value in found if not math.isfinite(value)]
-    if wrong:
-        raise CellFailed(", ".join(wrong))
 
 
 def check_room(directory: Path) -> None:

@@ -32,12 +32,14 @@ def resolve(name: str) -> str:
 def resolve_dtype(name: str, device: str) -> str:
     """The dtype called `name`. `auto` is bfloat16 on hardware that multiplies in it, and float32 elsewhere.
 
-    Without such hardware bfloat16 is emulated, which is many times slower than float32.
+    Without such hardware bfloat16 is emulated, which is many times slower than float32. It is not known
+    of a GPU on another machine.
     """
     if name != "auto":
         return name
     if device.startswith("cuda"):
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+        here = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if here else "float32"
     return "bfloat16" if device == "cpu" and torch.cpu._is_avx512_bf16_supported() else "float32"
 
 

@@ -2,21 +2,19 @@
 
 import json
 import sqlite3
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from fake_bench import TOML, FakeBench, fail_on
 from older_store import made_older
+from same_values import assert_same_values
 
 from sdlab.cli import _status
 from sdlab.sweep.merge import merge
 from sdlab.sweep.passes import counted
 from sdlab.sweep.plan import load_plan
 from sdlab.sweep.shard import Shard
-from sdlab.sweep.store import Damaged, Row, Store
-from sdlab.sweep.times import Times
+from sdlab.sweep.store import Damaged, Store
 from sdlab.system.errors import UsageError
 
 EXACT = """
@@ -38,30 +36,6 @@ def run(run, no_files):
 
 def shards(tmp_path: Path, count: int) -> list[Path]:
     return [tmp_path / "runs" / f"quick-{i}-of-{count}" for i in range(1, count + 1)]
-
-
-def rows(directory: Path) -> list[Row]:
-    """The rows without what differs between machines: times, and when and where they were measured."""
-    times = {
-        "seconds_per_image": 0.0,
-        "ms_per_pass": 0.0,
-        "network_share": 0.0,
-        "times": Times(),
-        "error_path": None,  # in `arrays`
-        "peak_memory": 0.0,
-        "provenance": {},
-        "created": "",
-    }
-    with Store(directory / "results.sqlite") as store:
-        found = sorted(store.rows(), key=lambda row: row.key)
-    return [replace(row, per_image={}, replicates={}, **times) for row in found]
-
-
-def arrays(directory: Path) -> list[np.ndarray]:
-    with Store(directory / "results.sqlite") as store:
-        found = sorted(store.rows(), key=lambda row: row.key)
-    named = [values for row in found for kind in (row.per_image, row.replicates) for _, values in sorted(kind.items())]
-    return [*named, *(row.error_path for row in found)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 9, 20])
@@ -88,9 +62,7 @@ def test_merged_shards_are_the_sweep_on_one_machine(tmp_path, capsys, no_plots):
     assert _status(["merge", *paths, "--out", str(tmp_path / "merged")]) == 0
     assert "9 of 9 cells are in" in capsys.readouterr().out
     one, merged = tmp_path / "one/quick", tmp_path / "merged/quick"
-    assert rows(merged) == rows(one)
-    for ours, theirs in zip(arrays(merged), arrays(one), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    assert_same_values(one, merged)
     assert (merged / "plan.json").read_text() == (one / "plan.json").read_text()
     assert (merged / "table.csv").is_file()
     assert _status(["sweep", str(path), "--out", str(tmp_path / "merged")]) == 0
