@@ -17,7 +17,7 @@ from sdlab.cpu.optimise import optimise_for_inference
 from sdlab.denoiser import Watch, unwatched
 from sdlab.guidance import Strategy
 from sdlab.guidance.guided import Seen
-from sdlab.model.config import SD15
+from sdlab.model.config import SD15, Size
 from sdlab.pipeline import Pipeline
 from sdlab.system import resources
 from sdlab.system.errors import SdlabError, UsageError
@@ -98,8 +98,9 @@ class OpenedLatent(Opened):
 class LatentDiffusion(Backend):
     """A loaded text-to-image model: a `Pipeline` behind the backend protocol."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline, self.levels = pipeline, pipeline.levels
+    def __init__(self, pipeline: Pipeline, size: Size | None = None) -> None:
+        """`size` is that of its pictures, (height, width) in pixels, by default the model's."""
+        self._pipeline, self.levels, self._size = pipeline, pipeline.levels, size
         model = pipeline.model
         self.clip = None if model.clip is None else (model.clip, model.tokenizer)
 
@@ -133,7 +134,7 @@ class LatentDiffusion(Backend):
         """Latents (B, C, H, W) in float32, as `Pipeline.sample` makes them."""
         return self._pipeline.sample(
             cond, uncond, sampler, sigmas, strategy, seeds,
-            on_step=on_step, init=init, strength=strength, watch=watch, on_denoised=on_denoised,
+            on_step=on_step, size=self._size, init=init, strength=strength, watch=watch, on_denoised=on_denoised,
         )  # fmt: skip
 
     def decode(self, samples: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from samplers.checks import unknown
 from sdlab import plugins
 from sdlab.commands import of_a1111, of_comfyui
-from sdlab.commands.drawing import Prepared, artist, open_pipeline, prepare
+from sdlab.commands.drawing import Prepared, artist, load, prepare
 from sdlab.commands.factors import Factor, factors
 from sdlab.commands.foreign import Foreign, Unreadable
 from sdlab.commands.of_run import is_cell, request_of
@@ -283,9 +283,9 @@ def _drawn(prepared: dict[Swaps, Prepared]) -> dict[Swaps, Drawn]:
     drawn = {}
     for group in alike.values():
         with enough_memory("use a smaller size or dtype bfloat16"):
-            pipeline = open_pipeline(*group.values())
+            loaded = load(*group.values())
             for some, one in group.items():
-                drawn[some] = Drawn(*artist(pipeline, one)(one.request.seed, lambda *_: None))
+                drawn[some] = Drawn(*artist(one.subject.ready(loaded), one)(one.request.seed, lambda *_: None))
     return drawn
 
 

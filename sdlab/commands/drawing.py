@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from rich.console import Console
@@ -18,15 +17,14 @@ from torch import Tensor
 
 import samplers
 from sdlab import guidance, plugins
-from sdlab.backends.diffusers.backend import KEY
+from sdlab.backends.base import Backend
 from sdlab.commands.inline_choice import build_choice
 from sdlab.commands.request import FIELD, Request
-from sdlab.cpu.optimise import optimise_for_inference
+from sdlab.commands.subject import Subject, open_subject
 from sdlab.guidance import Query
-from sdlab.guidance.needs import Offer, idle, lacking, missed, needed, needs_gradients, repeated
-from sdlab.model.config import ModelConfig
+from sdlab.guidance.needs import idle, lacking, missed, needed, needs_gradients, repeated
 from sdlab.picture import FITS, Fit, read_picture, to_bytes
-from sdlab.pipeline import TILES, NotFinite, Pipeline, Tiles, latent_shape, tail
+from sdlab.pipeline import TILES, NotFinite, tail
 from sdlab.report.contact_sheet import grid_of
 from sdlab.sweep.axes import GUIDANCE, SAMPLER, grids
 from sdlab.system.console import line
@@ -34,12 +32,9 @@ from sdlab.system.device import enough_memory, resolve, resolve_dtype
 from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import add, file_words, make_folder
 from sdlab.system.limits import IMAGES, SEED, SIDE, STEPS
-from sdlab.weights.model_loader import StoredModel, load, open_model
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 STRENGTH = 0.6  # the default of --strength
-# Default CFG scale of a model; for others 7.5, as is usual for Stable Diffusion.
-_CFG = {"scenes": 3.0, "portraits": 2.0}
 _GAP, _WIDEST = 4, 4096  # pixels: between the pictures of a contact sheet, and its longer side
 
 
@@ -57,7 +52,7 @@ class Prepared:
     """A request with all its choices made and checked, before any weights are loaded."""
 
     request: Request
-    stored: StoredModel
+    subject: Subject
     method: Method
     queries: set[Query]
     others: list[str]  # further networks
@@ -83,46 +78,48 @@ def prepare(request: Request) -> Prepared:
         RunError: a file of the model is damaged, or custom code failed.
     """
     request = _checked(request)
-    stored = open_model(request.source)
-    request = _chosen(request, stored.config)
+    subject = open_subject(request)
+    request = _chosen(request, subject)
     with _explained(request.dtype), plugins.Boundary().crossed():  # custom code runs here
-        method = _method(request, stored.config)
+        method = _method(request, subject.levels)
         queries = needed(method.strategy, method.sigmas, method.sampler)
-        others = _others(queries, stored, request.negative)
+        others = _others(queries, subject, request)
     steps = _steps(method, 1.0 if request.strength is None else request.strength)
-    prepared = Prepared(request, stored, method, queries, others, _input(request), steps)
+    prepared = Prepared(request, subject, method, queries, others, _input(request), steps)
     if fault := idle(method.strategy, prepared.sigmas):
         raise UsageError(f"--guidance: {fault}")
     return prepared
 
 
-def open_pipeline(prepared: Prepared, *more: Prepared) -> Pipeline:
-    """The model of a request, with all that it and further requests for the same model and data type use.
+def load(prepared: Prepared, *more: Prepared) -> Any:
+    """The weights of a request's model, with all that it and further requests for the same model and data type use.
 
     Raises:
         RunError: a file of the model is damaged.
     """
     every = (prepared, *more)
     others = sorted({name for one in every for name in one.others})
-    return _open(prepared.request, prepared.stored, others, any(needs_gradients(one.queries) for one in every))
+    return prepared.subject.load(prepared.request, others, any(needs_gradients(one.queries) for one in every))
 
 
-def artist(pipeline: Pipeline, prepared: Prepared) -> Callable[[int, Callable[..., object]], tuple[Tensor, Tensor]]:
+def artist(model: Backend, prepared: Prepared) -> Callable[[int, Callable[..., object]], tuple[Tensor, Tensor]]:
     """The function from a seed to the latents (1, C, h, w) and the picture (1, 3, H, W) of a request.
 
     Its second argument is called after each step. The prompts are encoded once.
     """
     request, method, boundary = prepared.request, prepared.method, plugins.Boundary()
-    cond, uncond = pipeline.encode([request.prompt]), pipeline.encode([request.negative])
-    init = None if prepared.picture is None else pipeline.encode_image(prepared.picture)
+    cond, uncond = model.contexts([request.prompt], request.negative)
+    init = None if prepared.picture is None else model.encode_image(prepared.picture)
 
     def draw(seed: int, on_step: Callable[..., object]) -> tuple[Tensor, Tensor]:
         with _explained(request.dtype), boundary.crossed():
-            latents = pipeline.sample(
-                cond, uncond, method.sampler, method.sigmas, method.strategy,
-                [seed], boundary.back(on_step), request.size, init, prepared.strength,
+            latents = model.sample(
+                cond, uncond, method.sampler, method.sigmas, method.strategy, [seed],
+                on_step=boundary.back(on_step), init=init, strength=prepared.strength,
             )  # fmt: skip
-            return latents, pipeline.decode(latents)
+            picture = model.decode(latents)
+            assert picture is not None  # subjects draw pictures
+            return latents, picture
 
     return draw
 
@@ -142,10 +139,10 @@ def generate(request: Request, out: Path, console: Console) -> list[Path]:
     make_folder(out)
     with _progress(console) as progress, enough_memory("use a smaller --size or --dtype bfloat16"):
         bar = progress.add_task(f"loading {request.model}", total=None)
-        pipeline = open_pipeline(prepared)
-        for note in _notes(prepared, pipeline):
+        model = prepared.subject.ready(load(prepared))
+        for note in _notes(prepared, model):
             line(console, f"note: {note}")
-        draw = artist(pipeline, prepared)
+        draw = artist(model, prepared)
         progress.reset(bar, total=request.n * prepared.steps)
         paths, small = list[Path](), list[Image.Image]()
         for i in range(request.n):
@@ -160,16 +157,16 @@ def generate(request: Request, out: Path, console: Console) -> list[Path]:
     return paths
 
 
-def _notes(prepared: Prepared, pipeline: Pipeline) -> Iterator[str]:
+def _notes(prepared: Prepared, model: Backend) -> Iterator[str]:
     """What the user should know about a request before its pictures."""
     request, method = prepared.request, prepared.method
-    yield from prepared.stored.notes
+    yield from prepared.subject.notes
     if why := missed(method.strategy, prepared.sigmas, method.sampler):
         yield f"--guidance: {why}"
     further = {query.prompt for query in prepared.queries if query.prompt}
     named = [("prompt", request.prompt), ("negative prompt", request.negative)]
     for name, text in (*named, *(("guidance prompt", text) for text in sorted(further))):
-        if cut := pipeline.model.tokenizer.cut(text):
+        if cut := model.cut(text):
             yield f"the {name} is too long for the text encoder; its end is ignored: {cut!r}"
 
 
@@ -221,35 +218,21 @@ def _checked(request: Request) -> Request:
     for option, given in (("--strength", request.strength), ("--fit", request.fit)):
         if given is not None and request.init_image is None:
             raise UsageError(f"{option} needs --init-image")
-    if request.model.startswith(f"{KEY}:"):
-        raise UsageError(
-            "--model: pipelines of diffusers are for sweeps; a sweep without metrics writes its pictures as files"
-        )
     if request.compile and request.offload:
         raise UsageError("--compile and --offload cannot be combined; leave one out")
     return replace(request, device=device, dtype=resolve_dtype(request.dtype, device))
 
 
-def _chosen(request: Request, config: ModelConfig) -> Request:
-    """The request with the defaults of the model filled in.
-
-    Raises:
-        UsageError: the model cannot draw at this size.
-    """
-    size = request.size or (config.image_size, config.image_size)
-    try:
-        latent_shape(config, size)
-    except ValueError as error:
-        raise UsageError(f"--size: {error}") from None
-    strategy = request.guidance or f"cfg scale={_CFG.get(config.name, 7.5)}"
-    request = replace(request, size=size, guidance=strategy)
+def _chosen(request: Request, subject: Subject) -> Request:
+    """The request with the defaults of the model filled in."""
+    request = replace(request, size=subject.size, guidance=request.guidance or subject.strategy)
     if request.init_image is None:
         return request
     strength = STRENGTH if request.strength is None else request.strength
     return replace(request, strength=strength, fit=request.fit or "crop")
 
 
-def _method(request: Request, config: ModelConfig) -> Method:
+def _method(request: Request, levels: samplers.Levels) -> Method:
     """The sampler, grid and guidance strategy of the request, on the noise schedule of the model.
 
     Raises:
@@ -257,7 +240,6 @@ def _method(request: Request, config: ModelConfig) -> Method:
     """
     assert request.guidance is not None
     plugins.discover()
-    levels = config.noise_schedule()
     return Method(
         build_choice(SAMPLER, request.sampler),
         build_choice(grids(levels), request.grid, steps=request.steps, levels=levels),
@@ -265,21 +247,20 @@ def _method(request: Request, config: ModelConfig) -> Method:
     )
 
 
-def _others(asked: set[Query], stored: StoredModel, negative: str) -> list[str]:
+def _others(asked: set[Query], subject: Subject, request: Request) -> list[str]:
     """The further networks of the model that the queries of the guidance strategy run.
 
     Raises:
         UsageError: the model or the request lacks what the strategy needs.
         RunError: the file of such a network is damaged.
     """
-    offer = Offer(stored.config.name, layers=stored.config.unet.layers, others=stored.located.others)
     for query in asked:
-        if fault := lacking(query, offer):
+        if fault := lacking(query, subject.offer):
             raise UsageError(f"--guidance: {fault}")
-    if fault := repeated(asked, negative):
+    if fault := repeated(asked, request.negative):
         raise UsageError(f"--guidance: {fault}")
     others = sorted({query.network for query in asked if query.network is not None})
-    stored.check_others(others)
+    subject.check(request, others)
     return others
 
 
@@ -300,14 +281,6 @@ def _input(request: Request) -> Tensor | None:
         return read_picture(Path(request.init_image).expanduser(), request.size, cast(Fit, request.fit))[None]
     except UsageError as error:
         raise UsageError(f"--init-image: {error}") from None
-
-
-def _open(request: Request, stored: StoredModel, others: list[str], gradients: bool) -> Pipeline:
-    dtype, tiles = getattr(torch, request.dtype), cast(Tiles, request.tiles)
-    if request.offload:
-        return Pipeline(load(stored, "cpu", dtype, others), request.device, tiles)
-    model = load(stored, request.device, dtype, others)
-    return Pipeline(optimise_for_inference(model, request.compile, gradients), tiles=tiles)
 
 
 def _image(decoded: Tensor) -> Image.Image:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from sdlab.commands.factors import choice_text
+from sdlab.commands.inline_model import model_text
 from sdlab.commands.request import Request
 from sdlab.report.stored_run import StoredRun, opened_run
 from sdlab.sweep.run import STORE
@@ -39,15 +40,18 @@ def request_of(path: Path, image: int) -> Request:
         raise UsageError(f"{path}: starts from the pictures of set {plan.pictures.set}, which are no files")
     if not plan.prompts:
         raise UsageError(f"{path}: {plan.model} draws without prompts; only cells of text-to-image models are compared")
-    files = {key: value for key, value in plan.source.options.items() if key in _FILES}
+    model, options = plan.source.name, dict(plan.source.options)
+    files = {key: options.pop(key) for key in _FILES if key in options}
+    side = options.pop("size", None)  # of a pipeline of diffusers
     start = None if plan.pictures is None else plan.pictures.files[image % len(plan.prompts)]
     return Request(
         prompt=plan.prompts[image % len(plan.prompts)],
         negative=plan.negative,
-        model=plan.source.name,
+        model=model_text(model, options),
         init_image=start,
         strength=None if start is None else cell.strength,
         fit=None if start is None or plan.pictures is None else plan.pictures.fit,
+        size=None if side is None else (side, side),
         sampler=choice_text(cell.sampler.name, cell.sampler.options),
         grid=choice_text(cell.grid.name, cell.grid.options),
         steps=cell.steps,

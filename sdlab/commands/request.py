@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 import sdlab
 from sdlab.commands.inline_choice import absolute_choice
+from sdlab.commands.inline_model import absolute, absolute_model
 from sdlab.model.config import Size
 from sdlab.system.errors import UsageError
 from sdlab.system.limits import SIDE, brief
-from sdlab.system.resources import find
 from sdlab.system.text import shown
-from sdlab.weights.locate import MODELS, ModelSource
+from sdlab.weights.locate import ModelSource
 
 FIELD = "sdlab"  # the text field of the PNG
 _FILES = ("weights", "vocab", "merges", "init_image")
@@ -94,9 +93,9 @@ class Request:
     def anchored(self) -> Request:
         """The request with absolute paths, which can be drawn again in any folder."""
         given: dict[str, Any] = {key: getattr(self, key) for key in (*_FILES, *_CHOICES)}
-        anchor = dict.fromkeys(_FILES, _absolute) | dict.fromkeys(_CHOICES, absolute_choice)
+        anchor = dict.fromkeys(_FILES, absolute) | dict.fromkeys(_CHOICES, absolute_choice)
         paths: dict[str, Any] = {key: anchor[key](value) for key, value in given.items() if value is not None}
-        return replace(self, **paths, model=self.model if self.model in MODELS else _absolute(self.model))
+        return replace(self, **paths, model=absolute_model(self.model))
 
 
 def parse_size(text: str) -> Size:
@@ -117,12 +116,6 @@ def parse_size(text: str) -> Size:
 def size_text(size: Size) -> str:
     """The inverse of `parse_size`: (384, 512) is `"512x384"`."""
     return f"{size[1]}x{size[0]}"
-
-
-def _absolute(path: str) -> str:
-    """The absolute path of a file that exists. Other paths are unchanged, and so are those in folders like b"\\xe9"."""
-    found = str(find(path).absolute())
-    return found if Path(found).exists() and found.isprintable() else path
 
 
 def _quoted(word: str) -> str:

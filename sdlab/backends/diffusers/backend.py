@@ -59,7 +59,8 @@ class OpenedFolder(Opened):
         family, folder, size = read.family, read.folder, read.size
         self.name = f"{KEY}:{place}"
         self.label = label(Path(place).name, options)
-        self.levels = read.process.levels
+        self.levels, self.size = read.process.levels, size
+        self.scale = family.scale(folder)
         given = {field.name: getattr(read.options, field.name) for field in fields(Options)}
         self.identity = {"pipeline": folder.index["_class_name"], **given, "size": size}
         self.files = folder.files
@@ -92,10 +93,23 @@ class OpenedFolder(Opened):
             UsageError: diffusers or transformers is missing.
             RunError: a file is damaged, or its tensors do not fit the configuration.
         """
-        read = self._read
-        components = load_components(read.folder, device, dtype)
+        return self.ready(self.load_components(device, dtype, compile))
+
+    def load_components(self, device: str, dtype: torch.dtype, compile: bool) -> dict[str, Any]:
+        """The components of the pipeline on `device`, which do not depend on the size of the pictures.
+
+        Raises:
+            UsageError: diffusers or transformers is missing.
+            RunError: a file is damaged, or its tensors do not fit the configuration.
+        """
+        components = load_components(self._read.folder, device, dtype)
         if compile:
-            components[read.family.network].compile(dynamic=False)
+            components[self._read.family.network].compile(dynamic=False)
+        return components
+
+    def ready(self, components: Mapping[str, Any]) -> DiffusersModel:
+        """The model with these components."""
+        read = self._read
         return DiffusersModel(read.family.build(components, read.folder, read.options, read.size), read.process)
 
 
@@ -155,8 +169,11 @@ class DiffusersModel(Backend):
         return rounded(pictures)
 
 
-def open_folder(name: str, options: Mapping[str, Any], folder: Path) -> OpenedFolder:
+def open_folder(name: str, options: Mapping[str, Any], folder: Path = Path(), size: Size | None = None) -> OpenedFolder:
     """The pipeline folder of a name like "diffusers:FOLDER", which is searched for in `folder` first.
+
+    Args:
+        size: of its pictures, (height, width) in pixels. By default that of the options or of the configuration.
 
     Raises:
         Mistakes: an option is invalid, the folder is not one of a pipeline, or its family is not supported.
@@ -165,7 +182,7 @@ def open_folder(name: str, options: Mapping[str, Any], folder: Path) -> OpenedFo
         raise Mistakes(*faults)
     try:
         place = resources.near(name.removeprefix(f"{KEY}:"), folder)
-        return OpenedFolder(place, options, _read(Path(place), Options(**options)))
+        return OpenedFolder(place, options, _read(Path(place), Options(**options), size))
     except UsageError as error:
         raise Mistakes(*(("", line) for line in error.lines)) from None
     except (TypeError, ValueError, ArithmeticError) as error:  # a value that the family computes with
@@ -175,7 +192,7 @@ def open_folder(name: str, options: Mapping[str, Any], folder: Path) -> OpenedFo
 DIFFUSERS = Kind(dict, lambda path: path.startswith(f"{KEY}:"), open_folder, key=KEY)
 
 
-def _read(place: Path, options: Options) -> _Read:
+def _read(place: Path, options: Options, size: Size | None) -> _Read:
     """The configuration of a folder.
 
     Raises:
@@ -188,7 +205,8 @@ def _read(place: Path, options: Options) -> _Read:
         known = ", ".join(name for one in FAMILIES for name in one.pipelines)
         raise UsageError(f"{place}: {index.get('_class_name')!r} is not supported; pipelines are {known}")
     folder = read_folder(place, index, family.components, family.ignored)
-    size = family.size(folder) if options.size is None else (options.size, options.size)
+    if size is None:
+        size = family.size(folder) if options.size is None else (options.size, options.size)
     taken, given = family.defaults(folder), {key: value for key, value in vars(options).items() if value is not None}
     unused = given.keys() - taken.keys() - {"size"}
     faults = [
@@ -205,8 +223,11 @@ def _read(place: Path, options: Options) -> _Read:
 def _wrong_size(size: Size, multiple: int) -> list[Mistake]:
     if all(side >= multiple and side % multiple == 0 for side in size):
         return []
-    nearest = max(multiple, round(size[0] / multiple) * multiple)
-    return [("size", f"must be a multiple of {multiple}, got {size[0]}; the nearest is {nearest}")]
+    height, width = (max(multiple, round(side / multiple) * multiple) for side in size)
+    if size[0] == size[1]:
+        return [("size", f"must be a multiple of {multiple}, got {size[0]}; the nearest is {height}")]
+    got, nearest = f"{size[1]}x{size[0]}", f"{width}x{height}"
+    return [("size", f"both sides must be multiples of {multiple}, got {got}; the nearest is {nearest}")]
 
 
 def _wrong_options(options: Mapping[str, Any]) -> list[Mistake]:

@@ -41,6 +41,7 @@ class Family(ABC):
     prompts: ClassVar[bool] = True
     labels: ClassVar[bool] = False  # whether a condition is a class label
     masked: ClassVar[bool] = False  # whether a condition has a mask
+    default_scale: ClassVar[float] = 7.5  # of CFG, for a network that is not distilled from it
 
     @abstractmethod
     def size(self, folder: Folder) -> Size:
@@ -65,6 +66,10 @@ class Family(ABC):
     def defaults(self, folder: Folder) -> dict[str, Any]:
         """The options that this model takes beside `size`, with their defaults."""
         return {}
+
+    def scale(self, folder: Folder) -> float:
+        """The CFG scale that its pipelines use by default; 1 for a network that is distilled from CFG."""
+        return 1.0 if "guidance_input" in self.defaults(folder) else self.default_scale
 
     def check(self, folder: Folder, options: Options, size: Size) -> Iterator[Mistake]:
         """What is wrong with the configuration and the options, beyond what all families check."""

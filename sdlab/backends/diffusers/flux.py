@@ -37,6 +37,7 @@ class Flux(TextFamily):
 
     pipelines = ("FluxPipeline",)
     network = "transformer"
+    default_scale = 1.0
     components: ClassVar[Components] = {
         "transformer": ("diffusers.FluxTransformer2DModel",),
         "vae": VAE,

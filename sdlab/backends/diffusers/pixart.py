@@ -25,6 +25,7 @@ class PixArt(TextFamily):
 
     pipelines = tuple(_LENGTHS)
     network = "transformer"
+    default_scale = 4.5
     components: ClassVar[Components] = {
         "transformer": ("diffusers.PixArtTransformer2DModel", "diffusers.Transformer2DModel"),
         "vae": VAE,

@@ -35,6 +35,7 @@ class StableDiffusion3(TextFamily):
 
     pipelines = ("StableDiffusion3Pipeline",)
     network = "transformer"
+    default_scale = 7.0
     components: ClassVar[Components] = {
         "transformer": ("diffusers.SD3Transformer2DModel",),
         "vae": VAE,

@@ -25,6 +25,7 @@ class StableDiffusionXL(UnetFamily):
 
     pipelines = ("StableDiffusionXLPipeline",)
     embedding = "text_time"
+    default_scale = 5.0
     components: ClassVar[Components] = {
         "unet": UNET,
         "vae": VAE,

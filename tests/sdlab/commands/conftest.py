@@ -4,12 +4,12 @@ from functools import cache
 
 import pytest
 
-from sdlab.commands import drawing
+from sdlab.commands import subject
 from sdlab.commands.request import Request
 from sdlab.pipeline import Pipeline
 from sdlab.weights.model_loader import StoredModel, open_model
 
-_open = drawing._open
+_open = subject._open
 
 
 @cache
@@ -26,4 +26,4 @@ def lab_model(monkeypatch: pytest.MonkeyPatch) -> None:
             return _open(request, stored, others, gradients)
         return _opened(Request("", device=request.device, dtype=request.dtype, tiles=request.tiles))
 
-    monkeypatch.setattr(drawing, "_open", opened)
+    monkeypatch.setattr(subject, "_open", opened)
