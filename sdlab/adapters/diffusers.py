@@ -19,6 +19,7 @@ from torch import Tensor
 import samplers
 from samplers.base import Sampler
 from sdlab.adapters.stepwise import Stepwise, calls
+from sdlab.guidance.base import Level
 from sdlab.model.noise_schedule import FlowLevels
 from sdlab.model.parametrisation import PARAMETRISATIONS, Flow, Parametrisation
 from sdlab.weights import scheduler_config
@@ -67,6 +68,7 @@ class SamplerScheduler:
             ValueError: the sampler is adaptive, or needs predictions that a pipeline does not hand out.
         """
         config, name = dict(scheduler.config), type(scheduler).__name__
+        config["_class_name"] = name
         if name.startswith("FlowMatch"):
             return cls(sampler, grid, FlowLevels().schedule(), Flow(), config, noise, **options)
         settings = {"_class_name": name, **{key: value for key, value in config.items() if key not in _OF_GRIDS}}
@@ -84,6 +86,23 @@ class SamplerScheduler:
         self._check_started()
         sigma = self.sigmas[0]
         return sigma * float(self.parametrisation.scale(sigma))
+
+    @property
+    def begun(self) -> bool:
+        """Whether a step has been made since `set_timesteps`."""
+        return self._run is not None
+
+    @property
+    def level(self) -> Level:
+        """The level of the next network call, with that at which its step begins.
+
+        Raises:
+            ValueError: `set_timesteps` has not been called.
+        """
+        self._check_started()
+        if self._run is None:
+            return Level(self.sigmas[self._firsts[self._begin]])
+        return Level(self._run.needed[1], self._run.sigmas[self._run.index])
 
     def set_timesteps(
         self,

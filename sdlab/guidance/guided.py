@@ -83,12 +83,19 @@ class Guided:
         x0, predictions = self._guide(x, sigma, also=(UNCOND,))
         return x0, predictions[UNCOND]
 
+    def wanted(self, sigma: Sigma) -> list[tuple[Query, ...]]:
+        """The queries of each image that a call at level σ makes."""
+        return self._wanted(self._levels(sigma))
+
+    def _levels(self, sigma: Sigma) -> list[Level]:
+        """The level of each image."""
+        if isinstance(sigma, Tensor):
+            return [Level(s, self._step) for s in sigma.tolist()]
+        return [Level(sigma, self._step)] * self._images
+
     def _guide(self, x: Tensor, sigma: Sigma, also: tuple[Query, ...] = ()) -> tuple[Tensor, dict[Query, Tensor]]:
         """The guided x̂₀, and the predictions that it is made from."""
-        if isinstance(sigma, Tensor):
-            levels = [Level(s, self._step) for s in sigma.tolist()]
-        else:
-            levels = [Level(sigma, self._step)] * x.shape[0]
+        levels = self._levels(sigma)
         wanted = self._wanted(levels)
         queried = [tuple(dict.fromkeys((*also, *queries))) for queries in wanted] if also else wanted
         if self._held:

@@ -41,6 +41,11 @@ class Parametrisation(ABC):
         a, b = self.target(sigma)
         return (b * x - sigma * predicted) * (1 / (b - sigma * a))
 
+    def predicted(self, x: Tensor, sigma: Value, x0: Tensor) -> Tensor:
+        """The prediction with this x̂₀, the inverse of `denoised`."""
+        a, b = self.target(sigma)
+        return (b * x - (b - sigma * a) * x0) * (1 / sigma)
+
     def error_ratio(self, sigma: Value) -> Value:
         """|F − F*|² / |x̂₀ − x₀|², the weight of the error of x̂₀ in an unweighted loss."""
         a, b = self.target(sigma)

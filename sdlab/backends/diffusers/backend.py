@@ -15,7 +15,7 @@ from samplers.checks import unknown
 from sdlab.backends.base import Backend, Kind, Mistakes, Opened, Setting
 from sdlab.backends.diffusers.families import BY_PIPELINE, FAMILIES
 from sdlab.backends.diffusers.family import Family, Options, Parts
-from sdlab.backends.diffusers.folder import Folder, read_folder, read_index
+from sdlab.backends.diffusers.folder import Folder, read_classes, read_folder, read_index
 from sdlab.backends.diffusers.library import check_installed
 from sdlab.backends.diffusers.load import load_components
 from sdlab.backends.diffusers.process import Process, read_process
@@ -192,6 +192,48 @@ def open_folder(name: str, options: Mapping[str, Any], folder: Path = Path(), si
 DIFFUSERS = Kind(dict, lambda path: path.startswith(f"{KEY}:"), open_folder, key=KEY)
 
 
+def open_components(pipe: Any, size: Size | None, options: Mapping[str, Any]) -> DiffusersModel:
+    """The components of a loaded pipeline as a model.
+
+    Raises:
+        UsageError: the family is not supported, or a component is of another class.
+        Mistakes: the size or an option does not fit.
+    """
+    if faults := list(_wrong_options(options)):
+        raise Mistakes(*faults)
+    name, parts = type(pipe).__name__, {key: part for key, part in pipe.components.items() if part is not None}
+    places = {key: [type(part).__module__.split(".")[0], type(part).__name__] for key, part in parts.items()}
+    index = {**pipe.config, **places, "_class_name": name}
+    family = _family(name, index)
+    classes = read_classes(Path(name), index, family.components, family.ignored)
+    configs = {key: _settings(parts[key]) for key in classes}
+    process = {"_class_name": type(pipe.scheduler).__name__, **pipe.scheduler.config}
+    folder = Folder(Path(name), index, classes, configs, process)
+    read = _fitted(family, folder, Options(**options), size)
+    return DiffusersModel(
+        family.build({key: parts[key] for key in classes}, folder, read.options, read.size), read.process
+    )
+
+
+def _settings(part: Any) -> dict[str, Any]:
+    """The configuration of a component; empty for a tokenizer."""
+    config = getattr(part, "config", {})
+    return dict(config) if isinstance(config, Mapping) else dict(config.to_dict())
+
+
+def _family(place: object, index: Mapping[str, Any]) -> Family:
+    """The family of an index.
+
+    Raises:
+        UsageError: it is not supported.
+    """
+    name = str(index.get("_class_name"))
+    if name not in BY_PIPELINE:
+        known = ", ".join(name for one in FAMILIES for name in one.pipelines)
+        raise UsageError(f"{place}: {index.get('_class_name')!r} is not supported; pipelines are {known}")
+    return BY_PIPELINE[name]
+
+
 def _read(place: Path, options: Options, size: Size | None) -> _Read:
     """The configuration of a folder.
 
@@ -200,11 +242,17 @@ def _read(place: Path, options: Options, size: Size | None) -> _Read:
         Mistakes: the family is not supported, or an option does not fit it.
     """
     index = read_index(place)
-    family = BY_PIPELINE.get(str(index.get("_class_name")))
-    if family is None:
-        known = ", ".join(name for one in FAMILIES for name in one.pipelines)
-        raise UsageError(f"{place}: {index.get('_class_name')!r} is not supported; pipelines are {known}")
-    folder = read_folder(place, index, family.components, family.ignored)
+    family = _family(place, index)
+    return _fitted(family, read_folder(place, index, family.components, family.ignored), options, size)
+
+
+def _fitted(family: Family, folder: Folder, options: Options, size: Size | None) -> _Read:
+    """The folder with options and a size that fit it.
+
+    Raises:
+        UsageError: the configuration is invalid.
+        Mistakes: an option does not fit.
+    """
     if size is None:
         size = family.size(folder) if options.size is None else (options.size, options.size)
     taken, given = family.defaults(folder), {key: value for key, value in vars(options).items() if value is not None}

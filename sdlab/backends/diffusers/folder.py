@@ -32,6 +32,7 @@ class Folder:
     index: Mapping[str, Any]
     classes: Mapping[str, tuple[str, str]]  # component -> package and class; without those that are null
     configs: Mapping[str, Mapping[str, Any]]
+    process: Mapping[str, Any] | None = None  # the settings of the scheduler, if they are in no file
 
     def config(self, component: str, key: str, default: Any = None) -> Any:
         """A setting of a component's configuration."""
@@ -45,7 +46,7 @@ class Folder:
             UsageError: the file is missing or damaged.
         """
         path = self.place / _SCHEDULER
-        return read_object(path), path
+        return read_object(path) if self.process is None else dict(self.process), path
 
     def sample_size(self, component: str) -> Size:
         """`sample_size` of a network, as (height, width).
@@ -128,6 +129,22 @@ def read_folder(
     Raises:
         UsageError: a component is missing, unknown, or of another class. One line each.
     """
+    classes = read_classes(place / INDEX, index, wanted, ignored)
+    configs = {
+        component: {} if _is_tokenizer(kind) else read_object(place / component / "config.json")
+        for component, (_, kind) in classes.items()
+    }
+    return Folder(place, index, classes, configs)
+
+
+def read_classes(
+    source: Path, index: Mapping[str, Any], wanted: Mapping[str, tuple[str, ...]], ignored: frozenset[str]
+) -> dict[str, tuple[str, str]]:
+    """The package and the class of each component, from an index. The arguments are those of `read_folder`.
+
+    Raises:
+        UsageError: a component is missing, unknown, or of another class. One line each.
+    """
     faults, classes = [], dict[str, tuple[str, str]]()
     listed = {key: value for key, value in index.items() if isinstance(value, list) and not key.startswith("_")}
     for component, known in wanted.items():
@@ -145,12 +162,8 @@ def read_folder(
         if listed[component] != [None, None]:
             faults.append(f"component {component!r} is not one of this family of pipelines")
     if faults:
-        raise UsageError(*(f"{place / INDEX}: {fault}" for fault in faults))
-    configs = {
-        component: {} if _is_tokenizer(kind) else read_object(place / component / "config.json")
-        for component, (_, kind) in classes.items()
-    }
-    return Folder(place, index, classes, configs)
+        raise UsageError(*(f"{source}: {fault}" for fault in faults))
+    return classes
 
 
 def _is_tokenizer(kind: str) -> bool:
