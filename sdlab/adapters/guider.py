@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from diffusers.guiders import BaseGuidance
-from diffusers.guiders.guider_utils import GuiderOutput
+from diffusers.guiders.guider_utils import BaseGuidance, GuiderOutput
 from torch import Tensor, nn
 
 import samplers
@@ -29,7 +28,7 @@ _NAMES = {COND: "pred_cond", UNCOND: "pred_uncond"}
 _LEVELS = 100  # at which a strategy is asked for its predictions before a run
 
 
-class StrategyGuider(_Untyped):
+class StrategyGuider(_Untyped):  # type: ignore[misc]
     """A guider with the interface of diffusers. It shares the scheduler of the pipeline, which knows the levels."""
 
     _input_predictions: ClassVar[list[str]] = ["pred_cond", "pred_uncond"]
