@@ -19,7 +19,7 @@ def command(
     b: Annotated[Path, path_argument("the same")],
     sheet: Annotated[Path | None, path_option("a PNG file with A, each swap and B")] = None,
     model: Annotated[str | None, typer.Option(help="the model of pictures that other tools drew")] = None,
-    image: Annotated[int, typer.Option(metavar="<i>", help="the image of a cell, from 0")] = 0,
+    image: Annotated[int | None, typer.Option(metavar="<i>", help="the image of a cell, from 0")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     format: Annotated[
         str | None, typer.Option(metavar="<name>", help="table, md, csv, json, parquet, latex or html, on stdout")
@@ -35,11 +35,22 @@ def command(
     from rich.console import Console
 
     from sdlab.commands.differing import compare, read, with_models
+    from sdlab.commands.of_run import is_cell
     from sdlab.report.view import check_format, print_as
+    from sdlab.system.errors import UsageError
+    from sdlab.system.files import check_writable
     from sdlab.system.output import remark
 
     form = check_format(format)
-    found = compare(*with_models(read(a, device, image), read(b, device, image), model))
+    if image is not None and not (is_cell(a) or is_cell(b)):
+        raise UsageError("--image has no effect, because it is for cells of runs; leave it out")
+    if sheet is not None:
+        if sheet.suffix.lower() != ".png":
+            raise UsageError(f"--sheet: {sheet} must end in .png")
+        if sheet.exists() and any(path.exists() and sheet.samefile(path) for path in (a, b)):
+            raise UsageError(f"--sheet: {sheet} is one of the pictures; choose another name")
+        check_writable(sheet)
+    found = compare(*with_models(read(a, device, image or 0), read(b, device, image or 0), model))
     for note in found.notes:
         remark(f"note: {note}")
     if sheet is not None:

@@ -19,6 +19,7 @@ from sdlab.system.text import shown
 # For functions that draw: names may contain $, which would start a formula, or be LaTeX in the user's settings.
 literal_text = rc_context({"text.parse_math": False, "text.usetex": False, "axes.formatter.use_mathtext": False})
 _MOST_TICKS = 12
+_LONGEST = 120  # characters of a line of text
 _CLOSEST = 0.035  # distance of neighbouring ticks, as a share of all; the labels of closer ones would overlap
 
 
@@ -50,17 +51,24 @@ def tidy(axes: Axes, hidden: Collection[str] = ("top", "right")) -> None:
 def save(figure: Figure, path: Path, dpi: int) -> None:
     """Write the figure as PNG, or as PDF if the name of the file ends so, with control characters in its texts escaped.
 
+    Lines of text that are far too long for a figure are cut.
+
     A PDF contains its fonts as outlines that journals accept (TrueType), and no date, so that equal plots are equal.
 
     Raises:
         RunError: the file cannot be written.
     """
     for text in figure.findobj(Text):
-        text.set_text("\n".join(map(shown, text.get_text().split("\n"))))
+        text.set_text("\n".join(_short(shown(line)) for line in text.get_text().split("\n")))
     with replacing(path) as draft, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="constrained_layout not applied")  # wide texts are cut at the edge
         warnings.filterwarnings("ignore", message="Glyph")  # a name in a script that the font lacks
         if path.suffix == ".pdf":
             with rc_context({"pdf.fonttype": 42}):
                 figure.savefig(draft, format="pdf", metadata={"CreationDate": None})
         else:
             figure.savefig(draft, format="png", dpi=dpi)
+
+
+def _short(line: str) -> str:
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"

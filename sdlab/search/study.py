@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sdlab.search.space import Span, Suggest
 from sdlab.system.errors import RunError, UsageError
@@ -39,18 +39,21 @@ def check_installed() -> None:
 class Proposed(Suggest):
     """A proposal that has not been measured yet."""
 
-    def __init__(self, trial: optuna.Trial) -> None:
-        self.trial = trial
+    def __init__(self, trial: optuna.Trial, path: Path) -> None:
+        """`path` is the file of the study, for messages."""
+        self.trial, self._path = trial, path
 
     def one_of(self, name: str, texts: Sequence[str]) -> int:
         """The index of one of several texts."""
-        return texts.index(self.trial.suggest_categorical(name, list(texts)))
+        with _reporting(self._path):
+            return texts.index(self.trial.suggest_categorical(name, list(texts)))
 
     def number(self, name: str, span: Span) -> float:
         """A number of a range."""
-        if span.whole:
-            return self.trial.suggest_int(name, int(span.low), int(span.high), log=span.log)
-        return self.trial.suggest_float(name, span.low, span.high, log=span.log)
+        with _reporting(self._path):
+            if span.whole:
+                return self.trial.suggest_int(name, int(span.low), int(span.high), log=span.log)
+            return self.trial.suggest_float(name, span.low, span.high, log=span.log)
 
 
 class Study:
@@ -69,7 +72,7 @@ class Study:
             raise RunError(f"{path} is a link, and results are not written through links; move the file itself there")
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.path, self.seed = path, seed
-        with self._reporting():
+        with _reporting(self.path):
             url = URL.create("sqlite", database=str(path)).render_as_string()
             self._storage = optuna.storages.RDBStorage(url)
             self._study = optuna.create_study(
@@ -103,15 +106,15 @@ class Study:
             self._study.sampler = optuna.samplers.RandomSampler(seed=seed)
         else:
             self._study.sampler = optuna.samplers.TPESampler(seed=seed)
-        with self._reporting():
-            return Proposed(self._study.ask())
+        with _reporting(self.path):
+            return Proposed(self._study.ask(), self.path)
 
     def tell(self, proposed: Proposed, key: str, values: tuple[float, float] | None) -> None:
         """What became of a proposal: the network passes and the metric of its cell, or None if that failed."""
         import optuna
 
         state = optuna.trial.TrialState
-        with self._reporting():
+        with _reporting(self.path):
             proposed.trial.set_user_attr(_KEY, key)
             self._study.tell(proposed.trial, values, state=state.FAIL if values is None else state.COMPLETE)
         self._done.append(key)
@@ -127,27 +130,28 @@ class Study:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @contextmanager
-    def _reporting(self) -> Iterator[None]:
-        """Turn errors of the storage into one line.
 
-        Raises:
-            RunError: the file is damaged or cannot be written.
-        """
-        import optuna
-        from sqlalchemy.exc import SQLAlchemyError
+@contextmanager
+def _reporting(path: Path) -> Iterator[None]:
+    """Turn errors of the storage, and of what it holds, into one line.
 
-        faults: tuple[type[Exception], ...] = (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                yield
-        except faults as error:
-            reason = _root(error)
-            raise RunError(f"cannot use {self.path}: {reason}; move it away to search again") from None
+    Raises:
+        RunError: the file is damaged or cannot be written.
+    """
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise RunError(f"cannot use {path}: {_root(error)}; move it away to search again") from None
+    except Exception:  # optuna trusts what the file holds, and a damaged value fails anywhere in it
+        raise RunError(f"cannot use {path}: it is damaged; move it away to search again") from None
 
 
-def _root(error: BaseException) -> Any:
+def _root(error: BaseException) -> str:
     """The message of the error that is behind others, in one line."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause

@@ -22,8 +22,9 @@ def replacing(path: Path) -> Iterator[Path]:
     """Replace a file. Yields a draft to write, which becomes `path` if the block succeeds and is deleted if it fails.
 
     Raises:
-        RunError: the disk is full, or the folder is not writable.
+        RunError: the disk is full, the folder is not writable, or `path` is a folder or a device.
     """
+    _check_replaceable(path)
     with _draft(path) as draft:
         yield draft
         draft.replace(path)
@@ -54,8 +55,9 @@ def check_writable(path: Path) -> None:
     """Check, before long work, that a file can be written at `path`.
 
     Raises:
-        RunError: the folder is missing or not writable, or the disk is full.
+        RunError: the folder is missing or not writable, the disk is full, or `path` is a folder or a device.
     """
+    _check_replaceable(path)
     with _draft(path) as draft:
         draft.touch()
 
@@ -70,6 +72,18 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"cannot make the folder {path}: {reason(error)}") from None
+
+
+def _check_replaceable(path: Path) -> None:
+    """Check that a file would replace nothing but a file. A user with all rights could replace a device like /dev/full.
+
+    Raises:
+        RunError: `path` is a folder or a device.
+    """
+    if os.path.isdir(path):  # noqa: PTH112  (pathlib raises if the name is too long)
+        raise RunError(f"cannot write {path}: it is a folder")
+    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
+        raise RunError(f"cannot write {path}: it is not a regular file")
 
 
 @contextmanager

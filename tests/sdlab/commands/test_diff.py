@@ -19,7 +19,7 @@ from sdlab.commands.differing import MOST, Differences, compare, read
 from sdlab.commands.drawing import generate, prepare
 from sdlab.commands.factors import factors
 from sdlab.commands.request import Request
-from sdlab.system.errors import UsageError
+from sdlab.system.errors import SdlabError, UsageError
 
 A = Request("a red circle on a white background", sampler="ddim", steps=2, guidance="cfg scale=3", device="cpu")
 
@@ -222,3 +222,21 @@ def test_settings_that_do_not_work_together_are_named(here: Path):
     assert prepare(read(Path("b.toml"), "cpu").request).steps == 3
     with pytest.raises(UsageError, match=r"^A with grid of B cannot be drawn: --grid: "):
         compare(read(Path("a.toml"), "cpu"), read(Path("b.toml"), "cpu"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sheet", "sheet.txt"], "--sheet: sheet.txt must end in .png"),
+        (["--sheet", "."], "--sheet: . must end in .png"),
+        (["--sheet", "a.png"], "--sheet: a.png is one of the pictures; choose another name"),
+        (["--sheet", "nowhere/s.png"], "cannot write nowhere/s.png: no such file or directory"),
+        (["--image", "1"], "--image has no effect, because it is for cells of runs; leave it out"),
+    ],
+)
+def test_mistakes_in_options_are_found_before_anything_is_drawn(here: Path, arguments: list[str], message: str):
+    Path("a.png").write_bytes(b"kept")
+    done = CliRunner().invoke(app, ["diff", "a.png", "b.toml", *arguments])
+    assert isinstance(done.exception, SdlabError)
+    assert str(done.exception) == message
+    assert Path("a.png").read_bytes() == b"kept"

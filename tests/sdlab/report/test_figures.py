@@ -58,6 +58,20 @@ def test_a_figure_is_saved_in_the_format_of_its_name_and_equal_ones_are_equal(tm
         assert picture.format == "PNG"
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_text_that_is_wider_than_its_figure_is_cut(tmp_path: Path):
+    def drawn(name: str, title: str) -> bytes:
+        figure = Figure(layout="constrained")
+        axes = figure.add_subplot()
+        axes.set_title(title, loc="left")
+        axes.plot([1, 2], label=title)
+        figure.legend(loc="outside right upper")
+        save(figure, tmp_path / name, dpi=50)
+        return (tmp_path / name).read_bytes()
+
+    assert drawn("a.png", "n" * 120) != drawn("b.png", "n" * 119 + "…") == drawn("c.png", "n" * 5000)
+
+
 def test_the_report_has_its_plots_as_pdf_too_if_asked(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run()
     directory = tmp_path / "runs" / "quick"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import random
+import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -264,3 +266,26 @@ def test_a_damaged_study_is_one_line(run: Run, tmp_path: Path, damage: str, caps
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert "study.sqlite" in line
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE trial_user_attributes SET value_json = '['",
+        "UPDATE trial_params SET param_value = 1e300",
+        "UPDATE trial_params SET distribution_json = '{}'",
+        "UPDATE trials SET state = 'LOST'",
+        "DROP TABLE trial_values",
+    ],
+)
+def test_a_study_with_odd_values_is_one_line(run: Run, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]):
+    few = TOML.replace("trials = 12", "trials = 3")
+    assert run(toml=few)[0] == 0
+    study = tmp_path / "runs/quick/study.sqlite"
+    with closing(sqlite3.connect(study)) as db, db:
+        db.execute(damage)
+    capsys.readouterr()
+    assert run(toml=TOML)[0] == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: cannot use {study}: ")
+    assert line.endswith("; move it away to search again")

@@ -4,12 +4,13 @@ import errno
 import fcntl
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sdlab.system.errors import RunError
-from sdlab.system.files import add, file_words, make_folder, replacing
+from sdlab.system.files import add, check_writable, file_words, make_folder, replacing
 from sdlab.system.lock import locked
 
 
@@ -24,6 +25,19 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one_and_no_draft(tmp_path:
     with pytest.raises(RunError, match=r"table.md: no space left on device$"):
         write()
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize("write", [check_writable, lambda path: replacing(path).__enter__()], ids=["check", "replace"])
+def test_a_file_replaces_no_folder_and_no_device(tmp_path: Path, write: Callable[[Path], object]):
+    """The system would let a user with all rights put a file in the place of /dev/full."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name, reason in (("pipe", "not a regular file"), ("link", "not a regular file"), (".", "a folder")):
+        with pytest.raises(RunError, match=f"^cannot write .*: it is {reason}$"):
+            write(tmp_path / name)
+    with pytest.raises(RunError, match=r"^cannot write \.: it is a folder$"):
+        write(Path())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "pipe"]
 
 
 def test_cleaning_up_hides_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
