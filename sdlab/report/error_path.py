@@ -48,6 +48,8 @@ def plot_error_path(path: Path, plan: Plan, rows: Sequence[Row]) -> None:
     zero = place_of_zero([row.error_path[0] for row in drawn])
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
+    for axes in grid.flat[max(len(panels) - columns, 0) : len(panels)]:  # the lowest of each column
+        axes.tick_params(labelbottom=True)
     for axes, (title, some) in zip(grid.flat, panels.items(), strict=False):
         for row in some:
             levels, distances = row.error_path
@@ -75,18 +77,18 @@ def plot_error_path(path: Path, plan: Plan, rows: Sequence[Row]) -> None:
 
 
 def _panels(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """The rows of each panel under its title."""
-    found: dict[tuple[int, str], list[Row]] = {}
+    """The rows of each panel under its title: budgets of passes, then numbers of steps."""
+    found: dict[tuple[bool, int, str], list[Row]] = {}
     for row in rows:
-        cell = row.cell
-        key = (cell.steps, f"{cell.steps} steps") if cell.budget is None else (cell.budget, f"{cell.budget} passes")
+        steps, budget = row.cell.steps, row.cell.budget
+        key = (True, steps, f"{steps} steps") if budget is None else (False, budget, f"{budget} passes")
         found.setdefault(key, []).append(row)
     keys = sorted(found)
     if len(keys) > _PANELS:
         keys = [keys[round(i * (len(keys) - 1) / (_PANELS - 1))] for i in range(_PANELS)]
     panels: dict[str, list[Row]] = {}
-    for _, title in (chosen := dict.fromkeys(keys)):
-        some = next(found[key] for key in chosen if key[1] == title)
+    for key in dict.fromkeys(keys):
+        some, title = found[key], key[2]
         nearest = sorted(some, key=lambda row: float(row.error_path[1, -1]))[:_LINES]
         kept = [row for row in some if any(row is one for one in nearest)]
         panels[title if len(kept) == len(some) else f"{title}: the nearest {len(kept)} of {len(some)}"] = kept

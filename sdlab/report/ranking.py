@@ -66,7 +66,9 @@ def plot_ranking(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], re
         _draw(axes, plan, metric, panel, rows, real)
         axes.set_ylim(longest - 0.5, -0.8)  # the best on top, and the same row spacing in all panels
     title = f"{plan.name}: {metric.label}, {metric.better} is better"
-    title += "" if real is None else f"; real pictures: {metric.text(real)}"
+    separator = "; " if len(shown) > 1 else "\n"  # a single panel is narrow
+    if real is not None:
+        title += f"{separator}real pictures: {metric.text(real)}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
     columns = 3 if len(shown) > 1 else 1
     figure.legend(handles=_key(), loc="outside lower left", ncols=columns, frameon=False, fontsize=8)
@@ -126,7 +128,11 @@ def _key() -> list[Line2D]:
 
 def _label(row: Row, panel: Panel, rows: Sequence[Row]) -> str:
     """The label that distinguishes a row within its panel, with its passes if below the budget."""
-    cell, several = row.cell, len({other.cell.guidance.label for other in rows}) > 1
-    name = name_of(row, rows) + (f", {cell.guidance.label}" if several and cell.guidance.name != "none" else "")
+    guidance, several = row.cell.guidance, len({other.cell.guidance.label for other in rows}) > 1
+    name = name_of(row, rows)
+    if several and len({name_of(other, rows) for other in rows}) == 1:
+        name = guidance.label if guidance.name != "none" else "no guidance"
+    elif several and guidance.name != "none":
+        name += f", {guidance.label}"
     short = panel.budget is not None and row.network_passes < panel.budget
     return f"{name} ({row.network_passes:.3g})" if short else name
