@@ -16,7 +16,7 @@ def command(
     folders: Annotated[list[Path], path_argument("folders of pictures, each of one size")],
     prompts: Annotated[Path | None, path_option("a text file with one prompt per picture")] = None,
     real: Annotated[
-        Path | None, path_option("real pictures for FID, KID and others: a folder, or with --inception an .npz file")
+        Path | None, path_option("real pictures for FID, KID and others: a folder, or with a network an .npz file")
     ] = None,
     inputs: Annotated[Path | None, path_option("a folder with one input picture per picture")] = None,
     captions: Annotated[Path | None, path_option("a text file with one caption per input picture")] = None,
@@ -24,6 +24,7 @@ def command(
         str | None, typer.Option(metavar="<names>", help="like fid,kid; by default all possible")
     ] = None,
     inception: Annotated[Path | None, path_option("weights of the FID paper's Inception network")] = None,
+    dinov2: Annotated[Path | None, path_option("a folder with a DINOv2, for FID, KID and others in its space")] = None,
     clip: Annotated[Path | None, path_option("a folder with OpenAI's CLIP, for metrics in its space")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     format: Annotated[
@@ -33,8 +34,8 @@ def command(
     """Measure pictures of any tool, with the metrics and intervals of a sweep.
 
     Pictures are taken in the natural order of their paths, 2.png before 10.png, and prompt i belongs to picture i.
-    Several folders are compared picture by picture. Without --inception, FID and KID use the lab evaluator, which reads
-    64 × 64 pictures, and compare with --real or with renders.
+    Several folders are compared picture by picture. Without --inception or --dinov2, FID and KID use the lab
+    evaluator, which reads 64 × 64 pictures, and compare with --real or with renders.
     """
     from rich.console import Console
 
@@ -52,7 +53,7 @@ def command(
     except ValueError as error:
         raise UsageError(f"--device: {error}") from None
     lines = None if prompts is None else prompts_in(prompts)
-    given = {"inception": inception, "reference": real, "clip": clip}
+    given = {"inception": inception, "dinov2": dinov2, "reference": real, "clip": clip}
     files = MetricFiles(**{key: str(path) for key, path in given.items() if path is not None})
     names = list(dict.fromkeys(name.strip() for name in (metrics or "").split(",") if name.strip()))
     described = None if captions is None else prompts_in(captions)
@@ -66,6 +67,7 @@ def command(
 
 def _with_options(line: str) -> str:
     """A message with the options of this command in place of the keys of a sweep file."""
-    for key, option in (("inception", "--inception"), ("reference", "--real"), ("clip", "--clip")):
+    options = {"inception": "--inception", "dinov2": "--dinov2", "reference": "--real", "clip": "--clip"}
+    for key, option in options.items():
         line = line.replace(f"metric_files.{key}", option)
     return line

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from sdlab.metrics import inception, jackknife, lab
+from sdlab.metrics import dinov2, inception, jackknife, lab
 from sdlab.metrics.base import (
     PICTURES,
     Accumulator,
@@ -62,23 +62,26 @@ class OfFeatures(Metric):
     """A metric of the features of a cell and of real pictures."""
 
     needs = PICTURES
-    reads = frozenset({"inception", "reference"})
+    reads = frozenset({"inception", "dinov2", "reference"})
     fewest: int = FEWEST  # images of a cell
     statistics_suffice: bool = False  # of the real pictures, in place of their features
 
     def label_with(self, files: MetricFiles) -> str:
         """`"FID (Inception)"`, `"FID (lab)"`, or the lab's features with other real pictures than renders."""
-        used = "Inception" if files.inception else "lab" if files.reference is None else "lab, own reference"
+        lab = "lab" if files.reference is None else "lab, own reference"
+        used = "DINOv2" if files.dinov2 else "Inception" if files.inception else lab
         return f"{self.label.removesuffix(' (lab)')} ({used})"
 
     def preparation(self, files: MetricFiles) -> str:
-        """Inception resizes pictures itself."""
+        """Networks of other projects have a size of their own."""
+        if files.dinov2:
+            return dinov2.PREPARATION
         return inception.PREPARATION if files.inception else super().preparation(files)
 
     def missing(self, files: MetricFiles) -> Iterator[Complaint]:
         """The missing files of the feature space."""
-        if files.inception:
-            yield from inception.missing(files, FEWEST)
+        if files.inception or files.dinov2:
+            yield from (dinov2 if files.dinov2 else inception).missing(files, FEWEST)
             return
         yield from lab.missing(files)
         if Path(files.reference or "").is_file():
@@ -88,7 +91,7 @@ class OfFeatures(Metric):
 
     def check(self, subject: Subject) -> Iterator[Complaint]:
         """Whether there are enough pictures, of the right size."""
-        if not subject.files.inception:
+        if not (subject.files.inception or subject.files.dinov2):
             yield from lab.check_size(
                 subject, "; for Inception's features, set inception and reference in [metric_files]"
             )
@@ -99,8 +102,8 @@ class OfFeatures(Metric):
 
     def content(self, files: MetricFiles) -> Iterable[Path]:
         """The weights, and the real pictures if the user supplies them."""
-        if files.inception:
-            return inception.content(files)
+        if files.inception or files.dinov2:
+            return (dinov2 if files.dinov2 else inception).content(files)
         own = [] if files.reference is None else pictures_in(Path(files.reference))
         return [lab.evaluator_file(files), *own]
 
@@ -142,12 +145,16 @@ class Statistics:
 
 def features_of(files: MetricFiles) -> int:
     """The number of features of a picture."""
+    if files.dinov2:
+        return dinov2.width(files.dinov2)
     return inception.Inception.num_features if files.inception else lab.FEATURES
 
 
 def load(tools: Tools) -> Features:
-    """Inception if its files are set, otherwise the lab evaluator; use `tools.shared(load)`."""
-    return _Inception(tools) if tools.files.inception else LabFeatures(tools)
+    """The network whose files are set, otherwise the lab evaluator; use `tools.shared(load)`."""
+    if tools.files.dinov2:
+        return _OfNetwork(tools, tools.shared(dinov2.load))
+    return _OfNetwork(tools, tools.shared(inception.load)) if tools.files.inception else LabFeatures(tools)
 
 
 class LabFeatures:
@@ -171,11 +178,11 @@ class LabFeatures:
         return (lab.raw_features(batch.once(self._lab.heads)) - self._mean) / self._std
 
 
-class _Inception:
-    """The features of the Inception network of the FID paper, compared with the user's real pictures."""
+class _OfNetwork:
+    """The features of Inception or DINOv2, compared with the user's real pictures."""
 
-    def __init__(self, tools: Tools) -> None:
-        self._network = tools.shared(inception.load)
+    def __init__(self, tools: Tools, network: inception.Inception | dinov2.Dinov2) -> None:
+        self._network = network
         place = Path(given(tools.files.reference))
         self.reference: Tensor | Statistics
         if place.is_file():
@@ -185,7 +192,7 @@ class _Inception:
             self.reference = torch.cat([self._network(batch.to(tools.device)) for batch in pictures])
 
     def __call__(self, batch: Batch) -> Tensor:
-        """(B, 2048)."""
+        """(B, 2048) of Inception, or (B, d)."""
         return batch.once(self._network.batch)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -99,8 +99,13 @@ def prepare(images: Tensor, side: int) -> Tensor:
     The shorter side is resized to `side` with Pillow's bicubic filter, the centre is cropped, and each channel is
     normalised by the mean and standard deviation of the training pictures.
     """
+    return resized(images, side, MEAN, STD)
+
+
+def resized(images: Tensor, side: int, means: Sequence[float], stds: Sequence[float]) -> Tensor:
+    """The same for any side, means and standard deviations."""
     shown = torch.from_numpy(np.stack([_middle(Image.fromarray(image), side) for image in to_bytes(images).numpy()]))
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (means, stds))
     return ((shown.permute(0, 3, 1, 2) / 255 - mean) / std).to(images.device)
 
 

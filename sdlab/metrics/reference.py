@@ -25,5 +25,5 @@ def missing_reference(files: MetricFiles, fewest: int) -> Iterator[Complaint]:
         if len(pictures_in(place)) < fewest:
             yield "metric_files.reference", f"{place}: has fewer than {fewest} pictures"
     elif not place.is_file():
-        file = ", or an .npz file with mu and sigma" if files.inception else ""
+        file = ", or an .npz file with mu and sigma" if files.inception or files.dinov2 else ""
         yield "metric_files.reference", f"{place}: not found; it should be a folder of real pictures{file}"

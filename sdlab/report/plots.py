@@ -30,7 +30,7 @@ def plot_metric(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], rea
 
     A dotted line shows the value on `real` pictures, if known. Points of different samplers are shifted slightly
     sideways, so that equal values stay visible. Against the number of images, hollow points are the values extrapolated
-    to infinitely many. Runs that differ in their seeds are points without a line.
+    to infinitely many. Runs that differ in their seeds are points without lines and bars: they show their own scatter.
 
     Raises:
         RunError: the file cannot be written.
@@ -54,7 +54,7 @@ def plot_metric(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], rea
         axes.errorbar(
             [across.beside(across.of(row), aside) for row in line],
             [row.metrics[metric.name] for row in line],
-            yerr=[standard_error(metric, row, plan.units) or 0.0 for row in line],
+            yerr=None if runs else [standard_error(metric, row, plan.units) or 0.0 for row in line],
             color=colour[name],
             **(stroke[guidance] | ({"linestyle": "none"} if runs else {})),
             markersize=5,

@@ -73,14 +73,15 @@ def best_of(values: Array, lower: bool, runs: int = RUNS) -> float:
 def contests(values: Sequence[Array], lower: bool, runs: int = RUNS, draws: int = _DRAWS) -> tuple[Array, Array]:
     """How often each of several rows wins with the best of `runs` of its own, (K,), and the winner's lead, (draws,).
 
-    The lead is the distance to the second best row. It is empty for a single row.
+    Rows with equal values share a win. The lead is the distance to the second best row. It is empty for a single row.
     """
     generator = np.random.default_rng(0)
     chosen = np.stack(
         [(1.0 if lower else -1.0) * generator.permuted(np.tile(one, (draws, 1)), axis=1)[:, :runs] for one in values]
     )
     ranked = chosen.min(axis=2)  # (K, draws), lower is better
-    wins = np.bincount(ranked.argmin(axis=0), minlength=len(values)) / draws
+    first = ranked == ranked.min(axis=0)
+    wins = (first / first.sum(axis=0)).mean(axis=1)
     two = np.sort(ranked, axis=0)[:2]
     return wins, two[1] - two[0] if len(values) > 1 else np.empty(0)
 

@@ -102,7 +102,7 @@ class Plan(BaseModel):
         """The seeds of all cells as text: `"seeds 0 to 127"`."""
         firsts = sorted({self.seed_of(cell) for cell in self.cells}) or [self.seed]
         if len(firsts) > 1:
-            return f"seeds from {len(firsts)} first ones, {firsts[0]} to {firsts[-1]}"
+            return f"{len(firsts)} sets of seeds from {firsts[0]} to {firsts[-1] + self.images - 1}"
         return f"seeds {firsts[0]} to {firsts[0] + self.images - 1}"
 
     @property

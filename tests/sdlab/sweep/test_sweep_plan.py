@@ -393,6 +393,7 @@ def test_metrics_may_be_absent(file):
         ("published_vs_corrected", 84, 64),
         ("truncation_error", 76, 32),
         ("stochasticity", 60, 32),
+        ("min_of_three", 18, 64),
     ],
 )
 def test_the_shipped_sweeps_are_valid(name, cells, prompts):
