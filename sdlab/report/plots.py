@@ -73,6 +73,8 @@ def plot_metric(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], rea
     _label(axes, plan, metric, [row for line in series.values() for row in line], across)
     samplers = [Line2D([], [], color=colour[name], linewidth=3, label=name) for name in names]
     strokes = [Line2D([], [], color="0.3", label=guidance, **stroke[guidance]) for guidance in guidances]
+    if across is _IMAGES and metric.extrapolates:
+        samplers.append(Line2D([], [], color="0.3", marker="o", markerfacecolor="white", label="extrapolated"))
     figure.legend(handles=samplers, title="sampler", loc="outside right upper", frameon=False, alignment="left")
     figure.legend(
         handles=strokes, title="guidance", loc="outside right lower", frameon=False, alignment="left", handlelength=3

@@ -129,8 +129,8 @@ def _key() -> list[Line2D]:
 def _label(row: Row, panel: Panel, rows: Sequence[Row]) -> str:
     """The label that distinguishes a row within its panel, with its passes if below the budget."""
     guidance, several = row.cell.guidance, len({other.cell.guidance.label for other in rows}) > 1
-    name = name_of(row, rows)
-    if several and len({name_of(other, rows) for other in rows}) == 1:
+    name, methods = name_of(row, rows), {(other.cell.sampler.label, other.cell.grid.label) for other in rows}
+    if several and len(methods) == 1:
         name = guidance.label if guidance.name != "none" else "no guidance"
     elif several and guidance.name != "none":
         name += f", {guidance.label}"

@@ -394,6 +394,7 @@ def test_metrics_may_be_absent(file):
         ("truncation_error", 76, 32),
         ("stochasticity", 60, 32),
         ("min_of_three", 18, 64),
+        ("fid_sample_size", 5, 512),
     ],
 )
 def test_the_shipped_sweeps_are_valid(name, cells, prompts):
