@@ -225,7 +225,8 @@ def _checked(request: Request) -> Request:
 
 def _chosen(request: Request, subject: Subject) -> Request:
     """The request with the defaults of the model filled in."""
-    request = replace(request, size=subject.size, guidance=request.guidance or subject.strategy)
+    strategy = subject.strategy if request.guidance is None else request.guidance
+    request = replace(request, size=subject.size, guidance=strategy)
     if request.init_image is None:
         return request
     strength = STRENGTH if request.strength is None else request.strength

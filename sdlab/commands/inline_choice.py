@@ -27,6 +27,8 @@ def parse_choice(text: str) -> tuple[str, dict[str, Any]]:
     words = _WORD.findall(text)
     if not words:
         raise ValueError(f"expected a name, like euler, got {text!r}")
+    if isinstance(_value(words[0]), list):
+        raise ValueError(f"expected a name, with wrappers as options like cfg:interval=[0.3,5], got {text!r}")
     head = str(_value(words[0]))
     name = ":".join(head.split(":")[: 2 if plugins.is_path(head) else 1])
     options: dict[str, Any] = {}
@@ -73,7 +75,7 @@ def _known_choice(registry: Registry, text: str) -> tuple[str, dict[str, Any]]:
         return parse_choice(text)
     except ValueError:
         first = re.split(r"[\s:]", text.strip())[0]
-        if not first or first in registry.known or plugins.is_path(text):
+        if not first or first.startswith("[") or first in registry.known or plugins.is_path(text):
             raise
         raise ValueError(unknown(registry.kind, text, registry.known)) from None
 

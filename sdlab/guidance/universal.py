@@ -49,7 +49,7 @@ class Universal(Contrast):
     towards: str = "mirror"
 
     def __post_init__(self) -> None:
-        look_up("kind", self.towards, PROJECTIONS)
+        look_up("Universal.towards", self.towards, PROJECTIONS)
         super().__post_init__()
 
     def loss(self) -> Loss:

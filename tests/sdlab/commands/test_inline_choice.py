@@ -47,6 +47,10 @@ def test_a_name_and_its_options(text: str, expected: object):
     ("text", "message"),
     [
         ("", "expected a name, like euler, got ''"),
+        (
+            '["interval","apg"]',
+            'expected a name, with wrappers as options like cfg:interval=[0.3,5], got \'["interval","apg"]\'',
+        ),
         ("cfg 3", "options are written key=value, without spaces; got '3' in 'cfg 3'"),
         ("cfg:3", "options are written key=value, without spaces; got '3' in 'cfg:3'"),
         ("cfg:scale=3 scale=4", "option 'scale' is given twice in 'cfg:scale=3 scale=4'"),

@@ -202,5 +202,5 @@ def test_losses_that_cannot_be_differentiated_are_one_line():
         Guided(guidance.make("universal"), cut_off, CONTEXTS)(X, SIGMA)
     with pytest.raises(ValueError, match="a query with a loss can have neither an input nor another network"):
         Query("cond", network="early", loss=Distance("mirror"))
-    with pytest.raises(ValueError, match="unknown kind 'miror' \\(did you mean 'mirror'\\?\\); known: grey, mirror"):
+    with pytest.raises(ValueError, match=r"unknown Universal.towards 'miror' \(did you mean 'mirror'\?\)"):
         guidance.make("universal", towards="miror")
