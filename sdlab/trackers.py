@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from samplers.checks import unknown
 from sdlab.system.errors import SdlabError, UsageError
-from sdlab.system.files import make_folder
+from sdlab.system.files import make_folder, reason
 from sdlab.system.output import remark
 
 if TYPE_CHECKING:
@@ -185,6 +185,8 @@ class _Lenient:
 
 
 def _brief(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {reason(error)}"
     return (str(error) or type(error).__name__).partition("\n")[0]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sdlab.system.errors import UsageError
+from sdlab.system.limits import brief
 from sdlab.system.reading import read_bytes
 
 
@@ -22,8 +23,10 @@ def read_object(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: not UTF-8 text") from None
     except RecursionError:
         raise UsageError(f"{path}: not JSON of a model: it is nested too deeply") from None
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise UsageError(f"{path}: not JSON: {error}") from None
+    except ValueError:
+        raise UsageError(f"{path}: not JSON of a model: an integer has too many digits") from None
     if not isinstance(content, dict):
-        raise UsageError(f"{path}: must be a JSON object, got a {type(content).__name__}")
+        raise UsageError(f"{path}: must be a JSON object, got {brief(content)}")
     return content

@@ -227,3 +227,17 @@ def test_event_files_are_not_written_twice(tmp_path: Path):
     config = Toy(**keys(tmp_path, steps=2, tensorboard=True, log="tensorboard"))
     train(Line(config), config, QUIET)
     assert [step for step, _ in scalars(config.out / "tensorboard")["loss"]] == [0, 1]
+
+
+def test_a_tracker_without_its_folder_is_a_warning_in_plain_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        (tmp_path / "nowhere" / "events").touch()
+
+    monkeypatch.setitem(TRACKERS, "tensorboard", refused)
+    monkeypatch.setattr("sdlab.trackers.check_tracker", lambda name: None)
+    with pytest.raises(UsageError) as caught:
+        open_tracker("tensorboard", "p", "r", tmp_path)
+    where = f"{tmp_path}/nowhere/events: no such file or directory"
+    assert str(caught.value) == f"`tensorboard` does not start: {where}; set it up, or leave it out"

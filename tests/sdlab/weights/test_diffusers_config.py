@@ -15,6 +15,7 @@ from sdlab.model.config import SD15
 from sdlab.system.errors import UsageError
 from sdlab.weights import layout_diffusers as layout
 from sdlab.weights.export import export
+from sdlab.weights.json_file import read_object
 from sdlab.weights.model_loader import load, open_model
 
 # Settings that change no tensor and no value of our networks, or do so only with another setting, which is refused.
@@ -143,3 +144,20 @@ def test_the_text_encoder_may_be_a_complete_clip(tmp_path, depth):
     with torch.no_grad():
         wanted = theirs(tokens).last_hidden_state
         torch.testing.assert_close(found.text(tokens), wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("null", "must be a JSON object, got None"),
+        ("[1]", r"must be a JSON object, got \[1\]"),
+        ("[" * 100_000, "not JSON of a model: it is nested too deeply"),
+        (f'{{"a": {"9" * 5000}}}', "not JSON of a model: an integer has too many digits"),
+        ("{", "not JSON: Expecting property name enclosed in double quotes"),
+    ],
+)
+def test_a_file_that_is_no_json_object_is_one_line(tmp_path, text, message):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UsageError, match=message) as caught:
+        read_object(tmp_path / "config.json")
+    assert len(caught.value.lines) == 1
