@@ -33,6 +33,7 @@ CONFIGS = {
     "unet": "unet/config.json",
     "scheduler": "scheduler/scheduler_config.json",
 }
+_FAMILIES = ("StableDiffusionXL", "StableDiffusion3", "Flux", "PixArt")  # pipelines beyond Stable Diffusion v1
 NON_EMA = "non_ema"
 # Half precision has lost digits. The weights before averaging (non_ema) are for further training.
 _VARIANTS = ("", ".fp32", ".fp16", ".bf16", f".{NON_EMA}")
@@ -256,6 +257,18 @@ def settings(config: ModelConfig) -> dict[str, Json]:
     return {component: {**FIXED[component], **sizes[component]} for component in FIXED}
 
 
+def check_family(folder: Path) -> None:
+    """Check that a folder is not one of a family that is sampled through diffusers, by the name of its pipeline.
+
+    Raises:
+        UsageError: it is one, or its index is damaged.
+    """
+    index = folder / "model_index.json"
+    name = str(read_object(index).get("_class_name")) if index.exists() else ""
+    if name.startswith(_FAMILIES):
+        raise UsageError(f"{folder}: this is a {name}, which is sampled through diffusers; write diffusers:{folder}")
+
+
 def read_config(folder: Path) -> ModelConfig:
     """The configuration of the model in a folder.
 
@@ -275,7 +288,8 @@ def read_config(folder: Path) -> ModelConfig:
             if mistake := _mistake(found[component][key], value):
                 raise UsageError(f"{folder / CONFIGS[component]}: {key} {mistake}")
     if what := recognise.unet_settings(given["unet"]):
-        raise UsageError(f"{folder / CONFIGS['unet']}: this is {what}; {recognise.LOADED}")
+        fix = recognise.LOADED if recognise.advice(what) == recognise.LOADED else f"write diffusers:{folder}"
+        raise UsageError(f"{folder / CONFIGS['unet']}: this is {what}; {fix}")
     levels, prediction = scheduler_config.read(files["scheduler"], folder / CONFIGS["scheduler"])
     content = {**_config(found), "levels": asdict(levels), "prediction": prediction}
     config = ModelConfig.from_json(json.dumps(content), source=str(folder))

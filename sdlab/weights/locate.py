@@ -79,7 +79,7 @@ class Located:
 
 
 def locate(model: Model) -> Located:
-    """Find the files of a model. Of these, only the indexes of shards are opened.
+    """Find the files of a model. Of these, only indexes are opened.
 
     Raises:
         UsageError: the model or some of its files are not found; the message has a line for each, with the
@@ -95,6 +95,7 @@ def locate(model: Model) -> Located:
         configs = [search.find(["config.json"], [place])]
         weights = [search.find([f"{part}.safetensors"], [place]) for part in PARTS]
     elif layout == "diffusers":
+        layout_diffusers.check_family(place)
         configs = [search.find([file], [place]) for file in layout_diffusers.CONFIGS.values()]
         folders = [place / layout_diffusers.FOLDERS[part] for part in PARTS]
         weights = [_weights(search, layout_diffusers.WEIGHTS[p], f) for p, f in zip(PARTS, folders, strict=True)]

@@ -14,6 +14,9 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 LOADED = "sdlab loads complete Stable Diffusion v1 models (v1.4, v1.5): text encoder, VAE and U-Net"
 
+CONVERTED = "convert it with diffusers (from_single_file, then save_pretrained), and write diffusers:FOLDER"
+_THROUGH_DIFFUSERS = ("Stable Diffusion 2.x", "Stable Diffusion XL", "Stable Diffusion 3", "Flux")
+
 # The first bytes of a file -> what it is. The first match counts.
 _STARTS: tuple[tuple[bytes, str], ...] = (
     (
@@ -96,6 +99,11 @@ def container(path: Path) -> Literal["zip", "safetensors"]:
     if not start:
         raise UsageError(f"{path}: this is an empty file")
     raise UsageError(f"{path}: this is not a PyTorch checkpoint or a safetensors file")
+
+
+def advice(what: str) -> str:
+    """What to do with a file of a kind that `foreign` has found."""
+    return CONVERTED if what.startswith(_THROUGH_DIFFUSERS) else LOADED
 
 
 def foreign(shapes: Shapes) -> str | None:

@@ -110,6 +110,11 @@ def read_index(place: Path) -> dict[str, Any]:
     Raises:
         UsageError: the folder is not one of a pipeline.
     """
+    if place.is_file():
+        raise UsageError(
+            f"{place}: is a file, not the folder of a pipeline; convert it with diffusers (from_single_file, then "
+            "save_pretrained)"
+        )
     if not place.is_dir():
         raise UsageError(f"{place}: no such folder")
     if not (place / INDEX).is_file():

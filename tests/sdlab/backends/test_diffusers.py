@@ -203,6 +203,13 @@ SUPPORTED = (
     [
         (lambda sd: shutil.rmtree(sd), ["sd: no such folder"]),
         (
+            lambda sd: (shutil.rmtree(sd), sd.touch()),
+            [
+                "sd: is a file, not the folder of a pipeline; convert it with diffusers (from_single_file, then "
+                "save_pretrained)"
+            ],
+        ),
+        (
             lambda sd: (sd / "model_index.json").unlink(),
             ["sd: not a diffusers pipeline, because it has no model_index.json"],
         ),
@@ -244,7 +251,7 @@ SUPPORTED = (
             ],
         ),
     ],
-    ids=["no folder", "no index", "family", "components", "inpainting", "conditions", "no size", "process"],
+    ids=["no folder", "file", "no index", "family", "components", "inpainting", "conditions", "no size", "process"],
 )
 def test_a_folder_that_cannot_be_read_is_a_mistake(here: Path, spoil: Callable[[Path], Any], lines: list[str]):
     spoil(here / "sd")

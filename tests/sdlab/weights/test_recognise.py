@@ -3,6 +3,7 @@
 import json
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,6 +88,24 @@ def test_version_1_is_not_mistaken_for_anything_else(shapes):
 def test_foreign_models_are_named(what, shapes):
     assert recognise.foreign(shapes) is not None
     assert f"{recognise.foreign(shapes)};".startswith(what)
+
+
+THROUGH_DIFFUSERS = [what for what in FOREIGN if what.startswith(("Stable Diffusion", "Flux"))]
+
+
+@pytest.mark.parametrize("what", THROUGH_DIFFUSERS)
+def test_single_files_of_other_families_say_how_to_convert_them(what: str):
+    assert recognise.advice(str(recognise.foreign(FOREIGN[what]))) == recognise.CONVERTED
+    assert recognise.CONVERTED.endswith("write diffusers:FOLDER")
+
+
+@pytest.mark.parametrize("name", ["StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline"])
+def test_a_folder_of_another_family_is_sent_to_diffusers(tmp_path: Path, name: str):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    with pytest.raises(UsageError) as caught:
+        open_model(str(tmp_path))
+    wanted = f"{tmp_path}: this is a {name}, which is sampled through diffusers; write diffusers:{tmp_path}"
+    assert caught.value.lines == [wanted]
 
 
 @pytest.mark.parametrize(
@@ -176,6 +195,14 @@ def test_the_message_of_a_foreign_file_names_it_and_the_supported_models(tmp_pat
     loaded = "sdlab loads complete Stable Diffusion v1 models (v1.4, v1.5): text encoder, VAE and U-Net"
     with pytest.raises(UsageError, match=rf"style\.ckpt: this is a LoRA, .*; {re.escape(loaded)}$"):
         load(ModelSource("sd15", weights=tmp_path / "style.ckpt"))
+
+
+def test_the_message_of_a_single_file_of_sdxl_says_how_to_convert_it(tmp_path: Path):
+    clip_vocabulary(tmp_path)
+    save_file({"conditioner.embedders.1.model.positional_embedding": torch.zeros(4, 4)}, tmp_path / "xl.safetensors")
+    with pytest.raises(UsageError) as caught:
+        open_model(str(tmp_path / "xl.safetensors"))
+    assert caught.value.lines == [f"{tmp_path / 'xl.safetensors'}: this is Stable Diffusion XL; {recognise.CONVERTED}"]
 
 
 @pytest.mark.parametrize(
