@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from math import exp, log
 from typing import NamedTuple
 
@@ -21,8 +22,16 @@ class Clock(NamedTuple):
 def clock(levels: Levels) -> Clock:
     """The clock of a noise schedule; log σ for a schedule without a time.
 
-    Outside the schedule log σ is extrapolated linearly in t, with the slope over its last thousandth.
+    Outside the schedule log σ is extrapolated linearly in t, with the slope over its last thousandth. Equal schedules
+    have the same clock, so that what is computed with it can be kept.
     """
+    try:
+        return _known(levels)  # type: ignore[arg-type]
+    except TypeError:  # a custom schedule that cannot be hashed
+        return _clock(levels)
+
+
+def _clock(levels: Levels) -> Clock:
     if not isinstance(levels, TimedLevels):
         return Clock(log, exp)
     inner_t, inner_sigma = levels.t, levels.sigma
@@ -41,3 +50,6 @@ def clock(levels: Levels) -> Clock:
         return inner_sigma(t) if t <= high else top * exp((t - high) * above)
 
     return Clock(t, sigma)
+
+
+_known = lru_cache(maxsize=16)(_clock)

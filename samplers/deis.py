@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from math import exp, log, prod
 
 import numpy as np
@@ -77,11 +77,12 @@ class DEIS(Multistep):
         nodes, memory = (memory or History()).look_back(Node(sigma, x - x0), self.max_order)
         if sigma_next == 0 or len(nodes) == 1:
             return torch.lerp(x0, x, sigma_next / sigma), memory
-        weights = time_weights(self._clock, [node.sigma for node in nodes], sigma_next)
+        weights = time_weights(self._clock, tuple(node.sigma for node in nodes), sigma_next)
         return along_noise(x, x0, nodes, weights), memory
 
 
-def time_weights(clock: Clock, sigmas: Sequence[float], sigma_next: float) -> list[float]:
+@lru_cache(maxsize=4096)  # every batch of a sweep takes the same steps
+def time_weights(clock: Clock, sigmas: tuple[float, ...], sigma_next: float) -> tuple[float, ...]:
     """∫ ℓ_j(t(s)) ds from sigmas[0] to `sigma_next` > 0, with polynomials in t through the times of `sigmas`."""
     half = log(sigma_next / sigmas[0]) / 2
     levels = [sigmas[0] * exp(half * (1 + point)) for point in _POINTS]
@@ -92,4 +93,4 @@ def time_weights(clock: Clock, sigmas: Sequence[float], sigma_next: float) -> li
         others = times[:j] + times[j + 1 :]
         scale = 1 / prod(own - other for other in others)
         weights.append(scale * sum(share * prod(t - o for o in others) for share, t in zip(shares, at, strict=True)))
-    return weights
+    return tuple(weights)

@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from sdlab.report.error_levels import level_ticks, place_of_zero
 from sdlab.report.figures import literal_text, log_axis, save, tidy
-from sdlab.report.shown import name_of
+from sdlab.report.shown import name_of, several_grids
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
 
@@ -36,7 +36,8 @@ def plot_error_path(path: Path, plan: Plan, rows: Sequence[Row]) -> None:
     rows = [row for row in rows if row.error_path.size]
     panels = _panels(rows)
     drawn = [row for some in panels.values() for row in some]
-    names = list(dict.fromkeys(name_of(row, rows) for row in drawn))
+    grids = several_grids(rows)
+    names = list(dict.fromkeys(name_of(row, grids) for row in drawn))
     guidances = list(dict.fromkeys(row.cell.guidance.label for row in drawn))
     palette = colormaps["tab10" if len(names) <= 10 else "tab20"]
     colour = {name: palette(i % palette.N) for i, name in enumerate(names)}
@@ -56,7 +57,7 @@ def plot_error_path(path: Path, plan: Plan, rows: Sequence[Row]) -> None:
             axes.plot(
                 [level or zero for level in levels],
                 distances,
-                color=colour[name_of(row, rows)],
+                color=colour[name_of(row, grids)],
                 linestyle=stroke[row.cell.guidance.label],
                 marker=".",
                 markersize=5,

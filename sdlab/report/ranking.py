@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +16,14 @@ from sdlab.metrics import Metric
 from sdlab.report.columns import BEST, TIE
 from sdlab.report.figures import literal_text, log_axis, save, tidy
 from sdlab.report.looks import standings_of
-from sdlab.report.shown import name_of
+from sdlab.report.shown import name_of, several_grids
 from sdlab.report.statistics import standard_error
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
 
 _AHEAD, _BEHIND = "#1b6ca8", "0.55"
+_ACROSS = 6  # panels beside each other
+_MOST = 40  # rows of a panel
 
 
 class Panel(NamedTuple):
@@ -29,6 +32,14 @@ class Panel(NamedTuple):
     title: str
     budget: int | None  # network passes per image
     rows: list[Row]
+
+
+class _Varied(NamedTuple):
+    """In what the rows of a plot differ."""
+
+    grids: bool
+    guidance: bool
+    methods: bool  # sampler or grid
 
 
 def panels(rows: Sequence[Row]) -> list[Panel]:
@@ -52,18 +63,28 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
 def plot_ranking(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], real: float | None = None) -> None:
     """One dot per cell with ± one standard error, the best on top; filled if it ties with the best of its panel.
 
-    The value on `real` pictures, if known, is in the title, because it may be far from all dots.
+    Of a panel with very many cells, the best are drawn. The value on `real` pictures, if known, is in the title,
+    because it may be far from all dots.
 
     Raises:
         RunError: the file cannot be written.
     """
     measured = [row for row in rows if math.isfinite(row.metrics.get(metric.name, math.nan))]
     shown = [panel for panel in panels(measured) if panel.rows]
-    longest = max((len(panel.rows) for panel in shown), default=1)
-    figure = Figure(figsize=(max(4.6 * len(shown), 6), 1.9 + 0.19 * longest), layout="constrained")
-    panes = figure.subplots(1, max(len(shown), 1), squeeze=False).flat
+    longest = min(_MOST, max((len(panel.rows) for panel in shown), default=1))
+    across = min(_ACROSS, max(len(shown), 1))
+    down = max(1, math.ceil(len(shown) / across))
+    figure = Figure(figsize=(max(4.6 * across, 6), 1.4 + (0.5 + 0.19 * longest) * down), layout="constrained")
+    panes = figure.subplots(down, across, squeeze=False).flat
+    for axes in panes[len(shown) :]:
+        axes.set_axis_off()
+    varied = _Varied(
+        grids=several_grids(rows),
+        guidance=len({row.cell.guidance.label for row in rows}) > 1,
+        methods=len({(row.cell.sampler.label, row.cell.grid.label) for row in rows}) > 1,
+    )
     for axes, panel in zip(panes, shown, strict=False):
-        _draw(axes, plan, metric, panel, rows, real)
+        _draw(axes, plan, metric, panel, partial(_label, panel, varied), real)
         axes.set_ylim(longest - 0.5, -0.8)  # the best on top, and the same row spacing in all panels
     title = f"{plan.name}: {metric.label}, {metric.better} is better"
     separator = "; " if len(shown) > 1 else "\n"  # a single panel is narrow
@@ -75,7 +96,9 @@ def plot_ranking(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], re
     save(figure, path, dpi=120)
 
 
-def _draw(axes: Axes, plan: Plan, metric: Metric, panel: Panel, rows: Sequence[Row], real: float | None) -> None:
+def _draw(
+    axes: Axes, plan: Plan, metric: Metric, panel: Panel, label: Callable[[Row], str], real: float | None
+) -> None:
     placed = list(
         zip(
             panel.rows,
@@ -84,22 +107,29 @@ def _draw(axes: Axes, plan: Plan, metric: Metric, panel: Panel, rows: Sequence[R
         )
     )
     placed.sort(key=lambda one: _behind(metric, one[0], real))
-    labels = []
-    for place, (row, standing) in enumerate(placed):
-        ahead = standing is not None and (standing.best or standing.ties)
+    cut, placed = len(placed), placed[:_MOST]
+    labels, ahead = list[str](), list[bool]()
+    for row, standing in placed:
+        ahead.append(standing is not None and (standing.best or standing.ties))
+        mark = " " if standing is None or not ahead[-1] else BEST if standing.best else TIE
+        labels.append(f"{label(row)} {mark}")
+    for is_ahead, colour, face in ((True, _AHEAD, _AHEAD), (False, _BEHIND, "white")):
+        places = [place for place, one in enumerate(ahead) if one == is_ahead]
+        if not places:
+            continue
         axes.errorbar(
-            row.metrics[metric.name],
-            place,
-            xerr=standard_error(metric, row, plan.units) or 0.0,
-            color=_AHEAD if ahead else _BEHIND,
+            [placed[place][0].metrics[metric.name] for place in places],
+            places,
+            xerr=[standard_error(metric, placed[place][0], plan.units) or 0.0 for place in places],
+            color=colour,
+            linestyle="none",
             marker="o",
-            markerfacecolor=_AHEAD if ahead else "white",
+            markerfacecolor=face,
             markersize=4.5,
             elinewidth=1,
         )
-        mark = " " if standing is None or not ahead else BEST if standing.best else TIE
-        labels.append(f"{_label(row, panel, rows)} {mark}")
-    axes.set_title(panel.title, loc="left", fontsize=10)
+    title = panel.title if cut == len(placed) else f"{panel.title}: the best {len(placed)} of {cut}"
+    axes.set_title(title, loc="left", fontsize=10)
     axes.set_yticks(range(len(labels)), labels, fontsize=7.5)
     values = [row.metrics[metric.name] for row, _ in placed]
     if not metric.per_image and min(values) > 0 and max(values) > 5 * min(values):
@@ -126,13 +156,12 @@ def _key() -> list[Line2D]:
     ]
 
 
-def _label(row: Row, panel: Panel, rows: Sequence[Row]) -> str:
+def _label(panel: Panel, varied: _Varied, row: Row) -> str:
     """The label that distinguishes a row within its panel, with its passes if below the budget."""
-    guidance, several = row.cell.guidance, len({other.cell.guidance.label for other in rows}) > 1
-    name, methods = name_of(row, rows), {(other.cell.sampler.label, other.cell.grid.label) for other in rows}
-    if several and len(methods) == 1:
+    guidance, name = row.cell.guidance, name_of(row, varied.grids)
+    if varied.guidance and not varied.methods:
         name = guidance.label if guidance.name != "none" else "no guidance"
-    elif several and guidance.name != "none":
+    elif varied.guidance and guidance.name != "none":
         name += f", {guidance.label}"
     short = panel.budget is not None and row.network_passes < panel.budget
     return f"{name} ({row.network_passes:.3g})" if short else name

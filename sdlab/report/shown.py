@@ -37,10 +37,15 @@ def is_crowded(rows: Sequence[Row]) -> bool:
     """Whether a plot with one line per sampler, grid and guidance would have too many lines."""
     strengths = {row.cell.strength for row in rows}
     alone = len(strengths) < 2 and len({row.cell.images for row in rows}) < 2
-    return alone and len({(name_of(row, rows), row.cell.guidance.label) for row in rows}) > _LINES
+    grids = several_grids(rows)
+    return alone and len({(name_of(row, grids), row.cell.guidance.label) for row in rows}) > _LINES
 
 
-def name_of(row: Row, rows: Sequence[Row]) -> str:
-    """The sampler of a row, with its grid if the rows have several."""
-    several = len({other.cell.grid.label for other in rows}) > 1
-    return row.cell.sampler.label + (f", {row.cell.grid.label}" if several else "")
+def several_grids(rows: Sequence[Row]) -> bool:
+    """Whether the grid tells rows apart."""
+    return len({row.cell.grid.label for row in rows}) > 1
+
+
+def name_of(row: Row, grids: bool) -> str:
+    """The sampler of a row, and its grid with `grids`."""
+    return row.cell.sampler.label + (f", {row.cell.grid.label}" if grids else "")

@@ -40,6 +40,7 @@ def heat_map(rows: Sequence[Row], scales: Sequence[Value]) -> HeatMap:
     others = [name for name in others if _varies(rows, name)]
     if by_scale and not _varies(rows, across):
         return _by_strategy(rows, scales, families, others)
+    several = _varies(rows, "guidance")
     squares: list[tuple[Value, str, str]] = []
     for row, scale, family in zip(rows, scales, families, strict=True):
         guidance = row.cell.guidance.label
@@ -49,7 +50,7 @@ def heat_map(rows: Sequence[Row], scales: Sequence[Value]) -> HeatMap:
             panel = [row.cell.sampler.label, *([] if one_family else [family or guidance]), *rest]
         else:
             down = row.cell.sampler.label
-            panel = [*([guidance] if _varies(rows, "guidance") else []), *rest]
+            panel = [*([guidance] if several else []), *rest]
         squares.append((getattr(row.cell, across), down, " · ".join(panel)))
     numbers = sorted({float(scale) for scale in scales if isinstance(scale, int | float)}, reverse=True)
     order = {f"{scale:g}": None for scale in numbers} if by_scale else {}

@@ -170,15 +170,20 @@ def test_many_samplers_get_a_ranking_with_the_best_of_each_budget_on_top(run, fi
     fid = figures[0]
     assert [axes.get_title(loc="left") for axes in fid.axes] == ["5 passes", "10 passes"]
     for axes in fid.axes:
-        dots = [line for line in axes.lines if line.get_marker() == "o"]
+        lines = [line for line in axes.lines if line.get_marker() == "o"]
+        dots = sorted(
+            (place, value, line.get_markerfacecolor())
+            for line in lines
+            for place, value in zip(line.get_ydata(), line.get_xdata(), strict=True)
+        )
         names = [text.get_text() for text in axes.get_yticklabels()]
-        assert [line.get_ydata()[0] for line in dots] == list(range(14)) == list(range(len(names)))
-        values = [line.get_xdata()[0] for line in dots]
+        assert [place for place, *_ in dots] == list(range(14)) == list(range(len(names)))
+        values = [value for _, value, _ in dots]
         assert values == sorted(values)
         assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first is on top
         marks = [name.split()[-1] if name.split()[-1] in "★≈" else "" for name in names]
         assert marks.count("★") == 1
-        filled = [line.get_markerfacecolor() != "white" for line in dots]
+        filled = [face != "white" for *_, face in dots]
         assert filled == [mark != "" for mark in marks]
     assert any(text.get_text().startswith("heun (9)") for text in fid.axes[1].get_yticklabels())
     assert "; real pictures: 3.25" in fid.get_suptitle()

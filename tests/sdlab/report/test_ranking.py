@@ -1,0 +1,69 @@
+"""Ranking plots of very many cells stay of a readable size, and comparisons of them stay valid."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_bench import TOML, result
+from PIL import Image
+
+from sdlab.report import ranking, statistics
+from sdlab.sweep.cell import Cell
+from sdlab.sweep.plan import Plan, load_plan
+from sdlab.sweep.store import Row
+
+STEPS = 14
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    path = tmp_path / "quick.toml"
+    path.write_text(TOML.replace("[5, 10]", str(list(range(1, STEPS + 1)))), encoding="utf-8")
+    return load_plan(path)
+
+
+def row(cell: Cell) -> Row:
+    found = result(cell)
+    return Row(
+        cell.label,
+        cell,
+        metrics=found.metrics,
+        stderr=found.stderr,
+        per_image=found.per_image,
+        network_passes=found.network_passes,
+    )
+
+
+def test_many_panels_are_drawn_below_each_other(plan, tmp_path):
+    metric = plan.measures[1]
+    ranking.plot_ranking(tmp_path / "one.png", plan, metric, [row(cell) for cell in plan.cells])
+    with Image.open(tmp_path / "one.png") as picture:
+        assert picture.width == round(120 * 4.6 * 6)
+        assert picture.height < picture.width
+
+
+def test_a_panel_shows_the_best_of_very_many_cells(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(ranking, "_MOST", 3)
+    titles, labels = list[str](), list[str]()
+    monkeypatch.setattr(
+        ranking, "save", lambda figure, *_, **__: titles.extend(axes.get_title("left") for axes in figure.axes)
+    )
+    shown = ranking._label
+    monkeypatch.setattr(ranking, "_label", lambda *some: labels.append(shown(*some)) or labels[-1])
+    rows = [row(cell) for cell in plan.cells if cell.steps <= 2]
+    ranking.plot_ranking(tmp_path / "one.png", plan, plan.measures[1], rows)
+    assert titles[:2] == ["1 step: the best 3 of 4", "2 steps: the best 3 of 4"]
+    assert len(labels) == 6
+    for steps, some in ((1, labels[:3]), (2, labels[3:])):
+        ordered = sorted((one for one in rows if one.cell.steps == steps), key=lambda one: -one.metrics["clip_score"])
+        assert [label.split(",")[0] for label in some] == [one.cell.sampler.label for one in ordered[:3]]
+
+
+def test_the_bound_for_very_many_cells_is_a_little_larger_than_that_of_random_signs(plan, monkeypatch):
+    metric, generator = plan.measures[1], np.random.default_rng(0)
+    rows = [row(plan.cells[0]) for _ in range(12)]
+    rows = [Row("", one.cell, metrics={}, per_image={metric.name: generator.normal(size=64)}) for one in rows]
+    exact = statistics.critical_errors(metric, rows, ())
+    monkeypatch.setattr(statistics, "_MANY", 11)
+    bound = statistics.critical_errors(metric, rows, ())
+    assert exact < bound < 1.15 * exact
