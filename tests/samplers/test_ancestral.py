@@ -105,6 +105,52 @@ def test_euler_ancestral_never_draws_more_noise_than_the_next_level_holds():
     torch.testing.assert_close(got, MIXTURE.denoise(x, 2.0) + 1.5 * z, atol=1e-14, rtol=0)
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize(("t", "t_next"), [(0.98, 0.9), (0.5, 0.4), (0.1, 0.03)])
+def test_the_flow_clock_is_the_rule_of_rectified_flows(eta, t, t_next):
+    """In the x_t = (1 − t) x₀ + t ε of a flow: down to t_down, then the ratio of the signals and noise up to t⁺."""
+    x, z = start(3, 2, sigma=t), start(3, 2, sigma=1.0, seed=9)
+    x0 = MIXTURE.denoise(x / (1 - t), t / (1 - t))
+    down = t_next * (1 + (t_next / t - 1) * eta)
+    x_down = down / t * x + (1 - down / t) * x0
+    signal = (1 - t_next) / (1 - down)
+    expected = signal * x_down + math.sqrt(t_next**2 - (signal * down) ** 2) * z
+
+    sigmas = (t / (1 - t), t_next / (1 - t_next))
+    rule = samplers.make("euler_ancestral", eta=eta, clock="flow")
+    got = samplers.run(rule, MIXTURE.denoise, x / (1 - t), sigmas, noise=lambda x: z)
+    torch.testing.assert_close((1 - t_next) * got, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["euler_ancestral", "dpm2_ancestral", "dpmpp_2s_ancestral"])
+def test_full_noise_in_the_flow_clock_is_less_than_the_posterior_s_and_the_same_in_the_limit(name):
+    """σ_up² against σ⁺² (1 − σ⁺²/σ²): below it in a step, and their ratio tends to 1 linearly in the step."""
+    missing = []
+    for q in (0.8, 0.9, 0.95):
+        one_step = [
+            samplers.run(
+                samplers.make(name, clock=clock),
+                lambda x, s: 0 * x,
+                torch.zeros(1, 1).double(),
+                (1.0, q),
+                noise=torch.ones_like,
+            )
+            for clock in ("sigma", "flow")
+        ]
+        sigma, flow = (float(x) ** 2 for x in one_step)
+        missing.append(1 - flow / sigma)
+    assert missing[0] > missing[1] > missing[2] > 0
+    assert missing[1] / missing[2] == pytest.approx(2, rel=0.1)
+
+
+def test_the_flow_clock_never_goes_below_zero():
+    """Where η asks for more than the level has, the state is renewed altogether: x⁺ = x̂₀ + σ⁺ z."""
+    x, z = start(3, 2, sigma=2.0), start(3, 2, sigma=1.0, seed=9)
+    rule = samplers.make("euler_ancestral", eta=50.0, clock="flow")
+    got = samplers.run(rule, MIXTURE.denoise, x, (2.0, 1.5), noise=lambda x: z)
+    torch.testing.assert_close(got, MIXTURE.denoise(x, 2.0) + 1.5 * z, atol=1e-14, rtol=0)
+
+
 # The law of the samples: data N(μ, s²) makes each step affine, m⁺ = μ + a (m − μ) and v⁺ = a² v + b².
 
 MEAN, STD = 0.4, 0.6
