@@ -317,7 +317,7 @@ def test_the_tables_are_printed_even_if_no_file_can_be_written(finished, only_ta
     with pytest.raises(RunError) as caught:
         report(directory, Console(file=out, width=140))
     (line,) = caught.value.lines
-    assert line == f"cannot write {directory}/table.csv: is a directory; 1 more files cannot be written either"
+    assert line == f"cannot write {directory}/table.csv: it is a folder; 1 more files cannot be written either"
     assert "ddim" in out.getvalue()
     assert "★" in out.getvalue()
 
