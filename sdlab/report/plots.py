@@ -1,4 +1,4 @@
-"""Plots of each metric against network passes, or against strength or the number of images if a sweep varies those."""
+"""Plots of each metric against network passes, or against strength, the number of images or the guidance scale."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from sdlab.metrics import Metric
 from sdlab.report.figures import literal_text, log_axis, save, tidy
-from sdlab.report.shown import on_log_axis
+from sdlab.report.shown import on_log_axis, scale_of, varies_in_scale
 from sdlab.report.statistics import extrapolated, standard_error
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
@@ -36,7 +36,8 @@ def plot_metric(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], rea
         RunError: the file cannot be written.
     """
     across = _across(rows)
-    series, runs = lines(rows, metric, across is not _PASSES), len({row.cell.seed for row in rows}) > 1
+    series = lines(rows, metric, across is not _PASSES, across is not _SCALE)
+    runs = len({row.cell.seed for row in rows}) > 1
     names = list(dict.fromkeys(name for name, _ in series))
     guidances = list(dict.fromkeys(guidance for _, guidance in series))
     palette = colormaps["tab10" if len(names) <= 10 else "tab20"]
@@ -94,26 +95,31 @@ class _Across:
 
 _PASSES = _Across("network passes per image", lambda row: row.network_passes, lambda x, k: x * 1.015**k, True)
 _STRENGTH = _Across("strength", lambda row: row.cell.strength or 0.0, lambda x, k: x + 0.004 * k, False)
-
-
+_SCALE = _Across("guidance scale (1: unguided)", scale_of, lambda x, k: x + 0.02 * k, False)
 _IMAGES = _Across("images", lambda row: float(row.cell.images or 0), lambda x, k: x * 1.015**k, True)
 
 
 def _across(rows: Sequence[Row]) -> _Across:
     if len({row.cell.images for row in rows}) > 1:
         return _IMAGES
+    if varies_in_scale(rows):
+        return _SCALE
     return _STRENGTH if len({row.cell.strength for row in rows}) > 1 else _PASSES
 
 
-def lines(rows: Sequence[Row], metric: Metric, steps: bool) -> dict[tuple[str, str], list[Row]]:
-    """The rows with a value, grouped into lines: by sampler (with the grid, and the steps if `steps`) and guidance."""
+def lines(rows: Sequence[Row], metric: Metric, steps: bool, scales: bool = True) -> dict[tuple[str, str], list[Row]]:
+    """The rows with a value, grouped into lines: by sampler (with the grid, and the steps if `steps`) and guidance.
+
+    Without `scales`, all scales of guidance are in one line.
+    """
     grids, steps = len({row.cell.grid.label for row in rows}) > 1, steps and len({row.cell.steps for row in rows}) > 1
+    strategy = max((row.cell.guidance for row in rows), key=lambda one: len(one.options)).name if rows else ""
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         if math.isfinite(row.metrics.get(metric.name, math.nan)):
             cell = row.cell
             parts = [cell.sampler.label, *[cell.grid.label] * grids, *[f"{cell.steps} steps"] * steps]
-            found.setdefault((", ".join(parts), cell.guidance.label), []).append(row)
+            found.setdefault((", ".join(parts), cell.guidance.label if scales else strategy), []).append(row)
     return found
 
 

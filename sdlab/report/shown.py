@@ -9,6 +9,8 @@ from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
 
 _LINES = 12  # more cannot be distinguished in one plot
+_UNGUIDED = "none"
+_CURVE = 4  # scales that show where a curve has its best value
 Pair = tuple[Metric, Metric]  # a metric of prompt following, and one of resemblance to the input
 
 _PROMPT = ("prompt_accuracy", "changes_made", "clip_score")
@@ -33,8 +35,23 @@ def on_log_axis(metric: Metric, values: Sequence[float]) -> bool:
     )
 
 
+def varies_in_scale(rows: Sequence[Row]) -> bool:
+    """Whether the rows differ in guidance only by the scale of one strategy, of which there are enough for a curve."""
+    guided = [row.cell.guidance for row in rows if row.cell.guidance.name != _UNGUIDED]
+    others = [(one.name, {**one.options, "scale": None}) for one in guided]
+    alike = all("scale" in one.options for one in guided) and all(one == others[0] for one in others)
+    return alike and len({scale_of(row) for row in rows}) >= _CURVE
+
+
+def scale_of(row: Row) -> float:
+    """The guidance scale of a row, 1 without guidance."""
+    return float(row.cell.guidance.options.get("scale", 1.0))
+
+
 def is_crowded(rows: Sequence[Row]) -> bool:
     """Whether a plot with one line per sampler, grid and guidance would have too many lines."""
+    if varies_in_scale(rows):
+        return len({(name_of(row, rows), row.cell.steps) for row in rows}) > _LINES
     strengths = {row.cell.strength for row in rows}
     alone = len(strengths) < 2 and len({row.cell.images for row in rows}) < 2
     grids = several_grids(rows)

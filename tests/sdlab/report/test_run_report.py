@@ -195,6 +195,33 @@ def test_a_cell_with_given_steps_goes_to_the_smallest_budget_that_holds_its_pass
     assert [[name[:2] for name in panel if name[0] == "ddpm"] for panel in names] == [[], [["ddpm", "(7)"]]]
 
 
+SCALES = """
+model = "scenes"
+images = 16
+metrics = ["fid"]
+prompts = { set = "scenes", count = 3 }
+[cells]
+sampler = ["ddim", "heun"]
+guidance = ["none", { name = "cfg", scale = 2.0 }, { name = "cfg", scale = 4.0 }, { name = "cfg", scale = 8.0 }]
+steps = [5, 10]
+"""
+
+
+def test_plots_have_the_scale_on_the_horizontal_axis_if_guidance_differs_in_nothing_else(run, figures):
+    run(toml=SCALES)
+    axes = figures[0].axes[0]
+    assert axes.get_xlabel() == "guidance scale (1: unguided)"
+    curves = [bars.lines[0].get_xdata() for bars in axes.containers]
+    assert len(curves) == 4  # one per sampler and number of steps
+    assert all(list(curve) == pytest.approx([1, 2, 4, 8], abs=0.05) for curve in curves)
+
+
+@pytest.mark.parametrize("other", ['"cfg_zero"', '{ name = "cfg", scale = 4.0, interval = [0.5, 5.0] }'])
+def test_the_scale_is_no_axis_if_guidance_differs_in_more(run, figures, other: str):
+    run(toml=SCALES.replace('"none", {', f'"none", {other}, {{'))
+    assert "guidance scale" not in figures[0].axes[0].get_xlabel()
+
+
 class Coloured(FakeBench):
     """The fake bench with saturations around 0.3 and, with guidance, around 0.75."""
 
