@@ -386,7 +386,7 @@ def test_metrics_may_be_absent(file):
         ("sd15_gallery", 1, 6),
         ("exact_mixture", 32, 0),
         ("toy2d_guidance", 21, 0),
-        ("guidance_strategies", 50, 32),
+        ("guidance_strategies", 57, 32),
         ("guidance_interval", 17, 32),
         ("published_guidance", 22, 32),
         ("samplers_at_budget", 142, 128),
@@ -395,6 +395,7 @@ def test_metrics_may_be_absent(file):
         ("stochasticity", 60, 32),
         ("min_of_three", 18, 64),
         ("fid_sample_size", 5, 512),
+        ("cfg_scale", 28, 128),
     ],
 )
 def test_the_shipped_sweeps_are_valid(name, cells, prompts):
