@@ -566,8 +566,8 @@ BAD = [
     ]),
     ("[prompts]", "[metric_files]\nincpetion = 'a'\nclip = 3\n[prompts]", [
         "metric_files.clip: should be text in quotes, got 3",
-        "metric_files.incpetion: unknown key 'incpetion' (did you mean 'inception'?); known: clip, inception, "
-        "reference, world",
+        "metric_files.incpetion: unknown key 'incpetion' (did you mean 'inception'?); known: clip, dinov2, "
+        "inception, reference, world",
     ]),
 ]  # fmt: skip
 
