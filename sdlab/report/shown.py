@@ -39,7 +39,7 @@ def varies_in_scale(rows: Sequence[Row]) -> bool:
     """Whether the rows differ in guidance only by the scale of one strategy, of which there are enough for a curve."""
     guided = [row.cell.guidance for row in rows if row.cell.guidance.name != _UNGUIDED]
     others = [(one.name, {**one.options, "scale": None}) for one in guided]
-    alike = all("scale" in one.options for one in guided) and all(one == others[0] for one in others)
+    alike = all(isinstance(one.options.get("scale"), int | float) for one in guided) and all(one == others[0] for one in others)
     return alike and len({scale_of(row) for row in rows}) >= _CURVE
 
 
@@ -50,11 +50,11 @@ def scale_of(row: Row) -> float:
 
 def is_crowded(rows: Sequence[Row]) -> bool:
     """Whether a plot with one line per sampler, grid and guidance would have too many lines."""
+    grids = several_grids(rows)
     if varies_in_scale(rows):
-        return len({(name_of(row, rows), row.cell.steps) for row in rows}) > _LINES
+        return len({(name_of(row, grids), row.cell.steps) for row in rows}) > _LINES
     strengths = {row.cell.strength for row in rows}
     alone = len(strengths) < 2 and len({row.cell.images for row in rows}) < 2
-    grids = several_grids(rows)
     return alone and len({(name_of(row, grids), row.cell.guidance.label) for row in rows}) > _LINES
 
 
