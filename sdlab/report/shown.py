@@ -39,8 +39,9 @@ def varies_in_scale(rows: Sequence[Row]) -> bool:
     """Whether the rows differ in guidance only by the scale of one strategy, of which there are enough for a curve."""
     guided = [row.cell.guidance for row in rows if row.cell.guidance.name != _UNGUIDED]
     others = [(one.name, {**one.options, "scale": None}) for one in guided]
-    alike = all(isinstance(one.options.get("scale"), int | float) for one in guided) and all(one == others[0] for one in others)
-    return alike and len({scale_of(row) for row in rows}) >= _CURVE
+    scaled = all(isinstance(one.options.get("scale"), int | float) for one in guided)
+    alike = all(one == others[0] for one in others)
+    return scaled and alike and len({scale_of(row) for row in rows}) >= _CURVE
 
 
 def scale_of(row: Row) -> float:
