@@ -214,10 +214,13 @@ def test_a_label_names_the_features_of_a_metric():
 def test_a_metric_declares_the_files_that_it_reads(name: str, tmp_path: Path):
     for file in ("config.json", "vocab.json", "merges.txt", "model.safetensors", "real.png"):
         (tmp_path / file).touch()
-    files = MetricFiles(inception="i.pth", reference=str(tmp_path), clip=str(tmp_path))
-    whole = content_files([name], files)
-    without = {key: content_files([name], files.model_copy(update={key: None})) for key in files.given}
-    assert METRICS[name].reads == {key for key, content in without.items() if content != whole}
+    read = set[str]()
+    for network in ({"inception": "i.pth"}, {"dinov2": str(tmp_path)}):  # of which a sweep has one
+        files = MetricFiles.model_validate({**network, "reference": str(tmp_path), "clip": str(tmp_path)})
+        whole = content_files([name], files)
+        without = {key: content_files([name], files.model_copy(update={key: None})) for key in files.given}
+        read |= {key for key, content in without.items() if content != whole}
+    assert METRICS[name].reads == read
 
 
 def test_files_that_no_metric_reads_come_with_those_that_do():

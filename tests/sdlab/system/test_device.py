@@ -19,9 +19,12 @@ def test_auto_is_bfloat16_only_on_hardware_that_has_it(native: bool, monkeypatch
     expected = "bfloat16" if native else "float32"
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native and not including_emulation)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_dtype("auto", "cpu") == expected
     assert resolve_dtype("auto", "cuda") == expected
     assert resolve_dtype("auto", "mps") == "float32"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_dtype("auto", "cuda") == "float32"  # of a GPU on another machine nothing is known
 
 
 def test_a_missing_device_is_refused() -> None:
