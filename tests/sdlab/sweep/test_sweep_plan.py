@@ -396,6 +396,7 @@ def test_metrics_may_be_absent(file):
         ("min_of_three", 18, 64),
         ("fid_sample_size", 5, 512),
         ("cfg_scale", 28, 128),
+        ("grids", 60, 64),
     ],
 )
 def test_the_shipped_sweeps_are_valid(name, cells, prompts):
