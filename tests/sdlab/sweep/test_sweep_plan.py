@@ -397,6 +397,7 @@ def test_metrics_may_be_absent(file):
         ("fid_sample_size", 5, 512),
         ("cfg_scale", 28, 128),
         ("grids", 60, 64),
+        ("endings", 36, 128),
     ],
 )
 def test_the_shipped_sweeps_are_valid(name, cells, prompts):
