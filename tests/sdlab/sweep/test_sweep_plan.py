@@ -390,7 +390,7 @@ def test_metrics_may_be_absent(file):
         ("guidance_interval", 17, 32),
         ("published_guidance", 22, 32),
         ("samplers_at_budget", 142, 128),
-        ("published_vs_corrected", 84, 64),
+        ("published_vs_corrected", 56, 64),
         ("truncation_error", 76, 32),
         ("stochasticity", 60, 32),
         ("min_of_three", 18, 64),
