@@ -21,6 +21,8 @@ from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
 
 _STYLES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)))
+_USUAL = 24  # letters of a name in the legend for which there is room
+_LETTER = 0.075  # width of one more in inches
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
@@ -47,7 +49,8 @@ def plot_metric(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], rea
         for i, guidance in enumerate(guidances)
     }
 
-    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    longest = max(map(len, (*names, *guidances)), default=0)
+    figure = Figure(figsize=(9 + _LETTER * max(0, longest - _USUAL), 5.2), layout="constrained")
     axes = figure.add_subplot()
     for (name, guidance), line in series.items():
         line = sorted(line, key=across.of)

@@ -24,6 +24,8 @@ from sdlab.sweep.store import Row
 _AHEAD, _BEHIND = "#1b6ca8", "0.55"
 _ACROSS = 6  # panels beside each other
 _MOST = 40  # rows of a panel
+_WIDTH = 4.6  # of a panel in inches, half of which is for names of usual length
+_LETTER = 0.062  # width of a letter of a name in inches
 
 
 class Panel(NamedTuple):
@@ -74,15 +76,17 @@ def plot_ranking(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], re
     longest = min(_MOST, max((len(panel.rows) for panel in shown), default=1))
     across = min(_ACROSS, max(len(shown), 1))
     down = max(1, math.ceil(len(shown) / across))
-    figure = Figure(figsize=(max(4.6 * across, 6), 1.4 + (0.5 + 0.19 * longest) * down), layout="constrained")
-    panes = figure.subplots(down, across, squeeze=False).flat
-    for axes in panes[len(shown) :]:
-        axes.set_axis_off()
     varied = _Varied(
         grids=several_grids(rows),
         guidance=len({row.cell.guidance.label for row in rows}) > 1,
         methods=len({(row.cell.sampler.label, row.cell.grid.label) for row in rows}) > 1,
     )
+    letters = max((len(_label(panel, varied, row)) for panel in shown for row in panel.rows), default=0)
+    width = max(_WIDTH, _WIDTH / 2 + _LETTER * letters)
+    figure = Figure(figsize=(max(width * across, 6), 1.4 + (0.5 + 0.19 * longest) * down), layout="constrained")
+    panes = figure.subplots(down, across, squeeze=False).flat
+    for axes in panes[len(shown) :]:
+        axes.set_axis_off()
     for axes, panel in zip(panes, shown, strict=False):
         _draw(axes, plan, metric, panel, partial(_label, panel, varied), real)
         axes.set_ylim(longest - 0.5, -0.8)  # the best on top, and the same row spacing in all panels

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_bench import TOML, result
+from matplotlib.figure import Figure
 from PIL import Image
 
 from sdlab.report import ranking, statistics
@@ -44,19 +45,30 @@ def test_many_panels_are_drawn_below_each_other(plan, tmp_path):
 
 def test_a_panel_shows_the_best_of_very_many_cells(plan, tmp_path, monkeypatch):
     monkeypatch.setattr(ranking, "_MOST", 3)
-    titles, labels = list[str](), list[str]()
-    monkeypatch.setattr(
-        ranking, "save", lambda figure, *_, **__: titles.extend(axes.get_title("left") for axes in figure.axes)
-    )
-    shown = ranking._label
-    monkeypatch.setattr(ranking, "_label", lambda *some: labels.append(shown(*some)) or labels[-1])
+    drawn = list[Figure]()
+    monkeypatch.setattr(ranking, "save", lambda figure, *_, **__: drawn.append(figure))
     rows = [row(cell) for cell in plan.cells if cell.steps <= 2]
     ranking.plot_ranking(tmp_path / "one.png", plan, plan.measures[1], rows)
-    assert titles[:2] == ["1 step: the best 3 of 4", "2 steps: the best 3 of 4"]
+    panes = drawn[0].axes
+    assert [axes.get_title("left") for axes in panes[:2]] == ["1 step: the best 3 of 4", "2 steps: the best 3 of 4"]
+    labels = [text.get_text() for axes in panes[:2] for text in axes.get_yticklabels()]
     assert len(labels) == 6
     for steps, some in ((1, labels[:3]), (2, labels[3:])):
         ordered = sorted((one for one in rows if one.cell.steps == steps), key=lambda one: -one.metrics["clip_score"])
-        assert [label.split(",")[0] for label in some] == [one.cell.sampler.label for one in ordered[:3]]
+        assert [label.split(",")[0].strip() for label in some] == [one.cell.sampler.label for one in ordered[:3]]
+
+
+def test_long_names_leave_room_for_the_dots(plan, tmp_path, monkeypatch):
+    drawn = list[Figure]()
+    monkeypatch.setattr(ranking, "save", lambda figure, *_, **__: drawn.append(figure))
+    monkeypatch.setattr(
+        ranking, "_label", lambda *_: "dpmpp_2m lower_order_final=True, linspace ending=stop_at_sigma_min"
+    )
+    ranking.plot_ranking(tmp_path / "one.png", plan, plan.measures[1], [row(plan.cells[0])])
+    drawn[0].draw_without_rendering()
+    (axes,) = drawn[0].axes
+    assert axes.get_window_extent().width > 2 * 100  # two inches
+    assert min(text.get_window_extent().x0 for text in axes.get_yticklabels()) >= 0
 
 
 def test_the_bound_for_very_many_cells_is_a_little_larger_than_that_of_random_signs(plan, monkeypatch):
