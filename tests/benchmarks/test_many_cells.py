@@ -26,7 +26,7 @@ model = "mixture"
 images = 4096
 batch = 512
 device = "cpu"
-metrics = ["w2"]
+metrics = ["class_probability"]
 [cells]
 sampler = ["euler", "heun", "dpmpp_2m", "ddim"]
 steps = [100, 101, 102, 103]
