@@ -43,6 +43,7 @@ from samplers.gradient_estimation import GradientEstimation
 from samplers.grids import DIALECTS, ENDINGS, GRIDS, Ending, grid
 from samplers.heun import Heun
 from samplers.heunpp import HeunPP2
+from samplers.inversion import invert, round_trip_error
 from samplers.ipndm import IPNDM, IPNDMv
 from samplers.lcm import LCM
 from samplers.levels import (
@@ -105,10 +106,12 @@ __all__ = [
     "edm_levels",
     "flow_levels",
     "grid",
+    "invert",
     "levels_of_betas",
     "make",
     "philox",
     "reference",
+    "round_trip_error",
     "run",
     "seeded",
     "sigma_of",

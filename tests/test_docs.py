@@ -28,7 +28,7 @@ from sdlab.worlds import scenes
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob(".github/*.md"), *DOCS.glob("*.md"), *ROOT.glob("data/**/*.md")])
-RUN = [DOCS / f"{name}.md" for name in ("grids", "guidance", "models", "metrics", "sweep-files")]
+RUN = [DOCS / f"{name}.md" for name in ("grids", "guidance", "inversion", "models", "metrics", "sweep-files")]
 
 
 def name_of(path: Path) -> str:
