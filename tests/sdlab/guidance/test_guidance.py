@@ -335,6 +335,12 @@ def test_a_perturbation_reaches_the_rows_that_asked_for_it():
     assert denoise.passes == 1 + 2 + 1.5
 
 
+def test_contexts_for_fewer_images_than_x_has_are_an_error():
+    alone = Guided(guidance.make("none"), lambda x, sigma, context: x, {"cond": torch.zeros(1, 3)})
+    with pytest.raises(ValueError, match="x has 2 images, but the contexts have rows for 1"):
+        alone(torch.zeros(2, 4), 1.0)
+
+
 def test_an_unknown_context_is_an_error():
     with pytest.raises(ValueError, match=r"unknown context 'uncond' \(did you mean 'cond'\?\); known: cond"):
         Guided(guidance.make("cfg"), model, {"cond": contexts(1)[0]})(torch.ones(1, 1), 1.0)
