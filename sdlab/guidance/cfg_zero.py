@@ -54,4 +54,4 @@ class ZeroStar(Paired):
         line = to_direction(self.space, uncond, x, sigma)
         square = norm(line).square_().clamp_(min=torch.finfo(line.dtype).tiny)
         along = total((cond - uncond).mul_(line)).div_(square)
-        return line.mul_(along).add_(uncond).lerp_(cond, self.scale), state
+        return torch.addcmul(uncond, line, along).lerp_(cond, self.scale), state
