@@ -95,8 +95,14 @@ class Registry:
             with plugins.Boundary().crossed():
                 self.build(name, **options)
         except SdlabError as error:
-            return [("", str(error))]
+            return [self.placed(name, str(error))]
         return []
+
+    def placed(self, name: str, message: str) -> Mistake:
+        """A message like `"ClassifierFree.scale must be …"` as a mistake in its option: users know no classes."""
+        prefix = f"{getattr(self.known[name], '__name__', '')}."
+        key, _, rest = message.removeprefix(prefix).partition(" ")
+        return (key, rest) if key in self.parameters(name) else ("", message)
 
 
 def named(value: object) -> object:

@@ -64,9 +64,12 @@ def build_choice(registry: Registry, text: str, **supplied: Any) -> Any:
         if wrong := registry.mistakes(name, options, build=False):
             lines = [f"{option}: {f'{key}: {message}' if key in options else message}" for key, message in wrong]
             raise UsageError(*lines)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from None
+    try:
         return registry.build(name, **supplied, **options)
     except (ValueError, TypeError) as error:
-        raise UsageError(f"{option}: {error}") from None
+        raise UsageError(": ".join(filter(None, (option, *registry.placed(name, str(error)))))) from None
 
 
 def _known_choice(registry: Registry, text: str) -> tuple[str, dict[str, Any]]:

@@ -308,7 +308,7 @@ def test_the_end_of_a_prompt_that_does_not_fit_is_reported(sdlab: Sdlab):
             ["--guidance", "cfg scale"],
             "--guidance: options are written key=value, without spaces; got 'scale' in 'cfg scale'",
         ),
-        (["--sampler", "ddim eta=2"], "--sampler: DDIM.eta must be in [0, 1], got 2"),
+        (["--sampler", "ddim eta=2"], "--sampler: eta: must be in [0, 1], got 2"),
         (["--model", "diffusers:my-pipeline"], "--model: my-pipeline: no such folder"),
         (["--tiles", "some"], "--tiles must be one of auto, always, never, got 'some'"),
         (

@@ -73,7 +73,7 @@ def test_other_forms_are_errors(text: str, message: str):
         ("my sampler.py:S", "--sampler: options are written key=value, without spaces; got 'sampler.py:S' in 'my "),
         ("ddim etaa=1", "--sampler: etaa: unknown option of ddim (did you mean 'eta'?); it takes: eta"),
         ("ddim eta=high", "--sampler: eta: should be a number, got 'high'"),
-        ("ddim eta=2", "--sampler: DDIM.eta must be in [0, 1], got 2"),
+        ("ddim eta=2", "--sampler: eta: must be in [0, 1], got 2"),
         ("ddim:eta=" + "9" * 5000, f"--sampler: eta: should be a number, got '{'9' * 199}…"),
         ("ddim:eta=" + "[" * 3000 + "]" * 3000, f"--sampler: eta: should be a number, got '{'[' * 199}…"),
         ("ddim name=euler", "--sampler: name: unknown option of ddim; it takes: eta"),

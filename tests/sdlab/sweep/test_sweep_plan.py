@@ -475,11 +475,11 @@ BAD = [
      [
         "cells.sampler[0].etaa: unknown option of ddim (did you mean 'eta'?); it takes: eta, clip, clip_noise",
         "cells.sampler[0].eta: should be a number, got 'x'",
-        "cells.sampler[1]: DDIM.eta must be in [0, 1], got 2",
+        "cells.sampler[1].eta: must be in [0, 1], got 2",
         "cells.sampler[2].eta: should be a number, got nan",
     ]),
     ('{ name = "cfg", scale = 3.0 }', '{ name = "cfg", interval = [5.0, 0.3] }, ["interval"], ["intrval", "cfg"]', [
-        "cells.guidance[1]: interval must be [low, high] with low < high, got [5.0, 0.3]",
+        "cells.guidance[1].interval: must be [low, high] with low < high, got [5.0, 0.3]",
         "cells.guidance[2]: a chain ends with a strategy, like [\"interval\", \"apg\"], got ['interval']",
         "cells.guidance[3]: unknown wrapper 'intrval' (did you mean 'interval'?); known: interval, schedule",
     ]),
@@ -491,7 +491,7 @@ BAD = [
         "cells.guidance[1]: unknown schedule 'liner' (did you mean 'linear'?); known: beta, cosine, linear, power",
     ]),
     ("scale = 3.0", "scale = -3.0", [
-        "cells.guidance[1]: ClassifierFree.scale must be a number of at least 0, got -3.0",
+        "cells.guidance[1].scale: must be a number of at least 0, got -3.0",
     ]),
     ("steps = [5, 10]", 'steps = [5, -1, 5000, "x"]', [
         "cells.steps[1]: should be at least 1, got -1",
@@ -660,7 +660,7 @@ def test_network_passes_are_counted_exactly(sampler, guidance, passes):
         (
             '"ddim"',
             '{ name = "restart", repeats = 1000000000 }',
-            "cells.sampler[0]: Restart.repeats must be an integer of at most 10000, got 1000000000",
+            "cells.sampler[0].repeats: must be an integer of at most 10000, got 1000000000",
         ),
         (
             '"ddim"',
