@@ -96,7 +96,7 @@ class Guided:
     def _guide(self, x: Tensor, sigma: Sigma, also: tuple[Query, ...] = ()) -> tuple[Tensor, dict[Query, Tensor]]:
         """The guided x̂₀, and the predictions that it is made from."""
         if len(x) != self._images:
-            raise ValueError(f"x has {len(x)} images, but the contexts have rows for {self._images}; give one per image")
+            raise ValueError(f"x has {len(x)} images, but the contexts are for {self._images}; give a row each")
         levels = self._levels(sigma)
         wanted = self._wanted(levels)
         queried = [tuple(dict.fromkeys((*also, *queries))) for queries in wanted] if also else wanted

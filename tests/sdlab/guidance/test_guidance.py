@@ -337,7 +337,7 @@ def test_a_perturbation_reaches_the_rows_that_asked_for_it():
 
 def test_contexts_for_fewer_images_than_x_has_are_an_error():
     alone = Guided(guidance.make("none"), lambda x, sigma, context: x, {"cond": torch.zeros(1, 3)})
-    with pytest.raises(ValueError, match="x has 2 images, but the contexts have rows for 1"):
+    with pytest.raises(ValueError, match="x has 2 images, but the contexts are for 1"):
         alone(torch.zeros(2, 4), 1.0)
 
 
