@@ -329,7 +329,7 @@ ASKED = [
     ('"mine.py:mine"', '{ path = "mine.py:mine", sdt = 1.0 }', "sweep.toml: model.sdt: unknown option of mine.py:mine "
      "(did you mean 'std'?); it takes: std"),
     ('"mine.py:mine"', '{ path = "mine.py:mine", std = "x" }', "sweep.toml: model.std: should be a number, got 'x'"),
-    ('"mine.py:mine"', '{ name = "mixture", std = -1.0 }', "sweep.toml: model: std must be a number above 0, got -1.0"),
+    ('"mine.py:mine"', '{ name = "mixture", std = -1.0 }', "sweep.toml: model.std: must be a number above 0, got -1.0"),
     ('"karras", ', '"trailing", ', "sweep.toml: cells.grid[0]: grid 'trailing' is spaced in time and "
      "needs a noise schedule with a time"),
     ("steps =", 'strength = 0.5\nsteps =', "sweep.toml: cells.strength: `strength` goes with input pictures"),
