@@ -87,7 +87,7 @@ def missing(files: MetricFiles, fewest: int) -> Iterator[Complaint]:
             if not (folder / name).is_file():
                 yield key, f"{folder}: {name} of DINOv2 is missing"
     if find_spec("transformers") is None:
-        yield key, "needs the package transformers: pip install transformers"
+        yield key, "needs the package transformers: pip install 'sdlab[features]'"
     if files.reference is None:
         yield "metric_files.reference", "missing; it should be a folder of real pictures, or an .npz file"
     yield from missing_reference(files, fewest)

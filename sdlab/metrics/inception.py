@@ -20,7 +20,7 @@ from sdlab.system.errors import UsageError
 WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
 RESIZED = "pictures rounded to 8 bits, resized to 299 × 299 by TensorFlow 1's bilinear filter without antialiasing"
 PREPARATION = f"{RESIZED}; real ones first brought to the size of the pictures by a Lanczos filter and a central crop"
-_NO_PACKAGE = "needs the package torch-fidelity: pip install torch-fidelity"
+_NO_PACKAGE = "needs the package torch-fidelity: pip install 'sdlab[features]'"
 
 
 class Inception:
