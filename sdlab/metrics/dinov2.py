@@ -22,6 +22,7 @@ from sdlab.weights.json_file import read_object
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _SIDE = 224  # pixels
 _RESIZED = "pictures rounded to 8 bits, shorter side resized to 224 by Pillow's bicubic filter, centre cropped"
+NAME = "DINOv2"
 PREPARATION = f"{_RESIZED}; real ones first brought to the size of the pictures by a Lanczos filter and a central crop"
 # Mean and standard deviation of ImageNet's pictures, per channel, as in DINOv2's training.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -66,10 +67,10 @@ def load(tools: Tools) -> Dinov2:
     return Dinov2(Path(given(tools.files.dinov2)), tools.device)
 
 
-def width(folder: str) -> int:
+def width(files: MetricFiles) -> int:
     """The number of features, from the configuration; that of ViT-B if it cannot be read."""
     try:
-        found = read_object(Path(folder, CONFIG)).get("hidden_size")
+        found = read_object(Path(files.dinov2 or "", CONFIG)).get("hidden_size")
     except SdlabError:
         found = None
     return found if isinstance(found, int) else 768

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import add
 from pathlib import Path
+from types import ModuleType
 from typing import Protocol
 
 import torch
@@ -68,20 +69,19 @@ class OfFeatures(Metric):
 
     def label_with(self, files: MetricFiles) -> str:
         """`"FID (Inception)"`, `"FID (lab)"`, or the lab's features with other real pictures than renders."""
-        lab = "lab" if files.reference is None else "lab, own reference"
-        used = "DINOv2" if files.dinov2 else "Inception" if files.inception else lab
+        network, own = _given(files), "lab" if files.reference is None else "lab, own reference"
+        used = network.NAME if network else own
         return f"{self.label.removesuffix(' (lab)')} ({used})"
 
     def preparation(self, files: MetricFiles) -> str:
         """Networks of other projects have a size of their own."""
-        if files.dinov2:
-            return dinov2.PREPARATION
-        return inception.PREPARATION if files.inception else super().preparation(files)
+        network = _given(files)
+        return str(network.PREPARATION) if network else super().preparation(files)
 
     def missing(self, files: MetricFiles) -> Iterator[Complaint]:
         """The missing files of the feature space."""
-        if files.inception or files.dinov2:
-            yield from (dinov2 if files.dinov2 else inception).missing(files, FEWEST)
+        if network := _given(files):
+            yield from network.missing(files, FEWEST)
             return
         yield from lab.missing(files)
         if Path(files.reference or "").is_file():
@@ -91,7 +91,7 @@ class OfFeatures(Metric):
 
     def check(self, subject: Subject) -> Iterator[Complaint]:
         """Whether there are enough pictures, of the right size."""
-        if not (subject.files.inception or subject.files.dinov2):
+        if _given(subject.files) is None:
             yield from lab.check_size(
                 subject, "; for Inception's features, set inception and reference in [metric_files]"
             )
@@ -102,8 +102,8 @@ class OfFeatures(Metric):
 
     def content(self, files: MetricFiles) -> Iterable[Path]:
         """The weights, and the real pictures if the user supplies them."""
-        if files.inception or files.dinov2:
-            return (dinov2 if files.dinov2 else inception).content(files)
+        if network := _given(files):
+            return list(network.content(files))
         own = [] if files.reference is None else pictures_in(Path(files.reference))
         return [lab.evaluator_file(files), *own]
 
@@ -145,16 +145,19 @@ class Statistics:
 
 def features_of(files: MetricFiles) -> int:
     """The number of features of a picture."""
-    if files.dinov2:
-        return dinov2.width(files.dinov2)
-    return inception.Inception.num_features if files.inception else lab.FEATURES
+    network = _given(files)
+    return int(network.width(files)) if network else lab.FEATURES
 
 
 def load(tools: Tools) -> Features:
     """The network whose files are set, otherwise the lab evaluator; use `tools.shared(load)`."""
-    if tools.files.dinov2:
-        return _OfNetwork(tools, tools.shared(dinov2.load))
-    return _OfNetwork(tools, tools.shared(inception.load)) if tools.files.inception else LabFeatures(tools)
+    network = _given(tools.files)
+    return _OfNetwork(tools, tools.shared(network.load)) if network else LabFeatures(tools)
+
+
+def _given(files: MetricFiles) -> ModuleType | None:
+    """The module of the network whose files are set, or None for the lab evaluator."""
+    return dinov2 if files.dinov2 else inception if files.inception else None
 
 
 class LabFeatures:

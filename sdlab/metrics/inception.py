@@ -19,6 +19,7 @@ from sdlab.system.errors import UsageError
 
 WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
 RESIZED = "pictures rounded to 8 bits, resized to 299 × 299 by TensorFlow 1's bilinear filter without antialiasing"
+NAME = "Inception"
 PREPARATION = f"{RESIZED}; real ones first brought to the size of the pictures by a Lanczos filter and a central crop"
 _NO_PACKAGE = "needs the package torch-fidelity: pip install 'sdlab[features]'"
 
@@ -82,6 +83,11 @@ def missing(files: MetricFiles, fewest: int) -> Iterator[Complaint]:
     if files.reference is None:
         yield "metric_files.reference", "missing; it should be a folder of real pictures, or an .npz file"
     yield from missing_reference(files, fewest)
+
+
+def width(files: MetricFiles) -> int:
+    """The number of features."""
+    return Inception.num_features
 
 
 def content(files: MetricFiles) -> Iterator[Path]:
