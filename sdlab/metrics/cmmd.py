@@ -14,6 +14,7 @@ from sdlab.metrics.features import (
     FEWEST,
     STATISTICS_ONLY,
     Gathering,
+    Measure,
     renders,
     units_within,
 )
@@ -68,15 +69,22 @@ class Cmmd(clip_space.OfClip):
         place = tools.files.reference
         real = renders(lab.world(tools.files)) if place is None else _pictures(Path(place), tools)
         reference = torch.cat([space.pictures(batch.to(tools.device)) for batch in real])
-        return Gathering(space.batch, lambda features, units: estimate(features, reference, units))
+        return Gathering(space.batch, to(reference))
 
 
-def estimate(features: Tensor, real: Tensor, units: Sequence[int] = ()) -> Result:
-    """The distance of unit embeddings (n, d) to real ones (N, d), with its jackknife over `units` (n,)."""
-    of_image = units_within(units, len(features), _MOST_UNITS)
-    without = kernel_distance.leaving_out(features, real, of_image, _kernel)
+def to(real: Tensor) -> Measure:
+    """The function that measures the distance of unit embeddings (n, d) to real ones (N, d).
+
+    Its jackknife is over the units (n,), by default the images. The kernel among real ones is computed here, once.
+    """
     among_real = kernel_distance.within(real, _kernel)
-    return Result.jackknife(int(of_image.max()) + 1, lambda some: _SCALE * (without(some) + among_real))
+
+    def measure(features: Tensor, units: Sequence[int] = ()) -> Result:
+        of_image = units_within(units, len(features), _MOST_UNITS)
+        without = kernel_distance.Compared(features, real, of_image, _kernel).without
+        return Result.jackknife(int(of_image.max()) + 1, lambda some: _SCALE * (without(some) + among_real))
+
+    return measure
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sdlab.metrics.base import Result
 from sdlab.metrics.features import Measure, Statistics, units_within
-from sdlab.metrics.neighbours import OfNeighbours, inside, parts
+from sdlab.metrics.neighbours import OfNeighbours, Parts, inside
 
 K = 5
 _MOST_UNITS = 256  # of the jackknife
@@ -31,17 +31,18 @@ class Coverage(OfNeighbours):
     def to(self, reference: Tensor | Statistics) -> Measure:
         """The share of the real pictures, with jackknife replicates."""
         assert isinstance(reference, Tensor)
-        return lambda features, units: estimate(features, reference, units)
+        real = Parts(reference, K)
+        return lambda features, units: estimate(features, real, units)
 
 
-def estimate(features: Tensor, real: Tensor, units: Sequence[int] = ()) -> Result:
+def estimate(features: Tensor, real: Parts, units: Sequence[int] = ()) -> Result:
     """The coverage of real features (N, d) by features (n, d), with its jackknife.
 
     It is over `units` (n,), by default the images.
     """
     of_image = units_within(units, len(features), _MOST_UNITS)
     count = int(of_image.max()) + 1
-    found = [inside(features, part, K).int() for part in parts(real, len(features))]
+    found = [inside(features, *one).int() for one in real.of(len(features))]
     by_unit = torch.cat([torch.zeros(count, one.shape[1]).int().index_add_(0, of_image, one) for one in found], dim=1)
     total = by_unit.sum(0)
 

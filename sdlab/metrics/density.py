@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sdlab.metrics.base import Result
 from sdlab.metrics.features import Measure, Statistics
-from sdlab.metrics.neighbours import OfNeighbours, inside, parts
+from sdlab.metrics.neighbours import OfNeighbours, Parts, inside
 
 K = 5
 
@@ -27,10 +27,11 @@ class Density(OfNeighbours):
     def to(self, reference: Tensor | Statistics) -> Measure:
         """The mean over the pictures."""
         assert isinstance(reference, Tensor)
-        return lambda features, units: estimate(features, reference)
+        real = Parts(reference, K)
+        return lambda features, units: estimate(features, real)
 
 
-def estimate(features: Tensor, real: Tensor) -> Result:
+def estimate(features: Tensor, real: Parts) -> Result:
     """The density of features (n, d) among real ones (N, d), per image."""
-    counts = [inside(features, part, K).double().sum(1) / K for part in parts(real, len(features))]
+    counts = [inside(features, *one).double().sum(1) / K for one in real.of(len(features))]
     return Result.mean(torch.stack(counts).mean(0))

@@ -10,6 +10,7 @@ from torch import Tensor
 from sdlab.metrics.base import Result
 from sdlab.metrics.features import Measure, OfFeatures, Statistics, features_of, units_within
 from sdlab.metrics.files import MetricFiles
+from sdlab.metrics.root_trace import RootTrace
 
 _MANY, _FEW = 256, 64  # units of the jackknife: many if an eigenproblem has at most `_MANY` rows
 
@@ -66,28 +67,19 @@ def distance(features: Tensor, real: Statistics) -> float:
 def _leaving_out(features: Tensor, real: Statistics) -> Callable[[Tensor], float]:
     """The Fréchet distance without some rows of features (n, d), which a mask (n,) marks.
 
-    With C = Xᵀ X and Cᵣ = R Rᵀ, the trace of (C Cᵣ)^½ is the sum of the singular values of X R. They are the roots of
-    the eigenvalues of the smaller of its two Gram matrices, which is computed once and corrected for the rows left out.
+    With C = Xᵀ X and Cᵣ = R Rᵀ, the trace of (C Cᵣ)^½ is that of (RᵀC R)^½, the scatter of the rows of X R.
     """
     own = features.double()
     mean = own.mean(0)
     x = own - mean
-    n, d = x.shape
-    product, lengths = x @ real.root, x.square().sum(1)
-    gram = product @ product.T if n < d else product.T @ product
+    n = len(x)
+    trace, lengths = RootTrace(x @ real.root), x.square().sum(1)
 
     def without(gone: Tensor) -> float:
         left, moved = n - int(gone.sum()), x[gone].sum(0)  # the sum of the others is −`moved`
         scatter = float(lengths[~gone].sum() - moved.square().sum() / left)
-        if n < d:
-            kept = gram[~gone][:, ~gone]
-            rows = kept.mean(1)
-            small = kept - rows - rows[:, None] + rows.mean()
-        else:
-            sums = product[gone].sum(0)
-            small = gram - product[gone].T @ product[gone] - torch.outer(sums, sums) / left
-        shared = float(torch.linalg.eigvalsh(small).clamp(min=0).sqrt().sum())
         apart = float((mean - moved / left - real.mean).square().sum())
+        shared = trace.without(gone)
         return apart + scatter / (left - 1) + float(real.covariance.trace()) - 2 * shared / (left - 1) ** 0.5
 
     return without

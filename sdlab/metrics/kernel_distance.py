@@ -12,30 +12,37 @@ Kernel = Callable[[Tensor, Tensor], Tensor]
 _ROWS = 1024  # of the kernel matrix at once
 
 
-def leaving_out(features: Tensor, real: Tensor, of_image: Tensor, kernel: Kernel) -> Callable[[Sequence[int]], float]:
-    """The part of the unbiased estimate that depends on the features (n, d), without some units.
+class Compared:
+    """The kernel between features x (n, d) and real ones y (N, d) in float64, in the sums that estimates need.
 
-    That is E k(x, x′) − 2 E k(x, y) for real features y (N, d). The kernel is summed over pairs of units once. After
-    that a unit is left out by summing fewer entries. `of_image` (n,) is the unit of each image.
+    Each of the two kernel matrices is computed once. `of_image` (n,) is the unit of each image.
     """
-    x, y, units = features.double(), real.double(), int(of_image.max()) + 1
-    pairs = torch.zeros(units, units).double()
-    real_pairs, own = torch.zeros(2, units).double()
-    sizes = torch.bincount(of_image, minlength=units)
-    for rows, unit in zip(x.split(_ROWS), of_image.split(_ROWS), strict=True):
-        by_unit = torch.zeros(len(rows), units).double().index_add_(1, of_image, kernel(rows, x))
-        pairs.index_add_(0, unit, by_unit)
-        real_pairs.index_add_(0, unit, kernel(rows, y).mean(1))
-        own.index_add_(0, unit, kernel(rows, rows).diagonal())
 
-    def without(some: Sequence[int]) -> float:
-        kept = torch.ones(units, dtype=torch.bool)
-        kept[list(some)] = False
-        m = int(sizes[kept].sum())
-        within = float(pairs[kept][:, kept].sum() - own[kept].sum())
-        return within / (m * (m - 1)) - 2 * float(real_pairs[kept].sum()) / m
+    def __init__(self, features: Tensor, real: Tensor, of_image: Tensor, kernel: Kernel) -> None:
+        x, y, units = features.double(), real.double(), int(of_image.max()) + 1
+        self._pairs = torch.zeros(units, units).double()
+        self._real_pairs, self._own = torch.zeros(2, units).double()
+        self._sizes = torch.bincount(of_image, minlength=units)
+        self.of_real = torch.zeros(len(y)).double()  # the mean of k(xᵢ, y) over i, (N,)
+        to_real = []
+        for rows, unit in zip(x.split(_ROWS), of_image.split(_ROWS), strict=True):
+            by_unit = torch.zeros(len(rows), units).double().index_add_(1, of_image, kernel(rows, x))
+            across = kernel(rows, y)
+            to_real.append(across.mean(1))
+            self.of_real += across.sum(0) / len(x)
+            self._pairs.index_add_(0, unit, by_unit)
+            self._real_pairs.index_add_(0, unit, to_real[-1])
+            self._own.index_add_(0, unit, kernel(rows, rows).diagonal())
+        self.to_real = torch.cat(to_real)  # E k(xᵢ, y), (n,)
+        self._within = self._pairs.sum() - self._own.sum()
 
-    return without
+    def without(self, some: Sequence[int]) -> float:
+        """The part of the unbiased estimate that depends on x, without some units: E k(x, x′) − 2 E k(x, y)."""
+        gone = list(some)
+        m = len(self.to_real) - int(self._sizes[gone].sum())
+        lost = 2 * self._pairs[gone].sum() - self._pairs[gone][:, gone].sum() - self._own[gone].sum()
+        real = self.to_real.sum() - self._real_pairs[gone].sum()
+        return float(self._within - lost) / (m * (m - 1)) - 2 * float(real) / m
 
 
 def within(features: Tensor, kernel: Kernel) -> float:

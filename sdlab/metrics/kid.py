@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -31,43 +32,56 @@ class Kid(OfFeatures):
     def to(self, reference: Tensor | Statistics) -> Measure:
         """The distance, with jackknife replicates."""
         assert isinstance(reference, Tensor)
-        return lambda features, units: estimate(features, reference, units)
+        real = Subsets(reference)
+        return lambda features, units: estimate(features, real, units)
 
 
-def estimate(features: Tensor, real: Tensor, units: Sequence[int] = ()) -> Result:
-    """The distance of features (n, d) to real ones (N, d).
+class Subsets:
+    """Real features (N, d), and random subsets of them that are compared with sets of so many images."""
+
+    def __init__(self, features: Tensor) -> None:
+        self.features = features
+        self.of = cache(self._of)
+
+    def _of(self, images: int) -> tuple[list[Tensor], list[Tensor], float]:
+        """The indices of subsets of both sets, each as large as the smaller set, and E k(y, y′) over the real ones.
+
+        They are the same for all cells with so many images, so the kernel among real features is computed once.
+        """
+        n, size = len(self.features), min(images, len(self.features))
+        generator, real, made = torch.Generator().manual_seed(0), list[Tensor](), list[Tensor]()
+        for _ in range(_SUBSETS):
+            real.append(torch.randperm(n, generator=generator)[:size])
+            made.append(torch.randperm(images, generator=generator)[:size])
+        return real, made, _among(self.features, real)
+
+
+def estimate(features: Tensor, real: Subsets, units: Sequence[int] = ()) -> Result:
+    """The distance of features (n, d) to real ones (N, d): the mean of the estimate over random subsets of both sets.
 
     Its jackknife is over `units` (n,), by default the images. The replicates are those of the estimate from all pairs
     of images and real pictures.
     """
     of_image = units_within(units, len(features), _MOST_UNITS)
-    without = kernel_distance.leaving_out(features, real, of_image, _kernel)
-    value, whole = distance(features, real), without([])
-    found = jackknife.replicates(whole, int(of_image.max()) + 1, without)
+    compared = kernel_distance.Compared(features, real.features, of_image, _kernel)
+    some, made, among_real = real.of(len(features))
+    whole = compared.without([])
+    if len(features) <= len(real.features):  # all images are in each subset
+        among = whole + 2 * float(compared.to_real.mean())
+        across = torch.stack([compared.of_real[one].mean() for one in some]).mean()
+    else:
+        among = _among(features, made)
+        across = torch.stack([compared.to_real[one].mean() for one in made]).mean()
+    value = among + among_real - 2 * float(across)
+    found = jackknife.replicates(whole, int(of_image.max()) + 1, compared.without)
     found[0] += value - whole  # the kernel within the real pictures, and the draw of subsets
     return Result(value, jackknife.standard_error(found), replicates=torch.from_numpy(found))
 
 
-def distance(features: Tensor, real: Tensor) -> float:
-    """The mean of the estimate over random subsets of both sets, each as large as the smaller set."""
-    size, generator = min(len(features), len(real)), torch.Generator().manual_seed(0)
-    estimates = []
-    for _ in range(_SUBSETS):
-        one = real[torch.randperm(len(real), generator=generator)[:size]]
-        other = features[torch.randperm(len(features), generator=generator)[:size]]
-        estimates.append(_discrepancy(one, other))
-    return float(torch.stack(estimates).mean())
-
-
-def _discrepancy(x: Tensor, y: Tensor) -> Tensor:
-    """The unbiased estimate for two sets of m features: E k(x, x′) + E k(y, y′) − 2 E k(x, y)."""
-    m = len(x)
-    within = _off_diagonal(_kernel(x, x)) + _off_diagonal(_kernel(y, y))
-    return within / (m * (m - 1)) - 2 * _kernel(x, y).sum(0).sum() / m**2
-
-
-def _off_diagonal(kernel: Tensor) -> Tensor:
-    return (kernel.sum(1) - kernel.diagonal()).sum()
+def _among(features: Tensor, subsets: Sequence[Tensor]) -> float:
+    """E k(x, x′) over pairs of different features, the mean over subsets. Those that are the whole set are equal."""
+    different = subsets if len(subsets[0]) < len(features) else subsets[:1]
+    return sum(kernel_distance.within(features[one], _kernel) for one in different) / len(different)
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:

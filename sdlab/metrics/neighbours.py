@@ -6,7 +6,7 @@ together stand for the support of the set.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -29,20 +29,31 @@ class OfNeighbours(OfFeatures):
     fewest = 6  # images, so that a ball reaches to the fifth other one
 
 
-def parts(real: Tensor, images: int) -> Iterator[Tensor]:
-    """The features (N, d) of the real pictures in random parts (m, d), with m = `images` or N if that is less."""
-    size = min(images, len(real))
-    order = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))
-    yield from real.double()[order[: len(real) // size * size]].split(size)
-
-
 def radii(features: Tensor, k: int) -> Tensor:
     """The distance of each row of features (n, d) to the k-th nearest other row, or to the farthest of fewer, (n,)."""
     rank = min(k + 1, len(features))  # the nearest is the row itself
     return torch.cat([torch.cdist(rows, features).kthvalue(rank).values for rows in features.split(_ROWS)])
 
 
-def inside(features: Tensor, part: Tensor, k: int) -> Tensor:
-    """Which rows of features (n, d) are in the ball of which row of `part` (m, d), (n, m) of bool."""
-    reach, x = radii(part, k), features.double()
-    return torch.cat([torch.cdist(rows, part) <= reach for rows in x.split(_ROWS)])
+class Parts:
+    """The features (N, d) of the real pictures, to be split into random parts as large as a cell."""
+
+    def __init__(self, real: Tensor, k: int) -> None:
+        """`k` is that of the balls."""
+        self._real, self._k = real, k
+        self.of = cache(self._of)
+
+    def _of(self, images: int) -> list[tuple[Tensor, Tensor]]:
+        """Parts (m, d), with m = `images` or N if that is less, and the radii of their balls (m,).
+
+        They are the same for all cells with so many images, so they are computed once.
+        """
+        size = min(images, len(self._real))
+        order = torch.randperm(len(self._real), generator=torch.Generator().manual_seed(0))
+        found = self._real.double()[order[: len(order) // size * size]].split(size)
+        return [(part, radii(part, self._k)) for part in found]
+
+
+def inside(features: Tensor, part: Tensor, reach: Tensor) -> Tensor:
+    """Which rows of features (n, d) are in the balls (m,) of which rows of `part` (m, d), (n, m) of bool."""
+    return torch.cat([torch.cdist(rows, part) <= reach for rows in features.double().split(_ROWS)])

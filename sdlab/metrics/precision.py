@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sdlab.metrics.base import Result
 from sdlab.metrics.features import Measure, Statistics
-from sdlab.metrics.neighbours import OfNeighbours, inside, parts
+from sdlab.metrics.neighbours import OfNeighbours, Parts, inside
 
 K = 3
 
@@ -27,10 +27,11 @@ class Precision(OfNeighbours):
     def to(self, reference: Tensor | Statistics) -> Measure:
         """The share of the pictures."""
         assert isinstance(reference, Tensor)
-        return lambda features, units: estimate(features, reference)
+        real = Parts(reference, K)
+        return lambda features, units: estimate(features, real)
 
 
-def estimate(features: Tensor, real: Tensor) -> Result:
+def estimate(features: Tensor, real: Parts) -> Result:
     """The precision of features (n, d) among real ones (N, d). That of an image is the share of parts it is inside."""
-    found = [inside(features, part, K).any(1) for part in parts(real, len(features))]
+    found = [inside(features, *one).any(1) for one in real.of(len(features))]
     return Result.mean(torch.stack(found).double().mean(0))

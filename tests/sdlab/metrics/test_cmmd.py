@@ -32,7 +32,7 @@ def test_cmmd_is_a_thousand_times_the_unbiased_estimate():
     x, y = units(7, 0), units(9, 1, 0.5)
     k, h = kernel(x, x), kernel(y, y)
     within = (k.sum() - k.trace()) / (7 * 6) + (h.sum() - h.trace()) / (9 * 8)
-    found = cmmd.estimate(x, y)
+    found = cmmd.to(y)(x, ())
     assert found.value == pytest.approx(1000 * float(within - 2 * kernel(x, y).mean()), rel=1e-9)
     biased = 1000 * float(k.mean() + h.mean() - 2 * kernel(x, y).mean())  # the authors' code
     own_pairs = 1000 * float((1 - within_mean(k)) / 7 + (1 - within_mean(h)) / 9)
@@ -45,19 +45,19 @@ def within_mean(k: Tensor) -> Tensor:
 
 def test_cmmd_of_two_sets_of_one_law_is_zero_within_its_error():
     real = units(2048, 0)
-    same = [cmmd.estimate(units(64, seed), real) for seed in range(1, 9)]
+    same = [cmmd.to(real)(units(64, seed), ()) for seed in range(1, 9)]
     assert sum(one.value for one in same) / 8 == pytest.approx(0, abs=4 * max(one.stderr or 0 for one in same) / 8**0.5)
-    other = cmmd.estimate(units(64, 1, 0.5), real)
+    other = cmmd.to(real)(units(64, 1, 0.5), ())
     assert other.stderr is not None
     assert other.value > 4 * other.stderr
 
 
 def test_replicates_are_those_of_the_smaller_sets():
     x, y = units(9, 0), units(11, 1)
-    found = cmmd.estimate(x, y)
+    found = cmmd.to(y)(x, ())
     assert found.replicates is not None
     for i in range(9):
-        less = cmmd.estimate(torch.cat([x[:i], x[i + 1 :]]), y).value
+        less = cmmd.to(y)(torch.cat([x[:i], x[i + 1 :]]), ()).value
         assert float(found.replicates[0, i]) == pytest.approx(9 * found.value - 8 * less, rel=1e-7, abs=1e-9)
 
 

@@ -10,14 +10,22 @@ import torch
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from sdlab.metrics import coverage, density, diversity, precision, recall
+from sdlab.metrics import Coverage, Density, Precision, Recall, diversity
 from sdlab.metrics.base import Result
+from sdlab.metrics.features import OfFeatures
 from sdlab.metrics.jackknife import standard_error
 
-MEASURES: dict[str, Callable[[Tensor, Tensor], Result]] = {
-    "precision": precision.estimate, "recall": recall.estimate,
-    "density": density.estimate, "coverage": coverage.estimate,
-}  # fmt: skip
+Measured = Callable[[Tensor, Tensor], Result]
+
+
+def measuring(metric: OfFeatures) -> Measured:
+    """The metric of features and of those of real pictures."""
+    return lambda x, real: metric.to(real)(x, ())
+
+
+MEASURES: dict[str, Measured] = {
+    metric.name: measuring(metric) for metric in (Precision(), Recall(), Density(), Coverage())
+}
 
 
 def draw(n: int, seed: int, d: int = 3) -> Tensor:
@@ -77,9 +85,9 @@ def test_a_sample_of_the_real_pictures_has_the_density_and_coverage_in_closed_fo
 def test_copies_of_one_picture_are_precise_and_recall_nothing():
     real = draw(64, 0)
     copies = real[:1].repeat(64, 1) + 1e-6 * draw(64, 1)
-    assert precision.estimate(copies, real).value == 1
-    assert recall.estimate(copies, real).value <= 1 / 64
-    assert coverage.estimate(copies, real).value < 0.3
+    assert MEASURES["precision"](copies, real).value == 1
+    assert MEASURES["recall"](copies, real).value <= 1 / 64
+    assert MEASURES["coverage"](copies, real).value < 0.3
     far = real + 1000
     assert [measure(far, real).value for measure in MEASURES.values()] == [0, 0, 0, 0]
 
@@ -87,9 +95,9 @@ def test_copies_of_one_picture_are_precise_and_recall_nothing():
 def test_a_missing_kind_of_pictures_costs_recall_and_coverage_alone():
     real = torch.cat([draw(64, 0), draw(64, 1) + 50])
     half = draw(128, 2)
-    assert precision.estimate(half, real).value > 0.8
-    assert recall.estimate(half, real).value == pytest.approx(0.5, abs=0.1)
-    assert coverage.estimate(half, real).value == pytest.approx(0.5, abs=0.05)
+    assert MEASURES["precision"](half, real).value > 0.8
+    assert MEASURES["recall"](half, real).value == pytest.approx(0.5, abs=0.1)
+    assert MEASURES["coverage"](half, real).value == pytest.approx(0.5, abs=0.05)
 
 
 @pytest.mark.parametrize("name", ["recall", "coverage"])
@@ -97,8 +105,8 @@ def test_a_missing_kind_of_pictures_costs_recall_and_coverage_alone():
 def test_replicates_are_the_values_without_one_and_two_units(name: str, n: int):
     x, real = draw(n, 1), draw(n, 2)
     units = [i % 6 for i in range(n)]
-    estimate = {"recall": recall.estimate, "coverage": coverage.estimate}[name]
-    found = estimate(x, real, units)
+    metric = {"recall": Recall(), "coverage": Coverage()}[name]
+    found = metric.to(real)(x, units)
     assert found.replicates is not None
 
     def without(*some: int) -> float:

@@ -28,8 +28,16 @@ def cloud(n: int, seed: int, mean: float = 0.0, std: float = 1.0, d: int = 4) ->
 
 
 def measure(name: str, features: Tensor, real: Tensor, units: Sequence[int] = ()) -> Result:
-    if name == "fid":
-        return fid.estimate(features, Statistics.of(real), units)
+    return estimate(features, reference(name, real), units)
+
+
+def reference(name: str, real: Tensor) -> Statistics | kid.Subsets:
+    return Statistics.of(real) if name == "fid" else kid.Subsets(real)
+
+
+def estimate(features: Tensor, real: Statistics | kid.Subsets, units: Sequence[int] = ()) -> Result:
+    if isinstance(real, Statistics):
+        return fid.estimate(features, real, units)
     return kid.estimate(features, real, units)
 
 
@@ -88,14 +96,27 @@ def test_moments_of_parts_are_those_of_the_whole_even_far_from_zero():
 @pytest.mark.parametrize("n", [4, 16, 250])
 def test_kid_is_that_of_torchmetrics_with_the_same_subsets(n: int):
     generator = torch.Generator().manual_seed(n)
-    real, features = torch.randn(200, 8, generator=generator), 0.3 + torch.randn(n, 8, generator=generator)
+    real = torch.randn(200, 8, generator=generator).double()
+    features = 0.3 + torch.randn(n, 8, generator=generator).double()
     witness = KernelInceptionDistance(Given(8), subsets=20, subset_size=min(n, 200))
     witness.update(real, real=True)
     witness.update(features, real=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # torchmetrics draws its subsets from the global stream
         expected = float(witness.compute()[0])
-    assert kid.distance(features, real) == pytest.approx(expected, rel=1e-6)
+    assert measure("kid", features, real).value == pytest.approx(expected, rel=1e-9)
+
+
+def test_kid_of_more_cells_computes_no_kernel_among_the_real_pictures_again(monkeypatch: pytest.MonkeyPatch):
+    draw = torch.Generator().manual_seed(0)
+    real, cells = torch.randn(64, 8, generator=draw), [torch.randn(16, 8, generator=draw) for _ in range(3)]
+    one_by_one = [measure("kid", cell, real).value for cell in cells]
+    sizes, kernel = list[tuple[int, int]](), kid._kernel
+    monkeypatch.setattr(kid, "_kernel", lambda x, y: (sizes.append((len(x), len(y))), kernel(x, y))[1])
+    subsets = kid.Subsets(real)
+    assert [kid.estimate(cell, subsets).value for cell in cells] == one_by_one
+    assert len(sizes) == 20 * 2 + 3 * 3  # of 20 subsets, each with its diagonal; then of each cell, and of it and them
+    assert sizes[-3:] == [(16, 16), (16, 64), (16, 16)]
 
 
 def test_kid_is_the_estimator_of_the_paper():
@@ -107,7 +128,7 @@ def test_kid_is_the_estimator_of_the_paper():
 
     within = sum(kernel(s[i], s[j]) for s in (x, y) for i in range(6) for j in range(6) if i != j) / 30
     across = sum(kernel(a, b) for a in x for b in y) / 36
-    assert kid.distance(x, y) == pytest.approx(within - 2 * across, rel=1e-12)
+    assert measure("kid", x, y).value == pytest.approx(within - 2 * across, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["fid", "kid"])
@@ -128,24 +149,24 @@ def test_standard_errors_of_values_and_of_differences_are_their_spread(name: str
     def draw(n: int) -> Tensor:
         return torch.randn(n, d, generator=generator)
 
-    real, values, claimed = draw(2048), list[list[float]](), list[list[float]]()
+    real, values, claimed = reference(name, draw(2048)), list[list[float]](), list[list[float]]()
     for repeat in range(60):
         one, noise = draw(n) + shift, draw(n)
         cells = [one, 1.05 * (one + 0.3 * noise)]
         if repeat < 5:
-            first, second = (measure(name, cell, real) for cell in cells)
+            first, second = (estimate(cell, real) for cell in cells)
             assert first.stderr is not None
             change = np.asarray(second.replicates) - np.asarray(first.replicates)
             claimed.append([first.stderr**2, standard_error(change) ** 2])
         else:
-            first, second = (value_alone(name, cell, real) for cell in cells)
+            first, second = (value_alone(cell, real) for cell in cells)
         values.append([first.value, second.value - first.value])
     ratio = np.sqrt(np.mean(claimed, axis=0)) / np.std(values, axis=0)
     assert ratio == pytest.approx([1.1, 1.1], abs=0.3)  # known to 1/√120 = 9 % from the repeats alone
 
 
-def value_alone(name: str, features: Tensor, real: Tensor) -> Result:
-    return Result(fid.distance(features, Statistics.of(real)) if name == "fid" else kid.distance(features, real))
+def value_alone(features: Tensor, real: Statistics | kid.Subsets) -> Result:
+    return Result(fid.distance(features, real)) if isinstance(real, Statistics) else kid.estimate(features, real)
 
 
 @pytest.mark.parametrize("name", ["fid", "kid"])
@@ -216,7 +237,7 @@ def test_kid_is_about_zero_for_one_distribution_and_grows_with_distance():
         return torch.randn(n, 8, generator=generator)
 
     real = draw(1000)
-    same, near, far = (kid.estimate(draw(200) + shift, real) for shift in (0.0, 0.3, 1.0))
+    same, near, far = (measure("kid", draw(200) + shift, real) for shift in (0.0, 0.3, 1.0))
     assert same.stderr is not None
     assert near.stderr is not None
     assert abs(same.value) < 4 * same.stderr
