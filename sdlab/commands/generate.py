@@ -16,7 +16,7 @@ EXAMPLE = 'sdlab generate "a red circle above a large blue star on grey" --sampl
 def command(
     prompt: Annotated[str, typer.Argument(help="what to draw")],
     negative: Annotated[str, typer.Option(help="negative prompt: what guidance steers away from")] = "",
-    model: Annotated[str, typer.Option(help="name, file or folder of a model, or diffusers:FOLDER")] = "scenes",
+    model: Annotated[str, typer.Option(help="name, file or folder of a model, or diffusers:FOLDER_OR_FILE")] = "scenes",
     weights: Annotated[str | None, typer.Option(help="file or folder with the model's weights")] = None,
     vocab: Annotated[str | None, typer.Option(help="vocab.json of the model")] = None,
     merges: Annotated[str | None, typer.Option(help="merges.txt of the model")] = None,

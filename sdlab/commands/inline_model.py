@@ -21,6 +21,11 @@ def is_pipeline(text: str) -> bool:
     return text.startswith(f"{KEY}:")
 
 
+def is_single_file(name: str) -> bool:
+    """Whether the name is that of a pipeline in one file, like "diffusers:FILE"."""
+    return is_pipeline(name) and find(name.removeprefix(f"{KEY}:")).is_file()
+
+
 def split_model(text: str) -> tuple[str, dict[str, Any]]:
     """The name of a model, which may contain spaces, and its options, whose values are written as in TOML."""
     options: dict[str, Any] = {}

@@ -12,7 +12,7 @@ import samplers
 from sdlab.backends.base import Backend, Mistakes
 from sdlab.backends.diffusers.backend import OpenedFolder, open_folder
 from sdlab.backends.latent import LatentDiffusion
-from sdlab.commands.inline_model import is_pipeline, split_model
+from sdlab.commands.inline_model import is_pipeline, is_single_file, split_model
 from sdlab.commands.request import Request
 from sdlab.cpu.optimise import optimise_for_inference
 from sdlab.guidance.needs import Offer
@@ -131,11 +131,15 @@ def _opened(request: Request) -> OpenedFolder:
     Raises:
         UsageError: it cannot be read, or an option is not for pipelines of diffusers.
     """
-    own = {"weights": request.weights, "vocab": request.vocab, "merges": request.merges, "offload": request.offload}
-    own["tiles"] = request.tiles != "auto"
+    name, options = split_model(request.model)
+    words = {"vocab": request.vocab, "merges": request.merges}
+    own: dict[str, Any] = {"weights": request.weights, "offload": request.offload, "tiles": request.tiles != "auto"}
+    if is_single_file(name):
+        options |= {key: path for key, path in words.items() if path is not None}
+    else:
+        own |= words
     if given := [f"--{key}" for key, value in own.items() if value]:
         raise UsageError(f"{given[0]} is not for pipelines of diffusers; leave it out")
-    name, options = split_model(request.model)
     if "size" in options:
         raise UsageError("--model: the size of a picture is an option of the command; write --size")
     try:

@@ -46,15 +46,23 @@ def check(
             raise RunError(f"{source}: tensor {name!r} has shape {found}, but the configuration needs {shape}")
 
 
-def fill(module: M, tensors: Mapping[str, AnyTensor], device: str | torch.device, dtype: torch.dtype) -> M:
+def fill(
+    module: M,
+    tensors: Mapping[str, AnyTensor],
+    device: str | torch.device,
+    dtype: torch.dtype,
+    kernels: torch.memory_format = torch.channels_last,
+) -> M:
     """Load the weights of a network built on the `meta` device, and prepare it for inference.
+
+    `kernels` is the layout of convolutions in memory.
 
     Raises:
         RunError: the file of a tensor cannot be read.
     """
     state = {}
     for key, tensor in tensors.items():
-        layout = torch.channels_last if len(tensor.shape) == 4 else torch.contiguous_format
+        layout = kernels if len(tensor.shape) == 4 else torch.contiguous_format
         try:
             # One pass reads, casts and lays out. The pages of the file are released before the next tensor.
             state[key] = torch.empty(tensor.shape, dtype=dtype, device=device, memory_format=layout).copy_(

@@ -288,8 +288,7 @@ def read_config(folder: Path) -> ModelConfig:
             if mistake := _mistake(found[component][key], value):
                 raise UsageError(f"{folder / CONFIGS[component]}: {key} {mistake}")
     if what := recognise.unet_settings(given["unet"]):
-        fix = recognise.LOADED if recognise.advice(what) == recognise.LOADED else f"write diffusers:{folder}"
-        raise UsageError(f"{folder / CONFIGS['unet']}: this is {what}; {fix}")
+        raise UsageError(f"{folder / CONFIGS['unet']}: this is {what}; {recognise.advice(what, folder)}")
     levels, prediction = scheduler_config.read(files["scheduler"], folder / CONFIGS["scheduler"])
     content = {**_config(found), "levels": asdict(levels), "prediction": prediction}
     config = ModelConfig.from_json(json.dumps(content), source=str(folder))

@@ -88,7 +88,7 @@ def _original(located: Located) -> Content:
     tensors, metadata = weights_file.read(path)
     text = metadata.get(CONFIG_KEY)
     if what := recognise.named(tensors) if text else recognise.foreign({k: t.shape for k, t in tensors.items()}):
-        raise UsageError(f"{path}: this is {what}; {recognise.advice(what)}")
+        raise UsageError(f"{path}: this is {what}; {recognise.advice(what, path)}")
     config = ModelConfig.from_json(text, source=f"{path}, {CONFIG_KEY}") if text else _version_1(tensors)
     with _known(layout_original.names(config), str(path)):
         parts, extra = layout_original.split(tensors, config)

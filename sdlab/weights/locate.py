@@ -38,6 +38,10 @@ _SD15 = (
     "download the weights of stable-diffusion-v1-5, and vocab.json and merges.txt from its tokenizer/, into data/; "
     f"or set {WEIGHTS_VARIABLE} to a file or folder and {VOCABULARY_VARIABLE} to a folder; see data/README.md"
 )
+_CLIP = (
+    "the text encoders need CLIP's vocabulary: put vocab.json and merges.txt, from the folder tokenizer/ of Stable "
+    "Diffusion v1.5, beside the file or into data/"
+)
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,28 @@ def locate(model: Model) -> Located:
     shards = list(dict.fromkeys(shards))
     others = further_unets(place) if layout == "sdlab" else {}
     return Located(layout, place, tuple(configs), vocab, merges, tuple(weights), tuple(shards), added, others)
+
+
+def find_vocabulary(file: Path, vocab: str | Path | None, merges: str | Path | None) -> tuple[Path, Path]:
+    """`vocab.json` and `merges.txt` for a single file, from the given paths or from the usual places.
+
+    The places are the folder of the file, `tokenizer/` in it, that of `SDLAB_SD15_VOCAB`, and `data/`.
+
+    Raises:
+        UsageError: one of them is missing. The message has a line for each, with the places searched.
+    """
+    search, folders = _Search(), _vocabulary_folders(ModelSource(str(file)), file, "original")
+    folders = list(dict.fromkeys([folders[0], file.parent / "tokenizer", *folders]))
+    found = [
+        search.find([name], folders) if given is None else search.existing(given)
+        for given, name in ((vocab, "vocab.json"), (merges, "merges.txt"))
+    ]
+    for path in found:
+        if path.exists() and not path.is_dir():
+            check_regular(path)
+    if search.missing:
+        raise UsageError(*search.missing, _CLIP)
+    return found[0], found[1]
 
 
 def further_unets(folder: Path) -> dict[str, Path]:

@@ -15,7 +15,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 LOADED = "sdlab loads complete Stable Diffusion v1 models (v1.4, v1.5): text encoder, VAE and U-Net"
 
 CONVERTED = "convert it with diffusers (from_single_file, then save_pretrained), and write diffusers:FOLDER"
-_THROUGH_DIFFUSERS = ("Stable Diffusion 2.x", "Stable Diffusion XL", "Stable Diffusion 3", "Flux")
+V2, XL = "Stable Diffusion 2.x", "Stable Diffusion XL"  # sampled through diffusers, as single files too
+_CONVERTED = ("Stable Diffusion 3", "Flux")
 
 # The first bytes of a file -> what it is. The first match counts.
 _STARTS: tuple[tuple[bytes, str], ...] = (
@@ -75,6 +76,7 @@ _CONTEXTS = {
     1280: "the refiner of Stable Diffusion XL, whose context has width 1280",
     2048: "Stable Diffusion XL, whose context has width 2048",
 }
+_VARIANTS = frozenset({*_CHANNELS.values(), _CONTEXTS[1280]})
 
 
 def container(path: Path) -> Literal["zip", "safetensors"]:
@@ -101,14 +103,19 @@ def container(path: Path) -> Literal["zip", "safetensors"]:
     raise UsageError(f"{path}: this is not a PyTorch checkpoint or a safetensors file")
 
 
-def advice(what: str) -> str:
+def advice(what: str, path: Path) -> str:
     """What to do with a file of a kind that `foreign` has found."""
-    return CONVERTED if what.startswith(_THROUGH_DIFFUSERS) else LOADED
+    if what.startswith((V2, XL)):
+        return f"write diffusers:{path}"
+    return CONVERTED if what.startswith(_CONVERTED) else LOADED
 
 
 def foreign(shapes: Shapes) -> str | None:
     """The kind of a known model other than Stable Diffusion v1, like `"a LoRA, …"`, from its tensors."""
-    return named(shapes) or _foreign_sizes(shapes) or _named(_PARTS, shapes)
+    name, sizes = named(shapes), _foreign_sizes(shapes)
+    # Tensors have the same names in variants of a model.
+    variant = sizes if name is not None and name.startswith((V2, XL)) and sizes in _VARIANTS else None
+    return variant or name or sizes or _named(_PARTS, shapes)
 
 
 def named(names: Collection[str]) -> str | None:
@@ -119,7 +126,8 @@ def named(names: Collection[str]) -> str | None:
 def _foreign_sizes(shapes: Shapes) -> str | None:
     channels = shapes.get("model.diffusion_model.input_blocks.0.0.weight", ())
     contexts = [shape[1] for key, shape in shapes.items() if key.endswith(".attn2.to_k.weight") and len(shape) == 2]
-    return _unet(channels[1] if len(channels) == 4 else None, contexts[0] if contexts else None)
+    taken = channels[1] if len(channels) == 4 else None
+    return (_CHANNELS.get(taken) if taken else None) or _unet(None, contexts[0] if contexts else None)
 
 
 def unet_settings(settings: Mapping[str, Any]) -> str | None:

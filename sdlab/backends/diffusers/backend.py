@@ -1,4 +1,4 @@
-"""The backend of diffusers pipelines: `model = {diffusers = "FOLDER"}` in a sweep file."""
+"""The backend of diffusers pipelines: `model = {diffusers = "FOLDER"}` in a sweep file, or a single file of weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,17 @@ from sdlab.backends.diffusers.family import Family, Options, Parts
 from sdlab.backends.diffusers.folder import Folder, read_classes, read_folder, read_index
 from sdlab.backends.diffusers.library import check_installed
 from sdlab.backends.diffusers.load import load_components
+from sdlab.backends.diffusers.load_file import check_weights
 from sdlab.backends.diffusers.process import Process, read_process
+from sdlab.backends.diffusers.single_file import (
+    FILE_OPTIONS,
+    PATHS,
+    FileOptions,
+    SingleFile,
+    near_paths,
+    read_single_file,
+    wrong_options,
+)
 from sdlab.cpu.compiled import check_compiler
 from sdlab.denoiser import NetworkDenoiser, Watch, unwatched
 from sdlab.guidance import Guided, Strategy
@@ -39,7 +49,7 @@ _SECONDS = {"cpu": 3.0, "cuda": 0.03, "mps": 0.5}
 
 @dataclass(frozen=True)
 class _Read:
-    """What the configuration of a folder says."""
+    """What the configuration of a folder says, or the header of a single file."""
 
     family: Family
     folder: Folder
@@ -49,35 +59,42 @@ class _Read:
 
 
 class OpenedFolder(Opened):
-    """A pipeline folder with its configuration read."""
+    """A pipeline folder with its configuration read, or a single file with its header read."""
 
     draws_pictures = True
 
     def __init__(self, place: str, options: Mapping[str, Any], read: _Read) -> None:
-        """`place` is the path of the folder, and `options` are those of the user."""
+        """`place` is the path of the folder or file, and `options` are those of the user."""
         self._read, self.options = read, options
         family, folder, size = read.family, read.folder, read.size
         self.name = f"{KEY}:{place}"
-        self.label = label(Path(place).name, options)
+        self.label = label(Path(place).name, {key: value for key, value in options.items() if key not in PATHS})
         self.levels, self.size = read.process.levels, size
         self.scale = family.scale(folder)
         given = {field.name: getattr(read.options, field.name) for field in fields(Options)}
-        self.identity = {"pipeline": folder.index["_class_name"], **given, "size": size}
+        self.identity = {"pipeline": folder.index["_class_name"], **given, "size": size, **folder.identity}
         self.files = folder.files
         self.image_size = size[0] if size[0] == size[1] else None
         self.starts_from_pictures = self.image_size is not None
         self.conditional = family.conditional(folder, read.options)
         self.labels, self.masked = family.labels, family.masked
         self.ignores: frozenset[Setting] = frozenset() if family.prompts else frozenset({"prompts"})
-        self.notes = (*read.process.notes, *family.notes(folder, read.options))
-        weights = sum(file.stat().st_size for file in folder.files if file.parent.name == family.network)
+        of_file = folder.notes if isinstance(folder, SingleFile) else ()
+        self.notes = (*of_file, *read.process.notes, *family.notes(folder, read.options))
+        weights = folder.size_of(family.network)
         self.seconds_per_pass = {device: seconds * weights / _SIZED for device, seconds in _SECONDS.items()}
 
     def check(self, device: str, compile: bool, others: Collection[str] = (), gradients: bool = False) -> list[str]:
-        """Why the model cannot run: diffusers, weights or a compiler are missing."""
+        """Why the model cannot run: diffusers, weights or a compiler are missing.
+
+        Raises:
+            RunError: a tensor of a single file is unknown, missing or has another shape.
+        """
         found = [f"model {self.name!r}: {line}" for line in self._read.folder.check()]
         try:
             check_installed()
+            if isinstance(self._read.folder, SingleFile):
+                check_weights(self._read.folder)
             if compile:
                 check_compiler(torch.device(device))
         except UsageError as error:
@@ -170,19 +187,23 @@ class DiffusersModel(Backend):
 
 
 def open_folder(name: str, options: Mapping[str, Any], folder: Path = Path(), size: Size | None = None) -> OpenedFolder:
-    """The pipeline folder of a name like "diffusers:FOLDER", which is searched for in `folder` first.
+    """The pipeline of a name like "diffusers:FOLDER" or "diffusers:FILE", which is searched for in `folder` first.
 
     Args:
         size: of its pictures, (height, width) in pixels. By default that of the options or of the configuration.
 
     Raises:
         Mistakes: an option is invalid, the folder is not one of a pipeline, or its family is not supported.
+        RunError: a single file is damaged.
     """
-    if faults := list(_wrong_options(options)):
-        raise Mistakes(*faults)
     try:
         place = resources.near(name.removeprefix(f"{KEY}:"), folder)
-        return OpenedFolder(place, options, _read(Path(place), Options(**options), size))
+        single = Path(place).is_file()
+        faults = _wrong_options(options, FILE_OPTIONS if single else ())
+        if faults := [*faults, *(wrong_options(options) if single else ())]:
+            raise Mistakes(*faults)
+        options = near_paths(options, folder)
+        return OpenedFolder(place, options, _read(Path(place), options, size))
     except UsageError as error:
         raise Mistakes(*(("", line) for line in error.lines)) from None
     except (TypeError, ValueError, ArithmeticError) as error:  # a value that the family computes with
@@ -234,16 +255,24 @@ def _family(place: object, index: Mapping[str, Any]) -> Family:
     return BY_PIPELINE[name]
 
 
-def _read(place: Path, options: Options, size: Size | None) -> _Read:
-    """The configuration of a folder.
+def _read(place: Path, options: Mapping[str, Any], size: Size | None) -> _Read:
+    """The configuration of a folder or a single file.
 
     Raises:
         UsageError: the folder is not one of a pipeline, or a file is damaged.
+        RunError: a single file is damaged.
         Mistakes: the family is not supported, or an option does not fit it.
     """
-    index = read_index(place)
-    family = _family(place, index)
-    return _fitted(family, read_folder(place, index, family.components, family.ignored), options, size)
+    if place.is_file():
+        own = {key: value for key, value in options.items() if key in FILE_OPTIONS}
+        options = {key: value for key, value in options.items() if key not in own}
+        folder: Folder = read_single_file(place, FileOptions(**own))
+        family = _family(place, folder.index)
+    else:
+        index = read_index(place)
+        family = _family(place, index)
+        folder = read_folder(place, index, family.components, family.ignored)
+    return _fitted(family, folder, Options(**options), size)
 
 
 def _fitted(family: Family, folder: Folder, options: Options, size: Size | None) -> _Read:
@@ -278,9 +307,9 @@ def _wrong_size(size: Size, multiple: int) -> list[Mistake]:
     return [("size", f"both sides must be multiples of {multiple}, got {got}; the nearest is {nearest}")]
 
 
-def _wrong_options(options: Mapping[str, Any]) -> list[Mistake]:
-    """What is wrong with the options of any family."""
-    known = {field.name for field in fields(Options)}
+def _wrong_options(options: Mapping[str, Any], others: Collection[str] = ()) -> list[Mistake]:
+    """What is wrong with the options of any family. `others` are also known."""
+    known = {field.name for field in fields(Options)} | set(others)
     found = [(key, unknown("option", key, known)) for key in options if key not in known]
     for key in ("size", "null_class", "max_sequence_length"):
         if key in options and type(options[key]) is not int:

@@ -81,6 +81,15 @@ class Folder:
         """The variant of a component's weights that is read, like "fp16"; None for weights without one."""
         return next(iter(self._weights(component)), "") or None
 
+    def size_of(self, component: str) -> int:
+        """The bytes of a component's weights."""
+        return sum(file.stat().st_size for file in self.files if file.parent.name == component)
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What values depend on that is in no file."""
+        return {}
+
     @property
     def files(self) -> tuple[Path, ...]:
         """All files that are read."""
@@ -110,11 +119,6 @@ def read_index(place: Path) -> dict[str, Any]:
     Raises:
         UsageError: the folder is not one of a pipeline.
     """
-    if place.is_file():
-        raise UsageError(
-            f"{place}: is a file, not the folder of a pipeline; convert it with diffusers (from_single_file, then "
-            "save_pretrained)"
-        )
     if not place.is_dir():
         raise UsageError(f"{place}: no such folder")
     if not (place / INDEX).is_file():

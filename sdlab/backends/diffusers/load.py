@@ -1,4 +1,4 @@
-"""Loading of a folder's components with diffusers and transformers: safetensors alone, without network access."""
+"""Loading of components with diffusers and transformers, without network access. Folders have safetensors alone."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import torch
 
 from sdlab.backends.diffusers.folder import Folder
 from sdlab.backends.diffusers.library import library, quiet
+from sdlab.backends.diffusers.load_file import load_component
+from sdlab.backends.diffusers.single_file import SingleFile
 from sdlab.system.errors import RunError
 
 
 def load_components(folder: Folder, device: str, dtype: torch.dtype) -> dict[str, Any]:
-    """The components of a folder, by name. Networks are on `device`, in `dtype`, ready for inference.
+    """The components of a folder or a single file, by name. Networks are on `device`, in `dtype`, ready for inference.
 
     A VAE that overflows in float16 (`force_upcast`) stays in float32.
 
@@ -25,13 +27,15 @@ def load_components(folder: Folder, device: str, dtype: torch.dtype) -> dict[str
 
 
 def _loaded(folder: Folder, component: str, device: str, dtype: torch.dtype) -> Any:
+    if dtype == torch.float16 and folder.config(component, "force_upcast"):
+        dtype = torch.float32
+    if isinstance(folder, SingleFile):
+        return load_component(folder, component, device, dtype)
     package, kind = folder.classes[component]
     cls, place = getattr(library(package), kind), folder.place / component
     try:
         if not folder.configs[component]:
             return cls.from_pretrained(str(place), local_files_only=True)
-        if dtype == torch.float16 and folder.config(component, "force_upcast"):
-            dtype = torch.float32
         network, report = cls.from_pretrained(
             str(place),
             variant=folder.variant(component),

@@ -202,13 +202,7 @@ SUPPORTED = (
     ("spoil", "lines"),
     [
         (lambda sd: shutil.rmtree(sd), ["sd: no such folder"]),
-        (
-            lambda sd: (shutil.rmtree(sd), sd.touch()),
-            [
-                "sd: is a file, not the folder of a pipeline; convert it with diffusers (from_single_file, then "
-                "save_pretrained)"
-            ],
-        ),
+        (lambda sd: (shutil.rmtree(sd), sd.touch()), ["sd: this is an empty file"]),
         (
             lambda sd: (sd / "model_index.json").unlink(),
             ["sd: not a diffusers pipeline, because it has no model_index.json"],

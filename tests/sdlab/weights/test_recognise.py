@@ -58,6 +58,10 @@ FOREIGN = {
     "a ControlNet": {"control_model.input_blocks.0.0.weight": (320, 4, 3, 3), **VAE},
     "a ControlNet;": {"controlnet_cond_embedding.conv_in.weight": (16, 3, 3, 3), "down_blocks.0.x": (1,)},
     "an inpainting model, whose U-Net has 9": SHAPES | {CONV_IN: (320, 9, 3, 3)},
+    "an inpainting model, whose U-Net has 9 input": UNET | VAE | OPEN_CLIP | {CONV_IN: (320, 9, 3, 3)},
+    "the refiner of Stable Diffusion XL": UNET
+    | VAE
+    | {"conditioner.embedders.0.model.ln_final.weight": (1280,), TO_KEY: (384, 1280)},
     "an instruction-following model": SHAPES | {CONV_IN: (320, 8, 3, 3)},
     "a depth-to-image model": SHAPES | {CONV_IN: (320, 5, 3, 3)},
     "a checkpoint that has only the moving averages": averages(UNET) | VAE | TEXT,
@@ -90,13 +94,15 @@ def test_foreign_models_are_named(what, shapes):
     assert f"{recognise.foreign(shapes)};".startswith(what)
 
 
-THROUGH_DIFFUSERS = [what for what in FOREIGN if what.startswith(("Stable Diffusion", "Flux"))]
-
-
-@pytest.mark.parametrize("what", THROUGH_DIFFUSERS)
-def test_single_files_of_other_families_say_how_to_convert_them(what: str):
-    assert recognise.advice(str(recognise.foreign(FOREIGN[what]))) == recognise.CONVERTED
-    assert recognise.CONVERTED.endswith("write diffusers:FOLDER")
+@pytest.mark.parametrize("what", FOREIGN)
+def test_single_files_of_other_families_say_how_to_use_them(what: str):
+    advice = recognise.advice(str(recognise.foreign(FOREIGN[what])), Path("my.ckpt"))
+    if what.startswith(("Stable Diffusion 2", "Stable Diffusion XL")):
+        assert advice == "write diffusers:my.ckpt"
+    elif what in ("Stable Diffusion 3", "Flux"):
+        assert advice.endswith("save_pretrained), and write diffusers:FOLDER")
+    else:
+        assert advice == recognise.LOADED
 
 
 @pytest.mark.parametrize("name", ["StableDiffusionXLPipeline", "StableDiffusion3Pipeline", "FluxPipeline"])
@@ -197,12 +203,13 @@ def test_the_message_of_a_foreign_file_names_it_and_the_supported_models(tmp_pat
         load(ModelSource("sd15", weights=tmp_path / "style.ckpt"))
 
 
-def test_the_message_of_a_single_file_of_sdxl_says_how_to_convert_it(tmp_path: Path):
+def test_the_message_of_a_single_file_of_sdxl_says_how_to_use_it(tmp_path: Path):
     clip_vocabulary(tmp_path)
     save_file({"conditioner.embedders.1.model.positional_embedding": torch.zeros(4, 4)}, tmp_path / "xl.safetensors")
     with pytest.raises(UsageError) as caught:
         open_model(str(tmp_path / "xl.safetensors"))
-    assert caught.value.lines == [f"{tmp_path / 'xl.safetensors'}: this is Stable Diffusion XL; {recognise.CONVERTED}"]
+    file = tmp_path / "xl.safetensors"
+    assert caught.value.lines == [f"{file}: this is Stable Diffusion XL; write diffusers:{file}"]
 
 
 @pytest.mark.parametrize(
