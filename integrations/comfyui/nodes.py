@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import comfy.model_patcher
 import comfy.model_sampling
 import comfy.samplers
 import torch
@@ -36,25 +37,23 @@ def sample(
     """Sample with the arguments that ComfyUI gives to a sampler function.
 
     Image i draws its noise from the seed `extra_args["seed"] + 1 + i`. The next seed is used because ComfyUI has drawn
-    the initial noise from the seed itself. Without levels, as at denoise 0, x is returned as it is.
+    the initial noise from the seed itself. Without a step, as at denoise 0, x is returned as it is.
+
+    Raises:
+        ValueError: the sampler needs the unconditional prediction, and the guider does not hand it over.
     """
-    if not len(sigmas):
+    if len(sigmas) < 2:
         return x
     extra = extra_args or {}
     sampling = model.inner_model.model_patcher.get_model_object("model_sampling")
     clock = _Clock(isinstance(sampling, comfy.model_sampling.CONST))
     levels = [clock.sigma(t) for t in sigmas.tolist()]
-    seen = [x]
-
-    def denoise(state: Tensor, sigma: float | Tensor) -> Tensor:
-        at = torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(len(state))
-        seen[0] = model(clock.theirs(state, at), clock.time(at), **extra)
-        return seen[0]
+    denoise = _Denoiser(model, extra, clock, x)
 
     def on_step(i: int, state: Tensor) -> None:
         if callback is not None:
-            now = {"x": state, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": seen[0]}
-            callback(now)
+            after = clock.theirs(state, torch.full((len(x),), levels[i + 1], device=x.device))
+            callback({"x": after, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoise.seen})
 
     seed = int(extra.get("seed") or 0)
     noise = samplers.seeded([seed + 1 + i for i in range(len(x))], x.device)
@@ -62,6 +61,62 @@ def sample(
     start = clock.ours(x, levels[0])
     result = samplers.run(fitted, denoise, start, levels, noise=noise, on_step=on_step)
     return clock.theirs(result, torch.full((len(x),), levels[-1], device=x.device))
+
+
+class _Denoiser:
+    """The guided model of ComfyUI in the σ clock."""
+
+    def __init__(self, model: Any, extra: dict[str, Any], clock: _Clock, x: Tensor) -> None:
+        self._model, self._extra, self._clock = model, extra, clock
+        self.seen = x  # the last x̂₀
+
+    def __call__(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """x (B, …) at level σ, a float or one per image (B,) -> x̂₀."""
+        return self._denoised(x, sigma, self._extra)
+
+    def with_uncond(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
+        """The guided x̂₀ and the unconditional one, which ComfyUI hands to functions that are called after CFG.
+
+        Raises:
+            ValueError: the guider has no negative prompt, or does not hand the prediction over.
+        """
+        found: list[Tensor] = []
+
+        def after_cfg(args: dict[str, Any]) -> Tensor:
+            if args["uncond"] is not None:
+                found.append(args["uncond_denoised"])
+            guided: Tensor = args["denoised"]
+            return guided
+
+        # At CFG 1 ComfyUI would leave the prediction out.
+        options = comfy.model_patcher.set_model_options_post_cfg_function(
+            dict(self._extra.get("model_options") or {}), after_cfg, disable_cfg1_optimization=True
+        )
+        guided = self._denoised(x, sigma, {**self._extra, "model_options": options})
+        if not found:
+            raise ValueError(
+                "CFG++ needs the unconditional prediction; use a guider with a negative prompt (CFGGuider)"
+            )
+        return guided, self._masked(found[-1], sigma, options)
+
+    def _masked(self, x0: Tensor, sigma: float | Tensor, options: dict[str, Any]) -> Tensor:
+        """x̂₀ with the latents that a mask keeps, as ComfyUI does it for the guided x̂₀."""
+        if (mask := self._extra.get("denoise_mask")) is None:
+            return x0
+        if change := options.get("denoise_mask_function"):
+            more = {"model": self._model.inner_model, "sigmas": self._model.sigmas}
+            mask = change(self._clock.time(self._at(x0, sigma)), mask, extra_options=more)
+        kept: Tensor = x0 * mask + self._model.latent_image * (1 - mask)
+        return kept
+
+    def _at(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """The level of each image, (B,)."""
+        return torch.as_tensor(sigma, dtype=torch.float32, device=x.device).expand(len(x))
+
+    def _denoised(self, x: Tensor, sigma: float | Tensor, extra: dict[str, Any]) -> Tensor:
+        at = self._at(x, sigma)
+        self.seen = self._model(self._clock.theirs(x, at), self._clock.time(at), **extra)
+        return self.seen
 
 
 class _Clock:
@@ -89,13 +144,26 @@ class _Clock:
 
 
 def _noise_schedule(sampling: Any, clock: _Clock) -> samplers.Levels:
-    """The noise schedule of a model."""
+    """The noise schedule of a model.
+
+    That of a flow has the time u in [0, 1000] before the model's shift s, which maps it to t = s u/(1000 + (s − 1) u).
+    """
+    table = sampling.sigmas.tolist() if hasattr(sampling, "sigmas") else []
     if clock.flow:
-        return samplers.flow_levels()
-    table = tuple(sampling.sigmas.tolist()) if hasattr(sampling, "sigmas") else ()
+        shift = _shift(table)
+        u_max = 1000 * _LAST / (_LAST + shift * (1 - _LAST))
+        return samplers.ClockLevels(
+            1.0, u_max, lambda u: shift * u / (1000 - u), lambda sigma: 1000 * sigma / (shift + sigma)
+        )
     if hasattr(sampling, "log_sigmas") and len(table) > 1:
-        return samplers.DiscreteLevels(table)
+        return samplers.DiscreteLevels(tuple(dict.fromkeys(table)))  # clamped tables repeat the level at their end
     return samplers.continuous_levels(float(sampling.sigma_min), float(sampling.sigma_max))
+
+
+def _shift(times: list[float]) -> float:
+    """The shift of a flow, from the entry in the middle of its table of t, whose time u is one half."""
+    half = times[len(times) // 2 - 1] if len(times) > 1 else 0.5
+    return half / (1 - half)
 
 
 def widgets(function: Callable[..., Any], without: tuple[str, ...] = ()) -> Widgets:
@@ -168,12 +236,7 @@ def _grid_node(name: str, spacing: Callable[..., Any]) -> type:
     return Node
 
 
-def _needs_more(name: str) -> bool:
-    """Whether a sampler needs the unconditional prediction, which ComfyUI does not hand to a sampler."""
-    return name.endswith("cfg_pp")
-
-
-_SAMPLERS = {f"sdlab_{name}": (name, kind) for name, kind in samplers.SAMPLERS.items() if not _needs_more(name)}
+_SAMPLERS = {f"sdlab_{name}": (name, kind) for name, kind in samplers.SAMPLERS.items()}
 # Grids that are lists of numbers, or made of other grids, have no widgets.
 _GRIDS = {
     f"sdlab_grid_{name}": (name, kind) for name, kind in samplers.GRIDS.items() if name not in ("explicit", "blend")
