@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sdlab.backends.diffusers.convert import converted, prefix_of, unused
-from sdlab.backends.diffusers.library import library
+from sdlab.backends.diffusers.library import library, quiet
 from sdlab.backends.diffusers.single_file import SingleFile
 from sdlab.backends.diffusers.tensor_view import TensorView
 from sdlab.model.unfilled import shapes_of, unfilled
@@ -26,9 +26,10 @@ def check_weights(file: SingleFile) -> None:
         UsageError: diffusers or transformers is missing.
         RunError: a tensor is unknown, missing or has another shape.
     """
-    for component, config in file.configs.items():
-        if config:
-            _built(file, component)
+    with quiet():
+        for component, config in file.configs.items():
+            if config:
+                _built(file, component)
 
 
 def load_component(file: SingleFile, component: str, device: str, dtype: torch.dtype) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import shlex
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -16,10 +17,12 @@ import diffusers
 import pytest
 import single_files
 import torch
+from PIL import Image
 from references import unpack_vocabulary
 from rich.console import Console
 from safetensors.torch import save_file
 from torch import Tensor
+from typer.testing import CliRunner
 from user_files import KEYS
 
 import samplers
@@ -28,6 +31,7 @@ from sdlab.backends.base import Mistakes
 from sdlab.backends.diffusers.load_file import check_weights
 from sdlab.backends.diffusers.single_file import FileOptions, SingleFile, read_single_file
 from sdlab.backends.registry import open_model
+from sdlab.commands.app import app
 from sdlab.commands.sweep import sweep
 from sdlab.sweep.bench import ModelBench
 from sdlab.sweep.identity import identify
@@ -407,6 +411,28 @@ def test_a_sweep_of_a_single_file(made: Any, here: Path):
     with Store(Path("runs/sweep/results.sqlite")) as store:
         assert [row.network_passes for row in store.rows()] == [4, 4]
     assert load_plan("sweep.toml").model == "model.safetensors size=32 prediction=v"
+
+
+def test_the_command_of_a_picture_draws_it_again(made: Any, here: Path):
+    """With the option of the file, and with a vocabulary from elsewhere."""
+    words = here / "words"
+    words.mkdir()
+    for name in ("vocab.json", "merges.txt"):
+        Path(name).rename(words / name)
+    save_file(made("xl")[1], "my model.safetensors")
+    options = ["--vocab", "words/vocab.json", "--merges", "words/merges.txt", "--steps", "1", "--size", "32x32"]
+    first = run("generate", "a red circle", "--model", "diffusers:my model.safetensors prediction=v", *options)[-1]
+    command = run("show", first)[-1]
+    again = run(*shlex.split(command)[1:])[-1]
+    assert first != again
+    assert Image.open(first).tobytes() == Image.open(again).tobytes()
+    assert f"diffusers:{here}/my model.safetensors prediction=" in command
+
+
+def run(*arguments: str) -> list[str]:
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout.splitlines()
 
 
 def test_a_file_of_sdlab_is_read_without_diffusers(here: Path, made: Any):
