@@ -17,6 +17,7 @@ import transformers
 from torch import Tensor
 
 Weights = dict[str, Tensor]
+_BETAS = {**tiny.BETAS, "steps_offset": 1}
 WIDTHS = (64, 128)  # with 32 groups, and 64 channels per head
 
 
@@ -26,7 +27,7 @@ class Networks(NamedTuple):
     unet: Any
     vae: Any
     text_encoder: Any
-    text_encoder_2: Any
+    text_encoder_2: Any = None
 
 
 def clip(width: int, layers: int, projection: int | None = None, act: str = "quick_gelu", inner: int = 96) -> Any:
@@ -66,7 +67,7 @@ def version_1(vocabulary: Any) -> Any:
     """Stable Diffusion 1.x: convolutions around the transformers, and 8 heads at each level."""
     pipe = diffusers.StableDiffusionPipeline(
         vae=vae(0.18215), text_encoder=clip(64, 3), tokenizer=tokenizer(vocabulary, "<|endoftext|>"),
-        unet=unet(64, linear=False, heads=8), scheduler=diffusers.EulerDiscreteScheduler(**tiny.BETAS),
+        unet=unet(64, linear=False, heads=8), scheduler=diffusers.EulerDiscreteScheduler(**_BETAS),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     return tiny.filled(pipe)
@@ -76,7 +77,7 @@ def version_2(vocabulary: Any, **scheduler: Any) -> Any:
     """Stable Diffusion 2.x. Its text encoder has 24 layers, of which diffusers has the 23 that are used."""
     pipe = diffusers.StableDiffusionPipeline(
         vae=vae(0.18215), text_encoder=clip(64, 23, act="gelu"), tokenizer=tokenizer(vocabulary, "!"),
-        unet=unet(64), scheduler=diffusers.EulerDiscreteScheduler(**tiny.BETAS, **scheduler), safety_checker=None,
+        unet=unet(64), scheduler=diffusers.EulerDiscreteScheduler(**_BETAS, **scheduler), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     return tiny.filled(pipe)
@@ -89,7 +90,7 @@ def xl(vocabulary: Any, **scheduler: Any) -> Any:
         vae=vae(0.13025), text_encoder=clip(64, 3), tokenizer=tokenizer(vocabulary, "<|endoftext|>"),
         text_encoder_2=clip(128, 3, projection=96, act="gelu"), tokenizer_2=tokenizer(vocabulary, "!"),
         unet=unet(192, [1, 2], **added, projection_class_embeddings_input_dim=96 + 6 * 4),
-        scheduler=diffusers.EulerDiscreteScheduler(**tiny.BETAS, **scheduler),
+        scheduler=diffusers.EulerDiscreteScheduler(**_BETAS, **scheduler),
     )  # fmt: skip
     return tiny.filled(pipe)
 

@@ -17,7 +17,7 @@ from sdlab.backends.diffusers.published import BETAS, UNET, V1, V2, VAE, XL, Pub
 from sdlab.backends.diffusers.sizes import Sizes, text_config, unet_config, vae_config
 from sdlab.registry import Mistake
 from sdlab.system import resources
-from sdlab.system.errors import UsageError
+from sdlab.system.errors import RunError, UsageError
 from sdlab.system.limits import brief
 from sdlab.system.paths import path_fault
 from sdlab.weights import recognise, weights_file
@@ -183,6 +183,7 @@ def _recognised(place: Path, stored: Tensors) -> tuple[Published, dict[str, Stor
 
     Raises:
         UsageError: the file has another kind of model, or only a part of one.
+        RunError: the file has a tensor twice, under different names.
     """
     what = recognise.foreign({name: tensor.shape for name, tensor in stored.items()})
     if what is not None and not what.startswith((recognise.V2, recognise.XL)):
@@ -195,6 +196,8 @@ def _recognised(place: Path, stored: Tensors) -> tuple[Published, dict[str, Stor
         usual = _usual(name)
         projection = known is XL and usual == f"{XL.texts['text_encoder_2'].prefix}text_projection"
         if usual.startswith(_NETWORKS) and (projection or not is_extra(usual)):
+            if usual in tensors:
+                raise RunError(f"{place}: {name!r} and another tensor are both {usual!r}; remove one of them")
             tensors[usual] = tensor
         elif name not in (_MARKER, _ZERO_SNR):
             extra.add(name)

@@ -191,16 +191,40 @@ XL = {
 }
 
 
+# Published: unet/config.json and text_encoder/config.json of stable-diffusion-2-1.
+V2 = {
+    "sample_size": 96,
+    "block_out_channels": [320, 640, 1280, 1280],
+    "attention_head_dim": [5, 10, 20, 20],
+    "cross_attention_dim": 1024,
+    "use_linear_projection": True,
+}
+
+
+def true_shapes(unet: dict[str, Any], *texts: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of a single file with the VAE of all Stable Diffusion models, on the meta device."""
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512), down_block_types=["DownEncoderBlock2D"] * 4,
+        up_block_types=["UpDecoderBlock2D"] * 4, layers_per_block=2,
+    )  # fmt: skip
+    pipe = single_files.Networks(diffusers.UNet2DConditionModel(**unet), vae, *texts)
+    return {name: tuple(tensor.shape) for name, tensor in single_files.written(pipe).items()}
+
+
+def test_the_true_sizes_of_version_2_are_found(here: Path, monkeypatch: pytest.MonkeyPatch):
+    with torch.device("meta"):
+        shapes = true_shapes(V2, single_files.clip(1024, 23, act="gelu", inner=4096))
+    file = of_shapes(shapes, monkeypatch)
+    assert {key: file.config("unet", key) for key in V2} == V2
+    assert file.config("text_encoder", "num_hidden_layers") == 23  # of the 24 in the file
+    assert file.config("text_encoder", "num_attention_heads") == 16
+    check_weights(file)
+
+
 def test_the_true_sizes_of_xl_are_found(here: Path, monkeypatch: pytest.MonkeyPatch):
     with torch.device("meta"):
-        unet = diffusers.UNet2DConditionModel(**XL)
-        vae = diffusers.AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512), down_block_types=["DownEncoderBlock2D"] * 4,
-            up_block_types=["UpDecoderBlock2D"] * 4, layers_per_block=2,
-        )  # fmt: skip
         texts = [single_files.clip(768, 12, inner=3072), single_files.clip(1280, 32, 1280, "gelu", inner=5120)]
-        pipe = single_files.Networks(unet, vae, *texts)
-        shapes = {name: tuple(tensor.shape) for name, tensor in single_files.written(pipe).items()}
+        shapes = true_shapes(XL, *texts)
     assert len(shapes) == 2514  # of the published file, without the position ids
     file = of_shapes(shapes, monkeypatch)
     assert {key: file.config("unet", key) for key in XL} == XL
@@ -342,6 +366,11 @@ DAMAGED: dict[str, tuple[str, Callable[[Weights], Weights], str]] = {
         "xl",
         lambda w: w | {f"{UNET}input_blocks.4.3.weight": torch.zeros(3)},
         f"unknown tensor '{UNET}input_blocks.4.3.weight', which no network of Stable Diffusion XL has",
+    ),
+    "twice": (
+        "v2",
+        lambda w: w | {f"{VAE}encoder.mid.attn_1.to_q.bias": torch.zeros(64)},
+        f"'{VAE}encoder.mid.attn_1.to_q.bias' and another tensor are both '{VAE}encoder.mid.attn_1.q.bias'; remove one",
     ),
     "sizes": (
         "v2",
