@@ -7,6 +7,7 @@ import inspect
 import math
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from numbers import Real
 from typing import Any, TypeVar
 
@@ -42,9 +43,21 @@ def look_up(kind: str, name: str, known: Mapping[str, T]) -> T:
     return known[name]
 
 
+def parameters_of(target: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
+    """The parameters of `target`. Those of classes and functions are kept: every cell of a sweep asks for them."""
+    if inspect.isclass(target) or inspect.isfunction(target):
+        return _parameters(target)
+    return inspect.signature(target).parameters
+
+
+@lru_cache(maxsize=1024)
+def _parameters(target: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(target).parameters
+
+
 def options_of(target: Callable[..., object]) -> tuple[str, ...]:
     """The parameters of `target`, without the `steps` and `levels` that every grid takes."""
-    return tuple(name for name in inspect.signature(target).parameters if name not in ("steps", "levels"))
+    return tuple(name for name in parameters_of(target) if name not in ("steps", "levels"))
 
 
 def option_types(target: Callable[..., object]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from samplers.checks import did_you_mean, option_types, unknown
+from samplers.checks import did_you_mean, option_types, parameters_of, unknown
 from sdlab import plugins
 from sdlab.system.errors import SdlabError, UsageError
 from sdlab.system.limits import brief
@@ -49,7 +49,7 @@ class Registry:
         return {
             key: parameter
             for built in self._sources(name)
-            for key, parameter in inspect.signature(built).parameters.items()
+            for key, parameter in parameters_of(built).items()
             if key not in self.supplied and parameter.kind is not parameter.VAR_KEYWORD
         }
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from sdlab.report.error_levels import level_ticks, place_of_zero
 from sdlab.report.figures import literal_text, log_axis, save, tidy
-from sdlab.report.shown import name_of, several_grids
+from sdlab.report.shown import name_of, several_grids, spread
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
 
@@ -85,10 +85,8 @@ def _panels(rows: Sequence[Row]) -> dict[str, list[Row]]:
         key = (True, steps, f"{steps} steps") if budget is None else (False, budget, f"{budget} passes")
         found.setdefault(key, []).append(row)
     keys = sorted(found)
-    if len(keys) > _PANELS:
-        keys = [keys[round(i * (len(keys) - 1) / (_PANELS - 1))] for i in range(_PANELS)]
     panels: dict[str, list[Row]] = {}
-    for key in dict.fromkeys(keys):
+    for key in (keys[i] for i in spread(len(keys), _PANELS)):
         some, title = found[key], key[2]
         nearest = sorted(some, key=lambda row: float(row.error_path[1, -1]))[:_LINES]
         kept = [row for row in some if any(row is one for one in nearest)]

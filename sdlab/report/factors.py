@@ -46,7 +46,8 @@ def make_factors(plan: Plan, rows: Sequence[Row]) -> Table | None:
         f"taken for an effect; a share below 0 is none. {NOISE}: the variance that the standard errors explain.",
     ]
     if REST in effects.effects:
-        lines.append(f"{REST}: those of three or more settings.")
+        more = "" if effects.pairs else ", and those of two, which have too many combinations to be separated"
+        lines.append(f"{REST}: those of three or more settings{more}.")
     if not effects.full:
         lines.append(
             "The cells are not a full factorial plan. Each effect is what it explains beyond all effects that do not "
@@ -116,7 +117,7 @@ def _by_powers(metric: Metric, rows: Sequence[Row]) -> bool:
 
 
 def _values(metric: Metric, rows: Sequence[Row], units: Sequence[int]) -> tuple[Array, Array]:
-    """The values of the rows, (K,), and a matrix F with F Fᵀ the covariance of their errors.
+    """The values of the rows, (K,), and a matrix F with F Fᵀ the covariance of their errors, or standard errors (K,).
 
     With values of units, which are the same in all cells, the covariance is that of their deviations. Otherwise the
     errors are taken as independent. Images that some cells lack do not count.
@@ -128,8 +129,8 @@ def _values(metric: Metric, rows: Sequence[Row], units: Sequence[int]) -> tuple[
     if len(found) == len(rows) and len({one.shape for one in found}) == 1 and found[0].shape[1] >= jackknife.FEWEST:
         noise = _deviations(np.stack(found))
     else:
-        noise = np.diag([row.stderr.get(metric.name, 0.0) for row in alike])
-    return (np.log(values), noise / values[:, None]) if _by_powers(metric, rows) else (values, noise)
+        noise = np.array([row.stderr.get(metric.name, 0.0) for row in alike])
+    return (np.log(values), (noise.T / values).T) if _by_powers(metric, rows) else (values, noise)
 
 
 def _deviations(found: Array) -> Array:

@@ -16,13 +16,14 @@ from sdlab.metrics import Metric
 from sdlab.report.columns import BEST, TIE
 from sdlab.report.figures import literal_text, log_axis, save, tidy
 from sdlab.report.looks import standings_of
-from sdlab.report.shown import name_of, several_grids
+from sdlab.report.shown import name_of, several_grids, spread
 from sdlab.report.statistics import standard_error
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.store import Row
 
 _AHEAD, _BEHIND = "#1b6ca8", "0.55"
 _ACROSS = 6  # panels beside each other
+_PANELS = 12
 _MOST = 40  # rows of a panel
 _WIDTH = 4.6  # of a panel in inches, half of which is for names of usual length
 _LETTER = 0.062  # width of a letter of a name in inches
@@ -65,14 +66,15 @@ def panels(rows: Sequence[Row]) -> list[Panel]:
 def plot_ranking(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], real: float | None = None) -> None:
     """One dot per cell with ± one standard error, the best on top; filled if it ties with the best of its panel.
 
-    Of a panel with very many cells, the best are drawn. The value on `real` pictures, if known, is in the title,
-    because it may be far from all dots.
+    Of a panel with very many cells, the best are drawn, and of very many panels some that are evenly spread. The value
+    on `real` pictures, if known, is in the title, because it may be far from all dots.
 
     Raises:
         RunError: the file cannot be written.
     """
     measured = [row for row in rows if math.isfinite(row.metrics.get(metric.name, math.nan))]
-    shown = [panel for panel in panels(measured) if panel.rows]
+    found = [panel for panel in panels(measured) if panel.rows]
+    shown = [found[i] for i in spread(len(found), _PANELS)]
     longest = min(_MOST, max((len(panel.rows) for panel in shown), default=1))
     across = min(_ACROSS, max(len(shown), 1))
     down = max(1, math.ceil(len(shown) / across))
@@ -92,6 +94,8 @@ def plot_ranking(path: Path, plan: Plan, metric: Metric, rows: Sequence[Row], re
         axes.set_ylim(longest - 0.5, -0.8)  # the best on top, and the same row spacing in all panels
     title = f"{plan.name}: {metric.label}, {metric.better} is better"
     separator = "; " if len(shown) > 1 else "\n"  # a single panel is narrow
+    if len(shown) < len(found):
+        title += f"{separator}{len(shown)} of {len(found)} panels"
     if real is not None:
         title += f"{separator}real pictures: {metric.text(real)}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)

@@ -28,7 +28,8 @@ Array = NDArray[np.float64]
 def make_repeats(plan: Plan, rows: Sequence[Row]) -> Table | None:
     """One row per cell that was run with several seeds; None if fewer than `RUNS` seeds vary."""
     found: dict[str, list[Row]] = {}
-    for row in rows:
+    several = len({row.cell.seed for row in rows}) >= RUNS
+    for row in rows if several else ():
         if row.ok:
             found.setdefault(canonical(_without_seed(row.cell).complete()), []).append(row)
     groups = [some for some in found.values() if len(some) >= RUNS]

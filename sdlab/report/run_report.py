@@ -35,6 +35,7 @@ from sdlab.system.errors import RunError
 from sdlab.system.files import file_words, make_folder, replacing
 
 PAGE = "report.html"
+_PRINTED = 500  # rows of a table on the console
 _DRAWN = "report"  # the note in the store that records the contents of the report files
 
 
@@ -42,7 +43,7 @@ def report(directory: Path, console: Console, redraw: bool = True, pdf: bool = F
     """Print the tables of a run directory and write the files of its report; returns their paths.
 
     Without `redraw`, up-to-date files are not written again. The tables are printed even if files cannot be written.
-    With `pdf`, every plot is a PDF too.
+    Of very long tables the beginning is printed. With `pdf`, every plot is a PDF too.
 
     Raises:
         UsageError: the directory has no results.
@@ -62,8 +63,8 @@ def report(directory: Path, console: Console, redraw: bool = True, pdf: bool = F
                 unwritten = list(_write([partial(store.set_note, _DRAWN, drawn)]))
     for note in run.notes:
         line(console, f"note: {note}")
-    for table in tables.values():
-        print_table(console, table)
+    for name, table in tables.items():
+        print_table(console, _beginning(table, name))
     print_plot(console, run.plan, run.rows)
     line(console, f"report: {directory / PAGE}")
     if unwritten:
@@ -77,6 +78,15 @@ def _table(run: StoredRun) -> Table:
     table = make_table(run.plan, run.rows, run.real)
     found = make_factors(run.plan, run.rows) if len(factors(run.rows)) > 1 else None
     return table if found is None else replace(table, caption=(*table.caption, summary(run.plan, found)))
+
+
+def _beginning(table: Table, file: str) -> Table:
+    """The table with as many rows as can be read on a console. `file` has all of them."""
+    count = len(table.columns[0].values)
+    if count <= _PRINTED:
+        return table
+    rest = f"The first {_PRINTED} of {count} rows are printed, and {file} has all of them."
+    return replace(table.at(range(_PRINTED)), caption=(*table.caption[:1], rest, *table.caption[1:]))
 
 
 def _write(functions: Iterable[Callable[[], object]]) -> Iterator[RunError]:

@@ -67,3 +67,10 @@ def several_grids(rows: Sequence[Row]) -> bool:
 def name_of(row: Row, grids: bool) -> str:
     """The sampler of a row, and its grid with `grids`."""
     return row.cell.sampler.label + (f", {row.cell.grid.label}" if grids else "")
+
+
+def spread(length: int, count: int) -> Sequence[int]:
+    """At most `count` ≥ 2 indices of a sequence, with both ends and evenly spread."""
+    if length <= count:
+        return range(length)
+    return [round(i * (length - 1) / (count - 1)) for i in range(count)]

@@ -27,7 +27,7 @@ from sdlab.plugins import Boundary, CodeError
 from sdlab.sweep import plane
 from sdlab.sweep.cell import Cell
 from sdlab.sweep.flow_ends import FOLLOWED, FlowEnds
-from sdlab.sweep.needs import gradients, networks, prompts
+from sdlab.sweep.needs import needs
 from sdlab.sweep.pass_clock import PassClock, wait
 from sdlab.sweep.passes import REFERENCE, grids_of
 from sdlab.sweep.plan import Pictures, Plan
@@ -58,8 +58,10 @@ class ModelBench:
         """
         self.plan, self.opened = plan, plan.opened
         dtype = getattr(torch, plan.dtype)
-        self.backend = plan.opened.load(plan.device, dtype, plan.compile, networks(plan), gradients(plan))
-        for prompt in dict.fromkeys((*plan.prompts, plan.negative, *prompts(plan))):
+        needed = needs(plan)
+        self._networks = needed.networks
+        self.backend = plan.opened.load(plan.device, dtype, plan.compile, needed.networks, needed.gradients)
+        for prompt in dict.fromkeys((*plan.prompts, plan.negative, *needed.prompts)):
             if cut := self.backend.cut(prompt):
                 remark(f"note: the prompt {prompt!r} is too long for the text encoder; its end is ignored: {cut!r}")
         self.context, self.uncond = self.backend.contexts(plan.prompts, plan.negative)
@@ -339,7 +341,7 @@ class ModelBench:
         sigmas = (self.backend.levels.sigma_max, self.backend.levels.sigma_min, 0.0)
         contexts, seeds = self._contexts(list(range(n))), list(range(n))
         with suppress(SdlabError), enough_memory(""), Boundary().crossed():
-            further = [guidance.make("autoguidance", network=name) for name in networks(self.plan)]
+            further = [guidance.make("autoguidance", network=name) for name in self._networks]
             for strategy in (guidance.make("none"), guidance.make("cfg", scale=2.0), *further):
                 samples = self.backend.sample(*contexts, samplers.make("euler"), sigmas, strategy, seeds)
             self.backend.decode(samples)

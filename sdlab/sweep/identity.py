@@ -10,7 +10,7 @@ from sdlab.metrics import content_files
 from sdlab.metrics.lab import evaluator_file
 from sdlab.metrics.pictures import pictures_in
 from sdlab.sweep.cell import canonical
-from sdlab.sweep.needs import networks
+from sdlab.sweep.needs import needs
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.preflight import check
 from sdlab.system.errors import RunError
@@ -50,7 +50,7 @@ def file_digest(path: Path) -> bytes:
 def _files(plan: Plan) -> Iterator[Path]:
     """All files whose content the values depend on, in a fixed order."""
     yield from plan.opened.files
-    yield from (plan.opened.others[name] for name in networks(plan))
+    yield from (plan.opened.others[name] for name in needs(plan).networks)
     # The evaluator is included for every text-to-image model, even if no metric uses it, so that old rows stay valid.
     evaluator = evaluator_file(plan.metric_files)
     measured = [evaluator] if "prompts" not in plan.opened.ignores and evaluator.is_file() else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 
 from samplers import Sampler
 from sdlab.guidance import Query, Strategy
@@ -15,49 +16,53 @@ from sdlab.sweep.passes import sigmas_of
 from sdlab.sweep.plan import Plan
 
 
-def queries(plan: Plan) -> dict[Query, str]:
-    """The queries of all cells, each with the label of a strategy that makes it."""
-    found: dict[Query, str] = {}
-    for cell, strategy, sigmas in _runs(plan):
-        with suppress(CodeError), Boundary().crossed():
-            for query in needed(strategy, sigmas, _sampler(cell)):
-                found.setdefault(query, cell.guidance.label)
-    return found
+@dataclass(frozen=True)
+class Needs:
+    """What the cells of a plan need. Cells that cannot run are left out (`passes.counted` gives the reason)."""
+
+    queries: dict[Query, str]  # each with the label of a strategy that makes it
+    networks: tuple[str, ...]  # the further networks of the model that the plan runs
+    idle: dict[str, str]  # the labels of strategies that never act in some cell or make a prediction twice, and why
+    missed: dict[str, str]  # the labels of cells in which a strategy does not act between two levels, and why
+
+    @property
+    def gradients(self) -> bool:
+        """Whether some cell needs gradients through the model."""
+        return needs_gradients(self.queries)
+
+    @property
+    def prompts(self) -> list[str]:
+        """The further prompts of guidance strategies."""
+        return list(dict.fromkeys(query.prompt for query in self.queries if query.prompt is not None))
 
 
-def idle_cells(plan: Plan) -> dict[str, str]:
-    """Strategies, by label, that never act in some cell or make a prediction twice, and why."""
-    found: dict[str, str] = {}
+def needs(plan: Plan) -> Needs:
+    """What a plan needs, from one pass over its cells."""
+    queries, never, between = dict[Query, str](), dict[str, str](), dict[str, str]()
     encodes = "prompts" not in plan.opened.ignores
     for cell, strategy, sigmas in _runs(plan):
+        label = cell.guidance.label
         with suppress(CodeError), Boundary().crossed():
-            twice = repeated(needed(strategy, sigmas), plan.negative) if encodes else None
-            if why := idle(strategy, sigmas) or twice:
-                found[cell.guidance.label] = why
-    return found
-
-
-def missed_cells(plan: Plan) -> dict[str, str]:
-    """Cells, by label, in which a strategy does not act because its interval has no level of a call, and why."""
-    found: dict[str, str] = {}
-    for cell, strategy, sigmas in _runs(plan):
+            found = needed(strategy, sigmas, _sampler(cell))
+            for query in found:
+                queries.setdefault(query, label)
+            if (
+                encodes
+                and repeated(found, plan.negative)
+                and (why := repeated(needed(strategy, sigmas), plan.negative))
+            ):
+                never[label] = why
         with suppress(CodeError), Boundary().crossed():
-            sampler = _sampler(cell)
-            if idle(strategy, sigmas) is None and (why := missed(strategy, sigmas, sampler)):
-                found[cell.label] = why
-    return found
-
-
-def prompts(plan: Plan) -> list[str]:
-    """The further prompts of guidance strategies."""
-    return list(dict.fromkeys(query.prompt for query in queries(plan) if query.prompt is not None))
+            if why := idle(strategy, sigmas):
+                never[label] = why
+            elif why := missed(strategy, sigmas, _sampler(cell)):
+                between[cell.label] = why
+    named = {query.network for query in queries if query.network is not None}
+    return Needs(queries, tuple(sorted(named & plan.opened.others.keys())), never, between)
 
 
 def _runs(plan: Plan) -> Iterator[tuple[Cell, Strategy, tuple[float, ...]]]:
-    """Each cell, its strategy and its grid.
-
-    Cells that cannot run are left out (`passes.counted` gives the reason).
-    """
+    """Each cell that can run, its strategy and its grid."""
     for cell in plan.cells:
         try:
             with Boundary().crossed():
@@ -68,17 +73,6 @@ def _runs(plan: Plan) -> Iterator[tuple[Cell, Strategy, tuple[float, ...]]]:
         yield cell, strategy, sigmas
 
 
-def gradients(plan: Plan) -> bool:
-    """Whether some cell needs gradients through the model."""
-    return needs_gradients(queries(plan))
-
-
 def _sampler(cell: Cell) -> Sampler:
     sampler: Sampler = SAMPLER.build(cell.sampler.name, **cell.sampler.options)
     return sampler
-
-
-def networks(plan: Plan) -> tuple[str, ...]:
-    """The further networks of the model that the plan runs."""
-    named = {query.network for query in queries(plan) if query.network is not None}
-    return tuple(sorted(named & plan.opened.others.keys()))

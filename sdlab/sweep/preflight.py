@@ -9,7 +9,7 @@ from sdlab.guidance.needs import Offer, lacking
 from sdlab.metrics import Subject, complaints, missing_files, unused_files
 from sdlab.metrics.base import Need, all_repeat
 from sdlab.picture import opened
-from sdlab.sweep.needs import gradients, idle_cells, missed_cells, networks, queries
+from sdlab.sweep.needs import Needs, needs
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.prompts import picture_size
 from sdlab.system.errors import UsageError
@@ -23,16 +23,17 @@ def check(plan: Plan) -> None:
         UsageError: a file is missing or the model does not support a setting. The message has one line per problem.
         RunError: a file of the model is damaged.
     """
+    needed = needs(plan)
     missing = [
-        *plan.opened.check(plan.device, plan.compile, networks(plan), gradients(plan)),
+        *plan.opened.check(plan.device, plan.compile, needed.networks, needed.gradients),
         *missing_files(plan.metrics, plan.metric_files),
         *_unreadable_pictures(plan),
     ]
-    if wrong := missing or [*complaints(plan.metrics, subject(plan)), *_impossible(plan), *_unanswerable(plan)]:
+    if wrong := missing or [*complaints(plan.metrics, subject(plan)), *_impossible(plan), *_unanswerable(plan, needed)]:
         raise UsageError(*wrong)
     for key, readers in unused_files(plan.metrics, plan.metric_files).items():
         remark(f"note: metric_files.{key}: has no effect, because it is only for {', '.join(readers)}")
-    for cell, why in missed_cells(plan).items():
+    for cell, why in needed.missed.items():
         remark(f"note: {cell}: {why}")
 
 
@@ -72,17 +73,17 @@ def _unreadable_pictures(plan: Plan) -> Iterator[str]:
             yield f"image: {error}"
 
 
-def _unanswerable(plan: Plan) -> Iterator[str]:
+def _unanswerable(plan: Plan, needed: Needs) -> Iterator[str]:
     """What the model lacks for the guidance strategies of a plan, and those that never act, in one line for each."""
     model, faults = plan.opened, dict[str, dict[str, None]]()
     has = Offer(
         model.name, model.conditional, model.layers, model.others, model.labels, "prompts" not in model.ignores,
         model.conditioned_on_pictures, model.masked,
     )  # fmt: skip
-    for query, label in queries(plan).items():
+    for query, label in needed.queries.items():
         if fault := lacking(query, has):
             faults.setdefault(fault, {})[label] = None
-    for label, why in idle_cells(plan).items():
+    for label, why in needed.idle.items():
         faults.setdefault(why, {})[label] = None
     for fault, labels in faults.items():
         yield f"guidance: {', '.join(labels)}: {fault}"

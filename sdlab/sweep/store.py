@@ -502,8 +502,8 @@ def _arrays(stored: bytes, dimensions: int) -> dict[str, NDArray[np.floating]]:
     with zipfile.ZipFile(io.BytesIO(stored)) as archive:
         if (size := sum(member.file_size for member in archive.infolist())) > _LARGEST:
             raise ValueError(f"{size / 2**20:.0f} MiB of values")
-    with np.load(io.BytesIO(stored), allow_pickle=False) as arrays:
-        found = {name: arrays[name] for name in arrays.files}
+        files = {name.removesuffix(".npy"): io.BytesIO(archive.read(name)) for name in archive.namelist()}
+    found = {name: np.lib.format.read_array(file, allow_pickle=False) for name, file in files.items()}
     if not all(array.ndim == dimensions and array.dtype.kind in "fiu" for array in found.values()):
         raise ValueError("the values per image or the replicates are not numbers")
     return found

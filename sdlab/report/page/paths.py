@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdlab.report.page.pictures import data_url
+from sdlab.report.shown import spread
 from sdlab.report.stored_run import StoredRun
 
 LIMIT = 4 * 2**20  # bytes of all previews of a page
@@ -37,10 +37,3 @@ def page_paths(run: StoredRun, limit: int = LIMIT) -> Paths:
         if sum(len(url) for path in some for _, url in path) <= limit:
             return Paths(some)
     return Paths(tuple(() for _ in known), f"Paths would take more than {limit / 2**20:.3g} MiB." if most else "")
-
-
-def spread(length: int, count: int) -> Sequence[int]:
-    """At most `count` ≥ 2 indices of a sequence, with both ends and evenly spread."""
-    if length <= count:
-        return range(length)
-    return [round(i * (length - 1) / (count - 1)) for i in range(count)]

@@ -22,7 +22,7 @@ from sdlab.model.diffusion import Unet
 from sdlab.pipeline import Pipeline
 from sdlab.sweep.bench import ModelBench
 from sdlab.sweep.identity import identify
-from sdlab.sweep.needs import networks
+from sdlab.sweep.needs import needs
 from sdlab.sweep.pass_clock import PassClock
 from sdlab.sweep.passes import network_passes
 from sdlab.sweep.plan import Plan, load_plan
@@ -109,11 +109,11 @@ def test_it_is_loaded_only_if_a_strategy_of_the_plan_runs_it(
     unused = ['"cfg", "pag"', '{ name = "autoguidance", scale = 1.0 }', '{ name = "cfg", interval = [0.5, 2.0] }']
     for strategies in unused:
         plan = planned(strategies)
-        assert networks(plan) == ()
+        assert needs(plan).networks == ()
         ModelBench(plan)
     assert opened == []
     plan = planned(f'"cfg", {AUTO}')
-    assert networks(plan) == ("early",)
+    assert needs(plan).networks == ("early",)
     bench = ModelBench(plan)
     assert opened == ["unet_early.safetensors"]
     result = bench.run(plan.cells[1], lambda _: None, range(plan.images))
@@ -133,7 +133,7 @@ def test_any_file_of_that_form_is_a_network(planned: Callable[..., Plan]):
     Path("tiny/unet_early.safetensors").rename("tiny/unet_10k.safetensors")
     plan = planned('{ name = "autoguidance", network = "10k" }')
     check(plan)
-    assert networks(plan) == ("10k",)
+    assert needs(plan).networks == ("10k",)
 
 
 LACKING = [

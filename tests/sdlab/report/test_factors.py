@@ -78,10 +78,50 @@ def test_an_unbalanced_plan_has_sums_of_squares_of_type_two():
     assert abs(found[SHARED].value) > 0.01
 
 
+@pytest.mark.parametrize("kept", [36, 27])
+def test_the_diagonal_and_the_freedom_are_those_of_a_projection(kept: int):
+    chosen = np.random.default_rng(1).permutation(36)[:kept]
+    plan = design({name: [one[i] for i in chosen] for name, one in PLAN.items()})
+    assert plan.full is (kept == 36)
+    for name, effect in plan.effects.items():
+        found = effect.of(np.eye(kept))
+        projection = found.T @ found
+        np.testing.assert_allclose(projection @ projection, projection, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(projection.diagonal(), np.broadcast_to(effect.own, kept), atol=1e-12, err_msg=name)
+        assert np.trace(projection) == pytest.approx(effect.freedom)
+
+
+def test_independent_errors_are_those_of_a_diagonal_matrix():
+    rng, plan = np.random.default_rng(0), design(PLAN)
+    values, errors = rng.normal(size=36), 0.3 * rng.random(36)
+    found, expected = shares(values, errors, plan), shares(values, np.diag(errors), plan)
+    for name, one in found.items():
+        other = expected[name]
+        assert one.value == pytest.approx(other.value, abs=1e-12)
+        assert (
+            (one.low, one.high) == pytest.approx((other.low, other.high), abs=1e-9) if other.low is not None else True
+        )
+
+
+def test_ten_thousand_cells_take_no_decomposition(monkeypatch: pytest.MonkeyPatch):
+    """A full plan has none at all. One that is not full has main effects alone if the decomposition would be large."""
+    levels = np.array(list(itertools.product(range(4), range(50), range(50)))).T
+    factors = {name: [str(level) for level in column] for name, column in zip("abc", levels, strict=True)}
+    rng, svd, sizes = np.random.default_rng(0), np.linalg.svd, list[int]()
+    monkeypatch.setattr(np.linalg, "svd", lambda a, **more: (sizes.append(a.shape[1]), svd(a, **more))[1])
+    values = rng.normal(size=50)[levels[1]] + 0.1 * rng.normal(size=10_000)
+    assert shares(values, 0.01 * rng.normal(size=(10_000, 16)), design(factors))["b"].value > 0.95
+    assert not sizes
+    some = design({name: one[1:] for name, one in factors.items()})
+    assert (list(some.effects), some.pairs) == (["a", "b", "c", REST], False)
+    assert shares(values[1:], 0.01 * rng.normal(size=(9_999, 16)), some)["b"].value > 0.95
+    assert max(sizes) <= 1 + 4 + 50 + 50
+
+
 def test_a_factor_that_changes_only_with_another_has_no_effect_of_its_own():
     found = design({"a": ["1", "2", "3"], "b": ["x", "y", "y"]})
     assert (list(found.effects), found.full) == (["a"], False)
-    assert found.effects["a"].shape == (3, 1)  # beyond b
+    assert found.effects["a"].freedom == 1  # beyond b
 
 
 def simulated(size: float, units: int, repeats: int, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, float], Any]:
@@ -97,7 +137,7 @@ def simulated(size: float, units: int, repeats: int, monkeypatch: pytest.MonkeyP
         found.append(shares(values.mean(axis=1), deviations / (units * (units - 1)) ** 0.5, plan))
     noise = np.square(spread - spread.mean(axis=0)).sum() / units
     total = np.square(true - true.mean()).sum() + noise
-    return {name: np.square(basis.T @ true).sum() / total for name, basis in plan.effects.items()}, found
+    return {name: np.square(one.of(true[:, None])).sum() / total for name, one in plan.effects.items()}, found
 
 
 def test_known_effects_are_recovered_and_their_intervals_cover(monkeypatch: pytest.MonkeyPatch):

@@ -43,6 +43,16 @@ def test_many_panels_are_drawn_below_each_other(plan, tmp_path):
         assert picture.height < picture.width
 
 
+def test_of_very_many_panels_some_are_drawn_with_the_first_and_the_last(plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(ranking, "_PANELS", 3)
+    drawn = list[Figure]()
+    monkeypatch.setattr(ranking, "save", lambda figure, *_, **__: drawn.append(figure))
+    ranking.plot_ranking(tmp_path / "one.png", plan, plan.measures[1], [row(cell) for cell in plan.cells])
+    titles = [axes.get_title("left") for axes in drawn[0].axes]
+    assert titles == ["1 step", "7 steps", "14 steps"]
+    assert f"3 of {STEPS} panels" in drawn[0].get_suptitle()
+
+
 def test_a_panel_shows_the_best_of_very_many_cells(plan, tmp_path, monkeypatch):
     monkeypatch.setattr(ranking, "_MOST", 3)
     drawn = list[Figure]()

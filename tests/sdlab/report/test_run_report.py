@@ -336,6 +336,16 @@ def test_a_repeated_sweep_draws_only_what_is_missing_or_old(run, tmp_path, only_
     assert plot.is_file()
 
 
+def test_of_a_very_long_table_the_beginning_is_printed_and_the_files_have_all_of_it(finished, only_tables, monkeypatch):
+    directory, out = finished(), io.StringIO()
+    monkeypatch.setattr("sdlab.report.run_report._PRINTED", 3)
+    report(directory, Console(file=out, width=200))
+    cells = len((directory / "table.csv").read_text(encoding="utf-8").splitlines()) - 1
+    printed = out.getvalue().splitlines()
+    assert sum(line.startswith(("ddim", "heun")) for line in printed) == 3
+    assert f"The first 3 of {cells} rows are printed, and table.md has all of them." in printed
+
+
 def test_the_tables_are_printed_even_if_no_file_can_be_written(finished, only_tables):
     directory = finished()
     for name in ("table.csv", "table.md"):
