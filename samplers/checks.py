@@ -46,7 +46,7 @@ def look_up(kind: str, name: str, known: Mapping[str, T]) -> T:
 def parameters_of(target: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
     """The parameters of `target`. Those of classes and functions are kept: every cell of a sweep asks for them."""
     if inspect.isclass(target) or inspect.isfunction(target):
-        return _parameters(target)
+        return _parameters(target)  # type: ignore[arg-type]  # both are hashable
     return inspect.signature(target).parameters
 
 
