@@ -6,7 +6,7 @@ encoder, `unet` on the text encoder and the VAE.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -37,6 +37,7 @@ def run_all(path: Path, console: Console, log: str | None = None) -> Iterator[tu
 
     with processes.joined():
         console = _of_first(console)
+        _check_shard(path, configs)
         with processes.first_alone():
             prepare(path, parts)
         for part, config in zip(parts, configs, strict=True):
@@ -66,12 +67,26 @@ def run(stage: str, path: Path, console: Console, log: str | None = None) -> dic
     from sdlab.train import processes
 
     with processes.joined():
+        _check_shard(path, [config])
         if part.network is not None:
             from sdlab.train.preflight import prepare
 
             with processes.first_alone():
                 prepare(path, [part])
         return _train(config, _of_first(console))
+
+
+def _check_shard(path: Path, configs: Sequence[Training]) -> None:
+    """Check that there are several processes, if a network is to be sharded over them.
+
+    Raises:
+        UsageError: there is one.
+    """
+    from sdlab.train import processes
+
+    if processes.count() == 1 and any(config.sharded() for config in configs):
+        start = f"torchrun --nproc-per-node 2 -m sdlab train {path}"
+        raise UsageError(f"{path}: `shard` needs several processes; start them with `{start}`, or remove the key")
 
 
 def _of_first(console: Console) -> Console:

@@ -111,7 +111,7 @@ class CaptionedTraining(Training):
 
 
 class SizedTraining(CaptionedTraining):
-    """A stage of a network without a fixed picture size, which can start with smaller pictures."""
+    """A stage of a network without a fixed picture size: it can start with smaller pictures, and may be large."""
 
     image_size: int | None = Field(
         None,
@@ -120,6 +120,21 @@ class SizedTraining(CaptionedTraining):
         description="pixels per side of the pictures of `data` in this stage; by default the model's. Train on smaller "
         "pictures first, which is faster, and continue with `start`",
     )
+    shard: bool = Field(
+        False,
+        description="share the network among the processes of torchrun (FSDP2), rather than copy it to each, if it is "
+        "too large for one device",
+    )
+
+    @model_validator(mode="after")
+    def _one_network_to_shard(self) -> Self:
+        if self.shard and self.optimizer == "muon":
+            raise ValueError('`shard` splits the matrices that Muon needs whole; use `optimizer = "adamw"`')
+        return self
+
+    def sharded(self) -> bool:
+        """Whether the network is sharded over the processes."""
+        return self.shard
 
     @model_validator(mode="after")
     def _size_of_data(self) -> Self:

@@ -16,6 +16,7 @@ from pydantic_core import from_json
 from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import replacing
 from sdlab.system.output import remark
+from sdlab.train import processes
 from sdlab.train.config import UNRELATED, Training
 from sdlab.train.inputs import different, digests
 from sdlab.train.learner import Learner
@@ -37,18 +38,22 @@ def exists(config: Training) -> bool:
 def write(config: Training, learners: Mapping[str, Learner], step: int, seconds: float) -> None:
     """Save the state of the run after `step` steps. The last `config.keep` checkpoints are kept.
 
-    A checkpoint takes its name when it is complete.
+    A checkpoint takes its name when it is complete. All processes call it together, and the first one writes.
 
     Raises:
         RunError: the file cannot be written.
     """
+    trained = {name: learner.state_dict() for name, learner in learners.items()}
+    if processes.rank() > 0:
+        return
     state = {
         "stage": config.stage,
         "config": config.model_dump_json(),
+        "processes": processes.count(),
         "inputs": digests(config),
         "step": step,
         "seconds": seconds,
-        "trained": {name: learner.state_dict() for name, learner in learners.items()},
+        "trained": trained,
     }
     path = newest(config)
     with replacing(path) as draft:
@@ -73,7 +78,8 @@ def resume(config: Training, learners: Mapping[str, Learner]) -> tuple[int, floa
     paths = _existing(config)
     if not paths:
         return 0, 0.0
-    path, saved = _readable(paths, config.device)
+    # The parts of a sharded network go from the file to the device one by one.
+    path, saved = _readable(paths, "cpu" if config.sharded() else config.device)
     _compare(path, config, saved)
     try:
         for name, learner in learners.items():
@@ -134,6 +140,14 @@ def _compare(path: Path, config: Training, saved: Mapping[str, Any]) -> None:
         now, then = json.loads(config.model_dump_json()), json.loads(defaults) | from_json(saved["config"])
     except (ValueError, TypeError):
         raise RunError(f"{path}: is not a complete checkpoint of sdlab; delete it to start again") from None
+    batches = then["accumulate"] * saved.get("processes", processes.count())  # not stored by earlier versions
+    if batches == now["accumulate"] * processes.count():
+        now["accumulate"] = then["accumulate"]
+    elif then["accumulate"] == now["accumulate"]:
+        raise UsageError(
+            f"{path} belongs to a run of {saved['processes']} processes, and this one has {processes.count()}; change "
+            "`accumulate` so that `accumulate` times processes stays the same, or give `out` another folder"
+        )
     changed = [k for k in now if k not in _FREE and now[k] != then.get(k)]
     if changed:
         what = ", ".join(f"`{k}` was {then.get(k)!r} and is now {now[k]!r}" for k in changed)

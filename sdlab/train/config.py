@@ -35,6 +35,7 @@ UNRELATED = {
     "threads",
     "workers",
     "compile",
+    "shard",
     "device",
     "out",
 }
@@ -192,6 +193,14 @@ class Training(BaseModel, ABC):
     def needs(self) -> tuple[Need, ...]:
         """The weights of earlier stages that the stage builds on."""
         return ()
+
+    def sharded(self) -> bool:
+        """Whether the network is sharded over the processes."""
+        return False
+
+    def for_measuring(self) -> Training:
+        """The configuration of a stage that measures weights and does not train."""
+        return self
 
     @abstractmethod
     def build(self) -> Stage:

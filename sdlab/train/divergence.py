@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor
-
 from sdlab.system.errors import RunError
-from sdlab.train import checkpoint
+from sdlab.train import checkpoint, processes
 from sdlab.train.config import Training
 from sdlab.train.learner import Learner
 from sdlab.train.log import LossLog
+from sdlab.train.sharding import number
 from sdlab.train.stage import Loss
 
 _FACTOR = 1000.0  # times the largest of the first losses
@@ -38,8 +37,14 @@ class Diverged(Exception):
         self.loss, self.learner, self.step = loss, learner, step
 
     def diagnosis(self, config: Training, saved: int) -> RunError:
-        """What is known about it. `saved` is the step of the last checkpoint, 0 without one."""
-        norms = {name: p.grad.norm() for name, p in self.learner.module.named_parameters() if p.grad is not None}
+        """What is known about it. `saved` is the step of the last checkpoint, 0 without one.
+
+        All processes call it together. Those other than the first leave the details to the first.
+        """
+        gradients = {name: p.grad for name, p in self.learner.module.named_parameters() if p.grad is not None}
+        norms = {name: number(gradient.norm()) for name, gradient in gradients.items()}
+        if processes.rank() > 0:
+            return RunError(f"training diverged at step {self.step}; see the error of the first process")
         rate = max(group["lr"] for group in self.learner.optimizer.param_groups)
         largest = max(norms, key=lambda name: _size(norms[name]), default="none")
         kept = f"the last checkpoint, {checkpoint.newest(config)}, is of step {saved}" if saved else "no checkpoint yet"
@@ -50,6 +55,6 @@ class Diverged(Exception):
         )
 
 
-def _size(norm: Tensor) -> float:
+def _size(norm: float) -> float:
     """A norm, infinite if it is not a number."""
-    return float(norm) if math.isfinite(norm) else math.inf
+    return norm if math.isfinite(norm) else math.inf

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,10 @@ from sdlab.train import processes
 from sdlab.train.average import Average
 from sdlab.train.config import Training
 from sdlab.train.schedule import learning_rate
+from sdlab.train.sharding import Sharded, fitted, fitted_optimizer, number, whole
 from sdlab.train.stage import Trained
+
+T = TypeVar("T")
 
 
 class Learner:
@@ -22,12 +25,18 @@ class Learner:
 
     def __init__(self, trained: Trained, config: Training) -> None:
         self.module, self.config = trained.module, config
+        self._sharded = Sharded(trained.module, config.device) if config.sharded() else None
         self.optimizer = trained.optimizer(trained.module)
-        self.parallel = processes.parallel(trained.module)
+        self._parallel = None if config.sharded() else processes.parallel(trained.module)
         self.peaks = [group["lr"] for group in self.optimizer.param_groups]
         self.scaler = torch.amp.GradScaler(torch.device(config.device).type, enabled=config.precision == "float16")
         self.norm = 0.0  # of the last gradients, before clipping
         self.averages = {name: Average(trained.module, decay) for name, decay in trained.averages.items()}
+
+    def compute(self, function: Callable[[], T]) -> T:
+        """The value of a function that computes with the module."""
+        found: T = function() if self._sharded is None else self._sharded(function)
+        return found
 
     def backward(self, loss: Tensor, batch: int) -> None:
         """Add the gradients of the loss of a batch, the first of which is 0, to those of the batches before.
@@ -37,12 +46,12 @@ class Learner:
         if batch == 0:
             self.optimizer.zero_grad(set_to_none=True)  # another module's loss may have left gradients here
         loss = self.scaler.scale(loss / self.config.accumulate)
-        if self.parallel is None:
+        if self._parallel is None:
             loss.backward()
             return
         last = batch == self.config.accumulate - 1
-        with nullcontext() if last else self.parallel.no_sync():  # the sum of all batches is averaged
-            self.parallel(loss).backward()
+        with nullcontext() if last else self._parallel.no_sync():  # the sum of all batches is averaged
+            self._parallel(loss).backward()
 
     def step(self, step: int) -> bool:
         """Clip the gradients, and take one optimizer step at the learning rate of this step.
@@ -52,13 +61,12 @@ class Learner:
         """
         self.scaler.unscale_(self.optimizer)
         trained = [p for p in self.module.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-        self.norm = float(norm)
+        self.norm = number(nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None]))
         finite = math.isfinite(self.norm)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = learning_rate(step, peak, self.config.warmup, self.config.steps, self.config.schedule)
         if finite:
-            nn.utils.clip_grads_with_norm_(trained, self.config.clip, norm)
+            nn.utils.clip_grads_with_norm_(trained, self.config.clip, torch.tensor(self.norm))
             self.optimizer.step()
         if self.scaler.is_enabled():
             self.scaler.update()
@@ -73,27 +81,32 @@ class Learner:
     def averaged(self) -> Iterator[None]:
         """The first average in the module and inference mode, inside the block."""
         live = {key: value.clone() for key, value in self.module.state_dict().items()}
-        self.settle()
+        self.module.load_state_dict(self.result())
+        self.module.eval()
         try:
             yield
         finally:
             self.module.load_state_dict(live)
             self.module.train()
 
-    def settle(self, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Load the weights, by default the first average, into the module, ready for inference."""
-        for state in [weights] if weights else [average.state for average in self.averages.values()][:1]:
-            self.module.load_state_dict(state)
-        self.module.eval()
+    def result(self) -> dict[str, Tensor]:
+        """The weights that are saved in the end: the first average or, without averages, those of the module."""
+        return next((average.state for average in self.averages.values()), self.module.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
-        """The state that a resumed run needs."""
-        return {
-            "module": self.module.state_dict(),
-            "averages": {name: average.state for name, average in self.averages.items()},
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-        }
+        """The state that a resumed run needs, with whole tensors. All processes call it together.
+
+        Processes other than the first may get None in place of tensors.
+        """
+        state: dict[str, Any] = whole(
+            {
+                "module": self.module.state_dict(),
+                "averages": {name: average.state for name, average in self.averages.items()},
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+            }
+        )
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Load a state from `state_dict`.
@@ -104,11 +117,11 @@ class Learner:
             ValueError: the optimizer has other parameters, or an average has other weights.
             TypeError, AttributeError: a part is not of its type.
         """
-        self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.module.load_state_dict(fitted(state["module"], self.module.state_dict()))
+        self.optimizer.load_state_dict(fitted_optimizer(state["optimizer"], self.optimizer))
         self.scaler.load_state_dict(state.get("scaler", {}))  # checkpoints from before float16 have none
         for name, average in self.averages.items():
             saved = state["averages"][name]
             if {key: t.shape for key, t in saved.items()} != {key: t.shape for key, t in average.state.items()}:
                 raise ValueError(f"the average {name!r} has other weights")
-            average.state = saved
+            average.state = fitted(saved, average.state)

@@ -12,11 +12,11 @@ class LossLog:
     """Values by step, on disk after every row.
 
     A loss that starts later adds a column, empty in earlier rows. Rows from step `start` on are dropped first, because
-    a resumed run repeats them.
+    a resumed run repeats them. Without `writes` the rows are only kept.
     """
 
-    def __init__(self, path: Path, start: int) -> None:
-        self._path = path
+    def __init__(self, path: Path, start: int, *, writes: bool = True) -> None:
+        self._path, self._writes = path, writes
         lines = path.read_text(encoding="utf-8").splitlines() if start and path.exists() else []
         table = [line.split(",") for line in lines]
         self._columns = table[0] if table else []
@@ -32,9 +32,9 @@ class LossLog:
         self._rows.append([texts.get(name, "") for name in self._columns])
         if new:
             self._rewrite()
-            return
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(",".join(self._rows[-1]) + "\n")
+        elif self._writes:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(",".join(self._rows[-1]) + "\n")
 
     def early(self, name: str) -> float | None:
         """The largest magnitude of a value in its first ten rows, or None if it has fewer."""
@@ -56,6 +56,8 @@ class LossLog:
         return {name: points for name, points in columns.items() if points[0]}
 
     def _rewrite(self) -> None:
+        if not self._writes:
+            return
         width = len(self._columns)
         rows = [self._columns, *(row + [""] * (width - len(row)) for row in self._rows)] if width else []
         with replacing(self._path) as draft:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sdlab.system.console import line
-from sdlab.system.errors import RunError, UsageError
+from sdlab.system.errors import UsageError
 from sdlab.system.interrupts import Interrupts
 from sdlab.system.text import shown
 from sdlab.train import checkpoint, processes
@@ -29,6 +30,7 @@ from sdlab.train.divergence import Diverged, Explosion
 from sdlab.train.learner import Learner
 from sdlab.train.randomness import deterministic_algorithms
 from sdlab.train.record import Record
+from sdlab.train.sharding import whole
 from sdlab.train.snapshots import Snapshots
 from sdlab.train.stage import Loss, Stage, Trained
 from sdlab.weights import weights_file
@@ -51,11 +53,9 @@ def train(stage: Stage, config: Training, console: Console) -> dict[str, float]:
 
 
 def _train(stage: Stage, config: Training, console: Console) -> dict[str, float]:
+    """The run in this process. All processes do the same, and the first one alone writes files."""
     learners = _prepare(stage.trained, config, console, fresh=not checkpoint.exists(config))
     done, spent = checkpoint.resume(config, learners)
-    if processes.rank() > 0:
-        _follow(stage, learners, config, done)
-        return {}
     if done:
         line(console, f"continuing {config.out} at step {done} of {config.steps}")
     began = time.perf_counter() - spent
@@ -115,24 +115,22 @@ def _train(stage: Stage, config: Training, console: Console) -> dict[str, float]
             raise error.diagnosis(config, saved) from None
         finally:
             record.close()
-    for name, learner in learners.items():
-        length = config.ema_length
-        learner.settle(None if length is None else snapshots.combine(name, learner.averages, done, length))
+    results = {name: whole(learner.result()) for name, learner in learners.items()}
+    if config.sharded():
+        stage = config.for_measuring().build()  # with whole weights
+    if processes.rank() > 0:
+        return {}
+    if (length := config.ema_length) is not None:
+        results |= {
+            name: average
+            for name, learner in learners.items()
+            if (average := snapshots.combine(name, learner.averages, done, length)) is not None
+        }
+    for name, one in stage.trained.items():
+        one.module.to(config.device).load_state_dict(results[name])
+        one.module.eval()
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         return {**stage.finish(), "train_minutes": round((time.perf_counter() - began) / 60, 1)}
-
-
-def _follow(stage: Stage, learners: Mapping[str, Learner], config: Training, done: int) -> None:
-    """The steps of a process that is not the first, from `done` on. It writes nothing."""
-    drawn = batches(stage.draw, config, done)
-    with Interrupts().listening() as interrupts:
-        for step in range(done, config.steps):
-            with interrupts.held():
-                try:
-                    _step(stage, learners, config, step, next(drawn))
-                except Diverged:  # in all processes at the same step
-                    raise RunError(f"training diverged at step {step}; see the error of the first process") from None
-                interrupts.share(processes.anyone)
 
 
 def _preview(stage: Stage, learners: Mapping[str, Learner], config: Training) -> Tensor | None:
@@ -140,14 +138,23 @@ def _preview(stage: Stage, learners: Mapping[str, Learner], config: Training) ->
     with ExitStack() as stack, torch.no_grad(), torch.compiler.set_stance("force_eager"), _mixed_precision(config):
         for learner in learners.values():
             stack.enter_context(learner.averaged())
-        return stage.preview()
+        return _first(learners).compute(stage.preview)
 
 
 def _prepare(trained: Mapping[str, Trained], config: Training, console: Console, *, fresh: bool) -> dict[str, Learner]:
-    """The modules on their device, with the weights in `start` for a fresh run, and compiled with `compile`."""
+    """The modules on their device, with the weights in `start` for a fresh run, and compiled with `compile`.
+
+    Raises:
+        UsageError: `start` is not usable.
+        ValueError: more than one module is to be sharded.
+    """
+    if config.sharded() and len(trained) > 1:
+        raise ValueError(f"a sharded stage trains one module, got {', '.join(trained)}")
     for one in trained.values():
-        one.module.to(config.device).train()
-        one.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        one.module.train()
+        if not config.sharded():  # layer by layer, and FSDP2 takes contiguous weights alone
+            one.module.to(config.device)
+            one.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if (start := config.start_file()) is not None and fresh:
         first = next(iter(trained.values()))
         line(console, f"{_take(start, first.stored or first.module)} from {start}")
@@ -177,6 +184,11 @@ def _step(
     return done
 
 
+def _first(learners: Mapping[str, Learner]) -> Learner:
+    """The first learner, and the only one if it is sharded."""
+    return next(iter(learners.values()))
+
+
 def _label(loss: Loss, learners: Mapping[str, Learner]) -> str:
     """The name of a loss in the log."""
     return "loss" if len(learners) == 1 else f"{loss.name}_loss"
@@ -198,7 +210,7 @@ def _gradients(batches: Sequence[Iterator[Loss]], learners: Mapping[str, Learner
     found: list[Loss] = []
     for i, losses in enumerate(batches):
         with _mixed_precision(config):
-            loss = next(losses, None)
+            loss = _first(learners).compute(partial(next, losses, None))
         if loss is None:
             return None
         learners[loss.name].backward(loss.value, i)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sdlab.system.files import make_folder, replacing
 from sdlab.trackers import Tracker, open_tracker
+from sdlab.train import processes
 from sdlab.train.config import Training
 from sdlab.train.log import LossLog
 from sdlab.train.sheet import sheet
@@ -18,7 +19,7 @@ _DRAW_EVERY = 10.0  # seconds, at least
 
 
 class Record:
-    """The record of one run in its folder, continued at step `start`.
+    """The record of one run in its folder, continued at step `start`. Processes other than the first write nothing.
 
     Raises:
         UsageError: a tracker is asked for and not installed, or does not start.
@@ -26,10 +27,11 @@ class Record:
     """
 
     def __init__(self, config: Training, start: int) -> None:
+        self._first = processes.rank() == 0
         make_folder(config.out)
         self._out, self._drawn = config.out, time.monotonic()
-        self.log = LossLog(config.out / "log.csv", start)
-        self._trackers = _trackers(config, start)
+        self.log = LossLog(config.out / "log.csv", start, writes=self._first)
+        self._trackers = _trackers(config, start) if self._first else []
 
     def row(self, step: int, values: Mapping[str, float]) -> None:
         """Record the values of a step."""
@@ -39,6 +41,8 @@ class Record:
 
     def pictures(self, step: int, pictures: Tensor) -> None:
         """Record pictures (rows, columns, 3, H, W) in [−1, 1] as `previews/STEP.png`."""
+        if not self._first:
+            return
         page = sheet(pictures)
         make_folder(self._out / "previews")
         with replacing(self._out / "previews" / f"{step}.png") as draft:
@@ -60,7 +64,7 @@ class Record:
     def _draw(self) -> None:
         from sdlab.train.loss_curves import draw_curves  # imports matplotlib
 
-        if series := self.log.series():
+        if self._first and (series := self.log.series()):
             draw_curves(self._out / "losses.png", series)
         self._drawn = time.monotonic()
 

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import make_folder, replacing
+from sdlab.train import processes
 from sdlab.train.average import Average
 from sdlab.train.power_average import PowerAverage, combination
+from sdlab.train.sharding import whole
 
 
 class Snapshots:
@@ -29,17 +31,16 @@ class Snapshots:
                 path.unlink(missing_ok=True)
 
     def write(self, name: str, averages: Mapping[str, Average], steps: int) -> None:
-        """Store the power-function averages of the module `name`, if it has any.
+        """Store the power-function averages of the module `name`, if it has any. All processes call it together.
 
         Raises:
             RunError: the file cannot be written.
         """
-        tensors = {
-            f"{length}/{key}": tensor.contiguous()
-            for length, average in _powers(averages).items()
-            for key, tensor in average.state.items()
-        }
-        if tensors:
+        states = {length: whole(average.state) for length, average in _powers(averages).items()}
+        if states and processes.rank() == 0:
+            tensors = {
+                f"{length}/{key}": t.contiguous() for length, state in states.items() for key, t in state.items()
+            }
             make_folder(self._folder)
             with replacing(self._folder / f"{name}.{steps}.safetensors") as draft:
                 draft.write_bytes(save(tensors))

@@ -122,6 +122,10 @@ class UnetTraining(SizedTraining):
         whole = self.text_alignment is not None or (self.alignment is not None and self.alignment.features == "clip")
         return Need("clip.safetensors", "" if whole else "text."), Need("vae.safetensors")
 
+    def for_measuring(self) -> UnetTraining:
+        """Without the cache of latents, which is slow to make."""
+        return self.model_copy(update={"cache": None})
+
     def multiple(self, model: ModelConfig) -> int:
         """The number of pixels of which the side must be a multiple."""
         return model.multiple

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from sdlab.system.limits import LARGEST, TRAINING_STEPS, WIDTH
 from sdlab.train.captioned_config import SizedTraining
@@ -65,6 +65,12 @@ class VaeTraining(SizedTraining):
     l2: float = Field(3.0, ge=0, le=LARGEST, description="weight of the squared error")
     perceptual: Perceptual | None = Field(None, description="the perceptual loss; off by default")
     adversarial: Adversarial | None = Field(None, description="the adversarial loss; off by default")
+
+    @model_validator(mode="after")
+    def _no_discriminator_to_shard(self) -> Self:
+        if self.shard and self.adversarial is not None:
+            raise ValueError("`shard` works for one network, and `adversarial` trains a second; remove one of the two")
+        return self
 
     def needs(self) -> tuple[Need, ...]:
         """The vision encoder of the perceptual loss."""

@@ -66,12 +66,13 @@ OWN = {name: [key for key in kind.model_fields if key not in Training.model_fiel
 
 
 OF_PICTURES = ["data", "fit", "mirror", "held_out"]
+SIZED = ["image_size", "shard"]
 
 
 @pytest.mark.parametrize("key", sorted({key for own in OWN.values() for key in own}))
 def test_a_key_of_another_stage_is_refused(key: str, tmp_path: Path):
     owners = [stage for stage in STAGES if key in OWN[stage]]
-    shared = {**dict.fromkeys(OF_PICTURES, "clip, vae and unet stages"), "image_size": "vae and unet stages"}
+    shared = dict.fromkeys(OF_PICTURES, "clip, vae and unet stages") | dict.fromkeys(SIZED, "vae and unet stages")
     named = shared.get(key, f"{owners[0]} stage")
     for stage in STAGES.keys() - set(owners):
         found = complaints(stage, tmp_path / "t.toml", f"{GOOD}{key} = 0.5\n")
@@ -81,9 +82,9 @@ def test_a_key_of_another_stage_is_refused(key: str, tmp_path: Path):
 def test_each_stage_has_its_own_keys():
     assert {name: own for name, own in OWN.items() if own} == {
         "clip": [*OF_PICTURES, "grounding"],
-        "vae": [*OF_PICTURES, "image_size", "kl", "l1", "l2", "perceptual", "adversarial"],
+        "vae": [*OF_PICTURES, *SIZED, "kl", "l1", "l2", "perceptual", "adversarial"],
         "unet": [
-            *OF_PICTURES, "image_size", "cache", "drop_caption", "focus", "timesteps", "prediction", "noise_schedule",
+            *OF_PICTURES, *SIZED, "cache", "drop_caption", "focus", "timesteps", "prediction", "noise_schedule",
             "weighting", "alignment", "text_alignment",
         ],
         "evaluator": ["second"],
