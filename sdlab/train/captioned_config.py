@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from sdlab.system.errors import UsageError
-from sdlab.system.limits import SIDE
+from sdlab.system.limits import SIDE, TRAINING_STEPS
 from sdlab.train.config import Training
 
 if TYPE_CHECKING:
@@ -44,12 +44,15 @@ class CaptionedTraining(Training):
             raise ValueError(f"`{stray[0]}` belongs to a world and `data` replaces it; remove one of the two")
         return self
 
-    def check_size(self, side: int) -> None:
-        """Check that the pictures can have `side` pixels per side. Those of a world have one size.
+    def check(self, model: ModelConfig) -> None:
+        """Check that the stage can train a model of this configuration. Pictures of a world have one size.
 
         Raises:
-            UsageError: those of the world have another size.
+            UsageError: the model has another size, or it lacks something.
         """
+        self._check_size(model.image_size)
+
+    def _check_size(self, side: int) -> None:
         from sdlab.worlds.registry import open_world
 
         if self.data is not None:
@@ -73,7 +76,7 @@ class CaptionedTraining(Training):
         """
         from sdlab.train.folder import configuration
 
-        self.check_size(configuration(Path(self.model)).image_size)
+        self._check_size(configuration(Path(self.model)).image_size)
         return super().pictures(split)
 
     def captioned(self, split: Split) -> CaptionedPictures:
@@ -120,6 +123,12 @@ class SizedTraining(CaptionedTraining):
         description="pixels per side of the pictures of `data` in this stage; by default the model's. Train on smaller "
         "pictures first, which is faster, and continue with `start`",
     )
+    preview_every: int | None = Field(
+        None,
+        ge=1,
+        le=TRAINING_STEPS.high,
+        description="steps between sheets of samples or reconstructions; none by default",
+    )
     shard: bool = Field(
         False,
         description="share the network among the processes of torchrun (FSDP2), rather than copy it to each, if it is "
@@ -131,6 +140,10 @@ class SizedTraining(CaptionedTraining):
         if self.shard and self.optimizer == "muon":
             raise ValueError('`shard` splits the matrices that Muon needs whole; use `optimizer = "adamw"`')
         return self
+
+    def previews(self) -> int | None:
+        """Steps between sheets of pictures, or None for none."""
+        return self.preview_every
 
     def sharded(self) -> bool:
         """Whether the network is sharded over the processes."""

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from sdlab.system.errors import UsageError
 from sdlab.system.limits import BATCH, LARGEST, SEED, THREADS, TRAINING_STEPS, WORKERS
 from sdlab.system.paths import path_fault
 from sdlab.system.resources import find
 from sdlab.worlds.registry import WORLDS
 
 if TYPE_CHECKING:
+    from sdlab.model.config import ModelConfig
     from sdlab.train.stage import Stage
     from sdlab.train.world_pictures import WorldPictures
     from sdlab.worlds.base import Split
@@ -133,12 +135,6 @@ class Training(BaseModel, ABC):
         "training process",
     )
     save_every: int = Field(200, ge=1, le=TRAINING_STEPS.high, description="steps between checkpoints")
-    preview_every: int | None = Field(
-        None,
-        ge=1,
-        le=TRAINING_STEPS.high,
-        description="steps between sheets of samples or reconstructions, of the vae and unet stages; none by default",
-    )
     tensorboard: bool = Field(
         False, description="also write losses and sheets as TensorBoard event files; needs sdlab[tensorboard]"
     )
@@ -193,6 +189,30 @@ class Training(BaseModel, ABC):
     def needs(self) -> tuple[Need, ...]:
         """The weights of earlier stages that the stage builds on."""
         return ()
+
+    def check(self, model: ModelConfig) -> None:
+        """Check that the stage can train a model of this configuration, before anything is trained.
+
+        Raises:
+            UsageError: it cannot.
+        """
+
+    def check_vision(self, model: ModelConfig, what: str) -> None:
+        """Check that the model has a vision encoder, which `what` needs.
+
+        Raises:
+            UsageError: it has none.
+        """
+        if model.vision is None:
+            raise UsageError(f"{Path(self.model) / 'config.json'}: `vision` is null; {what} needs a vision encoder")
+
+    def trackers(self) -> list[str]:
+        """The experiment trackers of the run."""
+        return list(dict.fromkeys([*["tensorboard"] * self.tensorboard, *([self.log] if self.log else [])]))
+
+    def previews(self) -> int | None:
+        """Steps between sheets of pictures, or None for none."""
+        return None
 
     def sharded(self) -> bool:
         """Whether the network is sharded over the processes."""

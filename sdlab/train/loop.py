@@ -84,7 +84,7 @@ def _train(stage: Stage, config: Training, console: Console) -> dict[str, float]
     with Interrupts().listening() as interrupts, _progress(console) as progress:
         bar = progress.add_task(shown(config.out.name), total=config.steps, completed=done, note="")
         try:
-            if config.preview_every:
+            if config.previews():
                 preview()
             for step in range(done, config.steps):
                 with interrupts.held():  # steps are atomic: an interrupt waits for the end of the step
@@ -101,7 +101,7 @@ def _train(stage: Stage, config: Training, console: Console) -> dict[str, float]
                     if due(config.snapshot_every):
                         for name, learner in learners.items():
                             snapshots.write(name, learner.averages, done)
-                    if due(config.preview_every):
+                    if due(config.previews()):
                         preview()
                     if due(config.save_every):
                         save()

@@ -10,9 +10,12 @@ from typing import Any
 
 from sdlab.model.config import ModelConfig
 from sdlab.system.errors import UsageError
+from sdlab.trackers import check_tracker
+from sdlab.train import finished
 from sdlab.train.captioned_config import CaptionedTraining
 from sdlab.train.folder import configuration
 from sdlab.train.recipe import NETWORK, Part
+from sdlab.train.stages.text_config import TextTraining
 from sdlab.train.stages.unet_config import UnetTraining
 from sdlab.weights.model_folder import read_config, save_config
 
@@ -21,14 +24,16 @@ def prepare(path: Path, parts: Sequence[Part]) -> None:
     """Check all stages, and write the `config.json` of model folders that have none.
 
     Raises:
-        UsageError: a stage needs a file that neither exists nor is made by an earlier stage, `data` cannot be used, or
-            `[network]` is invalid, differs from the `config.json` of the model folder, or has another size than the
-            pictures of the world.
+        UsageError: a stage needs a file that neither exists nor is made by an earlier stage, cannot train its model or
+            use its `data`, or its tracker is not installed; `[network]` is invalid, or differs from the `config.json`
+            of the model folder.
         RunError: a `config.json` cannot be written.
     """
     if missing := list(_missing(parts)):
         raise UsageError(*(f"{path}: {one}" for one in missing))
-    new = {}
+    for name in dict.fromkeys(name for part in parts for name in part.config.trackers()):
+        check_tracker(name)
+    new, models = dict[Path, ModelConfig](), dict[Path, ModelConfig]()
     for part in parts:
         folder = Path(part.config.model)
         if part.network is not None:
@@ -40,13 +45,15 @@ def prepare(path: Path, parts: Sequence[Part]) -> None:
                     f"{path}: [{NETWORK}]: {', '.join(differing)} differs from {folder / 'config.json'}; "
                     "use another model folder"
                 )
-        if isinstance(part.config, CaptionedTraining):
-            part.config.check_size((new.get(folder) or configuration(folder)).image_size)
-            if part.config.data is not None:
-                try:
-                    part.config.captioned("train")
-                except UsageError as error:
-                    raise UsageError(*(f"{path}: [{part.name}]: `data`: {line}" for line in error.lines)) from None
+        model = models.get(folder) or new.get(folder) or configuration(folder)
+        part.config.check(model)
+        if isinstance(part.config, UnetTraining):
+            models[folder] = part.config.changed(model)  # which the tables after it find
+        if isinstance(part.config, CaptionedTraining) and part.config.data is not None:
+            try:
+                part.config.captioned("train")
+            except UsageError as error:
+                raise UsageError(*(f"{path}: [{part.name}]: `data`: {line}" for line in error.lines)) from None
     for folder, config in new.items():
         save_config(folder, config)
 
@@ -60,14 +67,22 @@ def _network(table: Mapping[str, Any], where: str) -> ModelConfig:
 
 
 def _missing(parts: Sequence[Part]) -> Iterator[str]:
-    made = set[Path]()
+    made, untrained = set[Path](), set[Path]()  # the latter with a vision encoder that is not trained yet
     for part in parts:
         folder, start = Path(part.config.model), part.config.start_file()
         needed = [folder / need.file for need in part.config.needs()] + ([] if start is None else [start])
         for file in needed:
             if file not in made and not file.is_file():
                 yield f"[{part.name}]: needs {file}, which is missing; train it in an earlier table"
-        made.add(folder / part.config.writes())
+        for need in part.config.needs():
+            if folder / need.file in untrained and need.part != "text.":
+                yield f"[{part.name}]: needs a trained vision encoder; train the clip stage in an earlier table"
+        written = folder / part.config.writes()
+        made.add(written)
+        if isinstance(part.config, TextTraining) and not finished.exists(part.config):
+            untrained.add(written)
+        else:
+            untrained.discard(written)
 
 
 def _differing(wanted: ModelConfig, found: ModelConfig, parts: Sequence[Part]) -> list[str]:

@@ -71,6 +71,7 @@ class Record:
 
 def _trackers(config: Training, start: int) -> list[Tracker]:
     """The trackers of a run, whose files are in folders of their names."""
-    names = dict.fromkeys([*["tensorboard"] * config.tensorboard, *([config.log] if config.log else [])])
     settings = {key: str(value) for key, value in config if value is not None}
-    return [open_tracker(name, "sdlab", config.out.name, config.out / name, settings, start) for name in names]
+    return [
+        open_tracker(name, "sdlab", config.out.name, config.out / name, settings, start) for name in config.trackers()
+    ]

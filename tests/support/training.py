@@ -51,6 +51,10 @@ class Toy(Training):
     """The configuration of a stage that only tests use."""
 
     stage: ClassVar[str] = "toy"
+    preview_every: int | None = None
+
+    def previews(self) -> int | None:
+        return self.preview_every
 
     def build(self):
         raise NotImplementedError

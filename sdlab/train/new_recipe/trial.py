@@ -15,6 +15,7 @@ from torch import Tensor
 from sdlab.model.config import ModelConfig
 from sdlab.system.device import enough_memory
 from sdlab.system.interrupts import temporary_folder
+from sdlab.train.captioned_config import SizedTraining
 from sdlab.train.config import Training
 from sdlab.train.loop import train
 from sdlab.train.recipe import Part
@@ -69,7 +70,9 @@ def seconds_per_step(parts: Sequence[Part], model: ModelConfig) -> dict[str, flo
 
 
 def _seconds(config: Training, model: Path, out: Path) -> float:
-    changes = {"model": str(model), "out": out, "steps": STEPS + 2, "preview_every": None}
+    changes: dict[str, object] = {"model": str(model), "out": out, "steps": STEPS + 2}
+    if isinstance(config, SizedTraining):
+        changes["preview_every"] = None
     if isinstance(config, UnetTraining) and config.cache is not None:
         changes["cache"] = min(config.cache, 4 * config.batch)
     config = config.model_copy(update=changes)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from sdlab.model.clip import Clip
 from sdlab.model.tokenizer import Tokenizer
-from sdlab.system.errors import UsageError
 from sdlab.train.optimizer import standard
 from sdlab.train.randomness import measuring_generator
 from sdlab.train.stage import Loss, Stage
@@ -79,8 +78,8 @@ class ClipStage(Stage):
     def __init__(self, config: ClipTraining, pictures: WorldPictures[Any]) -> None:
         self.config, folder = config, Path(config.model)
         model = read_config(folder)
-        if model.vision is None:
-            raise UsageError(f"{folder / 'config.json'}: `vision` is null; the clip stage needs a vision encoder")
+        config.check_vision(model, "the clip stage")
+        assert model.vision is not None
         torch.manual_seed(config.seed)
         clip = Clip(model.text, model.vision)
         ready = load_part(folder / "clip.safetensors", partial(Clip, model.text, model.vision), config.device)

@@ -11,6 +11,7 @@ from sdlab.train.captioned_config import CaptionedTraining
 from sdlab.train.config import Need
 
 if TYPE_CHECKING:
+    from sdlab.model.config import ModelConfig
     from sdlab.train.stage import Stage
 
 
@@ -20,6 +21,11 @@ class ClipTraining(CaptionedTraining):
     stage: ClassVar[str] = "clip"
 
     grounding: float = Field(5.0, ge=0, le=LARGEST, description="weight of the loss on what a world's pictures show")
+
+    def check(self, model: ModelConfig) -> None:
+        """Check that the model has a vision encoder, and the size of its pictures."""
+        self.check_vision(model, "the clip stage")
+        super().check(model)
 
     def needs(self) -> tuple[Need, ...]:
         """The text encoder, which is trained on a world beforehand."""

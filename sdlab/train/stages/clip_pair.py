@@ -16,7 +16,6 @@ from torch import Tensor
 
 from sdlab.model.clip import Clip
 from sdlab.model.tokenizer import Tokenizer
-from sdlab.system.errors import UsageError
 from sdlab.train.data import CaptionedPictures
 from sdlab.train.folder import configuration, update
 from sdlab.train.optimizer import standard
@@ -51,8 +50,8 @@ class ClipPairStage(Stage):
         self.config, self.pictures, folder = config, pictures, Path(config.model)
         self.unseen = unseen
         model = configuration(folder)
-        if model.vision is None:
-            raise UsageError(f"{folder / 'config.json'}: `vision` is null; the clip stage needs a vision encoder")
+        config.check_vision(model, "the clip stage")
+        assert model.vision is not None
         self.tokenizer = tokenizer_for(folder, model.text, self._captions)
         self.text = replace(model.text, vocab_size=self.tokenizer.vocab_size)
         torch.manual_seed(config.seed)

@@ -70,8 +70,8 @@ class TextStage(Stage):
         model = configuration(folder)
         self.tokenizer = tokenizer_for(folder, model.text, self._many_captions)
         self.text = replace(model.text, vocab_size=self.tokenizer.vocab_size)
-        if model.vision is None:
-            raise UsageError(f"{folder / 'config.json'}: `vision` is null; the text stage needs a vision encoder")
+        config.check_vision(model, "the text stage")
+        assert model.vision is not None
         probes = PROBES.get(config.world, Probes)
         torch.manual_seed(config.seed)
         try:

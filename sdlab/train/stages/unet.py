@@ -17,13 +17,10 @@ from torch import Tensor
 
 import samplers
 from sdlab.model.clip import Clip, ClipText
-from sdlab.model.config import ModelConfig
 from sdlab.model.diffusion import Unet
-from sdlab.model.noise_schedule import NAMED
 from sdlab.model.parametrisation import parametrisation
 from sdlab.model.tokenizer import Tokenizer
 from sdlab.model.vae import Vae
-from sdlab.system.errors import UsageError
 from sdlab.train.data import Batch, CaptionedPictures
 from sdlab.train.folder import update
 from sdlab.train.losses.alignment import FEATURES, Aligned, alignment_loss
@@ -34,6 +31,7 @@ from sdlab.train.randomness import measuring_generator
 from sdlab.train.stage import Loss, Stage
 from sdlab.train.stages.unet_config import UnetTraining
 from sdlab.train.stages.unet_preview import samples
+from sdlab.train.stages.vision import check_trained
 from sdlab.train.timesteps import log_normal, uniform
 from sdlab.weights.model_folder import load_part, read_config, save_part
 from sdlab.weights.vocabulary import tokenizer_in
@@ -93,7 +91,7 @@ class UnetStage(Stage):
     ) -> None:
         folder = Path(config.model)
         self.dtype: torch.dtype = getattr(torch, config.precision)
-        self.config, self.unseen, self.model = config, unseen, (model := _changed(read_config(folder), config))
+        self.config, self.unseen, self.model = config, unseen, (model := config.changed(read_config(folder)))
         vision = model.vision
         clip = ClipText if vision is None else partial(Clip, vision=vision)
         whole = load_part(folder / "clip.safetensors", partial(clip, model.text), config.device)
@@ -134,14 +132,9 @@ class UnetStage(Stage):
         Raises:
             UsageError: it has no vision encoder, or one that was never trained.
         """
-        if self.clip is None:
-            raise UsageError(f"`{key}` needs a vision encoder, but `vision` is null in config.json")
-        biases = [p for name, p in self.clip.vision.named_parameters() if name.endswith("bias")]
-        if not any(bias.any() for bias in biases):  # they start at zero
-            path = Path(self.config.model) / "clip.safetensors"
-            raise UsageError(
-                f"`{key}` needs a vision encoder, but that of {path} is untrained; run the clip stage first"
-            )
+        self.config.check_vision(self.model, f"`{key}`")
+        assert self.clip is not None
+        check_trained(self.clip.vision, Path(self.config.model) / "clip.safetensors", key)
         return self.clip
 
     @torch.no_grad()
@@ -244,16 +237,3 @@ def _timesteps(config: UnetTraining, levels: samplers.TimedLevels) -> Timesteps:
     if (chosen := config.timesteps) is not None:
         return partial(log_normal, levels=levels, mean=chosen.mean, std=chosen.std, shift=chosen.shift)
     return partial(uniform, levels=levels, focus=config.focus)
-
-
-def _changed(model: ModelConfig, config: UnetTraining) -> ModelConfig:
-    """The model with the prediction and the noise schedule that the training configuration names.
-
-    Raises:
-        UsageError: they do not work together.
-    """
-    levels = model.levels if config.noise_schedule is None else NAMED[config.noise_schedule]
-    try:
-        return replace(model, prediction=config.prediction or model.prediction, levels=levels)
-    except ValueError as error:
-        raise UsageError(f"`prediction` and `noise_schedule`: {error}") from None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
+from sdlab.system.errors import UsageError
 from sdlab.system.limits import LARGEST, TRAINING_PICTURES, WIDTH
 from sdlab.train.captioned_config import SizedTraining
 from sdlab.train.config import TABLE, Need
@@ -116,6 +118,29 @@ class UnetTraining(SizedTraining):
         if self.focus is not None and self.timesteps is not None:
             raise ValueError("`focus` and `timesteps` both choose the distribution of timesteps; remove one of them")
         return self
+
+    def check(self, model: ModelConfig) -> None:
+        """Check the prediction, the size of the pictures, and that there is a vision encoder to align with."""
+        super().check(model)
+        self.changed(model)
+        if self.alignment is not None and self.alignment.features == "clip":
+            self.check_vision(model, "`alignment`")
+        if self.text_alignment is not None:
+            self.check_vision(model, "`text_alignment`")
+
+    def changed(self, model: ModelConfig) -> ModelConfig:
+        """The model with the prediction and the noise schedule that this configuration names.
+
+        Raises:
+            UsageError: they do not work together.
+        """
+        from sdlab.model.noise_schedule import NAMED
+
+        levels = model.levels if self.noise_schedule is None else NAMED[self.noise_schedule]
+        try:
+            return replace(model, prediction=self.prediction or model.prediction, levels=levels)
+        except ValueError as error:
+            raise UsageError(f"`prediction` and `noise_schedule`: {error}") from None
 
     def needs(self) -> tuple[Need, ...]:
         """The text encoder and the VAE. Alignment with CLIP needs its vision encoder too."""

@@ -18,7 +18,6 @@ from sdlab.metrics import openai_clip
 from sdlab.metrics.psnr import psnr
 from sdlab.model.clip import Clip
 from sdlab.model.vae import Vae
-from sdlab.system.errors import UsageError
 from sdlab.train.data import CaptionedPictures
 from sdlab.train.folder import configuration, update
 from sdlab.train.losses.adversarial import (
@@ -34,6 +33,7 @@ from sdlab.train.randomness import measuring_generator
 from sdlab.train.stage import Loss, Stage, Trained
 from sdlab.train.stages.reconstruction import measure
 from sdlab.train.stages.vae_config import Adversarial, Perceptual, VaeTraining
+from sdlab.train.stages.vision import check_trained
 from sdlab.weights.model_folder import load_part, save_part
 
 
@@ -71,10 +71,12 @@ class VaeStage(Stage):
     def _frozen_features(self, perceptual: Perceptual) -> ClipFeatures:
         if perceptual.weights is not None:
             return ClipFeatures(openai_clip.load(perceptual.weights, self.config.device)[0].vision)
-        if self.model.vision is None:
-            raise UsageError("`perceptual` needs a vision encoder in config.json, or `perceptual.weights`")
-        clip = partial(Clip, self.model.text, self.model.vision)
-        return ClipFeatures(load_part(Path(self.config.model) / "clip.safetensors", clip, self.config.device).vision)
+        self.config.check_vision(self.model, "`perceptual`")
+        assert self.model.vision is not None
+        path = Path(self.config.model) / "clip.safetensors"
+        vision = load_part(path, partial(Clip, self.model.text, self.model.vision), self.config.device).vision
+        check_trained(vision, path, "perceptual")
+        return ClipFeatures(vision)
 
     def losses(self, step: int, batch: tuple[Tensor, Tensor]) -> Iterator[Loss]:
         """The VAE's loss, and from `adversarial.start` on the discriminator's.

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+from sdlab.system.errors import UsageError
 from sdlab.system.limits import LARGEST, TRAINING_STEPS, WIDTH
 from sdlab.train.captioned_config import SizedTraining
 from sdlab.train.config import TABLE, Need
 
 if TYPE_CHECKING:
+    from sdlab.model.config import ModelConfig
     from sdlab.train.stages.vae import VaeStage
 
 
@@ -71,6 +73,19 @@ class VaeTraining(SizedTraining):
         if self.shard and self.adversarial is not None:
             raise ValueError("`shard` works for one network, and `adversarial` trains a second; remove one of the two")
         return self
+
+    def check(self, model: ModelConfig) -> None:
+        """Check the size of the pictures, and that there is a vision encoder for `perceptual`."""
+        super().check(model)
+        if self.perceptual is None:
+            return
+        if self.perceptual.weights is None:
+            self.check_vision(model, "`perceptual`")
+        else:
+            from sdlab.metrics.openai_clip import missing_files
+
+            if lacking := missing_files(self.perceptual.weights):
+                raise UsageError(*(f"`perceptual.weights`: {one}" for one in lacking))
 
     def needs(self) -> tuple[Need, ...]:
         """The vision encoder of the perceptual loss."""

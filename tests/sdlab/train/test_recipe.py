@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import tomllib
 from dataclasses import asdict, replace
 from itertools import product
@@ -229,6 +230,76 @@ def test_a_model_of_another_size_than_the_worlds_pictures_is_refused_before_trai
     alone.write_text(f'model = "{tmp_path}/model"\nout = "{tmp_path}/out"\n{SHORT}')
     with pytest.raises(UsageError, match="^" + re.escape(fault)):
         run("vae", alone, QUIET)
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "what"),
+    [
+        ("text", "", "the text stage"),
+        ("clip", "", "the clip stage"),
+        ("vae", "perceptual = {weight = 1.0}\n", "`perceptual`"),
+        ("unet", "alignment = {}\n", "`alignment`"),
+        ("unet", "text_alignment = {weight = 1.0}\n", "`text_alignment`"),
+    ],
+)
+def test_a_vision_encoder_that_the_network_lacks_is_missed_before_training(
+    tmp_path: Path, stage: str, key: str, what: str
+):
+    """The evaluator's table comes first, and would have been trained."""
+    model = tmp_path / "model"
+    save_config(model, replace(TINY, vision=None))
+    for file in ("clip", "vae"):
+        (model / f"{file}.safetensors").touch()
+    found = complaints(recipe(tmp_path, f"[evaluator]\n{SHORT}[{stage}]\n{key}{SHORT}", net=""))
+    assert found == [f"{model}/config.json: `vision` is null; {what} needs a vision encoder"]
+
+
+def test_a_vision_encoder_is_trained_before_its_features_are_used(tmp_path: Path):
+    """The text stage also writes one, with random weights."""
+    tables = {
+        "vae": f"[vae]\nperceptual = {{weight = 1.0}}\n{SHORT}",
+        "unet": f"[unet]\nalignment = {{}}\n{SHORT}",
+        "clip": f"[clip]\n{SHORT}",
+    }
+    late = recipe(tmp_path, f"[text]\n{SHORT}{tables['vae']}{tables['unet']}{tables['clip']}")
+    line = "needs a trained vision encoder; train the clip stage in an earlier table"
+    assert complaints(late) == [f"[vae]: {line}", f"[unet]: {line}"]
+    good = recipe(tmp_path, f"[text]\n{SHORT}{tables['clip']}{tables['vae']}{tables['unet']}")
+    prepare(good, load_recipe(good))
+
+
+def test_the_features_of_an_untrained_vision_encoder_are_refused(tmp_path: Path):
+    save_config(tmp_path / "model", TINY)
+    assert TINY.vision is not None
+    save_part(tmp_path / "model/clip.safetensors", Clip(TINY.text, TINY.vision))
+    path = recipe(tmp_path, f"[vae]\nperceptual = {{weight = 1.0}}\n{SHORT}")
+    with pytest.raises(UsageError, match=r"^`perceptual` needs a vision encoder, but that of .* is untrained; run the"):
+        trained(path)
+
+
+def test_a_prediction_that_does_not_fit_is_refused_before_training(tmp_path: Path):
+    unet = f'[unet]\nprediction = "edm"\n{SHORT}'
+    (fault,) = complaints(recipe(tmp_path, f"[text]\n{SHORT}[vae]\n{SHORT}{unet}"))
+    assert fault.startswith("`prediction` and `noise_schedule`: ")
+    first = f'[first]\nstage = "unet"\nnoise_schedule = "edm"\nprediction = "edm"\n{SHORT}'  # changes it for the second
+    path = recipe(tmp_path, f"[text]\n{SHORT}[vae]\n{SHORT}{first}{unet}")
+    prepare(path, load_recipe(path))
+
+
+def test_what_is_not_there_is_missed_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    weights = f'[vae]\nperceptual = {{weight = 1.0, weights = "{tmp_path}/none"}}\n{SHORT}'
+    (fault,) = complaints(recipe(tmp_path, f"[text]\n{SHORT}{weights}"))
+    assert fault.startswith(f"`perceptual.weights`: {tmp_path}/none: is not a folder; it should contain")
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    found = complaints(recipe(tmp_path, f'[text]\n{SHORT}[vae]\nlog = "wandb"\n{SHORT}'))
+    assert found == ["`wandb` needs a package that is not installed; run: pip install 'sdlab[wandb]'"]
+
+
+def test_sheets_of_pictures_are_for_the_stages_that_have_some(tmp_path: Path):
+    parts = load_recipe(recipe(tmp_path, ALL, "preview_every = 2\n"))
+    assert {part.name: part.config.previews() for part in parts} == {"vae": 2, "text": None, "unet": 2}
+    found = complaints(recipe(tmp_path, f"[text]\npreview_every = 2\n{SHORT}"))
+    assert found == ["[text]: `preview_every` belongs to the vae and unet stages; remove it here"]
 
 
 def test_a_stage_starts_from_the_part_of_a_model_folder(tmp_path: Path):

@@ -66,7 +66,7 @@ OWN = {name: [key for key in kind.model_fields if key not in Training.model_fiel
 
 
 OF_PICTURES = ["data", "fit", "mirror", "held_out"]
-SIZED = ["image_size", "shard"]
+SIZED = ["image_size", "preview_every", "shard"]
 
 
 @pytest.mark.parametrize("key", sorted({key for own in OWN.values() for key in own}))
