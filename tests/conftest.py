@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from sdlab import plugins
+from sdlab.metrics import kept
 from sdlab.system.other_work import OtherWork
 
 
@@ -17,6 +18,14 @@ def registries() -> Iterator[None]:
         if registry != before:
             registry.clear()
             registry.update(before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests share what they keep on the disk with each other, and nothing with the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(kept.FOLDER, str(tmp_path_factory.mktemp("kept")))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -16,9 +16,11 @@ from sdlab.metrics.features import (
     Gathering,
     Measure,
     renders,
+    renders_of,
     units_within,
 )
 from sdlab.metrics.files import MetricFiles
+from sdlab.metrics.kept import kept
 from sdlab.metrics.pictures import pictures_in, read_pictures
 from sdlab.metrics.reference import missing_reference, only_statistics
 
@@ -67,9 +69,15 @@ class Cmmd(clip_space.OfClip):
         """Load the CLIP and embed the real pictures."""
         space = tools.shared(clip_space.load)
         place = tools.files.reference
-        real = renders(lab.world(tools.files)) if place is None else _pictures(Path(place), tools)
-        reference = torch.cat([space.pictures(batch.to(tools.device)) for batch in real])
-        return Gathering(space.batch, to(reference))
+
+        def compute() -> Tensor:
+            real = renders(lab.world(tools.files)) if place is None else _pictures(Path(place), tools)
+            return torch.cat([space.pictures(batch.to(tools.device)) for batch in real])
+
+        if tools.files.clip is None:  # the model's own, whose file is not known here
+            return Gathering(space.batch, to(compute()))
+        what = f"CLIP of {renders_of(tools.files) if place is None else f'pictures of {tools.size}'}"
+        return Gathering(space.batch, to(kept(what, self.content(tools.files), tools.device, compute)))
 
 
 def to(real: Tensor) -> Measure:

@@ -30,6 +30,7 @@ from sdlab.metrics.base import (
     given,
 )
 from sdlab.metrics.files import MetricFiles
+from sdlab.metrics.kept import kept
 from sdlab.metrics.moments import Moments
 from sdlab.metrics.pictures import pictures_in, read_pictures
 from sdlab.metrics.reference import missing_reference, only_statistics
@@ -168,12 +169,16 @@ class LabFeatures:
     """
 
     def __init__(self, tools: Tools) -> None:
-        self._lab = tools.shared(lab.Lab)
-        raw = torch.cat([self._lab.features(batch.to(tools.device)) for batch in renders(self._lab.world)])
+        self._lab, network = tools.shared(lab.Lab), lab.evaluator_file(tools.files)
+
+        def of(pictures: Iterable[Tensor]) -> Tensor:
+            return torch.cat([self._lab.features(batch.to(tools.device)) for batch in pictures])
+
+        raw = kept(renders_of(tools.files), [network], tools.device, lambda: of(renders(self._lab.world)))
         self._mean, self._std = raw.mean(0), raw.std(0)
         if tools.files.reference is not None:
-            pictures = read_pictures(pictures_in(Path(tools.files.reference)), self._lab.world.SIZE)
-            raw = torch.cat([self._lab.features(batch.to(tools.device)) for batch in pictures])
+            paths, size = pictures_in(Path(tools.files.reference)), self._lab.world.SIZE
+            raw = kept(f"pictures of {size}", [network, *paths], tools.device, lambda: of(read_pictures(paths, size)))
         self.reference: Tensor | Statistics = (raw - self._mean) / self._std
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -191,12 +196,23 @@ class _OfNetwork:
         if place.is_file():
             self.reference = Statistics(*inception.read_statistics(place, self._network.num_features))
         else:
-            pictures = read_pictures(pictures_in(place), given(tools.size))
-            self.reference = torch.cat([self._network(batch.to(tools.device)) for batch in pictures])
+            size, module = given(tools.size), given(_given(tools.files))
+            pictures = read_pictures(pictures_in(place), size)
+
+            def compute() -> Tensor:
+                return torch.cat([self._network(batch.to(tools.device)) for batch in pictures])
+
+            what = f"{module.NAME} of pictures of {size}"
+            self.reference = kept(what, module.content(tools.files), tools.device, compute)
 
     def __call__(self, batch: Batch) -> Tensor:
         """(B, 2048) of Inception, or (B, d)."""
         return batch.once(self._network.batch)
+
+
+def renders_of(files: MetricFiles) -> str:
+    """What `renders` of the world makes, in words."""
+    return f"{REFERENCE} renders of {files.world} from seed {REFERENCE_SEED}"
 
 
 def renders(world: AnyWorld) -> Iterator[Tensor]:

@@ -13,8 +13,7 @@ from sdlab.sweep.cell import canonical
 from sdlab.sweep.needs import needs
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.preflight import check
-from sdlab.system.errors import RunError
-from sdlab.system.files import reason
+from sdlab.system.files import file_digest
 
 
 def identify(plan: Plan) -> str:
@@ -32,19 +31,6 @@ def identify(plan: Plan) -> str:
         digests[path] = digests.get(path) or file_digest(path)  # several prompts may have the same picture
         content.update(digests[path])
     return f"{Path(plan.opened.name).name} {content.hexdigest()[:16]}"
-
-
-def file_digest(path: Path) -> bytes:
-    """The SHA-256 of a file's content.
-
-    Raises:
-        RunError: the file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError as error:
-        raise RunError(f"cannot read {path}: {reason(error)}") from None
 
 
 def _files(plan: Plan) -> Iterator[Path]:

@@ -12,8 +12,8 @@ import torch
 
 import sdlab
 from sdlab.metrics import content_files, missing_files
-from sdlab.sweep.identity import file_digest
 from sdlab.sweep.plan import Plan
+from sdlab.system.files import file_digest
 from sdlab.system.resources import ROOT
 
 OTHER_WORK = "other_work"  # the key of the share of the processor that other programs used while a cell ran

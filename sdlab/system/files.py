@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import sys
@@ -124,6 +125,19 @@ def open_own(path: Path, flags: int) -> int:
         if error.errno in (errno.ELOOP, errno.EMLINK):
             raise OSError(error.errno, f"{path.name} is a link; remove it") from None
         raise
+
+
+def file_digest(path: Path) -> bytes:
+    """The SHA-256 of a file's content.
+
+    Raises:
+        RunError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {reason(error)}") from None
 
 
 def file_words(text: str, most: int) -> str:
