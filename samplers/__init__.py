@@ -18,6 +18,8 @@ from typing import Any, cast
 
 from samplers.ancestral import DPM2Ancestral, DPMpp2SAncestral, EulerAncestral
 from samplers.base import AdaptiveSampler, Noise, PathNoise, Sampler, run
+from samplers.bdia import BDIA
+from samplers.belm import BELM
 from samplers.brownian import brownian_path
 from samplers.cfg_pp import DDIMCFGpp, DPMpp2MCFGpp, RectifiedCFGpp
 from samplers.checks import check_options, look_up
@@ -34,6 +36,7 @@ from samplers.dpm_solver_single import DPMpp2S, DPMpp3S, DPMSolver2S, DPMSolver3
 from samplers.dpmpp_2m_sde import DPMpp2MSDE
 from samplers.dpmpp_3m_sde import DPMpp3MSDE
 from samplers.dpmpp_sde import DPMppSDE
+from samplers.edict import EDICT
 from samplers.edm import EDMEuler, EDMHeun
 from samplers.er_sde import ERSDE
 from samplers.euler import Euler
@@ -43,7 +46,7 @@ from samplers.gradient_estimation import GradientEstimation
 from samplers.grids import DIALECTS, ENDINGS, GRIDS, Ending, grid
 from samplers.heun import Heun
 from samplers.heunpp import HeunPP2
-from samplers.inversion import invert, round_trip_error
+from samplers.inversion import Invertible, invert, is_invertible, round_trip, round_trip_error
 from samplers.ipndm import IPNDM, IPNDMv
 from samplers.lcm import LCM
 from samplers.levels import (
@@ -88,6 +91,7 @@ __all__ = [
     "DiscreteLevels",
     "Ending",
     "GuidedDenoiser",
+    "Invertible",
     "Levels",
     "Noise",
     "PathNoise",
@@ -107,10 +111,12 @@ __all__ = [
     "flow_levels",
     "grid",
     "invert",
+    "is_invertible",
     "levels_of_betas",
     "make",
     "philox",
     "reference",
+    "round_trip",
     "round_trip_error",
     "run",
     "seeded",
@@ -121,6 +127,8 @@ __all__ = [
 ]
 
 SAMPLERS: dict[str, type[Sampler]] = {
+    "bdia": BDIA,
+    "belm": BELM,
     "ddim": DDIM,
     "ddim_cfg_pp": DDIMCFGpp,
     "ddpm": DDPM,
@@ -144,6 +152,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "dpmpp_3m_sde": DPMpp3MSDE,
     "dpmpp_3s": DPMpp3S,
     "dpmpp_sde": DPMppSDE,
+    "edict": EDICT,
     "edm_euler": EDMEuler,
     "edm_heun": EDMHeun,
     "er_sde": ERSDE,

@@ -24,7 +24,7 @@ from torch import Tensor
 
 
 class Node(NamedTuple):
-    """One noise level in the memory of a sampler: x̂₀, ε, or the noise σ ε = x − x̂₀."""
+    """One noise level in the memory of a sampler: x, x̂₀, ε, or the noise σ ε = x − x̂₀."""
 
     sigma: float
     value: Tensor

@@ -117,12 +117,14 @@ def run(
     sigmas: Sequence[float],
     noise: Noise | None = None,
     on_step: Callable[[int, Tensor], object] | None = None,
+    memory: Any = None,
 ) -> Tensor:
     """Sample: take x of shape (B, …) from `sigmas[0]` to `sigmas[-1]`. This is the only sampling loop.
 
     The steps and the result are float64 if x is float64, otherwise float32 (half precision is upcast). After step i,
     `on_step(i, x)` is called with the new state, which it must not modify. A `denoise` with a method `begin_step` is
-    notified of the level at which each step begins.
+    notified of the level at which each step begins. `memory` is that of the first step, by default the one that the
+    sampler prepares; `samplers.invert` returns it with the noise.
 
     Raises:
         ValueError: x is not floating-point, `sigmas` are not finite and strictly decreasing to 0 or above, or a
@@ -138,7 +140,7 @@ def run(
         raise ValueError(f"{sampler} is stochastic and needs noise, for example noise=samplers.seeded([0, 1, 2])")
     x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
     draw = _no_noise if noise is None else noise
-    memory = sampler.prepare(tuple(levels))
+    memory = sampler.prepare(tuple(levels)) if memory is None else memory
     begin_step = denoise.begin_step if is_stepped(denoise) else None
     for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
         if begin_step is not None:

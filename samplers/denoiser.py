@@ -57,6 +57,12 @@ def is_stepped(denoise: Denoiser) -> TypeGuard[SteppedDenoiser]:
     return issubclass(type(denoise), SteppedDenoiser)
 
 
+def begin_step(denoise: Denoiser, sigma: float) -> None:
+    """Notify `denoise` of a step that begins at `sigma`, if it has `begin_step`."""
+    if is_stepped(denoise):
+        denoise.begin_step(sigma)
+
+
 def is_guided(denoise: Denoiser) -> TypeGuard[GuidedDenoiser]:
     """Whether `denoise` has `with_uncond`."""
     return issubclass(type(denoise), GuidedDenoiser)  # isinstance of a protocol is 50 times slower

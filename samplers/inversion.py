@@ -1,40 +1,60 @@
-"""Inversion of DDIM: from a picture to the noise that DDIM draws it from."""
+"""Inversion: from a picture to the noise that a sampler draws it from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
 from math import isfinite
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from samplers.base import run
-from samplers.checks import whole
-from samplers.ddim import DDIM
-from samplers.denoiser import Denoiser, is_stepped
+from samplers.base import Sampler, run
+from samplers.denoiser import Denoiser
+
+
+@runtime_checkable
+class Invertible(Protocol):
+    """A sampler that can take its steps upwards."""
+
+    @property
+    def invertible(self) -> bool:
+        """Whether it can with the options of this instance."""
+        ...
+
+    def step_up(self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: Any) -> tuple[Tensor, Any]:
+        """x at `sigma` -> x at `sigma_next` > `sigma`, and the memory for the next step; None before the first one.
+
+        The memory after the last step is the one with which `step` goes back the same way.
+        """
+        ...
+
+
+def is_invertible(sampler: object) -> TypeGuard[Invertible]:
+    """Whether `invert` takes this sampler."""
+    return isinstance(sampler, Invertible) and sampler.invertible
 
 
 @torch.no_grad()
-def invert(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], refinements: int = 0) -> Tensor:
-    """Invert DDIM (eta 0): take x of shape (B, …) from `sigmas[-1]` up to `sigmas[0]`, on the grid it is drawn with.
+def invert(sampler: Sampler, denoise: Denoiser, x: Tensor, sigmas: Sequence[float]) -> tuple[Tensor, Any]:
+    """Take x of shape (B, …) from `sigmas[-1]` up to `sigmas[0]`, on the grid it is drawn with: its noise and a memory.
 
-    A step of DDIM from σ down to σ⁺ is x⁺ = x + (σ⁺ − σ) ε̂(x, σ) with ε̂ = (x − D(x, σ))/σ. Its inverse is the solution
-    of x = x⁺ + (σ − σ⁺) ε̂(x, σ). DDIM inversion takes ε̂(x⁺, σ⁺) in the place of ε̂(x, σ): Euler's method upwards, whose
-    error falls at first order (Song, Meng, Ermon 2021, arXiv:2010.02502, section 4.3).
-
-    Each of the `refinements` puts the x found so far into the right side of the equation, for one more call per step.
-    The error of a step shrinks by (σ − σ⁺) |∂ε̂/∂x| each time, so x converges to the exact inverse, where that is
-    below 1. It is on Gaussian data. Long steps, large guidance scales and places between modes can exceed it.
+    `run(sampler, denoise, noise, sigmas, memory=memory)` draws x again. For `belm`, `bdia` and `edict` it is x to
+    rounding. Their memory is a second state, without which the way back is another one. `ddim` has no memory, and comes
+    back with an error that its `refinements` make smaller.
 
     D must depend on x and σ alone: guidance with a state, such as momentum, has no such inverse.
 
-    The result is float64 if x is float64, otherwise float32. Calls per image: (1 + `refinements`) per step.
+    The result is float64 if x is float64, otherwise float32. A step makes as many calls as one downwards; with DDIM,
+    1 + `refinements`.
 
     Raises:
-        ValueError: x is not floating-point, `sigmas` are not finite, positive and strictly decreasing, or `refinements`
-            is not a whole number of 0 or more. A grid that ends at 0 has no inverse: its last step returns x̂₀.
+        ValueError: the sampler cannot be inverted, x is not floating-point, or `sigmas` are not finite, positive and
+            strictly decreasing. A grid that ends at 0 has no inverse: its last step returns x̂₀.
     """
+    if not is_invertible(sampler):
+        raise ValueError(f"{sampler} cannot be inverted; belm, bdia, edict and ddim (eta 0, without clip) can")
     levels = [float(sigma) for sigma in sigmas]
     if not levels or not isfinite(levels[0]) or not levels[-1] > 0 or not all(a > b for a, b in pairwise(levels)):
         raise ValueError(
@@ -43,26 +63,27 @@ def invert(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], refinements: i
         )
     if not x.is_floating_point():
         raise ValueError(f"x must be a floating-point tensor, got {x.dtype}")
-    whole("refinements", refinements, 0)
     x = x.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-    begin_step = denoise.begin_step if is_stepped(denoise) else None
-    for below, above in pairwise(reversed(levels)):
-        start, seen_at = x, below
-        for _ in range(1 + refinements):
-            if begin_step is not None:
-                begin_step(seen_at)
-            x = start + (above - below) / seen_at * (x - denoise(x, seen_at))
-            seen_at = above
-    return x
+    memory = None
+    for sigma, sigma_next in pairwise(reversed(levels)):
+        x, memory = sampler.step_up(denoise, x, sigma, sigma_next, memory)
+    return x, memory
 
 
-def round_trip_error(denoise: Denoiser, x: Tensor, sigmas: Sequence[float], refinements: int = 0) -> Tensor:
-    """How far x comes back from where it was, (B,): root mean square over the values of an image.
-
-    x at `sigmas[-1]` is inverted to `sigmas[0]` and drawn again by DDIM on the same grid.
+def round_trip(sampler: Sampler, denoise: Denoiser, x: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """x at `sigmas[-1]`, inverted to `sigmas[0]` and drawn again on the same grid, in the shape of x.
 
     Raises:
         ValueError: as `invert`.
     """
-    back = run(DDIM(), denoise, invert(denoise, x, sigmas, refinements), sigmas)
-    return (back - x).flatten(1).square().mean(dim=1).sqrt()
+    noise, memory = invert(sampler, denoise, x, sigmas)
+    return run(sampler, denoise, noise, sigmas, memory=memory)
+
+
+def round_trip_error(sampler: Sampler, denoise: Denoiser, x: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """How far x comes back from where it was (`round_trip`), (B,): root mean square over the values of an image.
+
+    Raises:
+        ValueError: as `invert`.
+    """
+    return (round_trip(sampler, denoise, x, sigmas) - x).flatten(1).square().mean(dim=1).sqrt()

@@ -21,8 +21,10 @@ _VALUES: dict[str, tuple[Any, ...]] = {
     "c2": (0.3, 1.0),
     "c3": (0.4, 0.8),
     "clip": (1.0,),
-    "gamma": (1.0, 1.5, 2.0),
+    "gamma": (0.5, 1.0, 1.5, 2.0),
+    "mixing": (0.8, 1.0),
     "reach": (0.0, 0.5, 1.0),
+    "refinements": (),  # of the inversion of DDIM; no sample depends on it
     "repeats": (0, 1, 3),
     "scale": ("ode", "sde", "er_sde_1", "er_sde_2", "er_sde_3", "er_sde_4", "er_sde_5"),
 }
@@ -34,6 +36,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {  # title -> modules of samplers/
     "DPM-Solver, single step": ("dpm_solver_single", "dpm_singlestep", "dpm_adaptive"),
     "DPM-Solver, multistep": ("dpm_solver", "res", "unipc"),
     "Adams in σ and t": ("lms", "ipndm", "pndm", "deis", "gradient_estimation"),
+    "Exact inversion": ("belm", "bdia", "edict"),
     "CFG++": ("cfg_pp",),
     "Ancestral": ("ancestral",),
     "Churn and restart": ("edm", "restart"),

@@ -241,15 +241,17 @@ def _totals(plan: Plan, cost: Estimate, there: Mapping[int, int]) -> list[str]:
 
 
 def _total(plan: Plan, cost: Estimate, there: Mapping[int, int], images: int) -> list[str]:
-    from sdlab.sweep.passes import reference_passes
+    from sdlab.sweep.passes import reference_passes, round_trip_passes
     from sdlab.sweep.progress import duration
 
     want = {i: min(images, plan.images_of(plan.cells[i])) for i in there}
     todo = {i: want[i] - count for i, count in there.items() if count < want[i]}
     passes = cost.total(todo)
     references = reference_passes(plan, [plan.cells[i] for i in todo if not cost.problems[i]]) * plan.images
-    seconds = cost.seconds(todo) + references * cost.seconds_per_pass
+    trips = sum(round_trip_passes(plan, plan.cells[i]) * n for i, n in todo.items() if not cost.problems[i])
+    seconds = cost.seconds(todo) + (references + trips) * cost.seconds_per_pass
     beside = f", and {references:,.0f} for the reference errors" if references else ""
+    beside += f", and {trips:,.0f} for the round-trip errors" if trips else ""
     speed = f"{1000 * cost.seconds_per_pass:.3g} ms per pass and image ({cost.source})"
     cells = f"{len(todo)} of {len(there)} cells to run"
     timed = {i: min(plan.batch, want[i]) * (plan.timing_rounds + 1) for i in there} if plan.timing_rounds else {}

@@ -63,6 +63,11 @@ class Guided:
         """Network passes per image so far, averaged over the images."""
         return self._predict.rows / self._images
 
+    @property
+    def has_state(self) -> bool:
+        """Whether the strategy keeps a state, so that predictions depend on the calls before."""
+        return any(self._states.begun())
+
     def begin_step(self, sigma: float) -> None:
         """Called by `samplers.run` before each step, for strategies that decide once per step."""
         self._step = sigma

@@ -24,12 +24,14 @@ from sdlab.metrics.kid import Kid
 from sdlab.metrics.meters import Measurement, Meters
 from sdlab.metrics.mind import Mind
 from sdlab.metrics.mmd import Mmd
+from sdlab.metrics.noise_round_trip_error import NoiseRoundTripError
 from sdlab.metrics.precision import Precision
 from sdlab.metrics.prompt_accuracy import PromptAccuracy
 from sdlab.metrics.psnr import Psnr
 from sdlab.metrics.reader_disagreement import ReaderDisagreement
 from sdlab.metrics.recall import Recall
 from sdlab.metrics.reference_error import ReferenceError
+from sdlab.metrics.round_trip_error import RoundTripError
 from sdlab.metrics.saturation import Saturation
 from sdlab.metrics.ssim import Ssim
 from sdlab.metrics.w2 import W2
@@ -76,6 +78,8 @@ METRICS: dict[str, Metric] = {
         Ssim(),
         FeatureDistance(),
         ReferenceError(),
+        RoundTripError(),
+        NoiseRoundTripError(),
         W2(),
         Mmd(),
         ClassProbability(),

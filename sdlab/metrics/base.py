@@ -90,6 +90,8 @@ class Run:
     law: Gaussian | None = None  # of the data, if Gaussian and known
     classes: ClassMixture | None = None  # the laws of the classes, if known; image i is of class i mod C
     flow_ends: Callable[[], Tensor] | None = None  # the end of the probability flow from each image's noise, (N, …)
+    # samples (B, …) of these images -> the same, inverted and drawn again, with the memory of the inversion or without
+    round_trip: Callable[[Sequence[int], Tensor, bool], Tensor] | None = None
     units: Sequence[
         int
     ] = ()  # (N,), the unit of each image; images of one prompt are one unit. Empty: each image is one

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import samplers
 from sdlab import guidance
+from sdlab.backends.acting import round_trip
 from sdlab.guidance.guided import Seen
 from sdlab.metrics import Batch, Measurement, Meters, Result, Run, Tools
 from sdlab.metrics.base import given
@@ -142,8 +143,11 @@ class ModelBench:
             with boundary.crossed():
                 return self.flow_ends.of(cell.guidance, sigmas, on_step=lambda: report(0.0))
 
+        def there_and_back(indices: Sequence[int], samples: Tensor, keeps_memory: bool) -> Tensor:
+            return self._round_trip(method, indices, samples, keeps_memory, boundary)
+
         units = plan.units[: images.stop]
-        run = Run(len(images), fitted, sigmas, self.opened.law, self.opened.classes, flow_ends, units)
+        run = Run(len(images), fitted, sigmas, self.opened.law, self.opened.classes, flow_ends, there_and_back, units)
         feed = _Feed(self.meters.start(run), self._batch)
         thumbnails: dict[int, Tensor] = {}
         batches = self._batches(cell, images)
@@ -265,6 +269,30 @@ class ModelBench:
             passes=(clock.passes / n,),
         )
         return samples, pictures, times
+
+    def _round_trip(
+        self, method: _Method, indices: Sequence[int], samples: Tensor, keeps_memory: bool, boundary: Boundary
+    ) -> Tensor:
+        """The samples of these images, inverted and drawn again.
+
+        Raises:
+            CellFailed: the inversion overflows.
+        """
+        ends, found = (method.sigmas[0], method.sigmas[-1]), list[Tensor]()
+        with boundary.crossed():
+            sampler = method.sampler.with_levels(self.backend.levels)
+        for k in range(0, len(indices), self.plan.batch):
+            some = list(indices[k : k + self.plan.batch])
+            back = round_trip(sampler, samples[k : k + self.plan.batch], method.sigmas, keeps_memory)
+            seeds = [method.seed + i for i in some]
+            try:
+                with boundary.crossed():
+                    found.append(self.backend.sample(*self._contexts(some), back, ends, method.strategy, seeds))
+            except NotFinite:
+                raise CellFailed(
+                    "the inversion overflows; use fewer steps, or a sampler that is stable both ways"
+                ) from None
+        return torch.cat(found)
 
     def _batch(self, indices: list[int], samples: Tensor, pictures: Tensor | None) -> Batch:
         """The batch that the metrics receive."""

@@ -28,6 +28,11 @@ def network(x, sigma):
 PROBLEMS = {"gaussian": (SPECTRUM.denoise, 3), "mixture": (MIXTURE.denoise, 2), "network": (network, 3)}
 
 
+def refined(refinements):
+    """DDIM whose inversion has so many refinements."""
+    return samplers.make("ddim", refinements=refinements)
+
+
 def drawn(denoise, width, sigmas, n=5):
     """Samples that DDIM draws, and their noise."""
     noise = start(n, width, sigma=sigmas[0])
@@ -38,15 +43,17 @@ def drawn(denoise, width, sigmas, n=5):
 def test_refinements_return_the_very_noise_of_a_picture(denoise, width):
     sigmas = even(40)
     noise, x = drawn(denoise, width, sigmas)
-    found = samplers.invert(denoise, x, sigmas, refinements=40)
+    found = samplers.invert(refined(40), denoise, x, sigmas)[0]
     torch.testing.assert_close(found, noise, rtol=1e-11, atol=1e-11)
-    assert samplers.round_trip_error(denoise, x, sigmas, refinements=40).max() < 1e-12
+    assert samplers.round_trip_error(refined(40), denoise, x, sigmas).max() < 1e-12
 
 
 @pytest.mark.parametrize(("denoise", "width"), PROBLEMS.values(), ids=PROBLEMS)
 def test_the_round_trip_error_falls_at_first_order(denoise, width):
     _, x = drawn(denoise, width, even(160))
-    coarse, fine = (samplers.round_trip_error(denoise, x, even(steps)).mean().log2() for steps in (320, 640))
+    coarse, fine = (
+        samplers.round_trip_error(refined(0), denoise, x, even(steps)).mean().log2() for steps in (320, 640)
+    )
     assert float(coarse - fine) == pytest.approx(1, abs=0.1)
 
 
@@ -55,7 +62,7 @@ def test_each_refinement_makes_a_small_step_more_exact():
     above, below = 1.0, 0.9
     denoise = Gaussian(std=torch.ones(1, dtype=torch.float64)).denoise
     noise, x = drawn(denoise, 1, (above, below), n=1)
-    errors = [float(samplers.invert(denoise, x, (above, below), refinements=k) - noise) for k in range(4)]
+    errors = [float(samplers.invert(refined(k), denoise, x, (above, below))[0] - noise) for k in range(4)]
     for before, after in pairwise(errors):
         assert after / before == pytest.approx((above - below) * above / (1 + above**2))
 
@@ -63,20 +70,20 @@ def test_each_refinement_makes_a_small_step_more_exact():
 def test_without_refinements_a_step_is_that_of_euler_upwards():
     x = start(4, 2, sigma=1.0)
     slope = (x - MIXTURE.denoise(x, 0.5)) / 0.5
-    torch.testing.assert_close(samplers.invert(MIXTURE.denoise, x, (0.8, 0.5)), x + 0.3 * slope)
+    torch.testing.assert_close(samplers.invert(refined(0), MIXTURE.denoise, x, (0.8, 0.5))[0], x + 0.3 * slope)
 
 
 @pytest.mark.parametrize(("refinements", "levels"), [(0, [0.5, 0.8]), (2, [0.5, 0.8, 0.8, 0.8, 1.0, 1.0])])
 def test_calls_and_their_levels(refinements, levels):
     counting = Counting(MIXTURE.denoise)
-    samplers.invert(counting, start(1, 2, sigma=1.0), (1.0, 0.8, 0.5), refinements)
+    samplers.invert(refined(refinements), counting, start(1, 2, sigma=1.0), (1.0, 0.8, 0.5))
     assert counting.levels == levels
 
 
 def test_float32_and_the_picture_itself_stay():
     x = start(2, 2, sigma=1.0).half()
     kept = x.clone()
-    assert samplers.invert(MIXTURE.denoise, x, even(2)).dtype == torch.float32
+    assert samplers.invert(refined(0), MIXTURE.denoise, x, even(2))[0].dtype == torch.float32
     assert x.equal(kept)
 
 
@@ -91,9 +98,20 @@ def test_float32_and_the_picture_itself_stay():
 )
 def test_bad_input_is_an_error(sigmas, refinements, message):
     with pytest.raises(ValueError, match=message):
-        samplers.invert(MIXTURE.denoise, torch.ones(1, 2), sigmas, refinements)
+        samplers.invert(refined(refinements), MIXTURE.denoise, torch.ones(1, 2), sigmas)
+
+
+@pytest.mark.parametrize("name", sorted(samplers.SAMPLERS))
+def test_the_samplers_that_can_be_inverted(name):
+    assert samplers.is_invertible(samplers.make(name)) == (name in {"bdia", "belm", "ddim", "edict"})
+
+
+@pytest.mark.parametrize("options", [{"eta": 0.5}, {"clip": 1.0}])
+def test_ddim_with_noise_or_limits_cannot_be_inverted(options):
+    with pytest.raises(ValueError, match="cannot be inverted; belm, bdia, edict and ddim"):
+        samplers.invert(samplers.make("ddim", **options), MIXTURE.denoise, torch.ones(1, 2), (1.0, 0.5))
 
 
 def test_whole_numbers_are_not_pictures():
     with pytest.raises(ValueError, match="floating-point"):
-        samplers.invert(MIXTURE.denoise, torch.ones(1, 2, dtype=torch.long), (1.0, 0.5))
+        samplers.invert(refined(0), MIXTURE.denoise, torch.ones(1, 2, dtype=torch.long), (1.0, 0.5))

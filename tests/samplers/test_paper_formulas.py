@@ -351,3 +351,61 @@ def test_deis_has_the_weights_of_the_models_time(levels, order):
         nodes = [n for n, _ in past]
         x = x + sum(coefficient(nodes, j, s, t) * e for j, (_, e) in enumerate(past))
     torch.testing.assert_close(got, x, atol=100 * precision, rtol=100 * precision)
+
+
+@grids
+def test_belm(sigmas):
+    """O-BELM in x/α with h_i = σ_i/α_i − σ_{i−1}/α_{i−1}, whose index falls towards the data."""
+
+    def loop(x):
+        states = [x, x + (sigmas[1] - sigmas[0]) * eps(x, sigmas[0])]
+        for above, here, below in zip(sigmas, sigmas[1:], sigmas[2:], strict=False):
+            h, h_above = here - below, above - here
+            a1, a2, b1 = (h_above**2 - h**2) / h_above**2, h**2 / h_above**2, -(h + h_above) / h_above
+            states.append(a2 * states[-2] + a1 * states[-1] + b1 * h * eps(states[-1], here))
+        return states[-1]
+
+    check("belm", sigmas, loop)
+
+
+@grids
+@pytest.mark.parametrize("gamma", [0.4, 1.0])
+def test_bdia(sigmas, gamma):
+    """z_{i−1} = z_{i+1} − (1 − γ)(z_{i+1} − z_i) − γ Δ(t_i → t_{i+1}) + Δ(t_i → t_{i−1}), Δ a DDIM step less z_i."""
+
+    def loop(x):
+        vp = VP(sigmas)
+        z = [x * vp.alpha[0]]
+        for i in range(len(sigmas) - 1):
+            noise = (z[i] - vp.alpha[i] * vp.x0(z[i], i)) / vp.sigma[i]
+
+            def ddim(j, i=i, noise=noise):
+                return (vp.alpha[j] / vp.alpha[i] - 1) * z[i] + (
+                    vp.sigma[j] - vp.alpha[j] / vp.alpha[i] * vp.sigma[i]
+                ) * noise
+
+            start = z[i] if i == 0 else z[i - 1] - (1 - gamma) * (z[i - 1] - z[i]) - gamma * ddim(i - 1)
+            z.append(start + ddim(i + 1))
+        return z[-1] / vp.alpha[-1]
+
+    check("bdia", sigmas, loop, gamma=gamma)
+
+
+@grids
+@pytest.mark.parametrize("p", [0.8, 0.93, 1.0])
+def test_edict(sigmas, p):
+    """Two variance-preserving states; the network sees the first, already moved, at the timestep of the old level."""
+
+    def loop(x):
+        vp = VP(sigmas)
+        x = y = x * vp.alpha[0]
+        for i in range(len(sigmas) - 1):
+            a = vp.alpha[i + 1] / vp.alpha[i]
+            b = vp.sigma[i + 1] - a * vp.sigma[i]
+            x_inter = a * x + b * (y - vp.alpha[i] * vp.x0(y, i)) / vp.sigma[i]
+            y_inter = a * y + b * (x_inter - vp.alpha[i] * vp.x0(x_inter, i)) / vp.sigma[i]
+            x = p * x_inter + (1 - p) * y_inter
+            y = p * y_inter + (1 - p) * x
+        return x / vp.alpha[-1]
+
+    check("edict", sigmas, loop, mixing=p)

@@ -49,6 +49,8 @@ def test_a_mistake_is_reported_in_one_line(name, options, line):
         ("dpmpp_3m", {"variant": "published"}, 2),
         ("unipc", {}, 3),
         ("unipc", {"corrector": False}, 2),
+        ("bdia", {}, 2),
+        ("bdia", {"gamma": 0.9}, 1),
         ("gradient_estimation", {}, 1),
         ("gradient_estimation", {"gamma": 1.5}, 2),
         ("dpm_adaptive", {"pair": "12"}, 2),
