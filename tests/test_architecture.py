@@ -60,7 +60,8 @@ def test_the_sweep_room_does_not_depend_on_kinds_of_backend():
     assert concrete == set()
 
 
-SHARED = {"sdlab.backends.base", "sdlab.backends.registry"}  # the protocol, and the look-up by name
+# The protocol, the look-up by name, and inversion, which works on every backend.
+SHARED = {f"sdlab.backends.{name}" for name in ("base", "registry", "inversion")}
 
 
 # The checker itself, on a small tree.

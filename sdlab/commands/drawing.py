@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from pathlib import Path
@@ -18,18 +17,21 @@ from torch import Tensor
 import samplers
 from sdlab import guidance, plugins
 from sdlab.backends.base import Backend
+from sdlab.backends.inversion import obstacles
+from sdlab.commands.explained import explained
 from sdlab.commands.inline_choice import build_choice
+from sdlab.commands.inverting import Inversion
 from sdlab.commands.request import FIELD, Request
 from sdlab.commands.subject import Subject, open_subject
 from sdlab.guidance import Query
 from sdlab.guidance.needs import idle, lacking, missed, needed, needs_gradients, repeated
 from sdlab.picture import FITS, Fit, read_picture, to_bytes
-from sdlab.pipeline import TILES, NotFinite, tail
+from sdlab.pipeline import TILES, tail
 from sdlab.report.contact_sheet import grid_of
 from sdlab.sweep.axes import GUIDANCE, SAMPLER, grids
 from sdlab.system.console import line
 from sdlab.system.device import enough_memory, resolve, resolve_dtype
-from sdlab.system.errors import RunError, UsageError
+from sdlab.system.errors import UsageError
 from sdlab.system.files import add, file_words, make_folder
 from sdlab.system.limits import IMAGES, SEED, SIDE, STEPS
 
@@ -80,10 +82,13 @@ def prepare(request: Request) -> Prepared:
     request = _checked(request)
     subject = open_subject(request)
     request = _chosen(request, subject)
-    with _explained(request.dtype), plugins.Boundary().crossed():  # custom code runs here
+    with explained(request.dtype), plugins.Boundary().crossed():  # custom code runs here
         method = _method(request, subject.levels)
         queries = needed(method.strategy, method.sigmas, method.sampler)
         others = _others(queries, subject, request)
+    if request.invert:
+        for choice, why in obstacles(method.sampler, method.sigmas, method.strategy):
+            raise UsageError(f"--{choice}: {getattr(request, choice)} {why}")
     steps = _steps(method, 1.0 if request.strength is None else request.strength)
     prepared = Prepared(request, subject, method, queries, others, _input(request), steps)
     if fault := idle(method.strategy, prepared.sigmas):
@@ -107,12 +112,14 @@ def artist(model: Backend, prepared: Prepared) -> Callable[[int, Callable[..., o
 
     Its second argument is called after each step. The prompts are encoded once.
     """
+    if prepared.request.invert:
+        return inversion(model, prepared).draw
     request, method, boundary = prepared.request, prepared.method, plugins.Boundary()
     cond, uncond = model.contexts([request.prompt], request.negative)
     init = None if prepared.picture is None else model.encode_image(prepared.picture)
 
     def draw(seed: int, on_step: Callable[..., object]) -> tuple[Tensor, Tensor]:
-        with _explained(request.dtype), boundary.crossed():
+        with explained(request.dtype), boundary.crossed():
             latents = model.sample(
                 cond, uncond, method.sampler, method.sigmas, method.strategy, [seed],
                 on_step=boundary.back(on_step), init=init, strength=prepared.strength,
@@ -122,6 +129,13 @@ def artist(model: Backend, prepared: Prepared) -> Callable[[int, Callable[..., o
             return latents, picture
 
     return draw
+
+
+def inversion(model: Backend, prepared: Prepared) -> Inversion:
+    """The inversion of a request's input picture."""
+    method, picture = prepared.method, prepared.picture
+    assert picture is not None
+    return Inversion(model, prepared.request, method.sampler, prepared.sigmas, method.strategy, picture)
 
 
 def generate(request: Request, out: Path, console: Console) -> list[Path]:
@@ -142,7 +156,8 @@ def generate(request: Request, out: Path, console: Console) -> list[Path]:
         model = prepared.subject.ready(load(prepared))
         for note in _notes(prepared, model):
             line(console, f"note: {note}")
-        draw = artist(model, prepared)
+        inverse = inversion(model, prepared) if request.invert else None
+        draw = artist(model, prepared) if inverse is None else inverse.draw
         progress.reset(bar, total=request.n * prepared.steps)
         paths, small = list[Path](), list[Image.Image]()
         for i in range(request.n):
@@ -151,6 +166,8 @@ def generate(request: Request, out: Path, console: Console) -> list[Path]:
             drawn = _image(decoded)
             paths.append(_write(drawn, replace(request, seed=request.seed + i, n=1), out, str(request.seed + i)))
             small.append(_shrunk(drawn, request.n))
+        if inverse is not None:
+            line(console, inverse.report())
     if request.n > 1:
         sheet = _write(grid_of(small, gap=_GAP), request, out, f"{request.seed}-to-{request.seed + request.n - 1}")
         line(console, f"contact sheet: {sheet}")
@@ -168,21 +185,6 @@ def _notes(prepared: Prepared, model: Backend) -> Iterator[str]:
     for name, text in (*named, *(("guidance prompt", text) for text in sorted(further))):
         if cut := model.cut(text):
             yield f"the {name} is too long for the text encoder; its end is ignored: {cut!r}"
-
-
-@contextmanager
-def _explained(dtype: str) -> Iterator[None]:
-    """Add advice to an error of sampling, such as another data type or the place of the traceback.
-
-    Raises:
-        RunError: sampling failed.
-    """
-    try:
-        yield
-    except NotFinite as error:
-        raise RunError(f"{error}{error.advice(dtype)}") from None
-    except plugins.CodeError as error:
-        raise RunError(f"{error}{plugins.logged('sdlab generate', error.trace)}") from None
 
 
 def _progress(console: Console) -> Progress:
@@ -215,9 +217,15 @@ def _checked(request: Request) -> Request:
         *(("--size: each side", side, SIDE) for side in request.size or ()),
     ):  # fmt: skip
         limits.check(option, number)
-    for option, given in (("--strength", request.strength), ("--fit", request.fit)):
+    for option, given in (
+        ("--strength", request.strength), ("--fit", request.fit), ("--invert", request.invert or None),
+    ):  # fmt: skip
         if given is not None and request.init_image is None:
             raise UsageError(f"{option} needs --init-image")
+    if request.caption is not None and not request.invert:
+        raise UsageError("--caption needs --invert")
+    if request.invert and request.n > 1:
+        raise UsageError("-n: --invert draws one picture, because nothing in it is random")
     if request.compile and request.offload:
         raise UsageError("--compile and --offload cannot be combined; leave one out")
     return replace(request, device=device, dtype=resolve_dtype(request.dtype, device))
@@ -225,12 +233,13 @@ def _checked(request: Request) -> Request:
 
 def _chosen(request: Request, subject: Subject) -> Request:
     """The request with the defaults of the model filled in."""
-    strategy = subject.strategy if request.guidance is None else request.guidance
-    request = replace(request, size=subject.size, guidance=strategy)
+    usual = "none" if request.invert else subject.strategy  # inversion changes less without guidance
+    request = replace(request, size=subject.size, guidance=request.guidance or usual)
     if request.init_image is None:
         return request
-    strength = STRENGTH if request.strength is None else request.strength
-    return replace(request, strength=strength, fit=request.fit or "crop")
+    strength = (1.0 if request.invert else STRENGTH) if request.strength is None else request.strength
+    caption = request.prompt if request.invert and request.caption is None else request.caption
+    return replace(request, strength=strength, fit=request.fit or "crop", caption=caption)
 
 
 def _method(request: Request, levels: samplers.Levels) -> Method:

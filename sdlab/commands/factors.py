@@ -16,7 +16,7 @@ from sdlab.system.errors import UsageError
 
 _CHOICES: dict[str, Registry] = {"sampler": SAMPLER, "grid": GRID, "guidance": GUIDANCE}
 _VALUES = ("steps", "seed", "prompt", "negative", "size", "dtype", "tiles")
-_INPUT = ("init_image", "strength", "fit")
+_INPUT = ("init_image", "strength", "fit", "invert", "caption")
 _MODEL = ("model", "weights", "vocab", "merges")
 
 

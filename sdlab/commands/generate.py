@@ -21,25 +21,40 @@ def command(
     vocab: Annotated[str | None, typer.Option(help="vocab.json of the model")] = None,
     merges: Annotated[str | None, typer.Option(help="merges.txt of the model")] = None,
     init_image: Annotated[Path | None, path_option("a picture to start from")] = None,
-    strength: Annotated[float | None, typer.Option(help="0 keeps the picture, 1 ignores it  [default: 0.6]")] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(help="0 keeps the picture, 1 ignores it  [default: 0.6; 1 with --invert, which keeps it]"),
+    ] = None,
     fit: Annotated[
         str | None, typer.Option(help="how to fit the picture: crop, pad or stretch  [default: crop]")
     ] = None,
+    invert: Annotated[
+        bool, typer.Option("--invert", help="start from the noise that the picture is drawn from, found by inversion")
+    ] = False,
+    caption: Annotated[str | None, typer.Option(help="what the picture to invert shows  [default: the prompt]")] = None,
     size: Annotated[
         str | None, typer.Option(help="width x height in pixels, multiples of 8, like 512x384  [default: the model's]")
     ] = None,
     sampler: Annotated[
-        str, typer.Option(help="a sampler with its options, like ddim:eta=0.5; see sdlab list samplers")
-    ] = "dpmpp_2m",
+        str | None,
+        typer.Option(
+            help="a sampler with its options, like ddim:eta=0.5; see sdlab list samplers  "
+            "[default: dpmpp_2m; with --invert bdia]"
+        ),
+    ] = None,
     grid: Annotated[
-        str, typer.Option(help="a grid with its options, like karras:rho=5; see sdlab list grids")
-    ] = "trailing",
+        str | None,
+        typer.Option(
+            help="a grid with its options, like karras:rho=5; see sdlab list grids  "
+            "[default: trailing; with --invert karras that ends above 0]"
+        ),
+    ] = None,
     steps: Annotated[int, typer.Option(help="number of steps of the sampler")] = 20,
     guidance: Annotated[
         str | None,
         typer.Option(
             help='a guidance strategy with its options, like cfg:scale=5,interval=[0.3,5] or "cfg scale=5"; '
-            "see sdlab list guidance  [default: cfg at the model's scale]"
+            "see sdlab list guidance  [default: cfg at the model's scale; none with --invert]"
         ),
     ] = None,
     cfg: Annotated[
@@ -60,8 +75,9 @@ def command(
 ) -> None:
     """Draw pictures of a prompt as PNG files.
 
-    With --init-image, changes a picture to follow the prompt. Each file stores its parameters; see sdlab show.
-    Samplers, grids and guidance strategies may be custom, like my_guidance.py:Fading:scale=3.
+    With --init-image, changes a picture to follow the prompt; with --invert, from the noise that the picture is drawn
+    from with its caption. Each file stores its parameters; see sdlab show. Samplers, grids and guidance strategies may
+    be custom, like my_guidance.py:Fading:scale=3.
     """
     from rich.console import Console
 
@@ -83,9 +99,11 @@ def command(
         init_image=None if init_image is None else str(init_image),
         strength=strength,
         fit=fit,
+        invert=invert,
+        caption=caption,
         size=None if size is None else parse_size(size),
-        sampler=sampler,
-        grid=grid,
+        sampler=sampler or ("bdia" if invert else "dpmpp_2m"),
+        grid=grid or ("karras ending=stop_at_sigma_min" if invert else "trailing"),
         steps=steps,
         guidance=guidance,
         seed=seed,

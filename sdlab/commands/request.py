@@ -40,6 +40,8 @@ class Request:
     init_image: str | None = None
     strength: float | None = None  # of init_image
     fit: str | None = None  # of init_image
+    invert: bool = False  # starts from the noise of init_image
+    caption: str | None = None  # with which it is inverted
     size: Size | None = None  # height and width
     sampler: str = "dpmpp_2m"  # a name with options for `parse_choice`, as for grid and guidance
     grid: str = "trailing"

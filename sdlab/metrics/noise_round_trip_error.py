@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sdlab.metrics.round_trip_error import RoundTripError
+from sdlab.metrics.round_trip import RoundTripMetric
 
 
-class NoiseRoundTripError(RoundTripError):
+class NoiseRoundTripError(RoundTripMetric):
     """The round-trip error when the way back begins with the noise alone, as in another tool or after it was edited.
 
     The second state that exact inversion needs is forgotten. For `ddim`, which has none, it is the round-trip error.
@@ -13,5 +13,5 @@ class NoiseRoundTripError(RoundTripError):
 
     name = "noise_round_trip_error"
     label = "round-trip error of the noise alone"
-    about = "the same when only the noise is kept, and not the second state of the sampler"
+    about = "round-trip error when only the noise is kept, and not the second state of the sampler"
     keeps_memory = False

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import samplers
 from sdlab import guidance
-from sdlab.backends.acting import round_trip
+from sdlab.backends.inversion import round_trip
 from sdlab.guidance.guided import Seen
 from sdlab.metrics import Batch, Measurement, Meters, Result, Run, Tools
 from sdlab.metrics.base import given

@@ -12,11 +12,11 @@ from torch import Tensor
 
 import samplers
 from samplers.exact.reference import CONVERGING, fine_grid
-from sdlab.backends.acting import round_trip
+from sdlab.backends.inversion import round_trip
 from sdlab.denoiser import Sigma
 from sdlab.guidance import Guided
 from sdlab.guidance.stand_in import stand_in
-from sdlab.metrics.round_trip_error import RoundTripError
+from sdlab.metrics.round_trip import RoundTripMetric
 from sdlab.pipeline import tail
 from sdlab.plugins import Boundary, CodeError
 from sdlab.sweep.axes import GUIDANCE, SAMPLER, grids
@@ -79,18 +79,12 @@ def reference_passes(plan: Plan, cells: Iterable[Cell]) -> float:
 
 def round_trip_passes(plan: Plan, cell: Cell) -> float:
     """Network passes per image of the round trips that the metrics of this plan make in a cell."""
-    trips = [metric for metric in plan.measures if isinstance(metric, RoundTripError)]
+    trips = [metric for metric in plan.measures if isinstance(metric, RoundTripMetric)]
     if not trips:
         return 0.0
     sampler, sigmas = SAMPLER.build(cell.sampler.name, **cell.sampler.options), _sigmas(cell, plan.opened.levels)
     back = (round_trip(sampler, torch.zeros(1, 1, 1, 1), sigmas, metric.keeps_memory) for metric in trips)
     return sum(_passes(one, cell.guidance, (sigmas[0], sigmas[-1])) for one in back)
-
-
-def has_state(cell: Cell, levels: samplers.Levels) -> bool:
-    """Whether the guidance strategy of a cell keeps a state."""
-    sampler = SAMPLER.build(cell.sampler.name, **cell.sampler.options)
-    return _dry_run(sampler, cell.guidance, sigmas_of(cell, levels)).has_state
 
 
 def grids_of(plan: Plan) -> Iterator[tuple[Choice, tuple[float, ...]]]:
@@ -137,17 +131,12 @@ def _sigmas(cell: Cell, levels: samplers.Levels) -> tuple[float, ...]:
 
 
 def _passes(sampler: samplers.Sampler, choice: Choice, sigmas: Sequence[float]) -> float:
-    return _dry_run(sampler, choice, sigmas).passes
-
-
-def _dry_run(sampler: samplers.Sampler, choice: Choice, sigmas: Sequence[float]) -> Guided:
-    """The guided denoiser of a stand-in after one image."""
     strategy = GUIDANCE.build(choice.name, **choice.options)
     contexts = dict.fromkeys(("cond", "uncond", "image"), torch.ones(1, 1))
     model = stand_in(_unit_gaussian)
     denoise = Guided(strategy, model, contexts, seeds=[0], encode=lambda prompts: torch.ones(len(prompts), 1))
     samplers.run(sampler, denoise, torch.full((1, 1, 1, 1), sigmas[0]), sigmas, noise=samplers.seeded([0]))
-    return denoise
+    return denoise.passes
 
 
 def _unit_gaussian(x: Tensor, sigma: Sigma) -> Tensor:

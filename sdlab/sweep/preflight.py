@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import samplers
+from sdlab.backends.inversion import obstacles
 from sdlab.guidance.needs import Offer, lacking
 from sdlab.metrics import Subject, complaints, missing_files, unused_files
 from sdlab.metrics.base import Need, all_repeat
-from sdlab.metrics.round_trip_error import RoundTripError
+from sdlab.metrics.round_trip import RoundTripMetric
 from sdlab.picture import opened
 from sdlab.plugins import Boundary, CodeError
 from sdlab.sweep.axes import GUIDANCE, SAMPLER
 from sdlab.sweep.needs import Needs, needs
-from sdlab.sweep.passes import has_state, sigmas_of
+from sdlab.sweep.passes import sigmas_of
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.prompts import picture_size
 from sdlab.system.errors import UsageError
@@ -102,19 +102,15 @@ def _unanswerable(plan: Plan, needed: Needs) -> Iterator[str]:
 
 def _one_way(plan: Plan) -> Iterator[str]:
     """Why cells cannot be inverted, one line per reason, if a metric asks for it."""
-    asking = [metric.name for metric in plan.measures if isinstance(metric, RoundTripError)]
+    asking = [metric.name for metric in plan.measures if isinstance(metric, RoundTripMetric)]
     reasons: dict[str, dict[str, None]] = {}
     for cell in plan.cells if asking else ():
+        choices = {"sampler": cell.sampler, "grid": cell.grid, "guidance": cell.guidance}
         with suppress(CodeError), Boundary().crossed():
-            if not samplers.is_invertible(SAMPLER.build(cell.sampler.name, **cell.sampler.options)):
-                why = "cannot be inverted; use bdia, belm, edict, or ddim with eta 0 and without clip"
-                reasons.setdefault(why, {})[cell.sampler.label] = None
-            if sigmas_of(cell, plan.opened.levels)[-1] == 0:
-                why = 'ends at 0, where no noise is left to invert; add ending = "stop_at_sigma_min"'
-                reasons.setdefault(why, {})[cell.grid.label] = None
-            if has_state(cell, plan.opened.levels):
-                why = "cannot be inverted, because its predictions depend on the steps before"
-                reasons.setdefault(why, {})[cell.guidance.label] = None
+            sampler = SAMPLER.build(cell.sampler.name, **cell.sampler.options)
+            strategy = GUIDANCE.build(cell.guidance.name, **cell.guidance.options)
+            for what, why in obstacles(sampler, sigmas_of(cell, plan.opened.levels), strategy):
+                reasons.setdefault(why, {})[choices[what].label] = None
     for why, labels in reasons.items():
         yield f"metrics: {', '.join(asking)}: {', '.join(labels)} {why}"
 

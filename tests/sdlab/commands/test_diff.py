@@ -54,6 +54,7 @@ def names(a: Request, b: Request) -> list[str]:
         (replace(A, guidance="cfg scale=5", grid="karras:rho=5"), ["grid", "guidance.scale"]),
         (replace(A, size=(48, 64), dtype="bfloat16", negative="blur"), ["negative", "size", "dtype"]),
         (replace(A, init_image="in.png", strength=0.5, fit="crop"), ["input picture"]),
+        (replace(A, init_image="in.png", strength=1.0, fit="crop", invert=True, caption="a star"), ["input picture"]),
     ],
 )
 def test_settings_differ_by_value_and_not_by_spelling(b: Request, found: list[str]):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -115,6 +117,48 @@ def test_strength_1_gives_the_picture_of_the_prompt_alone(sdlab: Sdlab, photo: P
     [edited] = sdlab("generate", PROMPT, "--steps", "2", "--init-image", "photo.jpg", "--strength", "1").out
     [plain] = sdlab("generate", PROMPT, "--steps", "2").out
     np.testing.assert_array_equal(pixels(edited), pixels(plain))
+
+
+CAPTION = "a small star under a large heart on black"
+
+
+def inverted(*options: str) -> tuple[str, ...]:
+    return ("--init-image", "photo.jpg", "--invert", "--caption", CAPTION, "--steps", "8", "--cfg", "1", *options)
+
+
+@pytest.mark.parametrize("sampler", ["bdia", "belm", "edict", "ddim:refinements=8"])
+def test_an_inverted_picture_comes_back_with_its_caption(sdlab: Sdlab, photo: Path, sampler: str):
+    done = sdlab("generate", CAPTION, *inverted("--sampler", sampler))
+    pipeline = lab_pipeline()
+    expected = pipeline.decode(pipeline.encode_image(read_picture(photo, (64, 64))[None]))
+    assert np.abs(pixels(done.out[0]).astype(int) - to_bytes(expected)[0].numpy().astype(int)).max() <= 2
+    [line] = [line for line in done.err if line.startswith("round-trip error ")]
+    error, through, alone = map(float, re.findall(r"[\d.]+(?:e-?\d+)?", line.partition("error ")[2]))
+    assert error < 1e-2
+    assert through == pytest.approx(alone, abs=0.2)
+    assert sdlab("generate", CAPTION, *inverted("--sampler", sampler, "--seed", "9")).err == done.err
+
+
+def test_an_inverted_picture_changes_with_another_prompt(sdlab: Sdlab, photo: Path):
+    other = "a small red star under a large heart on white"
+    kept, changed = (pixels(sdlab("generate", text, *inverted()).out[0]).astype(float) for text in (CAPTION, other))
+    assert np.abs(changed - kept).mean() > 5
+    gentle = pixels(sdlab("generate", other, *inverted("--strength", "0.5")).out[0]).astype(float)
+    assert np.abs(gentle - kept).mean() < np.abs(changed - kept).mean()
+
+
+def test_strength_0_of_an_inversion_is_the_reconstruction_of_the_vae(sdlab: Sdlab, photo: Path):
+    [path] = sdlab("generate", PROMPT, *inverted("--strength", "0")).out
+    pipeline = lab_pipeline()
+    expected = pipeline.decode(pipeline.encode_image(read_picture(photo, (64, 64))[None]))
+    np.testing.assert_array_equal(pixels(path), to_bytes(expected)[0].numpy())
+
+
+def test_the_command_of_an_inverted_picture_draws_it_again(sdlab: Sdlab, photo: Path):
+    [path] = sdlab("generate", PROMPT, *inverted()).out
+    [command] = [line for line in sdlab("show", path).out if line.strip().startswith("sdlab generate")]
+    [again] = sdlab(*shlex.split(command)[1:], "--out", "again").out
+    np.testing.assert_array_equal(pixels(path), pixels(again))
 
 
 def test_in_between_the_picture_shows_through(sdlab: Sdlab, photo: Path):
@@ -286,6 +330,29 @@ def test_the_end_of_a_prompt_that_does_not_fit_is_reported(sdlab: Sdlab):
         (["--size", "²x64"], "--size must be width x height in pixels, like 512x384, got '²x64'"),
         (["--strength", "0.5"], "--strength needs --init-image"),
         (["--fit", "pad"], "--fit needs --init-image"),
+        (["--invert"], "--invert needs --init-image"),
+        (["--init-image", "photo.jpg", "--caption", "a red star"], "--caption needs --invert"),
+        (
+            ["--init-image", "photo.jpg", "--invert", "-n", "2"],
+            "-n: --invert draws one picture, because nothing in it is random",
+        ),
+        (["--init-image", "none.jpg", "--invert"], "--init-image: none.jpg: no such file or directory"),
+        (
+            ["--init-image", "photo.jpg", "--invert", "--sampler", "heun"],
+            "--sampler: heun cannot be inverted; use bdia, belm, edict, or ddim with eta 0 and without clip",
+        ),
+        (
+            ["--init-image", "photo.jpg", "--invert", "--grid", "trailing"],
+            '--grid: trailing ends at 0, where no noise is left to invert; add ending = "stop_at_sigma_min"',
+        ),
+        (
+            ["--init-image", "photo.jpg", "--invert", "--guidance", "apg momentum=-0.5"],
+            "--guidance: apg momentum=-0.5 cannot be inverted, because its predictions depend on the steps before",
+        ),
+        (
+            ["--init-image", "photo.jpg", "--invert", "--size", "63x64"],
+            "--size: both sides must be multiples of 4, got 63x64; the nearest is 64x64",
+        ),
         (["--init-image", "photo.jpg", "--strength", "1.5"], "strength must be in [0, 1], got 1.5"),
         (["--init-image", "photo.jpg", "--strength", "nan"], "strength must be in [0, 1], got nan"),
         (["--init-image", "photo.jpg", "--fit", "squeeze"], "--fit must be one of crop, pad, stretch, got 'squeeze'"),

@@ -398,6 +398,7 @@ def test_metrics_may_be_absent(file):
         ("cfg_scale", 28, 128),
         ("grids", 60, 64),
         ("endings", 36, 128),
+        ("inversion", 25, 8),
     ],
 )
 def test_the_shipped_sweeps_are_valid(name, cells, prompts):
