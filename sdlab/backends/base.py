@@ -62,6 +62,7 @@ class Opened(Protocol):
     starts_from_pictures: bool = False  # image-to-image
     draws_pictures: bool = False
     has_clip: bool = False  # with a vision tower
+    repeatable: bool = False  # whose equal calls have equal results, so that one can stand for several
     knows_flow: bool = False  # the exact probability flow
     law: Gaussian | None = None  # of the data, if Gaussian and unconditional
     classes: ClassMixture | None = None  # the laws of the classes, if known; image i is of class i mod C

@@ -41,7 +41,7 @@ class OpenedLatent(Opened):
     the rest of the sweep file can still be checked.
     """
 
-    conditional = starts_from_pictures = draws_pictures = True
+    conditional = starts_from_pictures = draws_pictures = repeatable = True
 
     def __init__(self, name: str, options: Mapping[str, Any], stored: StoredModel | SdlabError) -> None:
         """`stored` is the model, or the error that reading it raised."""

@@ -27,6 +27,7 @@ from sdlab.pipeline import NotFinite, tail
 from sdlab.plugins import Boundary, CodeError
 from sdlab.sweep import plane
 from sdlab.sweep.cell import Cell
+from sdlab.sweep.first_calls import FirstCalls
 from sdlab.sweep.flow_ends import FOLLOWED, FlowEnds
 from sdlab.sweep.needs import needs
 from sdlab.sweep.pass_clock import PassClock, wait
@@ -59,6 +60,7 @@ class ModelBench:
         """
         self.plan, self.opened = plan, plan.opened
         dtype = getattr(torch, plan.dtype)
+        self._first = FirstCalls() if plan.opened.repeatable else None
         needed = needs(plan)
         self._networks = needed.networks
         self.backend = plan.opened.load(plan.device, dtype, plan.compile, needed.networks, needed.gradients)
@@ -121,7 +123,9 @@ class ModelBench:
             boundary = Boundary()
             report, method = boundary.back(on_progress), self._method(cell, boundary)
             strength, indices = self._batches(cell, range(self.plan.images_of(cell)))[0]
-            return self._sample(method, strength, indices, boundary, lambda i, _: report(i / len(method.sigmas)))[2]
+            return self._sample(
+                method, strength, indices, boundary, lambda i, _: report(i / len(method.sigmas)), share=False
+            )[2]
 
     def _method(self, cell: Cell, boundary: Boundary) -> _Method:
         with boundary.crossed():
@@ -240,9 +244,13 @@ class ModelBench:
         boundary: Boundary,
         on_step: Callable[[int, Tensor], object],
         on_denoised: Seen | None = None,
+        share: bool = True,
     ) -> tuple[Tensor, Tensor | None, Times]:
-        """The samples and the pictures of a batch, and what each part of the work took."""
-        clock, start = PassClock(), perf_counter()
+        """The samples and the pictures of a batch, and what each part of the work took.
+
+        With `share` the first network call is taken from another cell, if it was made there, and counted all the same.
+        """
+        clock, start = PassClock(self._first if share else None), perf_counter()
         with self._finite(indices, method.seed), boundary.crossed():
             samples = self.backend.sample(
                 *self._contexts(indices),
@@ -264,7 +272,7 @@ class ModelBench:
         decoded, n = perf_counter(), len(indices)
         times = Times(
             network=(clock.seconds / n,),
-            sampler=(max(0.0, sampled - start - clock.seconds) / n,),
+            sampler=(max(0.0, sampled - start + clock.saved - clock.seconds) / n,),
             decode=((decoded - sampled) / n,),
             passes=(clock.passes / n,),
         )
