@@ -114,6 +114,15 @@ def test_image_to_image(draw: Draw):
     np.testing.assert_array_equal(pixels(ignored), pixels(plain))
 
 
+@pytest.mark.parametrize("model", ["sd xl", "flux"])
+def test_an_inverted_picture_comes_back(draw: Draw, model: str):
+    shade = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(shade).save("in.png")
+    [back] = draw("--init-image", "in.png", "--invert", "--size", "32x32", model=f"diffusers:{model}")
+    [kept] = draw("--init-image", "in.png", "--strength", "0", "--size", "32x32", model=f"diffusers:{model}")
+    assert np.abs(pixels(back).astype(int) - pixels(kept).astype(int)).max() <= 1
+
+
 def test_two_pictures_are_traced_to_their_settings(draw: Draw):
     [a], [b] = draw(), draw("--seed", "3", "--size", "48x32", steps=3)
     found = compare(read(a, "cpu"), read(b, "cpu"))
