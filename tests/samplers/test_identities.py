@@ -122,7 +122,19 @@ def test_even_steps_in_sigma_make_pseudo_methods_adams_bashforth(name):
         assert not torch.allclose(sample("plms", sigmas), sample("lms", sigmas), atol=1e-6)
 
 
-ONE_CALL = ["ddim", "deis", "dpm_2m", "dpm_3m", "dpm_fast", "dpmpp_2m", "dpmpp_3m", "gradient_estimation", "heunpp2"]
+ONE_CALL = [
+    "bdia",
+    "belm",
+    "ddim",
+    "deis",
+    "dpm_2m",
+    "dpm_3m",
+    "dpm_fast",
+    "dpmpp_2m",
+    "dpmpp_3m",
+    "gradient_estimation",
+    "heunpp2",
+]
 ONE_CALL += ["ipndm", "ipndm_v", "lms", "res_multistep", "unipc"]
 
 
