@@ -138,8 +138,7 @@ def test_cells_of_the_default_sweep(benchmark, tmp_path: Path):
         torch.set_num_threads(threads)
     benchmark(lambda: None)
     benchmark.extra_info.update(ours=ours, script=theirs, ratio=theirs / ours)
-    print(
-        f"\n{len(cells)} cells of {images} images in {plan.dtype}: {ours:.1f} s, script {theirs:.1f}: {theirs / ours:.2f} ×"
-    )
+    what = f"{len(cells)} cells of {images} images in {plan.dtype}"
+    print(f"\n{what}: {ours:.1f} s, script {theirs:.1f} s, {theirs / ours:.2f} times")
     if benchmark.enabled:
         assert theirs >= PROMISED * ours
