@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from math import ceil
 from typing import Literal, get_args
 
@@ -18,6 +18,7 @@ from sdlab.model.config import ModelConfig, Size
 from sdlab.model.stable_diffusion import StableDiffusion
 from sdlab.model.tiling import tiled
 from sdlab.picture import rounded
+from sdlab.system.allocator import kept_memory
 from sdlab.system.errors import RunError
 
 Tiles = Literal["auto", "always", "never"]
@@ -25,7 +26,8 @@ TILES: tuple[str, ...] = get_args(Tiles)
 
 _PROMPTS = 64  # per pass of the text encoder
 # Pixels per pass of the VAE: 16 pictures of the lab model, or one of Stable Diffusion. The activations of more pictures
-# would exceed the 32 MiB up to which glibc reuses freed blocks, and every layer would wait for fresh pages.
+# would exceed the 32 MiB up to which glibc reuses freed blocks, and every layer would wait for fresh pages. Pictures of
+# this size and larger ones exceed them alone.
 _PIXELS = 256 * 256
 _LARGE = 128 * 128  # latents (1024 × 1024 pixels of Stable Diffusion) above which the VAE runs in tiles
 _TILE, _OVERLAP = 64, 16  # latents per side
@@ -137,7 +139,8 @@ class Pipeline:
             NotFinite: the VAE returned NaN or infinity, which rounding would hide.
         """
         vae, factor = self.model.vae, self.model.config.vae.factor
-        with self._using(vae):
+        large = latents.shape[-2] * latents.shape[-1] * factor**2 >= _PIXELS
+        with self._using(vae), kept_memory() if large else nullcontext():
             parts = vae.from_latents(latents.to(self.device)).split(_at_once(latents, factor))
             images = torch.cat([self._in_tiles(vae.decode, part, 1, factor) for part in parts]).float()
         check_finite("the pictures", images)

@@ -21,6 +21,7 @@ from sdlab import guidance
 from sdlab.cpu.compiled import compile_for_inference
 from sdlab.cpu.optimise import optimise_network
 from sdlab.model.config import SD15
+from sdlab.system.allocator import kept_memory
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -136,6 +137,26 @@ def test_unet(benchmark, capsys, size, dtype, kind):
     given = weights(size, dtype), config
     times = compare(benchmark, capsys, {name: run(name, of(*given)) for name, of in UNETS[kind].items()}, rounds=5)
     keep_promise(times if kind == "eager" else None, size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", SIZES)
+def test_vae_decoding(benchmark, capsys, size, dtype):
+    """Ours keeps its memory while it decodes, as the pipeline does."""
+    skip_unless_measuring(benchmark, size)
+    config = SIZES[size]
+    benchmark.group = f"VAE decoding of {size}, {config.image_size} × {config.image_size}, {dtype}"
+    x = torch.randn(1, *config.latent_shape, device=DEVICE, dtype=dtype)
+    ours = r.our_vae(weights(size, dtype), config)
+    optimise_network(ours, torch.device(DEVICE), dtype)
+    theirs = r.their_vae(weights(size, dtype), config)
+
+    def our_decoding():
+        with kept_memory():
+            return ours.decode(x)
+
+    runs = {"sdlab": our_decoding, "diffusers": lambda: theirs.decode(x).sample}
+    keep_promise(compare(benchmark, capsys, runs, rounds=3), size)
 
 
 def our_run(weights, config, vocabulary):
