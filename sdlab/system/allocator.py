@@ -18,9 +18,9 @@ _lock, _inside = Lock(), [0]
 def kept_memory() -> Iterator[None]:
     """Keep memory that is freed inside the block for later allocations there. At the end it goes back to the system.
 
-    By itself glibc returns each piece of more than 32 MiB as soon as it is freed. Each operation on a large picture then
-    begins with new pages, which the system has to clear: 720,000 in decoding a picture of 512 × 512, and 130,000 with
-    this. Nothing changes with another C library. Blocks of several threads may overlap.
+    By itself glibc returns each piece of more than 32 MiB as soon as it is freed. Each operation on a large picture
+    then begins with new pages, which the system has to clear: 720,000 in decoding a picture of 512 × 512, and 130,000
+    with this. Nothing changes with another C library. Blocks of several threads may overlap.
     """
     libc = _glibc()
     if libc is None:
