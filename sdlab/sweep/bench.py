@@ -211,10 +211,11 @@ class ModelBench:
         """The pictures of the estimates, and the image itself. None if an estimate cannot be decoded."""
         try:
             with boundary.crossed():
-                found = [self.backend.decode(x0) for _, x0 in estimates.found]
+                some = [x0 for _, x0 in estimates.found]  # none at strength 0
+                found = self.backend.decode(torch.cat(some)) if some else None
         except NotFinite:
             return Previews()
-        pictures = torch.cat([*(one for one in found if one is not None), picture])
+        pictures = torch.cat([*([] if found is None else [found]), picture])
         levels = (*(level for level, _ in estimates.found), last)
         return Previews(levels, _bytes(pictures, SIDE).numpy())
 
