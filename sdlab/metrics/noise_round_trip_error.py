@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from sdlab.metrics.round_trip import RoundTripMetric
 
 
@@ -14,4 +16,4 @@ class NoiseRoundTripError(RoundTripMetric):
     name = "noise_round_trip_error"
     label = "round-trip error of the noise alone"
     about = "round-trip error when only the noise is kept, and not the second state of the sampler"
-    keeps_memory = False
+    keeps_memory: ClassVar[bool] = False

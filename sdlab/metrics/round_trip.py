@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 
 from sdlab.metrics.base import SAMPLES, Accumulator, Complaint, Meter, Metric, Run, Subject, Tools, Values, given
@@ -15,7 +16,11 @@ class RoundTripMetric(Metric):
     digits = 2
     needs = SAMPLES
     powers = True
-    keeps_memory: bool  # whether the way back begins with the memory of the inversion as well as the noise
+
+    @property
+    @abstractmethod
+    def keeps_memory(self) -> bool:
+        """Whether the way back begins with the memory of the inversion as well as the noise."""
 
     def check(self, subject: Subject) -> Iterator[Complaint]:
         """All images must take the whole grid."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from sdlab.metrics.round_trip import RoundTripMetric
 
 
@@ -16,4 +18,4 @@ class RoundTripError(RoundTripMetric):
     name = "round_trip_error"
     label = "round-trip error"
     about = "root-mean-square distance of samples to themselves, inverted and drawn again, of latents or samples"
-    keeps_memory = True
+    keeps_memory: ClassVar[bool] = True

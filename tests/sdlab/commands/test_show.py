@@ -118,7 +118,9 @@ def test_every_parameter_is_printed_with_its_value(here: Path):
 
 
 def test_a_request_survives_its_text():
-    request = Request(AWKWARD, "n", "sd15", "w", "v", "m", "i", 0.25, "pad", (8, 16), "a", "b", 3, "c", 2**60, 4)
+    request = Request(
+        AWKWARD, "n", "sd15", "w", "v", "m", "i", 0.25, "pad", True, "k", (8, 16), "a", "b", 3, "c", 2**60, 4
+    )
     assert Request.from_text(request.to_text()) == (request, sdlab.__version__)
 
 

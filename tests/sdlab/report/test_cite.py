@@ -38,7 +38,7 @@ WITHOUT = {
     "grid blend", "grid explicit", "grid sgm_uniform", "grid simple", "guidance cfg_norm", "guidance none",
     "guidance schedule", "metric prompt_accuracy", "metric changes_made", "metric psnr", "metric reference_error",
     "metric reader_disagreement", "metric w2", "metric diversity", "metric class_probability",
-    "metric saturation", "metric contrast",
+    "metric saturation", "metric contrast", "metric round_trip_error", "metric noise_round_trip_error",
 }  # fmt: skip
 
 
