@@ -76,6 +76,7 @@ from samplers.res_single import RES2S, RES3S
 from samplers.restart import Restart
 from samplers.sa_solver import SASolver
 from samplers.seeds import SEEDS2, SEEDS3
+from samplers.sit_sde import SiTSDE
 from samplers.tcd import TCD
 from samplers.unipc import UniPC
 
@@ -176,6 +177,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "sa_solver": SASolver,
     "seeds_2": SEEDS2,
     "seeds_3": SEEDS3,
+    "sit_sde": SiTSDE,
     "tcd": TCD,
     "unipc": UniPC,
 }

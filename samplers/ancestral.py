@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -13,6 +13,9 @@ from samplers.checks import one_of, within
 from samplers.dpm2 import DPM2
 from samplers.dpm_solver_single import DPMpp2S
 from samplers.euler import Euler
+from samplers.flow_time import CLOCKS, Clock
+
+IN_FLOW_TIME = DPM2(clock="flow")
 
 
 def split(q: float, eta: float) -> tuple[float, float]:
@@ -53,11 +56,11 @@ class _Ancestral(Sampler):
 
     inner: ClassVar[Sampler]
     eta: float = 1.0
-    clock: Literal["sigma", "flow"] = "sigma"
+    clock: Clock = "sigma"
 
     def __post_init__(self) -> None:
         within(f"{type(self).__name__}.eta", self.eta, 0)
-        one_of(f"{type(self).__name__}.clock", self.clock, ("sigma", "flow"))
+        one_of(f"{type(self).__name__}.clock", self.clock, CLOCKS)
 
     @property
     def order(self) -> int:
@@ -77,10 +80,14 @@ class _Ancestral(Sampler):
             down, up = flow_split(sigma, sigma_next, self.eta)
         else:
             down, up = split(sigma_next / sigma, self.eta)
-        x_down, _ = self.inner.step(denoise, x, sigma, sigma_next * down, None, noise)
+        x_down, _ = self._inner().step(denoise, x, sigma, sigma_next * down, None, noise)
         if sigma_next * up > 0:  # each inner step returns a new tensor, so in-place is safe
             x_down.add_(between(noise, sigma, sigma_next, x), alpha=sigma_next * up)
         return x_down, None
+
+    def _inner(self) -> Sampler:
+        """The sampler of the deterministic step."""
+        return self.inner
 
 
 @dataclass(frozen=True)
@@ -121,14 +128,18 @@ class DPM2Ancestral(_Ancestral):
         x⁺      = x + (σ_down − σ) d_m + σ_up z
 
     A step with σ_down = 0 (the step to 0, or all noise drawn afresh) is an Euler step, x⁺ = D(x, σ) + σ_up z, and makes
-    one call. `eta` ≥ 0 scales the noise: 0 is DPM2. `clock` "flow" takes σ_down and σ_up as `euler_ancestral` does.
-    (Crowson 2022, k-diffusion)
+    one call. `eta` ≥ 0 scales the noise: 0 is DPM2. `clock` "flow" takes σ_down and σ_up as `euler_ancestral` does, and
+    the step of `dpm2` with that clock. (Crowson 2022, k-diffusion; `clock` "flow": ComfyUI,
+    `sample_dpm_2_ancestral_RF`)
 
     Raises:
         ValueError: eta is negative or not finite, or clock is neither "sigma" nor "flow".
     """
 
     inner: ClassVar[Sampler] = DPM2()
+
+    def _inner(self) -> Sampler:
+        return IN_FLOW_TIME if self.clock == "flow" else self.inner
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from samplers.base import Denoiser, Noise, Sampler
+from samplers.checks import one_of
+from samplers.flow_time import CLOCKS, Clock, along, geometric_middle, velocity
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,20 @@ class DPM2(Sampler):
 
     In the σ clock this is DPM-Solver-2 with r = ½. The step to σ⁺ = 0 is an Euler step and makes one call. (Crowson
     2022, k-diffusion; Lu et al. 2022, arXiv:2206.00927, Algorithm 1)
+
+    With `clock` "flow" m is the level of the time √(t t⁺) of a rectified flow, t = σ/(1 + σ), and the slope is its
+    velocity v_m = (x_m − D(x_m, m))/m − D(x_m, m), as ComfyUI's dpm_2 takes it on flow models:
+        x⁺ = [(1 + σ⁺) x + (σ⁺ − σ) v_m]/(1 + σ)
+
+    Raises:
+        ValueError: clock is neither "sigma" nor "flow".
     """
 
     order: ClassVar[int] = 2
+    clock: Clock = "sigma"
+
+    def __post_init__(self) -> None:
+        one_of("DPM2.clock", self.clock, CLOCKS)
 
     def step(
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
@@ -35,7 +48,10 @@ class DPM2(Sampler):
         x0 = denoise(x, sigma)
         if sigma_next == 0:
             return torch.lerp(x0, x, 0.0), None
-        middle = sqrt(sigma) * sqrt(sigma_next)
+        flow = self.clock == "flow"
+        middle = geometric_middle(sigma, sigma_next) if flow else sqrt(sigma) * sqrt(sigma_next)
         x_middle = torch.lerp(x0, x, middle / sigma)
+        if flow:
+            return along(x, velocity(x_middle, denoise(x_middle, middle), middle), sigma, sigma_next), None
         slope = x_middle - denoise(x_middle, middle)  # m d_m
         return torch.add(x, slope, alpha=(sigma_next - sigma) / middle), None

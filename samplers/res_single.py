@@ -41,14 +41,17 @@ class RES2S(Sampler):
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
     ) -> tuple[Tensor, None]:
         """x at `sigma` -> x at `sigma_next`. No memory."""
-        x0 = denoise(x, sigma)
+        return self.after(denoise(x, sigma), denoise, x, sigma, sigma_next), None
+
+    def after(self, x0: Tensor, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
+        """The same step when D(x, σ) is known: x at `sigma_next`."""
         euler = torch.lerp(x0, x, sigma_next / sigma)
         if sigma_next == 0:
-            return euler, None
+            return euler
         h = log_ratio(sigma, sigma_next)
         inner = _level(sigma, sigma_next, self.c2)
         change = denoise(torch.lerp(x0, x, inner / sigma), inner) - x0
-        return euler.add_(change, alpha=h * phi(2, -h)[1] / self.c2), None
+        return euler.add_(change, alpha=h * phi(2, -h)[1] / self.c2)
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,13 @@ class RES3S(Sampler):
         self, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float, memory: None, noise: Noise
     ) -> tuple[Tensor, None]:
         """x at `sigma` -> x at `sigma_next`. No memory."""
-        x0 = denoise(x, sigma)
+        return self.after(denoise(x, sigma), denoise, x, sigma, sigma_next), None
+
+    def after(self, x0: Tensor, denoise: Denoiser, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
+        """The same step when D(x, σ) is known: x at `sigma_next`."""
         euler = torch.lerp(x0, x, sigma_next / sigma)
         if sigma_next == 0:
-            return euler, None
+            return euler
         h, c2, c3 = log_ratio(sigma, sigma_next), self.c2, self.c3
         gamma = c3 * (3 * c3 - 2) / (c2 * (2 - 3 * c2))
         second, third = _level(sigma, sigma_next, c2), _level(sigma, sigma_next, c3)
@@ -96,7 +102,7 @@ class RES3S(Sampler):
         a = gamma * c2 * phi(2, -c2 * h)[1] + c3 * c3 / c2 * phi(2, -c3 * h)[1]
         d_3 = denoise(torch.lerp(x0, x, third / sigma).add_(d_2, alpha=h * a), third) - x0
         weight = h * phi(2, -h)[1] / (gamma * c2 + c3)
-        return euler.add_(d_2, alpha=weight * gamma).add_(d_3, alpha=weight), None
+        return euler.add_(d_2, alpha=weight * gamma).add_(d_3, alpha=weight)
 
 
 def _check_place(name: str, value: float) -> None:

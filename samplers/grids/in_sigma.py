@@ -74,15 +74,27 @@ def beta_sigma(steps: int, levels: Levels, alpha: float = 0.6, beta: float = 0.6
     return _between(lambda share: low + span * beta_quantile(share, alpha, beta), steps, levels)
 
 
-def flow(steps: int, levels: Levels, shift: float = 1.0) -> tuple[float, ...]:
+def flow(steps: int, levels: Levels, shift: float = 1.0, last: float | None = None) -> tuple[float, ...]:
     """Even in the time of a rectified flow, shifted towards noise by `shift` > 0 as for larger images.
 
     With σ = t/(1−t) and t = shift u/(1 + (shift−1) u), u falls evenly from its value at σ_max to its value at σ_min in
-    N steps, the last of which is the ending.  (Esser et al. 2024, arXiv:2403.03206, eq. 23)
+    N steps, the last of which is the ending. (Esser et al. 2024, arXiv:2403.03206, eq. 23)
+
+    With `last` the lowest level is that of the time t = last, and u falls evenly to it in N − 1 steps. The SDE of SiT
+    takes 0.04. (Ma et al. 2024, arXiv:2401.08740)
+
+    Raises:
+        ValueError: shift is not above 0, or last is not a time below that of σ_max.
     """
     positive("flow.shift", shift)
     high, low = (sigma / (shift + sigma) for sigma in (levels.sigma_max, levels.sigma_min))  # u of the two ends
-    inner = (high + i / steps * (low - high) for i in range(1, steps))
+    count = steps
+    if last is not None:
+        top = levels.sigma_max / (1 + levels.sigma_max)
+        if not 0 < last < top:
+            raise ValueError(f"flow.last must be a time above 0 and below {top:.4g}, that of sigma_max, got {last!r}")
+        low, count = last / (shift + (1 - shift) * last), max(steps - 1, 1)
+    inner = (high + i / count * (low - high) for i in range(1, steps))
     return (levels.sigma_max, *(shift * u / (1 - u) for u in inner))
 
 

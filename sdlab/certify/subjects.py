@@ -23,6 +23,7 @@ _VALUES: dict[str, tuple[Any, ...]] = {
     "clip": (1.0,),
     "gamma": (0.5, 1.0, 1.5, 2.0),
     "mixing": (0.8, 1.0),
+    "norm": (0.0, 0.5),
     "reach": (0.0, 0.5, 1.0),
     "refinements": (),  # of the inversion of DDIM; no sample depends on it
     "repeats": (0, 1, 3),
@@ -40,7 +41,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {  # title -> modules of samplers/
     "CFG++": ("cfg_pp",),
     "Ancestral": ("ancestral",),
     "Churn and restart": ("edm", "restart"),
-    "SDE, one call": ("dpm_2m_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "sa_solver", "er_sde"),
+    "SDE, one call": ("dpm_2m_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "sa_solver", "er_sde", "sit_sde"),
     "SDE, more calls": ("dpmpp_sde", "seeds"),
 }
 OTHER = "Others"

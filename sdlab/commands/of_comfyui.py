@@ -17,12 +17,15 @@ SAMPLERS = {
         "ipndm", "ipndm_v", "lcm", "lms", "res_multistep", "sa_solver", "seeds_2", "seeds_3",
     )},
     **{f"{name}_gpu": name for name in ("dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_sde")},
+    "res_2m_ode": "res_multistep form=res4lyf", "res_2s_ode": "res_2s", "res_3s_ode": "res_3s",
+    "res_3m_ode": "res_multistep max_order=3 form=res4lyf",
     "dpm_2": "dpm2", "dpm_2_ancestral": "dpm2_ancestral", "uni_pc": "unipc kind=bh1", "uni_pc_bh2": "unipc kind=bh2",
 }  # fmt: skip
 GRIDS = {
     "normal": "linspace",
     **{name: name for name in (
-        "beta", "ddim_uniform", "exponential", "karras", "kl_optimal", "linear_quadratic", "sgm_uniform", "simple",
+        "beta", "beta57", "ddim_uniform", "exponential", "karras", "kl_optimal", "linear_quadratic",
+        "sgm_uniform", "simple",
     )},
 }  # fmt: skip
 _LONGEST = 50  # nodes between a sampler and a text

@@ -46,6 +46,8 @@ TITLES = {
     "arXiv:2311.17042": "Adversarial Diffusion Distillation",
     "arXiv:2312.12487": "Adaptive Guidance: Training-free Acceleration of Conditional Diffusion Models",
     "arXiv:2401.09603": "Rethinking FID: Towards a Better Evaluation Metric for Image Generation",
+    "arXiv:2401.08740": "SiT: Exploring Flow and Diffusion-based Generative Models with Scalable Interpolant "
+    "Transformers",
     "arXiv:2402.19159": "Trajectory Consistency Distillation: Improved Latent Consistency Distillation by Semi-Linear "
     "Consistency Function with Trajectory Mapping",
     "arXiv:2403.03206": "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis",

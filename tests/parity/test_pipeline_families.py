@@ -98,11 +98,11 @@ def white(ours: Backend) -> Tensor:
     return samplers.seeded(SEEDS)(torch.empty(len(SEEDS), *ours.parts.shape))  # type: ignore[attr-defined]
 
 
-def drawn(ours: Backend, sampler: str, strategy: guidance.Strategy, grid: str = "trailing") -> Tensor:
+def drawn(ours: Backend, sampler: samplers.Sampler, strategy: guidance.Strategy) -> Tensor:
     """Our samples of the prompts."""
     cond, uncond = ours.contexts(PROMPTS, NEGATIVE)
-    sigmas = samplers.grid(grid, steps=STEPS, levels=ours.levels)
-    return ours.sample(cond, uncond, samplers.make(sampler), sigmas, strategy, SEEDS)
+    sigmas = samplers.grid("trailing", steps=STEPS, levels=ours.levels)
+    return ours.sample(cond, uncond, sampler, sigmas, strategy, SEEDS)
 
 
 def same(ours: Tensor, theirs: Tensor, top: float) -> None:
@@ -128,7 +128,7 @@ def test_a_pipeline_with_its_own_scheduler(sides: Callable[[str], Sides], case: 
     if case in PIXARTS:
         prompts |= {"use_resolution_binning": False, "clean_caption": False, "height": tiny.SIDE, "width": tiny.SIDE}
     latents = theirs(**prompts, **call, output_type="latent").images
-    found = drawn(ours, sampler, guidance.make("cfg", scale=SCALE))
+    found = drawn(ours, samplers.make(sampler), guidance.make("cfg", scale=SCALE))
     same(found, latents, top)
     pictures = theirs(**prompts, **call, output_type="pt").images * 2 - 1
     decoded = ours.decode(found)
@@ -147,10 +147,28 @@ class Pinned(diffusers.DPMSolverMultistepScheduler):
         self.timesteps, self.sigmas = 1000 * times, torch.cat([times, torch.zeros(1)])
 
 
-@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
+class PinnedHeun(diffusers.FlowMatchHeunDiscreteScheduler):
+    """Heun of a flow at the times that a pipeline passes to it. It has each level but the first and the last twice."""
+
+    def set_timesteps(
+        self, num_inference_steps: int | None = None, device: Any = None, sigmas: Any = None, mu: Any = None
+    ) -> None:
+        super().set_timesteps(STEPS, device)
+        times = torch.tensor(self.config.times)
+        self.timesteps = 1000 * torch.cat([times[:1], times[1:].repeat_interleave(2)])
+        self.sigmas = torch.cat([self.timesteps / 1000, torch.zeros(1)])
+
+
+FLOW_SCHEDULERS: Mapping[str, Callable[[], Any]] = {
+    "heun": PinnedHeun,
+    "dpmpp_2m": lambda: Pinned(use_flow_sigmas=True, prediction_type="flow_prediction", final_sigmas_type="zero"),
+}
+
+
+@pytest.mark.parametrize("sampler", ["euler", *FLOW_SCHEDULERS])
 @pytest.mark.parametrize("case", FLOWS)
 def test_a_flow_pipeline_with_its_own_scheduler(sides: Callable[[str], Sides], case: str, sampler: str):
-    """The Euler scheduler gets the times before its shift, DPM++ 2M those after it.
+    """The Euler scheduler gets the times before its shift, the others those after it. Heun steps in the flow's time.
 
     x at the highest level is t ε. A pipeline takes t = 1, so it is given the product. Timesteps are float32 on both
     sides, so the networks differ by 6e-8 · 1000.
@@ -165,7 +183,7 @@ def test_a_flow_pipeline_with_its_own_scheduler(sides: Callable[[str], Sides], c
     if sampler == "euler":
         call["sigmas"] = [levels.t(sigma) / 1000 for sigma in sigmas[:-1]]
     else:
-        theirs.scheduler = Pinned(use_flow_sigmas=True, prediction_type="flow_prediction", final_sigmas_type="zero")
+        theirs.scheduler = FLOW_SCHEDULERS[sampler]()
         theirs.scheduler.register_to_config(times=times)
     noise = white(ours).double() * times[0]
     if "flux" in case:
@@ -175,7 +193,8 @@ def test_a_flow_pipeline_with_its_own_scheduler(sides: Callable[[str], Sides], c
     else:
         latents = theirs(**prompts, **call, guidance_scale=SCALE, latents=noise).images
     theirs.scheduler = original
-    same(drawn(ours, sampler, guidance.make("cfg", scale=SCALE)), latents, 60.0)
+    made = samplers.make("heun", clock="flow") if sampler == "heun" else samplers.make(sampler)
+    same(drawn(ours, made, guidance.make("cfg", scale=SCALE)), latents, 60.0)
 
 
 @pytest.mark.parametrize("case", ["sd3", "flux"])

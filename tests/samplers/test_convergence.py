@@ -15,6 +15,7 @@ TOP, LOW = 10.0, 0.02
 LEVELS = samplers.continuous_levels(LOW, TOP)
 VARIANTS = [
     samplers.make("deis", max_order=4),
+    samplers.make("dpm2", clock="flow"),
     samplers.make("dpm_2s", r1=0.3),
     samplers.make("dpm_3m", variant="published"),
     samplers.make("dpm_adaptive", pair="12"),
@@ -25,7 +26,9 @@ VARIANTS = [
     samplers.make("dpmpp_3m", variant="published"),
     samplers.make("dpmpp_3s", r1=0.6),
     samplers.make("gradient_estimation", gamma=1.5),
+    samplers.make("heun", clock="flow"),
     samplers.make("lms", max_order=3),
+    samplers.make("res_multistep", max_order=3),
     samplers.make("unipc", max_order=1),
     samplers.make("unipc", max_order=3),
     samplers.make("unipc", max_order=3, corrector=False),

@@ -39,6 +39,8 @@ RULES = [
     ("sa_solver", {"on": "noise", "pece": True}),
     ("seeds_2", {"eta": 3.0}),
     ("seeds_3", {}),
+    ("sit_sde", {}),
+    ("sit_sde", {"diffusion": "decreasing", "norm": 0.5, "last": "mean"}),
     ("tcd", {}),
     ("tcd", {"gamma": 1.0}),
 ]

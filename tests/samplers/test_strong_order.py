@@ -28,6 +28,7 @@ CASES = [
     ("sa_solver", {"tau": 0.8}),
     ("seeds_2", {"eta": 0.4}),
     ("seeds_3", {}),
+    ("sit_sde", {}),
 ]
 # All of these follow the reverse SDE with η = 1, driven by the same path.
 REVERSE = [
@@ -41,6 +42,7 @@ REVERSE = [
     ("sa_solver", {}),
     ("seeds_2", {}),
     ("seeds_3", {}),
+    ("sit_sde", {"diffusion": "sbdm"}),
 ]
 
 

@@ -75,6 +75,9 @@ CASES = [
     ("seeds_2", {"eta": 0.4}),
     ("seeds_3", {}),
     ("seeds_3", {"eta": 0.4}),
+    ("sit_sde", {}),
+    ("sit_sde", {"diffusion": "increasing_decreasing", "norm": 0.5}),
+    ("sit_sde", {"diffusion": "sbdm"}),
 ]
 # Better than claimed: little noise leaves the third order of the drift in front at any number of steps that matters,
 # and the trapezoidal corrector keeps the variance of a linear equation.
@@ -101,7 +104,8 @@ def test_every_stochastic_sampler_is_tested_here():
 
 
 ON_NOISE = [(name, options) for name, options in CASES if name == "dpm_2m_sde" or options.get("on") == "noise"]
-ON_DATA = [case for case in [*CASES, *BETTER] if case not in ON_NOISE]
+EULER_MARUYAMA = [(name, options) for name, options in CASES if name == "sit_sde"]  # its error is in the law
+ON_DATA = [case for case in [*CASES, *BETTER] if case not in [*ON_NOISE, *EULER_MARUYAMA]]
 
 
 @pytest.mark.parametrize(
