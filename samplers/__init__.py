@@ -33,6 +33,7 @@ from samplers.dpm_adaptive import DPMSolverAdaptive
 from samplers.dpm_singlestep import DPMSinglestep
 from samplers.dpm_solver import DPMpp2M, DPMpp3M, DPMSolver2M, DPMSolver3M
 from samplers.dpm_solver_single import DPMpp2S, DPMpp3S, DPMSolver2S, DPMSolver3S, DPMSolverFast
+from samplers.dpm_solver_v3 import DPMSolverV3
 from samplers.dpmpp_2m_sde import DPMpp2MSDE
 from samplers.dpmpp_3m_sde import DPMpp3MSDE
 from samplers.dpmpp_sde import DPMppSDE
@@ -144,6 +145,7 @@ SAMPLERS: dict[str, type[Sampler]] = {
     "dpm_adaptive": DPMSolverAdaptive,
     "dpm_fast": DPMSolverFast,
     "dpm_singlestep": DPMSinglestep,
+    "dpm_solver_v3": DPMSolverV3,
     "dpmpp_2m": DPMpp2M,
     "dpmpp_2m_cfg_pp": DPMpp2MCFGpp,
     "dpmpp_2m_sde": DPMpp2MSDE,

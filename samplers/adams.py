@@ -51,13 +51,13 @@ def phi(count: int, z: float) -> list[float]:
 def adams_weights(nodes: tuple[float, ...], z: float = 0.0) -> tuple[float, ...]:
     """w_j = ∫₀¹ e^{(1−θ)z} ℓ_j(θ) dθ for the nodes θ_j, which must differ."""
     moments = [factorial(k) * value for k, value in enumerate(phi(len(nodes), z))]
-    basis = (_lagrange(nodes, j) for j in range(len(nodes)))
+    basis = (lagrange(nodes, j) for j in range(len(nodes)))
     return tuple(sum(c * moment for c, moment in zip(row, moments, strict=True)) for row in basis)
 
 
 def difference_weights(nodes: tuple[float, ...]) -> tuple[float, ...]:
     """c_j of the divided difference f[θ_0, θ_1, …] = Σ c_j f_j, the leading coefficient of the polynomial."""
-    return tuple(_lagrange(nodes, j)[-1] for j in range(len(nodes)))
+    return tuple(lagrange(nodes, j)[-1] for j in range(len(nodes)))
 
 
 def log_ratio(high: float, low: float) -> float:
@@ -94,7 +94,7 @@ def along_predictions(x: Tensor, ratio: float, history: Sequence[Node], weights:
     return out
 
 
-def _lagrange(nodes: tuple[float, ...], j: int) -> list[float]:
+def lagrange(nodes: tuple[float, ...], j: int) -> list[float]:
     """The coefficients of ℓ_j, constant first."""
     coefficients = [1.0]
     for i, node in enumerate(nodes):

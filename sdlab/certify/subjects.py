@@ -35,7 +35,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {  # title -> modules of samplers/
     "Euler, DDIM, DDPM": ("euler", "ddim", "ddpm", "lcm", "tcd"),
     "Runge–Kutta": ("heun", "dpm2", "heunpp", "exponential_heun", "res_single"),
     "DPM-Solver, single step": ("dpm_solver_single", "dpm_singlestep", "dpm_adaptive"),
-    "DPM-Solver, multistep": ("dpm_solver", "res", "unipc"),
+    "DPM-Solver, multistep": ("dpm_solver", "dpm_solver_v3", "res", "unipc"),
     "Adams in σ and t": ("lms", "ipndm", "pndm", "deis", "gradient_estimation"),
     "Exact inversion": ("belm", "bdia", "edict"),
     "CFG++": ("cfg_pp",),

@@ -8,6 +8,7 @@ NAMES = (
     "sweep",
     "search",
     "grid",
+    "statistics",
     "merge",
     "report",
     "compare",

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 EXAMPLE = 'sdlab grid scenes --steps 6 --sampler dpmpp_2m --guidance "cfg scale=2"'
 FILE = "grid.toml"
 _STEPS, _IMAGES = Range(2, 100), Range(16, 4096)
-_REFERENCE_STEPS = 100  # of the fine run that all grids are compared with
 
 
 def command(
@@ -141,42 +140,20 @@ def _plan(
         UsageError: there are mistakes, one line for each.
     """
     from sdlab.commands.inline_choice import parse_choice
+    from sdlab.commands.inline_plan import inline_plan
     from sdlab.search.grids import STANDARD
     from sdlab.sweep.axes import SAMPLER
-    from sdlab.sweep.plan import plan_of
-    from sdlab.sweep.prompts import PROMPT_SETS
     from sdlab.system.files import file_words
 
     _STEPS.check("--steps", steps)
     _IMAGES.check("--images", given["images"])
-    cells: dict[str, Any] = {"grid": list(STANDARD), "steps": steps}
-    for axis, text in choices.items():
-        try:
-            name, options = parse_choice(text)
-        except ValueError as error:
-            raise UsageError(f"--{axis}: {error}") from None
-        cells[axis] = {"name": name, **options}
-    model = given["model"]
-    chosen = prompts or (model if model in PROMPT_SETS else None)
-    table: dict[str, Any] = {} if chosen is None else {"set" if chosen in PROMPT_SETS else "file": chosen}
-    settings = {"metrics": ["reference_error"], "reference_steps": _REFERENCE_STEPS, "cells": cells}
-    name = f"grid_{file_words(Path(model).name, 60)}_{cells['sampler']['name'].rpartition(':')[2]}_{steps}"
-    raw = {"name": name, **given, **settings, **({"prompts": table} if table else {})}
     try:
-        plan = plan_of(Path("sdlab grid"), raw, given)
-    except UsageError as error:
-        raise UsageError(*map(_with_options, error.args)) from None
+        sampler, _ = parse_choice(choices["sampler"])
+    except ValueError as error:
+        raise UsageError(f"--sampler: {error}") from None
+    name = f"grid_{file_words(Path(given['model']).name, 60)}_{sampler.rpartition(':')[2]}_{steps}"
+    plan, table = inline_plan("sdlab grid", name, given, {"grid": list(STANDARD), "steps": steps}, choices, prompts)
     if SAMPLER.build(plan.cells[0].sampler.name, **plan.cells[0].sampler.options).stochastic:
         text = "draws noise, so its samples follow no path; choose a deterministic sampler, like dpmpp_2m"
         raise UsageError(f"--sampler: {plan.cells[0].sampler.label} {text}")
     return plan, table
-
-
-def _with_options(text: str) -> str:
-    """A message with the options of this command in place of the keys of a sweep file."""
-    if text.startswith("sdlab grid: prompts: missing"):
-        return "--prompts: missing; name a set of prompts, like scenes, or a text file of them"
-    for axis in ("sampler", "guidance", "steps"):
-        for key in (f"{axis}[0].name", f"{axis}[0]", f"{axis}.name", axis):
-            text = text.replace(f"sdlab grid: cells.{key}", f"--{axis}")
-    return text.replace("sdlab grid: prompts.file", "--prompts").replace("sdlab grid: prompts.set", "--prompts")

@@ -42,6 +42,7 @@ TITLES = {
     "arXiv:2309.05019": "SA-Solver: Stochastic Adams Solver for Fast Sampling of Diffusion Models",
     "arXiv:2309.06169": "Elucidating the Solution Space of Extended Reverse-Time SDE for Diffusion Models",
     "arXiv:2310.04378": "Latent Consistency Models: Synthesizing High-Resolution Images with Few-Step Inference",
+    "arXiv:2310.13268": "DPM-Solver-v3: Improved Diffusion ODE Solver with Empirical Model Statistics",
     "arXiv:2310.17347": "CADS: Unleashing the Diversity of Diffusion Models through Condition-Annealed Sampling",
     "arXiv:2311.17042": "Adversarial Diffusion Distillation",
     "arXiv:2312.12487": "Adaptive Guidance: Training-free Acceleration of Conditional Diffusion Models",

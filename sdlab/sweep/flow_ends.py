@@ -5,7 +5,8 @@ The reference error compares samples with the ends, and the error along σ compa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from sdlab.sweep.axes import GUIDANCE
 from sdlab.sweep.cell import Choice, canonical
 
 FOLLOWED = 32  # images whose states on the way are kept
+S = TypeVar("S", bound=samplers.Sampler)
 
 
 def span(sigmas: Sequence[float], levels: samplers.Levels) -> tuple[float, ...]:
@@ -92,18 +94,29 @@ class FlowEnds:
 
         `sigmas` are fine levels. The predictions are those of the guided model, one for each level.
         """
-        found = list[Paths]()
+        positive = [sigma for sigma in sigmas if sigma > 0]
+        runs = self.runs(strategy, sigmas, lambda: Recording(FOLLOWING))
+        return joined([recording.paths(positive) for recording in runs])
+
+    def runs(
+        self,
+        strategy: Choice,
+        sigmas: Sequence[float],
+        make: Callable[[], S],
+        on_step: Callable[[], object] = lambda: None,
+    ) -> Iterator[S]:
+        """Run a sampler over each batch of images, and yield it. Each step calls `on_step`."""
         for indices in self._batches:
-            recording = Recording(FOLLOWING)
+            sampler = make()
             self._backend.sample(
                 *self._contexts(indices),
-                recording,
+                sampler,
                 sigmas,
                 guidance.make(strategy.name, **strategy.options),
                 [self._seed + i for i in indices],
+                on_step=lambda i, x: on_step(),
             )
-            found.append(recording.paths([sigma for sigma in sigmas if sigma > 0]))
-        return joined(found)
+            yield sampler
 
     def _run(
         self,

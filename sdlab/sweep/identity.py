@@ -9,6 +9,7 @@ from pathlib import Path
 from sdlab.metrics import content_files
 from sdlab.metrics.lab import evaluator_file
 from sdlab.metrics.pictures import pictures_in
+from sdlab.sweep import statistics
 from sdlab.sweep.cell import canonical
 from sdlab.sweep.needs import needs
 from sdlab.sweep.plan import Plan
@@ -46,6 +47,7 @@ def _files(plan: Plan) -> Iterator[Path]:
     for file in plan.pictures.files if plan.pictures else ():
         if file is not None:
             yield Path(file)
+    yield from statistics.files(plan)
 
 
 def _inside(folder: Path) -> list[Path]:

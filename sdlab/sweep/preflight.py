@@ -18,6 +18,7 @@ from sdlab.sweep.needs import Needs, needs
 from sdlab.sweep.passes import sigmas_of
 from sdlab.sweep.plan import Plan
 from sdlab.sweep.prompts import picture_size
+from sdlab.sweep.statistics import misfits
 from sdlab.system.errors import UsageError
 from sdlab.system.output import remark
 
@@ -40,6 +41,7 @@ def check(plan: Plan) -> None:
         *_impossible(plan),
         *_unanswerable(plan, needed),
         *_one_way(plan),
+        *misfits(plan),
     ]:
         raise UsageError(*wrong)
     for key, readers in unused_files(plan.metrics, plan.metric_files).items():

@@ -389,7 +389,7 @@ def test_metrics_may_be_absent(file):
         ("guidance_strategies", 57, 32),
         ("guidance_interval", 17, 32),
         ("published_guidance", 22, 32),
-        ("samplers_at_budget", 154, 128),
+        ("samplers_at_budget", 157, 128),
         ("published_vs_corrected", 56, 64),
         ("truncation_error", 76, 32),
         ("stochasticity", 60, 32),
