@@ -45,10 +45,10 @@ def misfits(plan: Plan) -> Iterator[str]:
     Raises:
         RunError: a file of the model cannot be read.
     """
-    known = {cell: statistics for cell in plan.cells if (statistics := _known(cell)) is not None}
+    known = [(cell, statistics) for cell in plan.cells if (statistics := _known(cell)) is not None]
     model = of_model(plan.opened) if known else {}
     lines = dict[str, None]()
-    for cell, statistics in known.items():
+    for cell, statistics in known:
         for kind, here in (("model", model), ("guidance", of_guidance(cell.guidance))):
             if why := _difference(kind, statistics.origin, here):
                 lines[f"sampler: {cell.sampler.name}: {_file(cell)} {why}"] = None
