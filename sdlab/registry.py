@@ -43,6 +43,7 @@ class Registry:
     supplied: frozenset[str] = frozenset()  # parameters that are not options, because the caller supplies them
     settle: Callable[[str, dict[str, Any]], dict[str, Any]] | None = None  # defaults that depend on other options
     unchained: Callable[[list[object]], dict[str, Any]] | None = None  # a choice that is a list, as a table
+    example: str = ""  # a common entry, which messages name
 
     def parameters(self, name: str) -> dict[str, inspect.Parameter]:
         """The options of `name`, in the order of its signature."""

@@ -48,8 +48,17 @@ def _ending(name: str, options: Mapping[str, Any]) -> str:
     return default_ending(name, options.get("dialect", OURS)) if ending is None else ending
 
 
-SAMPLER = Registry("sampler", samplers.SAMPLERS, samplers.make)
+SAMPLER = Registry("sampler", samplers.SAMPLERS, samplers.make, example="ddim")
 GUIDANCE = Registry(
-    "guidance", guidance.GUIDANCE, guidance.make, guidance.wrapped, frozenset({"strategy"}), _used, guidance.unchained
+    "guidance",
+    guidance.GUIDANCE,
+    guidance.make,
+    guidance.wrapped,
+    frozenset({"strategy"}),
+    _used,
+    guidance.unchained,
+    example="cfg",
 )
-GRID = Registry("grid", samplers.GRIDS, _grid, samplers.grid, frozenset({"name", "steps", "levels"}), _settled)
+GRID = Registry(
+    "grid", samplers.GRIDS, _grid, samplers.grid, frozenset({"name", "steps", "levels"}), _settled, example="karras"
+)

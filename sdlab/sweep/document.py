@@ -72,7 +72,7 @@ def _choice(value: object, axis: Registry, build: bool = True) -> Choice:
         choice = Choice(name=value["name"], options=options)
         mistakes = axis.mistakes(choice.name, choice.options, build)
     else:
-        like = f'"{next(iter(axis.known))}"'
+        like = f'"{axis.example}"'
         raise _wrong(("", f"should be a name like {like} or a table like {{name = {like}, …}}, got {brief(value)}"))
     if mistakes:
         raise _wrong(*mistakes)
