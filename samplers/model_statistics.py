@@ -132,7 +132,7 @@ class Moments:
 
 
 @dataclass(frozen=True)
-class Measuring(Sampler):
+class _Measuring(Sampler):
     """A sampler that follows the flow on fine levels and measures its moments there: two calls per step.
 
     For random signs v the mean of v ⊙ (∂D/∂x) v is the diagonal of ∂D/∂x (Hutchinson's estimator). The product is a
@@ -178,3 +178,8 @@ def statistics_of(sigmas: Sequence[float], moments: Sequence[Moments], origin: d
     variance = keep**2 * (xx - x * x) - 2 * keep * (xd - x * d) + (dd - d * d)
     floor = np.maximum(_FLOOR * spread, _LEAST)
     return ModelStatistics(tuple(sigmas), linear, keep * x - d, np.sqrt(np.maximum(variance, 0) + floor**2), origin)
+
+
+def measuring() -> _Measuring:
+    """A sampler that measures while it samples. After a run on fine levels, `statistics()` has the result."""
+    return _Measuring()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import samplers
-from samplers.model_statistics import Measuring, ModelStatistics
+from samplers.model_statistics import ModelStatistics, measuring
 from sdlab.plugins import Boundary
 from sdlab.sweep.bench import ModelBench
 from sdlab.sweep.cell import Cell
@@ -23,7 +23,7 @@ def measure(
     Raises:
         CodeError: the model or the guidance failed, or a value is not finite.
     """
-    fine, measuring, done = fine_levels(count, bench.backend.levels), Measuring(), 0
+    fine, measured, done = fine_levels(count, bench.backend.levels), measuring(), 0
     total = count * -(-bench.plan.images // bench.plan.batch)
 
     def on_step() -> None:
@@ -34,8 +34,8 @@ def measure(
     boundary = Boundary()
     progress.begin(f"{count} levels")
     with boundary.crossed():
-        for _ in bench.flow_ends.runs(like.guidance, fine, lambda: measuring, boundary.back(on_step)):
+        for _ in bench.flow_ends.runs(like.guidance, fine, lambda: measured, boundary.back(on_step)):
             pass
-        statistics = measuring.statistics(origin)
+        statistics = measured.statistics(origin)
     progress.end(f"statistics of {bench.plan.images} images at {count} levels")
     return statistics

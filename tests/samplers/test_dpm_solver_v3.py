@@ -13,7 +13,7 @@ from sampler_problems import MIXTURE, SPECTRUM, start
 import samplers
 from samplers.adams import adams_weights
 from samplers.dpm_solver_v3 import DPMSolverV3
-from samplers.model_statistics import Measuring, ModelStatistics
+from samplers.model_statistics import ModelStatistics, measuring
 from samplers.statistics_file import load_statistics, statistics_bytes
 
 TOP, LOW = 10.0, 0.02
@@ -29,9 +29,9 @@ def measured(problem, images, count=100):
     generator = torch.Generator().manual_seed(1)
     x = problem.sample(images, generator, torch.float64)
     x = x + TOP * torch.randn(x.shape, generator=generator, dtype=torch.float64)
-    measuring = Measuring()
-    samplers.run(measuring, problem.denoise, x, (*grid(count - 1, "exponential"), 0.0))
-    return measuring.statistics()
+    sampler = measuring()
+    samplers.run(sampler, problem.denoise, x, (*grid(count - 1, "exponential"), 0.0))
+    return sampler.statistics()
 
 
 GAUSSIAN, MIXED = measured(SPECTRUM, 32), measured(MIXTURE, 2048)

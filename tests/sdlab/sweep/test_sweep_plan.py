@@ -474,7 +474,8 @@ BAD = [
     ]),
     ('["ddim", "heun"]', '[{name="ddim", etaa=1, eta="x"}, {name="ddim", eta=2}, {name="ddim", eta=nan}]',
      [
-        "cells.sampler[0].etaa: unknown option of ddim (did you mean 'eta'?); it takes: eta, clip, clip_noise",
+        "cells.sampler[0].etaa: unknown option of ddim (did you mean 'eta'?); "
+        "it takes: eta, clip, clip_noise, refinements",
         "cells.sampler[0].eta: should be a number, got 'x'",
         "cells.sampler[1].eta: must be in [0, 1], got 2",
         "cells.sampler[2].eta: should be a number, got nan",
@@ -515,7 +516,7 @@ BAD = [
         "strength, images or seed",
     ]),
     ("steps = [5, 10]", 'steps = 5\n[[exclude]]\nsampler = { name = "ddim", foo = 1 }', [
-        "exclude[0].sampler[0].foo: unknown option of ddim; it takes: eta, clip, clip_noise",
+        "exclude[0].sampler[0].foo: unknown option of ddim; it takes: eta, clip, clip_noise, refinements",
     ]),
     ("steps = [5, 10]", 'steps = 5\n[[extra]]\nsampler = "ddim"\nsteps = 2000', [
         'extra[0].guidance: `cells.guidance` lists several strategies; name one in this `[[extra]]`, like '
