@@ -33,6 +33,9 @@ SECOND = {
 
 # Predictor and corrector in one call: a run of any length changes in so many of its last states, by the ending.
 ANY_LENGTH = [
+    ("dpm_solver_v3", {}, (1, 0)),
+    ("dpm_solver_v3", {"max_order": 3}, (2, 2)),
+    ("dpm_solver_v3", {"max_order": 3, "corrector": "none"}, (2, 2)),
     ("unipc", {}, (1, 0)),
     ("unipc", {"max_order": 1}, (0, 0)),
     ("unipc", {"max_order": 3}, (2, 2)),

@@ -1,6 +1,6 @@
 """What a second training process gives: images per second, with the same batch in each process.
 
-pytest tests/benchmarks/test_training_processes.py -m slow --benchmark-enable
+pytest tests/benchmarks/test_training_scaling.py -m slow --benchmark-enable
 
 Each process has one thread. A ratio of 2 is ideal where each process has a core of its own and nothing else runs. On
 two cores it says what the exchange of gradients and the shared memory cost. It says nothing about GPUs.
