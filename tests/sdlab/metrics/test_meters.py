@@ -190,9 +190,11 @@ def test_with_files_of_inception_fid_compares_with_the_users_pictures(tmp_path: 
     for i, picture in enumerate(to_bytes(real).numpy()):
         Image.fromarray(picture).save(tmp_path / "real" / ("more" if i % 2 else "") / f"{i:02}.png")
     (tmp_path / "real" / "notes.txt").write_text("no picture")
+    weights = tmp_path / "i.pth"
+    weights.write_bytes(b"mean and spread of the channels")
 
     def found(names: list[str], reference: str) -> dict[str, Result]:
-        files = MetricFiles(inception="i.pth", reference=str(tmp_path / reference))
+        files = MetricFiles(inception=str(weights), reference=str(tmp_path / reference))
         return measure(Meters([METRICS[name] for name in names], Tools(size=(64, 64), files=files)), fake)
 
     pictures, features = found(["fid", "kid"], "real"), Mean3(Path(), None)
