@@ -13,7 +13,7 @@ from samplers.checks import one_of, within
 from samplers.dpm2 import DPM2
 from samplers.dpm_solver_single import DPMpp2S
 from samplers.euler import Euler
-from samplers.flow_time import CLOCKS, Clock
+from samplers.flow_time import CLOCKS, ClockName
 
 IN_FLOW_TIME = DPM2(clock="flow")
 
@@ -56,7 +56,7 @@ class _Ancestral(Sampler):
 
     inner: ClassVar[Sampler]
     eta: float = 1.0
-    clock: Clock = "sigma"
+    clock: ClockName = "sigma"
 
     def __post_init__(self) -> None:
         within(f"{type(self).__name__}.eta", self.eta, 0)

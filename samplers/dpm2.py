@@ -11,7 +11,7 @@ from torch import Tensor
 
 from samplers.base import Denoiser, Noise, Sampler
 from samplers.checks import one_of
-from samplers.flow_time import CLOCKS, Clock, along, geometric_middle, velocity
+from samplers.flow_time import CLOCKS, ClockName, along, geometric_middle, velocity
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class DPM2(Sampler):
     """
 
     order: ClassVar[int] = 2
-    clock: Clock = "sigma"
+    clock: ClockName = "sigma"
 
     def __post_init__(self) -> None:
         one_of("DPM2.clock", self.clock, CLOCKS)

@@ -15,7 +15,7 @@ from typing import Literal
 
 from torch import Tensor
 
-Clock = Literal["sigma", "flow"]
+ClockName = Literal["sigma", "flow"]
 CLOCKS = ("sigma", "flow")
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from samplers.base import Denoiser, Noise, Sampler
 from samplers.checks import one_of
-from samplers.flow_time import CLOCKS, Clock, along, velocity
+from samplers.flow_time import CLOCKS, ClockName, along, velocity
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Heun(Sampler):
     """
 
     order: ClassVar[int] = 2
-    clock: Clock = "sigma"
+    clock: ClockName = "sigma"
 
     def __post_init__(self) -> None:
         one_of("Heun.clock", self.clock, CLOCKS)
