@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdlab.commands.paths import path_option
-from sdlab.system.errors import RunError, SdlabError, UsageError
-from sdlab.system.interrupts import STATUS
+from sdlab.commands.reported import reported
+from sdlab.system.errors import RunError, UsageError
 from sdlab.system.limits import Range
-from sdlab.system.output import print_error, remark
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,6 +51,7 @@ def command(
     raise typer.Exit(find(given, choices, steps, prompts, identify, ModelBench, out=out))
 
 
+@reported("interrupted; nothing was written")
 def find(
     given: Mapping[str, Any],
     choices: Mapping[str, str],
@@ -69,27 +69,6 @@ def find(
     """
     from rich.console import Console
 
-    try:
-        return _find(given, choices, steps, prompts, identify, open_bench, out, console or Console())
-    except SdlabError as error:
-        return print_error(error)
-    except KeyboardInterrupt:
-        remark("interrupted; nothing was written")
-        return STATUS
-
-
-def _find(
-    given: Mapping[str, Any],
-    choices: Mapping[str, str],
-    steps: int,
-    prompts: str | None,
-    identify: Callable[[Plan], str],
-    open_bench: Callable[[Plan], ModelBench],
-    out: Path,
-    console: Console,
-) -> int:
-    from rich.console import Console as Quiet
-
     from sdlab.report.run_report import report
     from sdlab.report.stored_run import opened_run
     from sdlab.report.table import make_table
@@ -104,6 +83,7 @@ def _find(
     from sdlab.system.files import replacing
     from sdlab.system.toml import toml
 
+    console = console or Console()
     plan, table = _plan(given, choices, steps, prompts)
     first, second = halves(plan)
     identify(first)
@@ -119,7 +99,7 @@ def _find(
     if outcome.interrupted:
         line(console, "interrupted; the same command starts again")
         return outcome.status
-    report(directory, Quiet(quiet=True), redraw=outcome.ran > 0)
+    report(directory, Console(quiet=True), redraw=outcome.ran > 0)
     with opened_run(directory) as run:
         print_table(console, make_table(run.plan, run.rows, run.real))
     about = f"Grids that sdlab grid found for {plan.model}, and others, on seeds that it did not use."

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdlab.commands.paths import path_argument, path_option
-from sdlab.system.errors import SdlabError
-from sdlab.system.interrupts import STATUS
-from sdlab.system.output import print_error, remark
+from sdlab.commands.reported import reported
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,6 +49,7 @@ def command(
     raise typer.Exit(search(file, identify, ModelBench, out=out, dry_run=dry_run, overrides=overrides))
 
 
+@reported("interrupted; finished trials are kept, and the same command runs the rest")
 def search(
     path: str | Path,
     identify: Callable[[Plan], str],
@@ -71,26 +70,20 @@ def search(
     from sdlab.search.study import check_installed
 
     console = console or Console()
-    try:
-        check_installed()
-        plan = load_search(path, overrides)
-        directory = Path(out) / plan.name
-        identify(plan.second)  # its metrics are checked before the first trial
-        model = identify(plan.first)
-        if dry_run:
-            _describe(plan, directory, console)
-            return 0
-        from sdlab.search.run import run_search
+    check_installed()
+    plan = load_search(path, overrides)
+    directory = Path(out) / plan.name
+    identify(plan.second)  # its metrics are checked before the first trial
+    model = identify(plan.first)
+    if dry_run:
+        _describe(plan, directory, console)
+        return 0
+    from sdlab.search.run import run_search
 
-        outcome = run_search(plan, model, lambda: open_bench(plan.first), directory, console)
-        if outcome.interrupted:
-            return _interrupted(outcome, directory, console)
-        return max(outcome.status, _measure_front(plan, outcome, identify, open_bench, directory, console))
-    except SdlabError as error:
-        return print_error(error)
-    except KeyboardInterrupt:
-        remark("interrupted; finished trials are kept, and the same command runs the rest")
-        return STATUS
+    outcome = run_search(plan, model, lambda: open_bench(plan.first), directory, console)
+    if outcome.interrupted:
+        return _interrupted(outcome, directory, console)
+    return max(outcome.status, _measure_front(plan, outcome, identify, open_bench, directory, console))
 
 
 def _interrupted(outcome: SearchOutcome, directory: Path, console: Console) -> int:

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdlab.commands.paths import path_option
-from sdlab.system.errors import SdlabError
-from sdlab.system.interrupts import STATUS
+from sdlab.commands.reported import reported
 from sdlab.system.limits import Range
-from sdlab.system.output import print_error, remark
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,6 +46,7 @@ def command(
     raise typer.Exit(run(given, guidance, levels, prompts, identify, ModelBench, out=out))
 
 
+@reported("interrupted; nothing was written")
 def run(
     given: Mapping[str, Any],
     guidance: str,
@@ -62,26 +61,6 @@ def run(
     """Measure, and write the file. Returns the exit status. `given` are top-level values of a sweep."""
     from rich.console import Console
 
-    try:
-        _run(given, guidance, levels, prompts, identify, open_bench, out, console or Console())
-    except SdlabError as error:
-        return print_error(error)
-    except KeyboardInterrupt:
-        remark("interrupted; nothing was written")
-        return STATUS
-    return 0
-
-
-def _run(
-    given: Mapping[str, Any],
-    guidance: str,
-    levels: int,
-    prompts: str | None,
-    identify: Callable[[Plan], str],
-    open_bench: Callable[[Plan], ModelBench],
-    out: Path,
-    console: Console,
-) -> None:
     from samplers.statistics_file import statistics_bytes
     from sdlab.commands.inline_plan import inline_plan
     from sdlab.search.statistics import fine_levels, measure
@@ -93,6 +72,7 @@ def _run(
 
     _IMAGES.check("--images", given["images"])
     _LEVELS.check("--levels", levels)
+    console = console or Console()
     cells = {"grid": "exponential", "steps": 2}
     choices = {"sampler": "euler", "guidance": guidance}
     plan, _ = inline_plan("sdlab statistics", "statistics", given, cells, choices, prompts)
@@ -109,3 +89,4 @@ def _run(
     with replacing(out) as draft:
         draft.write_bytes(statistics_bytes(found))
     line(console, f'to sample with them: sampler = {{ name = "dpm_solver_v3", statistics = "{out}" }}')
+    return 0

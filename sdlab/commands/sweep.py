@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sdlab.commands.paths import path_argument, path_option
-from sdlab.system.errors import SdlabError, UsageError
-from sdlab.system.interrupts import STATUS
-from sdlab.system.output import print_error, remark
+from sdlab.commands.reported import reported
+from sdlab.system.errors import UsageError
 from sdlab.system.text import shown
 
 if TYPE_CHECKING:
@@ -82,6 +81,7 @@ def command(
     )
 
 
+@reported("interrupted; finished cells are kept, and the same command runs the rest")
 def sweep(
     path: str | Path,
     identify: Callable[[Plan], str],
@@ -113,48 +113,42 @@ def sweep(
     from sdlab.system.resources import find
 
     console = console or Console()
-    try:
-        part = None if shard is None else Shard.of(shard)
-        if log is not None:
-            from sdlab.trackers import check_tracker
+    part = None if shard is None else Shard.of(shard)
+    if log is not None:
+        from sdlab.trackers import check_tracker
 
-            check_tracker(log)
-        chosen = None if executor is None else _executor(executor)
-        plan = load_plan(path, overrides, elsewhere=chosen is not None)
-        if plan.devices:
-            chosen = Devices(plan.devices)
-        if chosen is not None and plan.timing_rounds:
-            text = "timing_rounds: cells are timed in turn on one device; give one device, without --executor"
-            raise UsageError(f"{text}, or timing_rounds = 0")
-        if part is not None and plan.until is not None:
-            raise UsageError("--shard: a sweep with `until` compares all cells after each round; run it on one machine")
-        cells = range(len(plan.cells)) if part is None else part.cells(plan)
-        directory = Path(out) / (plan.name if part is None else part.directory(plan.name))
-        if dry_run:
-            _describe(plan, identify(plan), directory, console, cells)
-            return 0
-        from sdlab.report.looks import unsettled
-        from sdlab.report.run_report import report  # not needed by a dry run, and slow to import
-        from sdlab.sweep.run import run_sweep
-        from sdlab.sweep.tracking import CellLog
+        check_tracker(log)
+    chosen = None if executor is None else _executor(executor)
+    plan = load_plan(path, overrides, elsewhere=chosen is not None)
+    if plan.devices:
+        chosen = Devices(plan.devices)
+    if chosen is not None and plan.timing_rounds:
+        text = "timing_rounds: cells are timed in turn on one device; give one device, without --executor"
+        raise UsageError(f"{text}, or timing_rounds = 0")
+    if part is not None and plan.until is not None:
+        raise UsageError("--shard: a sweep with `until` compares all cells after each round; run it on one machine")
+    cells = range(len(plan.cells)) if part is None else part.cells(plan)
+    directory = Path(out) / (plan.name if part is None else part.directory(plan.name))
+    if dry_run:
+        _describe(plan, identify(plan), directory, console, cells)
+        return 0
+    from sdlab.report.looks import unsettled
+    from sdlab.report.run_report import report  # not needed by a dry run, and slow to import
+    from sdlab.sweep.run import run_sweep
+    from sdlab.sweep.tracking import CellLog
 
-        more: dict[str, Any] = {} if log is None else {"on_result": CellLog(log, plan, directory)}
-        model = identify(plan)
-        if chosen is not None:
-            job = Job.of(plan, model, find(path).resolve().parent, directory)
-            more["start"] = partial(chosen.start, job, plan.device.partition(":")[0])
-        outcome = run_sweep(plan, model, lambda: open_bench(plan), directory, console, cells, unsettled, **more)
-        if part is None and not outcome.interrupted:
-            report(directory, console, redraw=outcome.ran > 0)
-        _print_outcome(outcome, directory, console)
-        if part is not None and not outcome.status:
-            line(console, f"after all shards: sdlab merge {Path(out) / plan.name}-*-of-{part.count}")
-        return outcome.status
-    except SdlabError as error:
-        return print_error(error)
-    except KeyboardInterrupt:
-        remark("interrupted; finished cells are kept, and the same command runs the rest")
-        return STATUS
+    more: dict[str, Any] = {} if log is None else {"on_result": CellLog(log, plan, directory)}
+    model = identify(plan)
+    if chosen is not None:
+        job = Job.of(plan, model, find(path).resolve().parent, directory)
+        more["start"] = partial(chosen.start, job, plan.device.partition(":")[0])
+    outcome = run_sweep(plan, model, lambda: open_bench(plan), directory, console, cells, unsettled, **more)
+    if part is None and not outcome.interrupted:
+        report(directory, console, redraw=outcome.ran > 0)
+    _print_outcome(outcome, directory, console)
+    if part is not None and not outcome.status:
+        line(console, f"after all shards: sdlab merge {Path(out) / plan.name}-*-of-{part.count}")
+    return outcome.status
 
 
 def _executor(text: str) -> Executor:
