@@ -113,7 +113,8 @@ def locate(model: Model) -> Located:
         if path.exists() and not path.is_dir():
             check_regular(path)
     if search.missing:
-        lines = (*search.missing, _FOLDER if layout == "sdlab" else _SD15)
+        given = layout == "original" and place.exists()  # so only the vocabulary is missing
+        lines = (*search.missing, _CLIP if given else _FOLDER if layout == "sdlab" else _SD15)
         raise UsageError(*(f"model {source.name!r}: {line}" for line in lines))
     added = added_file(vocab)
     shards = [file for path in dict.fromkeys(weights) if is_index(path) for file in read_index(path).values()]

@@ -244,6 +244,13 @@ def test_missing_files_are_reported_together_with_where_they_belong_and_come_fro
     assert "merges.txt not found" in str(error.value)
 
 
+def test_a_file_without_a_vocabulary_is_told_where_to_put_one_and_not_to_download_weights(home):
+    folder_with(home, "model.safetensors")
+    with pytest.raises(UsageError, match=r"put vocab\.json and merges\.txt") as error:
+        locate(str(home / "model.safetensors"))
+    assert "download" not in str(error.value)
+
+
 def test_given_paths_come_before_the_variable_and_that_before_data(home, monkeypatch):
     def files(source="sd15"):
         return {path.resolve() for path in locate(source).files}
