@@ -45,7 +45,7 @@ class Diverged(Exception):
         norms = {name: number(gradient.norm()) for name, gradient in gradients.items()}
         if processes.rank() > 0:
             return RunError(f"training diverged at step {self.step}; see the error of the first process")
-        rate = max(group["lr"] for group in self.learner.optimizer.param_groups)
+        rate = self.learner.rate
         largest = max(norms, key=lambda name: _size(norms[name]), default="none")
         kept = f"the last checkpoint, {checkpoint.newest(config)}, is of step {saved}" if saved else "no checkpoint yet"
         return RunError(

@@ -72,6 +72,11 @@ class Learner:
             self.scaler.update()
         return finite or self.scaler.get_scale() > 1
 
+    @property
+    def rate(self) -> float:
+        """The learning rate of the last step; of several groups of parameters, the largest."""
+        return max(float(group["lr"]) for group in self.optimizer.param_groups)
+
     def average(self, step: int) -> None:
         """Update the moving averages."""
         for average in self.averages.values():

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -90,12 +91,12 @@ def _train(stage: Stage, config: Training, console: Console) -> dict[str, float]
                 with interrupts.held():  # steps are atomic: an interrupt waits for the end of the step
                     losses = _step(stage, learners, config, step, next(drawn))
                     for loss in losses:
-                        if explosion.reached(_label(loss, learners), float(loss.value)):
+                        if explosion.reached(_label("loss", loss, learners), float(loss.value)):
                             raise Diverged(loss, learners[loss.name], step)
                     done = step + 1
                     if step % _LOG_EVERY == 0 or done == config.steps:
                         values = _values(losses, learners)
-                        record.row(step, values)
+                        record.row(step, values | _rates(losses, learners))
                         progress.update(bar, note=" ".join(f"{k} {v:.4g}" for k, v in values.items()))
                     progress.update(bar, completed=done)
                     if due(config.snapshot_every):
@@ -189,17 +190,24 @@ def _first(learners: Mapping[str, Learner]) -> Learner:
     return next(iter(learners.values()))
 
 
-def _label(loss: Loss, learners: Mapping[str, Learner]) -> str:
-    """The name of a loss in the log."""
-    return "loss" if len(learners) == 1 else f"{loss.name}_loss"
+def _label(value: str, loss: Loss, learners: Mapping[str, Learner]) -> str:
+    """The name of a value in the log, with that of the module if there are several."""
+    return value if len(learners) == 1 else f"{loss.name}_{value}"
 
 
 def _values(losses: Sequence[Loss], learners: Mapping[str, Learner]) -> dict[str, float]:
     """The losses and their parts by name."""
     named = {
-        name: value for loss in losses for name, value in ((_label(loss, learners), loss.value), *loss.parts.items())
+        name: value
+        for loss in losses
+        for name, value in ((_label("loss", loss, learners), loss.value), *loss.parts.items())
     }
     return {name: float(value) for name, value in named.items()}
+
+
+def _rates(losses: Sequence[Loss], learners: Mapping[str, Learner]) -> dict[str, float]:
+    """The learning rates of the modules that have taken the step, by name."""
+    return {_label("lr", loss, learners): learners[loss.name].rate for loss in losses}
 
 
 def _gradients(batches: Sequence[Iterator[Loss]], learners: Mapping[str, Learner], config: Training) -> Loss | None:
@@ -258,5 +266,6 @@ def _take(path: Path, module: nn.Module) -> str:
 
 
 def _progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
+    note = TextColumn("{task.fields[note]}", table_column=Column(ratio=1, no_wrap=True))  # cut if there are many losses
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TimeRemainingColumn(), note, console=console, expand=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from torch import Tensor, nn
 from training import QUIET, TINY, Line, Toy, keys
 
@@ -17,8 +19,9 @@ from sdlab.model.vae import Vae
 from sdlab.system.errors import UsageError
 from sdlab.train import loss_curves as curves
 from sdlab.train.log import LossLog
-from sdlab.train.loop import train
+from sdlab.train.loop import _progress, train
 from sdlab.train.loss_curves import draw_curves
+from sdlab.train.schedule import learning_rate
 from sdlab.train.sheet import sheet
 from sdlab.train.stages import STAGES
 from sdlab.train.stages.unet_preview import samples
@@ -39,7 +42,7 @@ def test_a_run_leaves_its_loss_curves(tmp_path: Path):
     config = toy(tmp_path)
     train(Line(config), config, QUIET)
     with Image.open(config.out / "losses.png") as picture:
-        assert picture.size == (420, 260)
+        assert picture.size == (840, 260)  # the loss and the learning rate
         assert len(np.unique(np.array(picture.convert("L")))) > 20  # drawn on
 
 
@@ -202,9 +205,28 @@ def test_event_files_hold_losses_and_sheets(tmp_path: Path, monkeypatch: pytest.
     picture = "preview", (3, 4, 10)
     folder = str(config.out / "tensorboard")
     assert calls == [
-        ("open", folder, 0), (*picture, 0), ("loss", 0), ("loss", 10), ("loss", 11), (*picture, 12), ("close",)
+        ("open", folder, 0), (*picture, 0), ("loss", 0), ("lr", 0), ("loss", 10), ("lr", 10), ("loss", 11), ("lr", 11),
+        (*picture, 12), ("close",),
     ]  # fmt: skip
     calls.clear()
     longer = toy(tmp_path, steps=13, tensorboard=True)
     train(Showing(longer), longer, QUIET)
-    assert calls == [("open", folder, 12), ("loss", 12), ("close",)]
+    assert calls == [("open", folder, 12), ("loss", 12), ("lr", 12), ("close",)]
+
+
+def test_the_learning_rates_are_in_the_log(tmp_path: Path):
+    config = toy(tmp_path, steps=25, warmup=4)
+    train(Line(config), config, QUIET)
+    expected = [learning_rate(step, 1e-2, 4, 25) for step in (0, 10, 20, 24)]
+    assert LossLog(config.out / "log.csv", 25).series()["lr"] == ([0, 10, 20, 24], pytest.approx(expected, rel=1e-5))
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_bar_and_the_time_left_are_seen_beside_many_losses(width: int):
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    with _progress(console) as progress:
+        progress.update(progress.add_task("vae", total=100, note="adversarial_weight 0.5 " * 20), completed=50)
+    (line,) = console.file.getvalue().splitlines()
+    assert line.startswith("vae ━━━━━━━━━━ ")
+    assert " 50/100 0:00:00 -:--:-- " in line.replace("╺", " ")
+    assert len(line) <= width

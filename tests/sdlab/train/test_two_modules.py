@@ -139,7 +139,11 @@ def test_checkpoints_hold_everything_under_its_name(tmp_path: Path):
     assert saved["generator"]["averages"].keys() == {"short", "long"}
     assert saved["discriminator"]["averages"] == {}
     assert saved["discriminator"]["optimizer"]["param_groups"][0]["betas"] == (0.5, 0.999)
-    assert (config.out / "log.csv").read_text().startswith("step,generator_loss,mean,discriminator_loss\n")
+    assert (
+        (config.out / "log.csv")
+        .read_text()
+        .startswith("step,generator_loss,mean,discriminator_loss,generator_lr,discriminator_lr\n")
+    )
     # The first average is in place at the end; a module without averages keeps its last weights.
     for name, kept in (("generator", saved["generator"]["averages"]["short"]), ("discriminator", None)):
         expected = saved[name]["module"] if kept is None else kept
