@@ -5,10 +5,11 @@ It imports little, so that Ctrl-C is handled from the first moment.
 
 from __future__ import annotations
 
+import os
 import sys
 
 from sdlab.system import output
-from sdlab.system.errors import RunError, SdlabError
+from sdlab.system.errors import RunError, SdlabError, UsageError
 from sdlab.system.files import reason
 from sdlab.system.interrupts import STATUS, handle_ctrl_c
 
@@ -27,6 +28,8 @@ def _status(arguments: list[str]) -> int:
         status = run(arguments)
         sys.stdout.flush()
         return status
+    except UsageError as error:  # which every process that torchrun started finds, so one of a machine prints it
+        return output.print_error(error) if os.environ.get("LOCAL_RANK", "0") == "0" else error.status
     except SdlabError as error:
         return output.print_error(error)
     except KeyboardInterrupt:

@@ -49,12 +49,17 @@ def wait() -> None:
 
 @contextmanager
 def first_alone() -> Iterator[None]:
-    """The block in the first process, and then in the others, which find the files that the first has written."""
+    """The block in the first process, and then in the others, which find the files that the first has written.
+
+    An error of the first is no reason for the others to wait in vain; they find the same.
+    """
     if rank() > 0:
         wait()
-    yield
-    if rank() == 0:
-        wait()
+    try:
+        yield
+    finally:
+        if rank() == 0:
+            wait()
 
 
 def rank() -> int:

@@ -301,3 +301,12 @@ def test_a_wheel_works_outside_the_clone(tmp_path: Path):
     environment = {**os.environ, "PYTHONPATH": str(site)}
     out = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, capture_output=True, text=True, env=environment)
     assert out.stdout.startswith(str(site))
+
+
+@pytest.mark.parametrize(("number", "printed"), [("0", 1), ("1", 0)])
+def test_a_usage_error_is_printed_by_one_process_of_a_machine(
+    number: str, printed: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("LOCAL_RANK", number)  # set by torchrun
+    assert _status(["train", "none.toml"]) == 2
+    assert capsys.readouterr().err.count("error: none.toml: no such file") == printed
