@@ -10,21 +10,19 @@ from torch import Tensor
 
 from sdlab.model.config import Size
 from sdlab.picture import opened, orientation, read_picture
+from sdlab.system.reading import files_in
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+FORMATS = "PNG, JPEG, WebP, BMP or TIFF"
 
 
 def pictures_in(folder: Path) -> list[Path]:
     """The pictures in a folder and its subfolders, selected by file suffix, sorted.
 
-    Hidden files and folders are skipped. macOS and Jupyter keep copies in them that are not part of the set.
+    Raises:
+        UsageError: a subfolder cannot be read.
     """
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    return sorted(path for path in found if not _hidden(path.relative_to(folder)) and not path.is_dir())
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+    return sorted(path for path in files_in(folder) if path.suffix.lower() in SUFFIXES)
 
 
 def read_pictures(paths: Sequence[Path], size: Size, batch: int = 32) -> Iterator[Tensor]:

@@ -1,9 +1,11 @@
-"""Reading of small files from users: text and TOML, from regular files of a limited size."""
+"""Reading of files from users: those of a folder, and text and TOML from regular files of a limited size."""
 
 from __future__ import annotations
 
+import os
 import stat
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,31 @@ def check_regular(path: Path) -> None:
         raise UsageError(f"{path}: is a directory")
     if not stat.S_ISREG(mode):
         raise UsageError(f"{path}: is not a regular file")
+
+
+def files_in(folder: Path) -> Iterator[Path]:
+    """The files in a folder and its subfolders, also in those that a link leads to. Each folder is listed once.
+
+    Hidden files and folders are skipped. macOS and Jupyter keep copies in them that are not part of a data set. A
+    folder that is missing has no files.
+
+    Raises:
+        UsageError: a folder cannot be read.
+    """
+    seen = set(Path(os.path.realpath(folder)).parents)  # to which a link leads in a circle
+    for place, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
+        real = Path(os.path.realpath(place))
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place, name) for name in files if not name.startswith("."))
+
+
+def _refuse(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise UsageError(f"{error.filename}: {reason(error)}")
 
 
 def read_bytes(path: Path) -> bytes:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from functools import lru_cache
 from hashlib import sha256
 
-from sdlab.metrics.pictures import pictures_in
+from sdlab.metrics.pictures import FORMATS, pictures_in
 from sdlab.system.errors import UsageError
 from sdlab.system.output import remark
 from sdlab.system.paths import user_path
+from sdlab.train import processes
 from sdlab.train.sources import caption_files, metadata, shards
 from sdlab.train.sources.entry import Entry, Skipped
 
@@ -30,9 +31,10 @@ def read_collection(data: str) -> tuple[Entry, ...]:
     found = [_decoded(one) if isinstance(one, Entry) else one for one in _listed(data)]
     kept = tuple(one for one in found if isinstance(one, Entry))
     skipped = [one for one in found if isinstance(one, Skipped)]
-    for one in skipped[:_NAMED]:
+    first = processes.rank() == 0
+    for one in skipped[: _NAMED * first]:
         remark(f"skipped {one.reason}")
-    if skipped:
+    if skipped and first:
         remark(f"{data}: skipped {len(skipped)} of {len(found)} pictures")
     if not kept:
         raise UsageError(f"{data}: has no picture with a caption")
@@ -61,7 +63,7 @@ def _listed(data: str) -> Iterator[Entry | Skipped]:
             return caption_files.entries(path)
     if tars := shards.shards_in(data):
         return shards.entries(tars)
-    raise UsageError(f"{data}: has no pictures; give a folder of pictures with captions, or tar shards")
+    raise UsageError(f"{data}: has no pictures; give a folder of pictures ({FORMATS}) with captions, or tar shards")
 
 
 def _decoded(one: Entry) -> Entry | Skipped:

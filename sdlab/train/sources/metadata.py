@@ -16,7 +16,7 @@ from typing import Any
 from sdlab.metrics.pictures import pictures_in
 from sdlab.system.errors import UsageError
 from sdlab.system.paths import path_fault
-from sdlab.system.reading import read_text
+from sdlab.system.reading import files_in, read_text
 from sdlab.train.sources.entry import Entry, Skipped, checked, entry
 
 JSONL, CSV = "metadata.jsonl", "metadata.csv"
@@ -26,10 +26,9 @@ def metadata_in(folder: Path) -> list[Path]:
     """The metadata files of a folder and its subfolders, hidden ones excepted, sorted.
 
     Raises:
-        UsageError: a folder has one in each form.
+        UsageError: a folder has one in each form, or cannot be read.
     """
-    found = [path for name in (JSONL, CSV) for path in folder.rglob(name)]
-    shown = sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    shown = sorted(path for path in files_in(folder) if path.name in (JSONL, CSV))
     for path in shown:
         if path.name == CSV and path.with_name(JSONL) in shown:
             raise UsageError(f"{path.parent} has {JSONL} and {CSV}; keep one")

@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from sdlab.metrics.pictures import SUFFIXES
+from sdlab.metrics.pictures import FORMATS, SUFFIXES
 from sdlab.system.errors import UsageError
 from sdlab.system.files import reason
 from sdlab.system.paths import user_path
@@ -27,11 +27,13 @@ def shards_in(text: str) -> list[Path]:
     """The shards that a text names: a folder, a file, a pattern such as `a-*.tar`, or a range `a-{000..012}.tar`.
 
     Raises:
-        UsageError: a shard does not exist.
+        UsageError: a shard does not exist, or the range is empty.
     """
     if found := _RANGE.fullmatch(text):
         head, first, last, tail = found.groups()
         numbers = range(int(first), int(last) + 1)
+        if not numbers:
+            raise UsageError(f"{text}: its range has no number; write the smaller one first")
         shards: Iterator[Path] = (user_path(f"{head}{number:0{len(first)}}{tail}") for number in numbers)
     else:
         path = user_path(text)
@@ -49,20 +51,34 @@ def entries(shards: Sequence[Path]) -> Iterator[Entry | Skipped]:
     """The examples of some shards, in order.
 
     Raises:
-        UsageError: a shard is not a tar file or is compressed, or a caption is malformed.
+        UsageError: a shard is not a tar file, is compressed or is cut off, or a caption is malformed.
     """
     for shard in shards:
         try:
             with tarfile.open(shard, "r:") as tar:
                 yield from _entries(shard, tar)
+                _check_end(shard, tar)
         except tarfile.TarError as error:
             raise UsageError(f"{shard}: is not a tar file, or is compressed or damaged ({error})") from None
         except OSError as error:
             raise UsageError(f"{shard}: {reason(error)}") from None
 
 
+def _check_end(shard: Path, tar: tarfile.TarFile) -> None:
+    """Check that a shard was read to its end mark, a block of zeros. `tarfile` also stops at a damaged header.
+
+    Raises:
+        UsageError: the mark is missing.
+    """
+    with shard.open("rb") as file:
+        file.seek(tar.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise UsageError(f"{shard}: is cut off or damaged at byte {tar.offset:,}; copy it again")
+
+
 def _entries(shard: Path, tar: tarfile.TarFile) -> Iterator[Entry | Skipped]:
     pictures: dict[str, tarfile.TarInfo] = {}
+    dotted: list[tuple[str, str]] = []  # such as a.seg.png, or a.b.png with a dot in the key
     captions: dict[str, dict[str, list[str]]] = {}
     for member in tar:
         name = PurePosixPath(member.name)
@@ -72,8 +88,16 @@ def _entries(shard: Path, tar: tarfile.TarFile) -> Iterator[Entry | Skipped]:
         key, suffix = str(name.with_name(stem or name.name)), f".{suffix.lower()}"
         if suffix in SUFFIXES:
             pictures[key] = member
+        elif suffix.endswith(SUFFIXES):
+            dotted.append((key, member.name))
         elif suffix in (".txt", ".json"):
             captions.setdefault(key, {})[suffix] = _captions(tar, member, suffix, f"{shard}: {member.name}")
+    for key, found in dotted:
+        if key not in pictures:
+            yield Skipped(f"{shard / found}: its key ends at the first dot; write other dots as - or _")
+    bare = captions.keys() - pictures.keys() - {key for key, _ in dotted}
+    for key in sorted(key for key in bare if any(captions[key].values())):
+        yield Skipped(f"{shard / key}: has a caption and no picture in a format that is read: {FORMATS}")
     for key, member in pictures.items():
         given = captions.get(key, {})
         span = member.offset_data, member.size
@@ -89,7 +113,8 @@ def _captions(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str, where:
         text = file.read().decode("utf-8-sig")
         content = json.loads(text) if suffix == ".json" else text
     except (ValueError, RecursionError):
-        raise UsageError(f"{where}: is not {'JSON' if suffix == '.json' else 'UTF-8 text'}") from None
+        kind = "JSON" if suffix == ".json" else "UTF-8 text"
+        raise UsageError(f"{where}: is not {kind}; write the shard again with captions in UTF-8") from None
     if suffix == ".txt":
         return [checked(line, where) for line in text.splitlines()]
     if not isinstance(content, dict):

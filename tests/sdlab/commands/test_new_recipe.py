@@ -88,7 +88,7 @@ def test_bad_folders_and_names_are_one_line(here: Path):
     for path in bare.glob("*.txt"):
         path.unlink()
     few = "few: has 16 pictures with captions, of which 1 are held out; training needs at least 16 more than that"
-    nothing = "has no pictures; give a folder of pictures with captions, or tar shards"
+    nothing = "has no pictures; give a folder of pictures (PNG, JPEG, WebP, BMP or TIFF) with captions, or tar shards"
     for data, message in (
         ("few", few),
         ("bare", "bare: has no picture with a caption"),

@@ -184,7 +184,8 @@ def test_a_key_of_a_world_and_data_do_not_mix(tmp_path: Path):
     found = complaints(recipe(tmp_path, f"[text]\n{SHORT}[vae]\n{SHORT}", f'data = "{tmp_path}/pictures"\n'))
     assert found == ["[text]: the text stage needs the ground truth of a world; remove it or `data`"]
     found = complaints(recipe(tmp_path, f"[vae]\n{SHORT}", f'data = "{tmp_path}/pictures"\n'))
-    empty = f"{tmp_path}/pictures: has no pictures; give a folder of pictures with captions, or tar shards"
+    formats = "PNG, JPEG, WebP, BMP or TIFF"
+    empty = f"{tmp_path}/pictures: has no pictures; give a folder of pictures ({formats}) with captions, or tar shards"
     assert found == [f"[vae]: `data`: {empty}"]
     found = complaints(recipe(tmp_path, f"[vae]\n{SHORT}", 'data = "nowhere"\n'))
     assert found == ["[vae]: `data`: nowhere: no such file or directory"]

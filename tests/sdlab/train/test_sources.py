@@ -140,7 +140,7 @@ def test_malformed_metadata_is_refused_with_its_line(row: str, wrong: str, tmp_p
 
 
 def test_data_in_no_known_form_is_refused(tmp_path: Path):
-    with pytest.raises(UsageError, match="has no pictures; give a folder of pictures with captions, or tar shards"):
+    with pytest.raises(UsageError, match=r"has no pictures; give a folder of pictures .* with captions, or tar shards"):
         found(tmp_path)
     for missing in ("none", "none.tar", "s-{00..99999999999}.tar"):
         with pytest.raises(UsageError, match="no such file"):
@@ -169,12 +169,88 @@ def test_bad_shards_are_refused(tmp_path: Path):
         found(tmp_path / "pipe.tar")
 
 
+def test_a_shard_that_is_cut_off_is_refused(tmp_path: Path):
+    """Wherever it ends: in a picture, in a header, or between two members."""
+    whole = shard(
+        tmp_path / "a.tar", {f"{i}.{end}": png(i) if end == "png" else b"x" for i in range(4) for end in ("png", "txt")}
+    )
+    with tarfile.open(whole) as tar:
+        third = tar.getmember("2.png").offset
+    content = whole.read_bytes()
+    for end in (third, third + 300, third + 512, third + 520):
+        whole.write_bytes(content[:end])
+        with pytest.raises(
+            UsageError, match=r"a\.tar: is (cut off or damaged at byte|not a tar file, or is compressed or)"
+        ):
+            found(whole)
+    whole.write_bytes(content[:third] + b"x" * 512 + content[third + 512 :])
+    with pytest.raises(UsageError, match=f"is cut off or damaged at byte {third:,}; copy it again"):
+        found(whole)
+
+
+def test_what_no_picture_of_a_shard_belongs_to_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    members = {"1.png": png(1), "1.txt": b"one", "1.seg.png": png(2), "v1.2.png": png(3), "v1.2.txt": b"lost"}
+    path = shard(tmp_path / "a.tar", {**members, "4.gif": b"GIF", "4.txt": b"four", "stats.json": b'{"n": 2}'})
+    assert found(path) == {"1.png": ("one",)}
+    assert capsys.readouterr().err.replace(f"{tmp_path}/", "").splitlines() == [
+        "skipped a.tar/v1.2.png: its key ends at the first dot; write other dots as - or _",
+        "skipped a.tar/4: has a caption and no picture in a format that is read: PNG, JPEG, WebP, BMP or TIFF",
+        "a.tar: skipped 2 of 3 pictures",
+    ]
+
+
+def test_a_caption_without_its_picture_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    paint(tmp_path / "a.png", 9)
+    for name in ("a.txt", "b.txt", "b.gif"):
+        (tmp_path / name).write_text("x")
+    assert found(tmp_path) == {"a.png": ("x",)}
+    assert capsys.readouterr().err.startswith(f"skipped {tmp_path}/b.txt: has no picture beside it in a format that is")
+
+
+@pytest.mark.parametrize("form", ["metadata", "caption files"])
+def test_linked_folders_are_read_once(form: str, tmp_path: Path):
+    paint(tmp_path / "store/pictures/a.png", 9)
+    if form == "metadata":
+        (tmp_path / "store/pictures/metadata.jsonl").write_text('{"file_name": "a.png", "text": "x"}')
+    else:
+        (tmp_path / "store/pictures/a.txt").write_text("x")
+    data = tmp_path / "deep/data"
+    data.mkdir(parents=True)
+    (data / "link").symlink_to("../../store")
+    (data / "again").symlink_to("../../store/pictures")
+    (data / "round").symlink_to("..")
+    (tmp_path / "store/back").symlink_to("..")
+    assert found(data) == {"a.png": ("x",)}
+    read_collection.cache_clear()
+    assert len(read_collection(str(data))) == 1
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    paint(tmp_path / "a.png", 9)
+    paint(tmp_path / "closed/b.png", 9)
+    scan = os.scandir
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)  # a user with all rights can read every folder
+    with pytest.raises(UsageError, match="closed: permission denied"):
+        found(tmp_path)
+
+
 @pytest.fixture
 def hundred(tmp_path: Path) -> Path:
     for i in range(100):
         paint(tmp_path / f"{i}.png", 2 * i)
         (tmp_path / f"{i}.txt").write_text(f"{i}\nalso {i}")
     return tmp_path
+
+
+def test_a_range_that_runs_backwards_is_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match="its range has no number; write the smaller one first"):
+        found(tmp_path / "s-{3..0}.tar")
 
 
 def test_ranges_and_patterns_of_any_length_are_one_line(tmp_path: Path):
