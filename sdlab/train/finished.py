@@ -37,6 +37,15 @@ def exists(config: Training) -> bool:
         return False
 
 
+def changed_keys(config: Training) -> list[str]:
+    """The keys that the run was finished with other values of; none if it was not finished."""
+    try:
+        before, now = _saved(config)["config"], _said(config)
+        return sorted(key for key in before | now if before.get(key) != now.get(key))
+    except (UsageError, ValueError, LookupError, TypeError, AttributeError):
+        return []
+
+
 def outdated(config: Training) -> list[str]:
     """The files of the model folder whose weights differ from those that the finished run was trained with.
 
@@ -54,6 +63,7 @@ def _saved(config: Training) -> dict[str, Any]:
     return saved
 
 
-def _said(config: Training) -> object:
+def _said(config: Training) -> dict[str, Any]:
     """The keys that matter, without those at their defaults, so that a new key does not change old records."""
-    return json.loads(config.model_dump_json(exclude=UNRELATED, exclude_defaults=True)) | {"stage": config.stage}
+    said: dict[str, Any] = json.loads(config.model_dump_json(exclude=UNRELATED, exclude_defaults=True))
+    return said | {"stage": config.stage}

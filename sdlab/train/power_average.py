@@ -34,10 +34,11 @@ class PowerAverage:
         return (1 - 1 / (step + 1)) ** (self.exponent + 1)
 
 
-def combination(stored: Sequence[tuple[int, float]], wanted: tuple[int, float]) -> list[float]:
+def combination(stored: Sequence[tuple[int, float]], wanted: tuple[int, float]) -> tuple[list[float], float]:
     """The factors of stored averages whose sum is closest to a wanted average, in the L² norm of p.
 
-    An average is given by the number of steps it covers and its length (section 3.2).
+    An average is given by the number of steps it covers and its length (section 3.2). Also returns the distance of the
+    sum from the wanted p, as a share of the norm of p.
     """
     t = np.array([step for step, _ in (*stored, wanted)], dtype=float)
     gamma = np.array([PowerAverage(length).exponent for _, length in (*stored, wanted)])
@@ -47,4 +48,5 @@ def combination(stored: Sequence[tuple[int, float]], wanted: tuple[int, float]) 
     total = gamma[:, None] + gamma[None, :] + 1
     products = scale[:, None] * scale[None, :] * np.minimum(t[:, None], t[None, :]) ** total / total
     factors, *_ = np.linalg.lstsq(products[:-1, :-1], products[:-1, -1], rcond=None)
-    return [float(factor) for factor in factors]
+    off = np.append(factors, -1.0)
+    return [float(factor) for factor in factors], float(max(off @ products @ off, 0) / products[-1, -1]) ** 0.5

@@ -11,10 +11,12 @@ from typing import Any
 from sdlab.model.config import ModelConfig
 from sdlab.system.errors import UsageError
 from sdlab.trackers import check_tracker
-from sdlab.train import finished
+from sdlab.train import checkpoint, finished
 from sdlab.train.captioned_config import CaptionedTraining
+from sdlab.train.config import Need, Training
 from sdlab.train.folder import configuration
 from sdlab.train.recipe import NETWORK, Part
+from sdlab.train.stages.clip_config import ClipTraining
 from sdlab.train.stages.text_config import TextTraining
 from sdlab.train.stages.unet_config import UnetTraining
 from sdlab.weights.model_folder import read_config, save_config
@@ -24,13 +26,13 @@ def prepare(path: Path, parts: Sequence[Part]) -> None:
     """Check all stages, and write the `config.json` of model folders that have none.
 
     Raises:
-        UsageError: a stage needs a file that neither exists nor is made by an earlier stage, cannot train its model or
-            use its `data`, or its tracker is not installed; `[network]` is invalid, or differs from the `config.json`
-            of the model folder.
+        UsageError: a stage needs a file that neither exists nor is made by an earlier stage, has begun with weights
+            that an earlier one would replace, cannot train its model or use its `data`, or its tracker is not
+            installed; `[network]` is invalid, or differs from the `config.json` of the model folder.
         RunError: a `config.json` cannot be written.
     """
-    if missing := list(_missing(parts)):
-        raise UsageError(*(f"{path}: {one}" for one in missing))
+    if faults := [*_missing(parts), *_stranded(parts)]:
+        raise UsageError(*(f"{path}: {one}" for one in faults))
     for name in dict.fromkeys(name for part in parts for name in part.config.trackers()):
         check_tracker(name)
     new, models = dict[Path, ModelConfig](), dict[Path, ModelConfig]()
@@ -83,6 +85,31 @@ def _missing(parts: Sequence[Part]) -> Iterator[str]:
             untrained.add(written)
         else:
             untrained.discard(written)
+
+
+def _stranded(parts: Sequence[Part]) -> Iterator[str]:
+    """The messages for stages with a checkpoint that an earlier stage, which is to be finished anew, makes useless."""
+    replaced = dict[Path, Part]()
+    for part in parts:
+        config, folder = part.config, Path(part.config.model)
+        if finished.exists(config):
+            continue
+        for need in config.needs():
+            earlier = replaced.get(folder / need.file)
+            if earlier is None or not checkpoint.exists(config) or _keeps(earlier.config, need):
+                continue
+            keys = ", ".join(f"`{key}`" for key in finished.changed_keys(earlier.config))
+            yield (
+                f"[{part.name}]: cannot continue from {checkpoint.newest(config)} if [{earlier.name}], whose {keys} "
+                f"changed, replaces {need.file}; change it in [{part.name}] alone, or give [{part.name}] another `out`"
+            )
+        if finished.changed_keys(config):
+            replaced[folder / config.writes()] = part
+
+
+def _keeps(config: Training, need: Need) -> bool:
+    """Whether a stage keeps that part of the file it writes: CLIP's text encoder, if it was trained on a world."""
+    return isinstance(config, ClipTraining) and config.data is None and need.part == "text."
 
 
 def _differing(wanted: ModelConfig, found: ModelConfig, parts: Sequence[Part]) -> list[str]:

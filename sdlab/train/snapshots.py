@@ -15,10 +15,13 @@ from torch import Tensor
 
 from sdlab.system.errors import RunError, UsageError
 from sdlab.system.files import make_folder, replacing
+from sdlab.system.output import remark
 from sdlab.train import processes
 from sdlab.train.average import Average
-from sdlab.train.power_average import PowerAverage, combination
+from sdlab.train.power_average import LENGTHS, PowerAverage, combination
 from sdlab.train.sharding import whole
+
+_LARGEST_ERROR = 0.1  # of a combination, as a share of the norm of the wanted profile
 
 
 class Snapshots:
@@ -50,7 +53,7 @@ class Snapshots:
     ) -> dict[str, Tensor] | None:
         """The average of this length over the first `steps` steps. None if the module has no power-function averages.
 
-        Integer buffers are those of the last snapshot.
+        Integer buffers are those of the last snapshot. Too few snapshots for this length are a warning.
 
         Raises:
             RunError: a snapshot is damaged.
@@ -63,7 +66,14 @@ class Snapshots:
         if not paths or _steps(paths[-1]) != steps:
             raise UsageError(f"{self._folder} has no snapshot of step {steps}; remove `ema_length` or train again")
         stored = [(_steps(path), one) for path in paths for one in lengths]
-        factors = dict(zip(stored, combination(stored, (steps, length)), strict=True))
+        found, error = combination(stored, (steps, length))
+        if error > _LARGEST_ERROR:
+            remark(
+                f"warning: the snapshots in {self._folder} give an average of `ema_length` = {length} that is "
+                f"{error:.0%} off; use a length from {LENGTHS[0]} to {LENGTHS[1]}, or train again with a "
+                "smaller `snapshot_every`"
+            )
+        factors = dict(zip(stored, found, strict=True))
         result: dict[str, Tensor] = {}
         for path in paths:
             for label, tensor in _read(path).items():

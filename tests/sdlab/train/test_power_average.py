@@ -51,7 +51,8 @@ def test_the_decay_gives_the_weights_of_the_profile(length: float):
 
 def test_a_stored_average_is_itself():
     stored = [(steps, length) for steps in (256, 512, 768, 1024) for length in LENGTHS]
-    factors = combination(stored, (768, 0.1))
+    factors, error = combination(stored, (768, 0.1))
+    assert error < 1e-6
     np.testing.assert_allclose(factors[:6], [0, 0, 0, 0, 0, 1], atol=1e-8)
 
 
@@ -59,9 +60,19 @@ def test_a_stored_average_is_itself():
 def test_32_snapshots_give_any_profile(length: float, error: float):
     """In the sum of |differences| of the weights: it bounds the error of the average of weights in [−1, 1]."""
     stored = [(STEPS // 32 * (i + 1), one) for i in range(32) for one in LENGTHS]
-    factors = combination(stored, (STEPS, length))
+    factors, _ = combination(stored, (STEPS, length))
     found = sum(factor * profile(one, steps) for factor, (steps, one) in zip(factors, stored, strict=True))
     assert np.abs(found - profile(length, STEPS)).sum() < error
+
+
+@pytest.mark.parametrize(("n", "length"), [(2, 0.2), (8, 0.02), (32, 0.01), (32, 0.25)])
+def test_the_error_is_the_distance_of_the_profiles(n: int, length: float):
+    """In the L² norm, computed here step by step."""
+    stored = [(STEPS // n * (i + 1), one) for i in range(n) for one in LENGTHS]
+    factors, error = combination(stored, (STEPS, length))
+    found = sum(factor * profile(one, steps) for factor, (steps, one) in zip(factors, stored, strict=True))
+    wanted = profile(length, STEPS)
+    assert error == pytest.approx(np.linalg.norm(found - wanted) / np.linalg.norm(wanted), rel=0.05)
 
 
 class Tracked(Line):
@@ -98,6 +109,17 @@ def test_the_length_is_chosen_after_training(tmp_path: Path):
     whole = toy(tmp_path / "whole", ema_length=0.2)
     expected = train(Line(whole), whole, QUIET)
     assert late["slope"] == expected["slope"] != early["slope"]
+
+
+def test_a_length_that_the_snapshots_cannot_give_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    near, far = (toy(tmp_path, steps=60, ema_length=length) for length in (0.08, 0.01))
+    train(Line(near), near, QUIET)
+    assert capsys.readouterr().err == ""
+    train(Line(far), far, QUIET)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"warning: the snapshots in {far.out}/averages give an average of `ema_length` = 0.01 that is 60% "
+    )
 
 
 def test_an_interrupted_run_has_the_same_snapshots(tmp_path: Path):

@@ -169,6 +169,27 @@ def test_an_interrupted_stage_does_not_continue_on_other_inputs(tmp_path: Path):
     )
 
 
+def test_no_stage_replaces_the_weights_that_a_later_one_has_to_continue_with(tmp_path: Path):
+    path = finished_model(tmp_path)
+    unet = load_part("unet", path).config
+    checkpoint.write(unet, {}, 1, 0.0)
+    before = (tmp_path / "model/vae.safetensors").read_bytes()
+    recipe(tmp_path, ALL.replace("steps = 3", "steps = 4"))
+    with pytest.raises(UsageError) as error:
+        trained(path)
+    assert str(error.value).splitlines() == [
+        f"{path}: [unet]: cannot continue from {unet.out}/checkpoint.pt if [{name}], whose `steps` changed, replaces "
+        f"{file}; change it in [unet] alone, or give [unet] another `out`"
+        for name, file in (("text", "clip.safetensors"), ("vae", "vae.safetensors"))
+    ]
+    assert (tmp_path / "model/vae.safetensors").read_bytes() == before
+    for stages in (ALL.replace("cache = 4", "cache = 4\nsnapshot_every = 1"), ALL):  # of the U-Net alone; none
+        prepare(recipe(tmp_path, stages), load_recipe(path))
+    (unet.out / "checkpoint.pt").unlink()  # all stages are trained again
+    recipe(tmp_path, ALL.replace("steps = 3", "steps = 4"))
+    prepare(path, load_recipe(path))
+
+
 def test_all_mistakes_of_all_stages_are_reported_before_the_first(tmp_path: Path):
     stages = f"[vae]\nstep = 3\n{SHORT}[text]\nbatch = 2\nlr = 1\n[unte]\n{SHORT}"
     assert complaints(recipe(tmp_path, stages, "wrold = 3\n")) == [
