@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -60,4 +61,10 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor, size: Size | None = None) -> Tensor:
         """(B, C, H, W) -> (B, C, 2H, 2W), or `size` instead of (2H, 2W)."""
         height, width = size or (2 * x.shape[2], 2 * x.shape[3])
-        return self.conv(F.interpolate(x, size=(height, width), mode="nearest"))
+        if torch.compiler.is_compiling() and x.device.type == "cpu":
+            # With F.interpolate, Inductor of PyTorch 2.13 computes gradients of 0 for everything before it: seen on a
+            # CPU in channels-last layout under autocast to bfloat16, also without sdlab (docs/training.md).
+            x = x.repeat_interleave(2, -1).repeat_interleave(2, -2)[..., :height, :width]
+        else:
+            x = F.interpolate(x, size=(height, width), mode="nearest")
+        return self.conv(x)

@@ -102,18 +102,6 @@ class UnetTraining(SizedTraining):
     )
 
     @model_validator(mode="after")
-    def _compiled_on_a_cpu_in_float32(self) -> UnetTraining:
-        # Seen with PyTorch 2.13 on a CPU: under autocast to bfloat16 the compiled backward pass gives zero gradients to
-        # some convolutions, the last ones of the transformers among them. In float32 all are right, and in bfloat16 on
-        # a GPU (PyTorch 2.11) too: the smallest cosine between the gradients of a tensor was 0.9999.
-        if self.compile and self.precision != "float32" and self.device != "cuda":
-            raise ValueError(
-                "on a CPU, `compile` gives wrong gradients to the U-Net in mixed precision; remove it, or set "
-                "`precision` to 'float32' or `device` to 'cuda'"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _one_distribution(self) -> UnetTraining:
         if self.focus is not None and self.timesteps is not None:
             raise ValueError("`focus` and `timesteps` both choose the distribution of timesteps; remove one of them")

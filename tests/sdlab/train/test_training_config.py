@@ -110,18 +110,6 @@ def test_a_mistake_in_a_weighting_is_named_by_its_key(tmp_path: Path):
         assert complaints("unet", tmp_path / "t.toml", f"{GOOD}{line}\n") == [wrong]
 
 
-def test_the_unet_is_compiled_in_float32_alone_on_a_cpu(tmp_path: Path):
-    found = complaints("unet", tmp_path / "t.toml", f"{GOOD}compile = true\n")
-    assert found == [
-        "on a CPU, `compile` gives wrong gradients to the U-Net in mixed precision; remove it, or set `precision` to "
-        "'float32' or `device` to 'cuda'"
-    ]
-    path = tmp_path / "t.toml"
-    for good in ("compile = false", "compile = true\nprecision = 'float32'", "compile = true\ndevice = 'cuda'"):
-        path.write_text(f"{GOOD}{good}\n")
-        assert load_config("unet", path).stage == "unet"
-
-
 def test_files_that_cannot_be_read(tmp_path: Path):
     with pytest.raises(UsageError, match=r"none\.toml: no such file"):
         load_config("vae", tmp_path / "none.toml")
