@@ -48,18 +48,16 @@ def gradients(name: str, size: int, dtype: torch.dtype, *, compiled: bool) -> di
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("size", [8, 12, 15])  # in one process: from the second shape on, sizes could become symbols
-def test_compiling_keeps_every_gradient(name: str, size: int):
-    plain, compiled = (gradients(name, size, torch.float32, compiled=c) for c in (False, True))
+@pytest.mark.parametrize("size", [8, 15])  # in one process: from the second shape on, sizes could become symbols
+def test_compiling_keeps_every_gradient(size: int):
+    plain, compiled = (gradients("unet", size, torch.float32, compiled=c) for c in (False, True))
     assert plain.keys() == compiled.keys()
     for key, gradient in plain.items():
         torch.testing.assert_close(compiled[key], gradient, rtol=1e-3, atol=1e-6, msg=key)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("size", [8, 15])
+@pytest.mark.parametrize(("name", "size"), [("unet", 8), ("unet", 15), ("decoder", 8)])
 def test_compiling_keeps_every_gradient_in_mixed_precision(name: str, size: int):
     """Each has the direction and the length of the exact one, up to the rounding of bfloat16."""
     exact = gradients(name, size, torch.float32, compiled=False)
