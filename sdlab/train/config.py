@@ -44,9 +44,9 @@ UNRELATED = {
 
 
 class Need(NamedTuple):
-    """Weights of the model folder that a stage builds on: the tensors of a file whose names start with `part`."""
+    """Weights that a stage builds on: the tensors of a file whose names start with `part`."""
 
-    file: str
+    file: str  # in the model folder, or an absolute path
     part: str = ""
 
 
@@ -143,7 +143,7 @@ class Training(BaseModel, ABC):
     )
     keep: int = Field(2, ge=1, le=1000, description="number of checkpoints that are kept")
 
-    @field_validator("model", "out", "start", "data", mode="before", check_fields=False)
+    @field_validator("model", "out", "start", "data", "teacher", mode="before", check_fields=False)
     @classmethod
     def _path(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, str):
@@ -176,11 +176,15 @@ class Training(BaseModel, ABC):
         return WorldPictures(open_world(self.world), split, self.complete_captions)
 
     def start_file(self) -> Path | None:
-        """The file of `start`. In a model folder it is the file of this stage. Shipped models are found anywhere."""
-        if self.start is None:
+        """The file of `start`."""
+        return self.weights_at(self.start)
+
+    def weights_at(self, path: Path | None) -> Path | None:
+        """The file itself, or this stage's file in a model folder. Shipped models are found anywhere."""
+        if path is None:
             return None
-        path = find(self.start)
-        return path / self.writes() if path.is_dir() else path
+        found = find(path)
+        return found / self.writes() if found.is_dir() else found
 
     def writes(self) -> str:
         """The weight file of the stage in the model folder."""

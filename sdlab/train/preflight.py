@@ -81,7 +81,7 @@ def _missing(parts: Sequence[Part]) -> Iterator[str]:
                 yield f"[{part.name}]: needs a trained vision encoder; train the clip stage in an earlier table"
         written = folder / part.config.writes()
         made.add(written)
-        if isinstance(part.config, TextTraining) and not finished.exists(part.config):
+        if isinstance(part.config, TextTraining) and part.config.teacher is None and not finished.exists(part.config):
             untrained.add(written)
         else:
             untrained.discard(written)

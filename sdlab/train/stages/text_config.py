@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from sdlab.train.config import Training
+from pydantic import Field
+
+from sdlab.train.config import Need, Training
 
 if TYPE_CHECKING:
     from sdlab.model.config import ModelConfig
-    from sdlab.train.stages.text import TextStage
+    from sdlab.train.stage import Stage
 
 
 class TextTraining(Training):
     """Trains CLIP's text encoder on the scenes that captions describe."""
 
     stage: ClassVar[str] = "text"
+
+    teacher: Path | None = Field(
+        None,
+        strict=False,
+        description="text encoder whose states are learnt in place of what the captions describe: a safetensors file "
+        "of CLIP, or a model folder; its vision encoder is kept",
+    )
 
     def check(self, model: ModelConfig) -> None:
         """Check that the model has a vision encoder, which is stored beside the text encoder."""
@@ -24,8 +34,18 @@ class TextTraining(Training):
         """The weight file of the stage in the model folder."""
         return "clip.safetensors"
 
-    def build(self) -> TextStage:
+    def needs(self) -> tuple[Need, ...]:
+        """The teacher's text encoder, if there is one."""
+        teacher = self.weights_at(self.teacher)
+        return () if teacher is None else (Need(str(teacher.absolute()), "text."),)
+
+    def build(self) -> Stage:
         """The stage on scenes with trained combinations."""
+        pictures, teacher = self.pictures("train"), self.weights_at(self.teacher)
+        if teacher is not None:
+            from sdlab.train.stages.text_distillation import TextDistillation
+
+            return TextDistillation(self, pictures, teacher)
         from sdlab.train.stages.text import TextStage
 
-        return TextStage(self, self.pictures("train"))
+        return TextStage(self, pictures)
