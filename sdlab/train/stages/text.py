@@ -24,6 +24,7 @@ from sdlab.train.optimizer import standard
 from sdlab.train.randomness import measuring_generator
 from sdlab.train.stage import Loss, Stage
 from sdlab.train.stages.text_config import TextTraining
+from sdlab.train.stages.text_distillation import TextDistillation
 from sdlab.train.stages.text_probes import PROBES, Encoded, Probes
 from sdlab.train.vocabulary import tokenizer_for
 from sdlab.train.world_pictures import WorldPictures
@@ -114,3 +115,9 @@ class TextStage(Stage):
         tokens = self.tokenizer(captions)
         states = self.grounded.clip.text(tokens.to(self.config.device))
         return states[torch.arange(len(tokens)), tokens.argmax(1)]
+
+
+def text_stage(config: TextTraining) -> Stage:
+    """The stage on what captions describe, or with a teacher on its states."""
+    pictures, teacher = config.pictures("train"), config.weights_at(config.teacher)
+    return TextStage(config, pictures) if teacher is None else TextDistillation(config, pictures, teacher)

@@ -40,12 +40,7 @@ class TextTraining(Training):
         return () if teacher is None else (Need(str(teacher.absolute()), "text."),)
 
     def build(self) -> Stage:
-        """The stage on scenes with trained combinations."""
-        pictures, teacher = self.pictures("train"), self.weights_at(self.teacher)
-        if teacher is not None:
-            from sdlab.train.stages.text_distillation import TextDistillation
+        """The stage on scenes with trained combinations, or on the states of the teacher."""
+        from sdlab.train.stages.text import text_stage
 
-            return TextDistillation(self, pictures, teacher)
-        from sdlab.train.stages.text import TextStage
-
-        return TextStage(self, pictures)
+        return text_stage(self)
