@@ -81,6 +81,7 @@ def test_a_key_of_another_stage_is_refused(key: str, tmp_path: Path):
 
 def test_each_stage_has_its_own_keys():
     assert {name: own for name, own in OWN.items() if own} == {
+        "text": ["teacher"],
         "clip": [*OF_PICTURES, "grounding"],
         "vae": [*OF_PICTURES, *SIZED, "kl", "l1", "l2", "perceptual", "adversarial"],
         "unet": [
