@@ -158,7 +158,7 @@ def _prepare(trained: Mapping[str, Trained], config: Training, console: Console,
             one.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if (start := config.start_file()) is not None and fresh:
         first = next(iter(trained.values()))
-        line(console, f"{_take(start, first.stored or first.module)} from {start}")
+        line(console, _take(start, first.stored or first.module))
     if config.compile:
         for one in trained.values():
             one.module.compile(dynamic=False)  # with symbolic sizes Inductor fails on the U-Net (PyTorch 2.13)
@@ -245,7 +245,7 @@ def _mixed_precision(config: Training) -> Iterator[None]:
 
 
 def _take(path: Path, module: nn.Module) -> str:
-    """Copy the tensors of a file with matching name and shape into the module. Returns a text with their number.
+    """Copy the tensors of a file with matching name and shape into the module. Returns a sentence with their number.
 
     Frozen parameters are unchanged.
 
@@ -262,7 +262,8 @@ def _take(path: Path, module: nn.Module) -> str:
     if not taken:
         raise UsageError(f"`start`: {path} has no tensor whose name and shape match; give weights of this network")
     module.load_state_dict({key: tensor.read().float() for key, tensor in taken.items()}, strict=False)
-    return f"{len(taken)} of {len(own)} tensors"
+    others = "" if len(taken) == len(own) else "; the others, which it lacks or has in another shape, start at random"
+    return f"{len(taken)} of {len(own)} tensors from {path}{others}"
 
 
 def _progress(console: Console) -> Progress:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdlab.model.config import ModelConfig
-from sdlab.system.errors import UsageError
+from sdlab.system.errors import SdlabError, UsageError
 from sdlab.trackers import check_tracker
 from sdlab.train import checkpoint, finished
 from sdlab.train.captioned_config import CaptionedTraining
@@ -19,6 +19,7 @@ from sdlab.train.recipe import NETWORK, Part
 from sdlab.train.stages.clip_config import ClipTraining
 from sdlab.train.stages.text_config import TextTraining
 from sdlab.train.stages.unet_config import UnetTraining
+from sdlab.weights import weights_file
 from sdlab.weights.model_folder import read_config, save_config
 
 
@@ -29,13 +30,13 @@ def prepare(path: Path, parts: Sequence[Part]) -> None:
         UsageError: a stage needs a file that neither exists nor is made by an earlier stage, has begun with weights
             that an earlier one would replace, cannot train its model or use its `data`, or its tracker is not
             installed; `[network]` is invalid, or differs from the `config.json` of the model folder.
-        RunError: a `config.json` cannot be written.
+        RunError: a `config.json` cannot be written, or the weights of `start` are damaged.
     """
     if faults := [*_missing(parts), *_stranded(parts)]:
         raise UsageError(*(f"{path}: {one}" for one in faults))
     for name in dict.fromkeys(name for part in parts for name in part.config.trackers()):
         check_tracker(name)
-    new, models = dict[Path, ModelConfig](), dict[Path, ModelConfig]()
+    new, models, written = dict[Path, ModelConfig](), dict[Path, ModelConfig](), set[Path | None]()
     for part in parts:
         folder = Path(part.config.model)
         if part.network is not None:
@@ -49,6 +50,9 @@ def prepare(path: Path, parts: Sequence[Part]) -> None:
                 )
         model = models.get(folder) or new.get(folder) or configuration(folder)
         part.config.check(model)
+        if part.config.start_file() not in written:
+            _check_start(path, part)
+        written.add(folder / part.config.writes())
         if isinstance(part.config, UnetTraining):
             models[folder] = part.config.changed(model)  # which the tables after it find
         if isinstance(part.config, CaptionedTraining) and part.config.data is not None:
@@ -58,6 +62,22 @@ def prepare(path: Path, parts: Sequence[Part]) -> None:
                 raise UsageError(*(f"{path}: [{part.name}]: `data`: {line}" for line in error.lines)) from None
     for folder, config in new.items():
         save_config(folder, config)
+
+
+def _check_start(path: Path, part: Part) -> None:
+    """Check that the file of `start` is one of weights, if the stage is to use it.
+
+    Raises:
+        UsageError: it has another format.
+        RunError: it is damaged.
+    """
+    start = part.config.start_file()
+    if start is None or not start.is_file() or finished.exists(part.config) or checkpoint.exists(part.config):
+        return
+    try:
+        weights_file.read(start)  # the tensors stay where they are
+    except SdlabError as error:
+        raise type(error)(*(f"{path}: [{part.name}]: `start`: {line}" for line in error.lines)) from None
 
 
 def _network(table: Mapping[str, Any], where: str) -> ModelConfig:

@@ -336,6 +336,21 @@ def test_a_stage_starts_from_the_part_of_a_model_folder(tmp_path: Path):
     prepare(stage, load_recipe(stage))
 
 
+@pytest.mark.parametrize(
+    ("content", "wrong"),
+    [
+        (b"", "not a complete safetensors file"),
+        (b"\x08\0\0\0\0\0\0\0" + b"{" * 8, "not a complete safetensors file: its header is not JSON"),
+    ],
+)
+def test_damaged_weights_to_start_from_are_found_before_the_stages_before(content: bytes, wrong: str, tmp_path: Path):
+    (tmp_path / "old.safetensors").write_bytes(content)
+    path = recipe(tmp_path, ALL + f'start = "{tmp_path}/old.safetensors"\n')
+    with pytest.raises(RunError, match=rf"recipe\.toml: \[unet\]: `start`: .*/old\.safetensors: {wrong}"):
+        trained(path)
+    assert not (tmp_path / "out").exists()
+
+
 def test_running_out_of_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def crowded(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from training import QUIET, Line, Toy, keys
 
@@ -69,7 +71,10 @@ def test_a_run_starts_from_what_fits_in_older_weights(tmp_path: Path):
     save_part(tmp_path / "old.safetensors", old, torch.float32)
     fresh = new[1].weight.detach().clone()
     config = toy(tmp_path, start=tmp_path / "old.safetensors", weight_decay=0.0)
-    train(Still(config, new), config, QUIET)
+    console = Console(file=io.StringIO(), width=500)
+    train(Still(config, new), config, console)
+    said = f"2 of 4 tensors from {config.start}; the others, which it lacks or has in another shape, start at random\n"
+    assert console.file.getvalue().startswith(said)
     torch.testing.assert_close(new[0].state_dict(), old[0].state_dict())
     torch.testing.assert_close(new[1].weight.detach(), fresh)
 
