@@ -17,10 +17,16 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
+from sdlab.system.errors import RunError
+
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Join the processes that torchrun started, inside the block, for any number of stages on any devices."""
+    """Join the processes that torchrun started, inside the block, for any number of stages on any devices.
+
+    Raises:
+        RunError: another process has ended, or cannot be reached.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
@@ -32,6 +38,13 @@ def joined() -> Iterator[None]:
     dist.init_process_group(store=store, rank=number, world_size=size)  # gloo, and on GPUs NCCL
     try:
         yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo/transport" in str(error):  # gloo's own have no class of theirs
+            raise RunError(
+                "another process of this run has ended or cannot be reached; see its error. The same command continues "
+                "from the last checkpoint"
+            ) from error
+        raise
     finally:
         dist.destroy_process_group()
 

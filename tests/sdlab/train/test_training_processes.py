@@ -139,3 +139,34 @@ def test_the_command_runs_in_two_processes(tmp_path: Path):
     ]
     torch.testing.assert_close(*states, rtol=0, atol=2e-5)
     assert (tmp_path / "two" / "model" / "vae.safetensors").exists()
+
+
+LOST = """
+import os
+from sdlab.system.errors import RunError
+from sdlab.train import processes
+
+try:
+    with processes.joined():
+        processes.wait()
+        if processes.rank() == 1:
+            os._exit(0)
+        processes.wait()
+except RunError as error:
+    print("reported:", error)
+"""
+
+
+def test_the_loss_of_another_process_is_one_line(tmp_path: Path):
+    (tmp_path / "lost.py").write_text(LOST)
+    found = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "lost.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert "reported: another process of this run has ended or cannot be reached; see its error." in found.stdout
+    assert "Traceback" not in found.stderr
