@@ -215,7 +215,7 @@ def test_a_training_run_is_shown_in_its_tracker_and_goes_on_in_another(tmp_path:
     train(Line(config), config, QUIET)
     assert (calls[0][0], calls[0][1]["name"]) == ("init", config.out.name)
     logged = [(sorted(values), options["step"]) for name, values, options in calls[1:-1] if name == "log"]
-    assert logged == [(["loss"], 0), (["loss"], 10), (["loss"], 11)]
+    assert logged == [(["loss", "lr"], 0), (["loss", "lr"], 10), (["loss", "lr"], 11)]
     calls.clear()
     longer = Toy(**keys(tmp_path, steps=13, log="mlflow"))
     train(Line(longer), longer, QUIET)

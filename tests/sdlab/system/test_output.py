@@ -71,7 +71,9 @@ def test_a_folder_that_may_not_be_read_is_one_line(monkeypatch: pytest.MonkeyPat
 def test_ctrl_c_during_an_import_exits_with_130_and_no_output(tmp_path: Path):
     (tmp_path / "slow.py").write_text("import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: pass\n")
     script = (
-        "import sys; from sdlab.system.interrupts import handle_ctrl_c; handle_ctrl_c(); "
+        "import signal; from sdlab.system.interrupts import handle_ctrl_c; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # it is ignored if the tests run in the background
+        "handle_ctrl_c(); "
         "print('ready', flush=True); import slow"
     )
     with subprocess.Popen(

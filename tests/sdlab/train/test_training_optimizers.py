@@ -131,7 +131,7 @@ def test_accumulated_gradients_are_those_of_the_large_batch(tmp_path: Path):
     train(expected, whole, QUIET)
     torch.testing.assert_close(found.layer.state_dict(), expected.layer.state_dict(), rtol=0, atol=1e-6)
     logs = [(config.out / "log.csv").read_text().splitlines() for config in (parts, whole)]
-    assert logs[0][0] == logs[1][0] == "step,loss,spread"
+    assert logs[0][0] == logs[1][0] == "step,loss,spread,lr"
     for ours, theirs in zip(logs[0][1:], logs[1][1:], strict=True):
         assert [float(v) for v in ours.split(",")] == pytest.approx([float(v) for v in theirs.split(",")], rel=1e-5)
     alone = toy(tmp_path, steps=20, warmup=0, clip=0.5, out=tmp_path / "single")
