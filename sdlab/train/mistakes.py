@@ -31,6 +31,8 @@ def sentence(kind: type[Training], error: ErrorDetails) -> str:
             return _stray(kind, key) if len(error["loc"]) == 1 else _stray_in_table(kind, key, error["loc"])
         case "value_error":  # raised by our validators, with a complete sentence
             return error["msg"].removeprefix("Value error, ")
+        case "path_type":
+            return f"`{key}` = {brief(error['input'])} is invalid: must be a path, in quotes"
         case _:
             return f"`{key}` = {brief(error['input'])} is invalid: {error['msg'][0].lower()}{error['msg'][1:]}"
 

@@ -62,6 +62,12 @@ def test_a_typo_in_a_table_lists_the_keys_of_the_table(stage: str, table: dict[s
     assert [mistakes.sentence(STAGES[stage], one) for one in error.value.errors()] == [sentence]
 
 
+@pytest.mark.parametrize("key", ["start", "teacher"])
+def test_a_path_without_quotes_is_told_what_would_be_right(key: str, tmp_path: Path):
+    wrong = f"`{key}` = 5 is invalid: must be a path, in quotes"
+    assert complaints("text", tmp_path / "t.toml", f"{GOOD}{key} = 5\n") == [wrong]
+
+
 OWN = {name: [key for key in kind.model_fields if key not in Training.model_fields] for name, kind in STAGES.items()}
 
 
