@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from functools import lru_cache
 from hashlib import sha256
 
+from rich.console import Console
+from rich.progress import track
+
 from sdlab.metrics.pictures import FORMATS, pictures_in
 from sdlab.system.errors import UsageError
 from sdlab.system.output import remark
@@ -28,7 +31,10 @@ def read_collection(data: str) -> tuple[Entry, ...]:
         UsageError: the data set does not exist, is in no known form or has no usable picture, or a caption is
             malformed.
     """
-    found = [_decoded(one) if isinstance(one, Entry) else one for one in _listed(data)]
+    console = Console(stderr=True)
+    shown = console.is_terminal and processes.rank() == 0
+    listed = track(list(_listed(data)), "reading pictures", console=console, transient=True, disable=not shown)
+    found = [_decoded(one) if isinstance(one, Entry) else one for one in listed]
     kept = tuple(one for one in found if isinstance(one, Entry))
     skipped = [one for one in found if isinstance(one, Skipped)]
     first = processes.rank() == 0

@@ -64,6 +64,8 @@ def test_compiling_keeps_every_gradient_in_mixed_precision(name: str, size: int)
     compiled = gradients(name, size, torch.bfloat16, compiled=True)
     assert exact.keys() == compiled.keys()
     for key, gradient in exact.items():
-        assert gradient.norm() > 0, key
+        if key.endswith("key.bias"):
+            continue  # it adds the same to all logits of a softmax, so its gradient is 0
+        assert gradient.norm() > 1e-6, key
         assert cosine_similarity(compiled[key].flatten(), gradient.flatten(), dim=0) > 0.98, key
         assert float(compiled[key].norm()) == pytest.approx(float(gradient.norm()), rel=0.1), key

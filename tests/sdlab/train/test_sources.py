@@ -315,3 +315,16 @@ def test_a_mirror_image_is_mirrored(tmp_path: Path):
     plain, mirrored = batch[batch.examples.argsort()].images()
     assert plain[:, 3, 0].tolist() == [1, 1, 1] == mirrored[:, 3, 7].tolist()
     assert torch.equal(plain.flip(2), mirrored)
+
+
+def test_reading_many_pictures_shows_progress_on_a_terminal_alone(
+    hundred: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    assert len(found(hundred)) == 100
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # by which rich takes any stream for a terminal
+    assert len(found(hundred)) == 100
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "reading pictures" in err
