@@ -31,16 +31,15 @@ def read_collection(data: str) -> tuple[Entry, ...]:
         UsageError: the data set does not exist, is in no known form or has no usable picture, or a caption is
             malformed.
     """
-    console = Console(stderr=True)
-    shown = console.is_terminal and processes.rank() == 0
+    console, first = Console(stderr=True), processes.rank() == 0
+    shown = console.is_terminal and first
     listed = track(list(_listed(data)), "reading pictures", console=console, transient=True, disable=not shown)
     found = [_decoded(one) if isinstance(one, Entry) else one for one in listed]
     kept = tuple(one for one in found if isinstance(one, Entry))
     skipped = [one for one in found if isinstance(one, Skipped)]
-    first = processes.rank() == 0
-    for one in skipped[: _NAMED * first]:
-        remark(f"skipped {one.reason}")
     if skipped and first:
+        for one in skipped[:_NAMED]:
+            remark(f"skipped {one.reason}")
         remark(f"{data}: skipped {len(skipped)} of {len(found)} pictures")
     if not kept:
         raise UsageError(f"{data}: has no picture with a caption")

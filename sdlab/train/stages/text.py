@@ -118,6 +118,11 @@ class TextStage(Stage):
 
 
 def text_stage(config: TextTraining) -> Stage:
-    """The stage on what captions describe, or with a teacher on its states."""
+    """The stage on what captions describe, or with a teacher on its states.
+
+    Raises:
+        UsageError: the model has no vision encoder, its vocabulary does not fit, or the teacher is not one of its size.
+        RunError: the teacher's file is damaged.
+    """
     pictures, teacher = config.pictures("train"), config.weights_at(config.teacher)
     return TextStage(config, pictures) if teacher is None else TextDistillation(config, pictures, teacher)
