@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Generic, TypeVar
@@ -47,7 +48,10 @@ class WorldBatch(_OfWorld, Generic[T]):
 
     def captions(self, generator: torch.Generator) -> list[str]:
         """Captions with varied wording of the `statements`."""
-        statements = self.statements(generator)
+        return self.words(self.statements(generator), generator)
+
+    def words(self, statements: Sequence[Any], generator: torch.Generator) -> list[str]:
+        """Captions of statements, one for each picture, with varied wording."""
         choices = torch.randint(1 << 30, (len(self), self.world.CHOICES), generator=generator)
         return [self.world.word(s, choose) for s, choose in zip(statements, choices, strict=True)]
 

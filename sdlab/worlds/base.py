@@ -97,6 +97,10 @@ class World(Protocol[T, S, R]):
         """What the pictures show, (B, MARKS) of 0 and 1, for encoders that learn to predict it."""
         ...
 
+    def stated(self, statements: Sequence[S]) -> Tensor:
+        """Which marks the statements cover, whether or not they say where, (B, MARKS) bool."""
+        ...
+
     def losses(self, outputs: Mapping[str, Tensor], truth: T, /) -> dict[str, Tensor]:
         """The losses of a reader's outputs, one for each of `HEADS`, that it minimises in sum."""
         ...

@@ -46,6 +46,7 @@ class Example(NamedTuple):
 
     tokens: Tensor  # (B, L)
     behind: Tensor  # a position from the end token on, (B,)
+    statements: list[Any]  # what the captions state
     truth: Any
 
 
@@ -57,10 +58,11 @@ class _Draw:
 
     def __call__(self, generator: torch.Generator) -> Example:
         batch = self.source.batch(self.n, generator)
-        tokens = self.tokenizer(batch.captions(generator))
+        statements = batch.statements(generator)
+        tokens = self.tokenizer(batch.words(statements, generator))
         ends = tokens.argmax(1)
         behind = ends + (torch.rand(self.n, generator=generator) * (tokens.shape[1] - ends)).long()
-        return Example(tokens, behind, batch.truth)
+        return Example(tokens, behind, statements, batch.truth)
 
 
 class TextStage(Stage):
@@ -91,7 +93,8 @@ class TextStage(Stage):
     def losses(self, step: int, batch: Example) -> Iterator[Loss]:
         """The losses of the world's probes, at every token from the end token on."""
         states = self.grounded.clip.text(batch.tokens.to(self.config.device)).float()
-        captions = Encoded(batch.tokens, states, states[torch.arange(len(states)), batch.behind])
+        summary = states[torch.arange(len(states)), batch.behind]
+        captions = Encoded(batch.tokens, states, summary, batch.statements)
         losses = self.grounded.probes.losses(captions, batch.truth)
         total = sum(weight * loss for weight, loss in losses.values())
         yield Loss("text", torch.as_tensor(total), {name: loss for name, (_, loss) in losses.items()})

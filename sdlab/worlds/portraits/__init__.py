@@ -13,12 +13,13 @@ from sdlab.worlds.portraits.captions import (
     trained,
     word,
 )
-from sdlab.worlds.portraits.marks import MARKS, marks
+from sdlab.worlds.portraits.marks import MARKS, marks, stated
 from sdlab.worlds.portraits.reader import HEADS, check, losses, readings
 from sdlab.worlds.portraits.render import render
 from sdlab.worlds.portraits.world import FACTS, SIZE, Portraits, sample
 
 __all__ = [
     "CHOICES", "EXAMPLE", "FACTS", "HEADS", "MARKS", "SIZE", "Portraits", "Split", "Statement", "alter", "check",
-    "describe", "facts", "losses", "marks", "parse", "readings", "render", "sample", "state", "trained", "word",
+    "describe", "facts", "losses", "marks", "parse", "readings", "render", "sample", "state", "stated", "trained",
+    "word",
 ]  # fmt: skip

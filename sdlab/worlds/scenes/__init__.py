@@ -14,7 +14,7 @@ from sdlab.worlds.scenes.captions import (
     trained,
     word,
 )
-from sdlab.worlds.scenes.marks import MARKS, marks
+from sdlab.worlds.scenes.marks import MARKS, marks, stated
 from sdlab.worlds.scenes.reader import HEADS, Reading, Seen, check, readings
 from sdlab.worlds.scenes.reader_losses import losses
 from sdlab.worlds.scenes.render import render
@@ -23,5 +23,5 @@ from sdlab.worlds.scenes.world import PIXELS, SIZE, Scenes, sample
 __all__ = [
     "CHOICES", "EXAMPLE", "HEADS", "MARKS", "PIXELS", "SIZE", "Reading", "Scenes", "Seen", "Split", "Statement",
     "Thing", "alter", "check", "describe", "facts", "losses", "marks", "parse", "readings", "render", "sample",
-    "state", "trained", "word",
+    "state", "stated", "trained", "word",
 ]  # fmt: skip

@@ -87,6 +87,39 @@ def test_marks_are_of_the_picture_alone(world: AnyWorld):
     assert world.marks(truth[10:20]).equal(marks[10:20])
 
 
+def test_captions_cover_the_marks_of_what_they_state(world: AnyWorld):
+    truth = world.sample(200, generator(), "all")
+    whole = world.stated(world.state(truth, generator(), complete=True))
+    part = world.stated(world.state(truth, generator()))
+    assert whole.shape == part.shape == (200, world.MARKS)
+    assert (whole.dtype, part.dtype) == (torch.bool, torch.bool)
+    assert not (part & ~whole).any()
+    assert part.any(0).all()
+    assert not part.all(0).any()
+
+
+def test_a_scene_covers_shapes_if_it_states_them_of_all_objects():
+    from sdlab.worlds.scenes.captions import Statement, Thing
+
+    two = (Thing(shape=1, colour=2, size=0), Thing(shape=3, colour=4, size=1))
+    without = Statement((two[0], Thing(colour=4, size=1)), relation=0)
+    covered = open_world("scenes").stated([Statement(two), without]).view(2, 4, 18)
+    assert covered[0].all()
+    assert covered[1, :, :8].all()
+    assert not covered[1, :, 8:16].any()
+    assert covered[1, :, 16:].all()
+
+
+def test_a_portrait_covers_the_marks_of_its_facts():
+    from sdlab.worlds.portraits import Statement
+    from sdlab.worlds.portraits.world import FACTS
+
+    covered = open_world("portraits").stated([Statement(hat=0, top=2)])[0]
+    parts = dict(zip(FACTS, covered.split([*map(len, FACTS.values())]), strict=True))
+    assert {fact for fact, part in parts.items() if part.any()} == {"hat", "top"}
+    assert int(covered.sum()) == len(FACTS["hat"]) + len(FACTS["top"])
+
+
 def test_marks_of_portraits_are_their_shown_facts():
     world = open_world("portraits")
     truth = world.sample(200, generator(), "all")
