@@ -91,7 +91,7 @@ class TextStage(Stage):
         return self.pictures.batch(20_000, generator).captions(generator)
 
     def losses(self, step: int, batch: Example) -> Iterator[Loss]:
-        """The losses of the world's probes, at every token from the end token on."""
+        """The losses of the world's probes."""
         states = self.grounded.clip.text(batch.tokens.to(self.config.device)).float()
         summary = states[torch.arange(len(states)), batch.behind]
         captions = Encoded(batch.tokens, states, summary, batch.statements)
