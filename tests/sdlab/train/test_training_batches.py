@@ -144,18 +144,18 @@ def test_a_run_that_ends_early_leaves_no_workers():
     assert active_children() == []
 
 
-def flat(value: Any) -> list[Tensor]:
-    """The tensors in a batch."""
-    if isinstance(value, Tensor):
+def flat(value: Any) -> list[Tensor | str | float | None]:
+    """The tensors, texts and numbers in a batch."""
+    if value is None or isinstance(value, Tensor | str | int | float):
         return [value]
     parts = vars(value).values() if hasattr(value, "__dict__") else value
-    return list(chain.from_iterable(flat(part) for part in parts if part is not None))
+    return list(chain.from_iterable(map(flat, parts)))
 
 
 def same(draw: Callable[[torch.Generator], Any], folder: Path) -> None:
     (one,), (other,) = (next(batches(draw, Toy(**keys(folder, workers=n)), done=0)) for n in (0, 1))
     assert len(flat(one)) > 1
-    assert all(a.equal(b) for a, b in zip(flat(one), flat(other), strict=True))
+    assert all(a.equal(b) if isinstance(a, Tensor) else a == b for a, b in zip(flat(one), flat(other), strict=True))
 
 
 @pytest.mark.parametrize(("name", "world"), [("vae", "scenes"), ("text", "portraits"), ("evaluator", "scenes")])
