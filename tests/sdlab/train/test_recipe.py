@@ -375,7 +375,15 @@ def test_a_file_of_one_stage_is_no_recipe(tmp_path: Path):
 
 SCENES = {
     "vae": ("vae", 6000, 64, 2e-3, 200, 0.998, {"kl": 3e-5, "precision": "float32"}),
-    "text": ("text", 5000, 256, 1e-3, 200, 0.998, {"precision": "float32"}),
+    "text": (
+        "text",
+        3000,
+        128,
+        3e-3,
+        100,
+        0.99,
+        {"precision": "float32", "optimizer": "muon", "weight_decay": 0.1},
+    ),
     "clip": ("clip", 3000, 128, 1e-3, 200, 0.998, {}),
     "evaluator": ("evaluator", 2000, 64, 2e-3, 100, 0.995, {"complete_captions": 0.0}),
     "second_evaluator": ("evaluator", 3000, 128, 2e-3, 200, 0.998, {"second": True, "seed": 1}),
