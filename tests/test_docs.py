@@ -197,13 +197,23 @@ NOTEBOOK = DOCS / "tutorial.ipynb"
 
 
 @pytest.mark.slow
-def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_notebook_prints_what_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Words and whole numbers are equal. Others may differ by rounding, which changes what is read in few pictures."""
     monkeypatch.chdir(tmp_path)
     mpl.use("agg")
     cells = [cell for cell in json.loads(text(NOTEBOOK))["cells"] if cell["cell_type"] == "code"]
     space: dict[str, object] = {}
+    number = re.compile(r"[+-]?\d+\.\d+")
     for cell in cells:
         exec("".join(cell["source"]), space)
+        shown = "".join("".join(output.get("text", "")) for output in cell["outputs"])
+        printed = capsys.readouterr().out
+        assert number.sub("", printed) == number.sub("", shown)
+        assert list(map(float, number.findall(printed))) == pytest.approx(
+            list(map(float, number.findall(shown))), abs=0.03
+        )
     assert len(cells) > 4
 
 
