@@ -44,9 +44,19 @@ def plot_trade_off(path: Path, plan: Plan, gain: Metric, loss: Metric, rows: Seq
             elinewidth=1,
             label=f"{name}, {'no guidance' if guidance == 'none' else guidance}",
         )
+        # Labels of every other line are on its other side, since points of two lines can be near each other.
+        offset, sides = ((5, 5), ("left", "bottom")) if i % 2 == 0 else ((-5, -5), ("right", "top"))
         for row, *place in zip(line, x, y, strict=True):
-            text = f"{row.cell.strength or 0.0:g}"
-            axes.annotate(text, place, xytext=(5, 5), textcoords="offset points", fontsize=8, color="0.3")  # type: ignore[arg-type]
+            axes.annotate(
+                f"{row.cell.strength or 0.0:g}",
+                place,  # type: ignore[arg-type]
+                xytext=offset,
+                textcoords="offset points",
+                fontsize=8,
+                color="0.3",
+                ha=sides[0],
+                va=sides[1],
+            )
     if loss.better == "lower":
         axes.invert_xaxis()  # so that the upper right is best
     axes.set_title(f"{plan.name}: {gain.label} against {loss.label}, by strength", loc="left", fontsize=12)
