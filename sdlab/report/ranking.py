@@ -11,6 +11,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from sdlab.metrics import Metric
 from sdlab.report.columns import BEST, TIE
@@ -142,6 +143,8 @@ def _draw(
     values = [row.metrics[metric.name] for row, _ in placed]
     if not metric.per_image and min(values) > 0 and max(values) > 5 * min(values):
         log_axis(axes.xaxis)
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))  # more labels would touch in a narrow panel
     axes.tick_params(axis="x", labelsize=8)
     axes.tick_params(axis="y", length=0)
     tidy(axes, hidden=("top", "right", "left"))
