@@ -117,7 +117,7 @@ def test_cells_of_the_default_sweep(benchmark, tmp_path: Path):
     overrides = {"images": images, "batch": images, "metrics": ["fid", "clip_score", "prompt_accuracy"]}
     plan = load_plan("experiments/cfg_vs_steps.toml", overrides)
     plan = plan.model_copy(update={"prompts": plan.prompts[:images]})
-    export("scenes", "diffusers", tmp_path / "model")
+    export("portraits", "diffusers", tmp_path / "model")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
