@@ -12,34 +12,40 @@ PAGE = "results/guidance_strategies.md"
 _TABLE = Path(__file__).resolve().parent / PAGE
 _LIKE_NONE = "Here it is within errors of no guidance. It needs no unconditional prediction."
 SENTENCES = {
-    "adaptive": "For a small gain at the cost of one pass more than no guidance.",
-    "apg": "For more diversity at about the accuracy of CFG. At scale 8 it breaks pictures in ten steps.",
-    "autoguidance": "For more diversity at nearly the accuracy of CFG, if there is a weaker network.",
-    "beta_cfg": "At large scales, where CFG breaks pictures in few steps.",
-    "cads": "For more diversity at nearly the accuracy of CFG.",
+    "adaptive": "Its gain is within errors here, at the cost of one pass more than no guidance.",
+    "apg": "For more diversity than CFG scale 4, but hardly than scale 2. At scale 8 it breaks pictures (0.889).",
+    "autoguidance": "For more diversity than CFG scale 4, but hardly than scale 2, if there is a weaker network.",
+    "beta_cfg": "At large scales, where CFG breaks pictures in few steps (0.976 at scale 8).",
+    "cads": "For diversity, though its gain over CFG is within errors here, and it is somewhat less accurate.",
     "cfg": "For accuracy, at a scale of 2 to 4. Scale 8 needs more than ten steps.",
     "cfg_interval": "For the accuracy of CFG with fewer passes.",
     "cfg_norm": "Nothing here tells it from CFG.",
-    "cfg_zero": "Nothing here tells it from CFG. In the plane it leaves the data less at equal class probability.",
+    "cfg_zero": (
+        "At scale 4 nothing here tells it from CFG, and at 8 it breaks fewer pictures. In the plane it leaves the data "
+        "less at equal class probability."
+    ),
     "composed": "With further prompts that suit each image, so it is not in the comparison.",
     "dual": "With a model that has a picture as a condition, so it is not in the comparison.",
     "dynamic_thresholding": "On pixels. Its limit of 1 breaks latents.",
     "epsilon_scaling": "Not here: it changes nothing that ten steps can show.",
-    "fbg": "At a low temperature, for some of the accuracy of CFG. At temperature 1 it hardly guides latents.",
-    "fdg": "At scale 4 nothing here tells it from CFG. At 8 it keeps pictures whole where CFG breaks them.",
-    "icg": "Without an unconditional prediction: about as accurate as CFG here, at more diversity.",
+    "fbg": "At temperature 0.05 its gain is within errors here. At 0.2 and 1 it hardly guides latents.",
+    "fdg": "At scale 4 nothing here tells it from CFG. At 8 and 4 (0.979) it breaks fewer pictures than CFG at 8.",
+    "icg": "Without an unconditional prediction: about as accurate as CFG here, and no less diverse.",
     "mambo_g": "At large scales, where CFG breaks pictures in few steps.",
     "momentum": "It costs no pass, and gains no accuracy here.",
-    "nag": "With models that have no unconditional prediction. With an empty negative prompt it gains no accuracy here.",
+    "nag": "With models that have no unconditional prediction. With an empty negative prompt it gains nothing here.",
     "none": "For diversity at half the passes.",
     "pag": _LIKE_NONE,
     "perp_neg": "With a negative prompt that resembles the prompt, so it is not in the comparison.",
-    "rescale": "For saturation near that of real pictures at large scales.",
+    "rescale": "At scale 8 saturation is 0.300, that of CFG 0.346 and of real pictures 0.298, near the errors.",
     "sag": _LIKE_NONE,
     "seg": _LIKE_NONE,
     "sg": _LIKE_NONE,
     "slg": "Without an unconditional prediction: at scale 2.8 it is about as accurate as CFG here.",
-    "tcfg": "At large scales, where CFG breaks pictures in few steps. In the plane it leaves the data least.",
+    "tcfg": (
+        "At large scales, where CFG breaks pictures in few steps. In the plane it leaves the data least at equal class "
+        "probability."
+    ),
     "tpg": _LIKE_NONE,
     "tsg": _LIKE_NONE,
     "universal": "For a property of pictures that a loss can express, so it is not in the comparison.",
