@@ -1,5 +1,7 @@
 """Ranking plots of very many cells stay of a readable size, and comparisons of them stay valid."""
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +91,26 @@ def test_the_bound_for_very_many_cells_is_a_little_larger_than_that_of_random_si
     monkeypatch.setattr(statistics, "_MANY", 11)
     bound = statistics.critical_errors(metric, rows, ())
     assert exact < bound < 1.15 * exact
+
+
+def test_labels_of_ticks_do_not_touch(plan, tmp_path, monkeypatch):
+    """Four narrow panels of small values, which need many digits."""
+    drawn = list[Figure]()
+    monkeypatch.setattr(ranking, "save", lambda figure, *_, **__: drawn.append(figure))
+    monkeypatch.setattr(ranking, "_label", lambda *_: "gradient_estimation, cfg scale=3 (47)")
+    cells = [cell for cell in plan.cells if cell.steps <= 4]
+    rows = []
+    for i, cell in enumerate(cells):
+        values = 0.015 + 0.0167 * i / len(cells) + np.linspace(-0.008, 0.008, plan.images)
+        rows.append(replace(row(cell), metrics={"clip_score": values.mean()}, per_image={"clip_score": values}))
+    ranking.plot_ranking(tmp_path / "one.png", plan, plan.measures[1], rows)
+    drawn[0].draw_without_rendering()
+    for axes in drawn[0].axes[:4]:
+        low, high = axes.get_xlim()
+        boxes = [
+            label.get_window_extent()
+            for value, label in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True)
+            if low <= value <= high
+        ]
+        assert len(boxes) >= 2
+        assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
