@@ -19,6 +19,8 @@ from sdlab.system.resources import find
 from sdlab.worlds.registry import WORLDS
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from sdlab.model.config import ModelConfig
     from sdlab.train.stage import Stage
     from sdlab.train.world_pictures import WorldPictures
@@ -193,6 +195,10 @@ class Training(BaseModel, ABC):
     def needs(self) -> tuple[Need, ...]:
         """The weights of earlier stages that the stage builds on."""
         return ()
+
+    def network(self, model: ModelConfig) -> nn.Module | None:
+        """The network that `start` fills, with random weights. With None, `start` is checked when the stage begins."""
+        return None
 
     def check(self, model: ModelConfig) -> None:
         """Check that the stage can train a model of this configuration, before anything is trained.

@@ -10,14 +10,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sdlab.system.console import line
@@ -34,7 +33,7 @@ from sdlab.train.record import Record
 from sdlab.train.sharding import whole
 from sdlab.train.snapshots import Snapshots
 from sdlab.train.stage import Loss, Stage, Trained
-from sdlab.weights import weights_file
+from sdlab.train.start import take
 
 _LOG_EVERY = 10  # steps
 
@@ -158,7 +157,7 @@ def _prepare(trained: Mapping[str, Trained], config: Training, console: Console,
             one.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if (start := config.start_file()) is not None and fresh:
         first = next(iter(trained.values()))
-        line(console, _take(start, first.stored or first.module))
+        line(console, take(start, first.stored or first.module))
     if config.compile:
         for one in trained.values():
             one.module.compile(dynamic=False)  # with symbolic sizes Inductor fails on the U-Net (PyTorch 2.13)
@@ -242,28 +241,6 @@ def _mixed_precision(config: Training) -> Iterator[None]:
     attention: AbstractContextManager[object] = sdpa_kernel(SDPBackend.MATH) if plain else nullcontext()
     with torch.autocast(device, dtype, enabled=mixed), attention:
         yield
-
-
-def _take(path: Path, module: nn.Module) -> str:
-    """Copy the tensors of a file with matching name and shape into the module. Returns a sentence with their number.
-
-    Frozen parameters are unchanged.
-
-    Raises:
-        UsageError: the file is missing or has another format, or no tensor matches.
-        RunError: the file is damaged.
-    """
-    if not path.is_file():
-        raise UsageError(f"`start`: {path}: no such file")
-    stored, _ = weights_file.read(path)
-    frozen = {key for key, p in module.named_parameters() if not p.requires_grad}
-    own = {key: value for key, value in module.state_dict().items() if key not in frozen}
-    taken = {key: stored[key] for key, value in own.items() if key in stored and stored[key].shape == value.shape}
-    if not taken:
-        raise UsageError(f"`start`: {path} has no tensor whose name and shape match; give weights of this network")
-    module.load_state_dict({key: tensor.read().float() for key, tensor in taken.items()}, strict=False)
-    others = "" if len(taken) == len(own) else "; the others, which it lacks or has in another shape, start at random"
-    return f"{len(taken)} of {len(own)} tensors from {path}{others}"
 
 
 def _progress(console: Console) -> Progress:

@@ -8,6 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sdlab.model.config import ModelConfig
 from sdlab.system.errors import SdlabError, UsageError
 from sdlab.trackers import check_tracker
@@ -19,7 +21,7 @@ from sdlab.train.recipe import NETWORK, Part
 from sdlab.train.stages.clip_config import ClipTraining
 from sdlab.train.stages.text_config import TextTraining
 from sdlab.train.stages.unet_config import UnetTraining
-from sdlab.weights import weights_file
+from sdlab.train.start import matching
 from sdlab.weights.model_folder import read_config, save_config
 
 
@@ -51,7 +53,7 @@ def prepare(path: Path, parts: Sequence[Part]) -> None:
         model = models.get(folder) or new.get(folder) or configuration(folder)
         part.config.check(model)
         if part.config.start_file() not in written:
-            _check_start(path, part)
+            _check_start(path, part, model)
         written.add(folder / part.config.writes())
         if isinstance(part.config, UnetTraining):
             models[folder] = part.config.changed(model)  # which the tables after it find
@@ -64,20 +66,24 @@ def prepare(path: Path, parts: Sequence[Part]) -> None:
         save_config(folder, config)
 
 
-def _check_start(path: Path, part: Part) -> None:
-    """Check that the file of `start` is one of weights, if the stage is to use it.
+def _check_start(path: Path, part: Part, model: ModelConfig) -> None:
+    """Check that the file of `start` has weights of the stage's network, if the stage is to use it.
 
     Raises:
-        UsageError: it has another format.
+        UsageError: it has another format, or no tensor that fits.
         RunError: it is damaged.
     """
     start = part.config.start_file()
     if start is None or not start.is_file() or finished.exists(part.config) or checkpoint.exists(part.config):
         return
+    with torch.device("meta"):
+        network = part.config.network(model)
+    if network is None:
+        return
     try:
-        weights_file.read(start)  # the tensors stay where they are
+        matching(start, network.state_dict())
     except SdlabError as error:
-        raise type(error)(*(f"{path}: [{part.name}]: `start`: {line}" for line in error.lines)) from None
+        raise type(error)(*(f"{path}: [{part.name}]: {line}" for line in error.lines)) from None
 
 
 def _network(table: Mapping[str, Any], where: str) -> ModelConfig:

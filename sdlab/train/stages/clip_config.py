@@ -11,6 +11,8 @@ from sdlab.train.captioned_config import CaptionedTraining
 from sdlab.train.config import Need
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from sdlab.model.config import ModelConfig
     from sdlab.train.stage import Stage
 
@@ -30,6 +32,13 @@ class ClipTraining(CaptionedTraining):
     def needs(self) -> tuple[Need, ...]:
         """The text encoder, which is trained on a world beforehand."""
         return (Need("clip.safetensors", "text."),) if self.data is None else ()
+
+    def network(self, model: ModelConfig) -> nn.Module:
+        """Both encoders of CLIP."""
+        from sdlab.model.clip import Clip
+
+        assert model.vision is not None  # `check` comes first
+        return Clip(model.text, model.vision)
 
     def build(self) -> Stage:
         """The stage on trained combinations of a world, or on `data`."""

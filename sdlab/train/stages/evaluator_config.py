@@ -9,6 +9,9 @@ from pydantic import Field
 from sdlab.train.config import Training
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from sdlab.model.config import ModelConfig
     from sdlab.train.stages.evaluator import EvaluatorStage
 
 
@@ -25,6 +28,14 @@ class EvaluatorTraining(Training):
     def writes(self) -> str:
         """The weight file of the stage in the model folder."""
         return "second_evaluator.safetensors" if self.second else "evaluator.safetensors"
+
+    def network(self, model: ModelConfig) -> nn.Module:
+        """The reader's network."""
+        from sdlab.worlds.evaluator import Evaluator
+        from sdlab.worlds.registry import open_world
+        from sdlab.worlds.second_evaluator import SecondEvaluator
+
+        return (SecondEvaluator if self.second else Evaluator)(open_world(self.world).HEADS)
 
     def build(self) -> EvaluatorStage:
         """The stage on scenes with all combinations, held-out ones included."""

@@ -10,6 +10,8 @@ from pydantic import Field
 from sdlab.train.config import Need, Training
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from sdlab.model.config import ModelConfig
     from sdlab.train.stage import Stage
 
@@ -38,6 +40,13 @@ class TextTraining(Training):
         """The teacher's text encoder, if there is one."""
         teacher = self.weights_at(self.teacher)
         return () if teacher is None else (Need(str(teacher.absolute()), "text."),)
+
+    def network(self, model: ModelConfig) -> nn.Module:
+        """Both encoders of CLIP."""
+        from sdlab.model.clip import Clip
+
+        assert model.vision is not None  # `check` comes first
+        return Clip(model.text, model.vision)
 
     def build(self) -> Stage:
         """The stage on scenes with trained combinations, or on the states of the teacher."""

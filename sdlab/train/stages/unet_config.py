@@ -14,6 +14,8 @@ from sdlab.train.config import TABLE, Need
 from sdlab.train.losses.weighting import AnyWeighting
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from sdlab.model.config import ModelConfig
     from sdlab.train.stages.unet import UnetStage
 
@@ -142,6 +144,12 @@ class UnetTraining(SizedTraining):
     def multiple(self, model: ModelConfig) -> int:
         """The number of pixels of which the side must be a multiple."""
         return model.multiple
+
+    def network(self, model: ModelConfig) -> nn.Module:
+        """The U-Net."""
+        from sdlab.model.diffusion import Unet
+
+        return Unet(model.unet)
 
     def build(self) -> UnetStage:
         """The stage on trained combinations of a world, measured on those and on held-out ones; or on `data`."""

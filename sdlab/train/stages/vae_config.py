@@ -13,6 +13,8 @@ from sdlab.train.captioned_config import SizedTraining
 from sdlab.train.config import TABLE, Need
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from sdlab.model.config import ModelConfig
     from sdlab.train.stages.vae import VaeStage
 
@@ -91,6 +93,12 @@ class VaeTraining(SizedTraining):
         """The vision encoder of the perceptual loss."""
         own = self.perceptual is not None and self.perceptual.weights is None
         return (Need("clip.safetensors", "vision."),) if own else ()
+
+    def network(self, model: ModelConfig) -> nn.Module:
+        """The VAE."""
+        from sdlab.model.vae import Vae
+
+        return Vae(model.vae)
 
     def build(self) -> VaeStage:
         """The stage on trained combinations of a world, measured on all; or on `data`."""

@@ -29,6 +29,7 @@ from sdlab.system.files import make_folder
 from sdlab.train import checkpoint, finished, run, run_all
 from sdlab.train.config_file import load_part, load_recipe
 from sdlab.train.preflight import prepare
+from sdlab.train.stages import STAGES
 from sdlab.weights.model_folder import read_config, save_config, save_part
 
 SHORT = "steps = 3\nbatch = 2\nlr = 1e-2\n"
@@ -349,6 +350,21 @@ def test_damaged_weights_to_start_from_are_found_before_the_stages_before(conten
     with pytest.raises(RunError, match=rf"recipe\.toml: \[unet\]: `start`: .*/old\.safetensors: {wrong}"):
         trained(path)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stage", list(STAGES))
+def test_weights_of_another_network_are_found_before_the_stages_before(stage: str, tmp_path: Path):
+    save_part(tmp_path / "old.safetensors", Unet(TINY.unet) if stage != "unet" else Vae(TINY.vae))
+    start = f'start = "{tmp_path}/old.safetensors"\n'
+    tables = ALL + start if stage == "unet" else f'[evaluator]\n{SHORT}[last]\nstage = "{stage}"\n{SHORT}{start}'
+    save_config(tmp_path / "model", TINY)
+    save_part(tmp_path / "model/clip.safetensors", Clip(TINY.text, TINY.vision))
+    (found,) = complaints(recipe(tmp_path, tables))
+    name = "unet" if stage == "unet" else "last"
+    assert found == (
+        f"[{name}]: `start`: {tmp_path}/old.safetensors has no tensor whose name and shape match; "
+        "give weights of this network"
+    )
 
 
 def test_running_out_of_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
