@@ -79,10 +79,9 @@ class ClipStage(Stage):
         self.config, folder = config, Path(config.model)
         model = read_config(folder)
         config.check_vision(model, "the clip stage")
-        assert model.vision is not None
         torch.manual_seed(config.seed)
-        clip = Clip(model.text, model.vision)
-        ready = load_part(folder / "clip.safetensors", partial(Clip, model.text, model.vision), config.device)
+        clip = config.network(model)
+        ready = load_part(folder / "clip.safetensors", partial(config.network, model), config.device)
         clip.text = ready.text
         self.agreeing = Agreeing(clip, pictures.world.MARKS)
         self.trained = {"clip": standard(self.agreeing, config, stored=clip)}

@@ -11,8 +11,7 @@ from sdlab.train.captioned_config import CaptionedTraining
 from sdlab.train.config import Need
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from sdlab.model.clip import Clip
     from sdlab.model.config import ModelConfig
     from sdlab.train.stage import Stage
 
@@ -33,7 +32,7 @@ class ClipTraining(CaptionedTraining):
         """The text encoder, which is trained on a world beforehand."""
         return (Need("clip.safetensors", "text."),) if self.data is None else ()
 
-    def network(self, model: ModelConfig) -> nn.Module:
+    def network(self, model: ModelConfig) -> Clip:
         """Both encoders of CLIP."""
         from sdlab.model.clip import Clip
 

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sdlab.model.clip import Clip
 from sdlab.model.tokenizer import Tokenizer
 from sdlab.train.data import CaptionedPictures
 from sdlab.train.folder import configuration, update
@@ -51,11 +50,10 @@ class ClipPairStage(Stage):
         self.unseen = unseen
         model = configuration(folder)
         config.check_vision(model, "the clip stage")
-        assert model.vision is not None
         self.tokenizer = tokenizer_for(folder, model.text, self._captions)
         self.text = replace(model.text, vocab_size=self.tokenizer.vocab_size)
         torch.manual_seed(config.seed)
-        self.clip = Clip(self.text, model.vision)
+        self.clip = config.network(replace(model, text=self.text))
         self.draw = _Draw(pictures, config.batch, self.tokenizer)
         self.trained = {"clip": standard(self.clip, config)}
 

@@ -74,12 +74,12 @@ class TextStage(Stage):
         self.tokenizer = tokenizer_for(folder, model.text, self._many_captions)
         self.text = replace(model.text, vocab_size=self.tokenizer.vocab_size)
         config.check_vision(model, "the text stage")
-        assert model.vision is not None
         probes = PROBES.get(config.world, Probes)
         torch.manual_seed(config.seed)
         try:
             self.grounded = Grounded(
-                Clip(self.text, model.vision), partial(probes, self.text.width, pictures.world, self.tokenizer)
+                config.network(replace(model, text=self.text)),
+                partial(probes, self.text.width, pictures.world, self.tokenizer),
             )
         except ValueError as error:
             raise UsageError(f"{folder / VOCAB}: {error}") from None

@@ -10,8 +10,7 @@ from pydantic import Field
 from sdlab.train.config import Need, Training
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from sdlab.model.clip import Clip
     from sdlab.model.config import ModelConfig
     from sdlab.train.stage import Stage
 
@@ -41,7 +40,7 @@ class TextTraining(Training):
         teacher = self.weights_at(self.teacher)
         return () if teacher is None else (Need(str(teacher.absolute()), "text."),)
 
-    def network(self, model: ModelConfig) -> nn.Module:
+    def network(self, model: ModelConfig) -> Clip:
         """Both encoders of CLIP."""
         from sdlab.model.clip import Clip
 

@@ -17,7 +17,6 @@ from torch import Tensor
 
 import samplers
 from sdlab.model.clip import Clip, ClipText
-from sdlab.model.diffusion import Unet
 from sdlab.model.parametrisation import parametrisation
 from sdlab.model.tokenizer import Tokenizer
 from sdlab.model.vae import Vae
@@ -103,7 +102,7 @@ class UnetStage(Stage):
         self.error = Denoising(parametrisation(model))
         self.objective = replace(self.error, weighting=config.weighting)
         torch.manual_seed(config.seed)
-        self.unet = Unet(model.unet)
+        self.unet = config.network(model)
         self.features = self.aligned = None
         if (alignment := config.alignment) is not None:
             self.features = FEATURES[alignment.features](partial(self._trained_clip, "alignment"), self.vae)

@@ -14,9 +14,8 @@ from sdlab.train.config import TABLE, Need
 from sdlab.train.losses.weighting import AnyWeighting
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from sdlab.model.config import ModelConfig
+    from sdlab.model.diffusion import Unet
     from sdlab.train.stages.unet import UnetStage
 
 
@@ -145,7 +144,7 @@ class UnetTraining(SizedTraining):
         """The number of pixels of which the side must be a multiple."""
         return model.multiple
 
-    def network(self, model: ModelConfig) -> nn.Module:
+    def network(self, model: ModelConfig) -> Unet:
         """The U-Net."""
         from sdlab.model.diffusion import Unet
 

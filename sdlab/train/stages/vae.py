@@ -17,7 +17,6 @@ from torch import Tensor
 from sdlab.metrics import openai_clip
 from sdlab.metrics.psnr import psnr
 from sdlab.model.clip import Clip
-from sdlab.model.vae import Vae
 from sdlab.train.data import CaptionedPictures
 from sdlab.train.folder import configuration, update
 from sdlab.train.losses.adversarial import (
@@ -57,7 +56,7 @@ class VaeStage(Stage):
         self.config, self.model = config, configuration(Path(config.model))
         self.draw, self.unseen = _Draw(pictures, config.batch, config.latent_shape(self.model)), unseen
         torch.manual_seed(config.seed)
-        self.vae = Vae(self.model.vae)
+        self.vae = config.network(self.model)
         vae = standard(self.vae, config)
         self.trained = {"vae": vae}
         self.features = None if config.perceptual is None else self._frozen_features(config.perceptual)

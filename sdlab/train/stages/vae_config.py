@@ -13,9 +13,8 @@ from sdlab.train.captioned_config import SizedTraining
 from sdlab.train.config import TABLE, Need
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from sdlab.model.config import ModelConfig
+    from sdlab.model.vae import Vae
     from sdlab.train.stages.vae import VaeStage
 
 
@@ -94,7 +93,7 @@ class VaeTraining(SizedTraining):
         own = self.perceptual is not None and self.perceptual.weights is None
         return (Need("clip.safetensors", "vision."),) if own else ()
 
-    def network(self, model: ModelConfig) -> nn.Module:
+    def network(self, model: ModelConfig) -> Vae:
         """The VAE."""
         from sdlab.model.vae import Vae
 
